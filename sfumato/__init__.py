@@ -1,0 +1,1 @@
+"""Train, run and rework image diffusion models."""

@@ -1,0 +1,37 @@
+"""What one invocation asks for: a script's name, a family's name and one frozen section per topic."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import fields
+from typing import Any, TypeVar
+
+Section = TypeVar("Section")
+
+
+class Run:
+    """A typed bag of configuration sections: `run[OptimizerConfig].learning_rate`.
+
+    A section that the script does not have answers with its defaults, so that code shared by several
+    scripts need not ask which one is running; `section in run` tells.
+    """
+
+    def __init__(self, script: str, family: str, sections: Iterable[Any]) -> None:
+        self.script = script
+        self.family = family
+        self._sections = {type(section): section for section in sections}
+
+    def __getitem__(self, section: type[Section]) -> Section:
+        return self._sections.get(section) or section()
+
+    def __contains__(self, section: type) -> bool:
+        return section in self._sections
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._sections.values())
+
+    def with_sections(self, *sections: Any) -> "Run":
+        """Return a copy in which each given section replaces the one of its type."""
+        return Run(self.script, self.family, (self._sections | {type(s): s for s in sections}).values())
+
+    def values(self) -> dict[str, Any]:
+        """Return every option of every section, by its name on the command line."""
+        return {field.name: getattr(section, field.name) for section in self for field in fields(section)}

@@ -1,0 +1,50 @@
+"""Logging set-up and the one progress bar of the program."""
+
+import logging
+import os
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+from tqdm import tqdm
+
+
+def set_up(level: str | None = None, file: str | None = None) -> None:
+    """Send the package's messages to standard error (or to `file`), from the first process only.
+
+    Args:
+        level: a name of `logging`'s levels; INFO where None.
+        file: path of a log file that replaces the console.
+    """
+    handler: logging.Handler = logging.FileHandler(file, encoding="utf-8") if file else _ConsoleHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S"))
+    handler.addFilter(_is_first_process)
+    root = logging.getLogger("sfumato")
+    root.handlers[:] = [handler]
+    root.setLevel(level or "INFO")
+    root.propagate = False
+    logging.captureWarnings(True)
+
+
+def progress(
+    items: Iterable[Any] | None = None, *, total: int | None = None, initial: int = 0, unit: str = "it", title: str = ""
+) -> "tqdm[Any]":
+    """Return a progress bar on standard error, silent in all processes but the first."""
+    return tqdm(
+        items, total=total, initial=initial, unit=unit, desc=title, disable=not _rank_is_zero(), dynamic_ncols=True
+    )
+
+
+class _ConsoleHandler(logging.Handler):
+    """Write above the progress bar, if there is one."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        tqdm.write(self.format(record), file=sys.stderr)
+
+
+def _is_first_process(record: logging.LogRecord) -> bool:
+    return _rank_is_zero() or record.levelno >= logging.ERROR
+
+
+def _rank_is_zero() -> bool:
+    return os.environ.get("RANK", "0") in ("", "0")

@@ -1,0 +1,223 @@
+"""The seam between one architecture and everything else: what a family of models must be able to do.
+
+A family is bound to the paths and options of one run and holds no weights. Its *parts* ("denoiser", "vae" and
+one name per text encoder) are loaded one at a time, when first asked for, by `Parts`.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from sfumato.config.run import Run
+
+DENOISER = "denoiser"
+VAE = "vae"
+
+logger = logging.getLogger(__name__)
+
+
+class Prediction(Enum):
+    """What the denoiser was trained to predict."""
+
+    EPSILON = "epsilon"
+    VELOCITY = "velocity"
+    FLOW = "flow"
+
+
+@dataclass(frozen=True)
+class LatentSpace:
+    """The geometry of a family's latents: `scaled = (raw - shift) * scale`."""
+
+    channels: int
+    downscale: int
+    scale: float
+    shift: float = 0.0
+    patch: int = 1
+    """Latent pixels per token side; picture sides must be multiples of `downscale * patch`."""
+
+
+@dataclass(frozen=True)
+class ImageSizes:
+    """How each picture of a batch was framed; every tensor is (B, 2) int64, (height, width) or (top, left)."""
+
+    original: Tensor
+    crop: Tensor
+    target: Tensor
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """Everything besides noisy latents and timesteps that the denoiser listens to.
+
+    Attributes:
+        text: the text encoders' outputs by name, each (B, ...); the names are those of the family's cache files.
+        guidance: (B,) distilled guidance scale, for the models that have one.
+        sizes: framing of each picture, for the models that are told.
+    """
+
+    text: Mapping[str, Tensor]
+    guidance: Tensor | None = None
+    sizes: ImageSizes | None = None
+
+
+@dataclass(frozen=True)
+class AdapterTarget:
+    """One layer that an adapter may attach to.
+
+    Attributes:
+        name: the layer's part of an adapter file's key, after the adapter kind's own prefix:
+            `unet_double_blocks_0_img_attn_qkv` becomes `lora_unet_double_blocks_0_img_attn_qkv`.
+        module: the Linear or Conv2d itself.
+        part: the part it belongs to ("denoiser" or a text encoder's name).
+        kind: what sort of layer it is within its family (`img_attn`, `single_mod` ...), for per-kind ranks.
+        block: (kind of block, index), or None outside the repeated blocks.
+        splits: output widths of the projections fused in this layer; empty for an ordinary layer.
+        is_default: whether it is adapted when nobody asks for it by name.
+    """
+
+    name: str
+    module: nn.Module
+    part: str
+    kind: str = ""
+    block: tuple[str, int] | None = None
+    splits: tuple[int, ...] = ()
+    is_default: bool = True
+
+
+@dataclass(frozen=True)
+class ModelIdentity:
+    """What a family writes about itself into files.
+
+    Attributes:
+        base_version: `ss_base_model_version` of adapter files.
+        architecture: `modelspec.architecture` without suffix.
+        implementation: `modelspec.implementation`.
+        resolution: native (width, height).
+        prediction_type: `modelspec.prediction_type`, or None where the field is left out.
+    """
+
+    base_version: str
+    architecture: str
+    implementation: str
+    resolution: tuple[int, int]
+    prediction_type: str | None = None
+
+
+class Family(Protocol):
+    """One architecture. See `models/flux/family.py` for the shortest complete example."""
+
+    latents: LatentSpace
+    prediction: Prediction
+    identity: ModelIdentity
+    text_outputs: Mapping[str, tuple[str, ...]]
+    """For each text encoder, in order, the names in `Conditioning.text` that it makes."""
+    cache_suffix: str
+    """What cache files of this family end in: `_<suffix>.npz` for latents, `_<suffix>_te.npz` for text."""
+
+    def check(self, parts: Sequence[str]) -> None:
+        """Read the headers of the files behind `parts`; raise UserError if one is missing, broken or another model."""
+        ...
+
+    def source(self, part: str) -> Path | None:
+        """Return the file or folder that `part` is loaded from, or None where there is none."""
+        ...
+
+    def load(self, part: str, dtype: torch.dtype, device: torch.device) -> nn.Module:
+        """Load one part, frozen and in eval mode.
+
+        Raises:
+            UserError: the file is missing, truncated, or holds another model.
+        """
+        ...
+
+    def tokenize(self, captions: Sequence[str]) -> dict[str, Tensor]:
+        """Return each text encoder's token ids, (B, L) int64, by the encoder's name; masks as `<name>_mask`."""
+        ...
+
+    def encode_text(self, encoders: Mapping[str, nn.Module], tokens: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Run the given encoders on their tokens; return the outputs that `text_outputs` lists for them."""
+        ...
+
+    def encode_image(self, vae: nn.Module, pixels: Tensor, rng: torch.Generator | None) -> Tensor:
+        """Return scaled latents (B, C, H/8, W/8) of pixels (B, 3, H, W) in [-1, 1]; `rng` None takes the mean."""
+        ...
+
+    def decode_image(self, vae: nn.Module, latents: Tensor) -> Tensor:
+        """Return pixels (B, 3, H, W) in about [-1, 1] of scaled latents (B, C, H/8, W/8)."""
+        ...
+
+    def predict(
+        self, denoiser: nn.Module, noisy: Tensor, timesteps: Tensor, conditioning: Conditioning
+    ) -> Tensor:
+        """Return the denoiser's raw output, shaped like `noisy`.
+
+        Args:
+            noisy: (B, C, H/8, W/8), scaled latents with noise.
+            timesteps: (B,) float in [0, 1000]; a flow model's sigma times 1000.
+        """
+        ...
+
+    def sampling_sigmas(self, num_steps: int, width: int, height: int) -> Tensor:
+        """Return (num_steps + 1,) noise levels from high to 0 for a picture of that size in pixels."""
+        ...
+
+    def blocks(self, denoiser: nn.Module) -> list[nn.Module]:
+        """Return the repeated blocks in execution order: checkpointing, swap and compilation need no more."""
+        ...
+
+    def adapter_targets(self, part: str, model: nn.Module) -> Iterator[AdapterTarget]:
+        """Yield the layers of `model` that adapters know, in the order in which files list them."""
+        ...
+
+    def save(self, part: str, model: nn.Module, path: Path, dtype: torch.dtype, metadata: Mapping[str, str]) -> None:
+        """Write one part in the family's published file format."""
+        ...
+
+
+def family_for(run: Run) -> Family:
+    """Return the run's family, bound to the run's paths and options."""
+    return importlib.import_module(f"sfumato.models.{run.family}.family").create(run)
+
+
+@dataclass
+class Parts:
+    """The parts of one run's model, loaded when first asked for.
+
+    Attributes:
+        dtypes: storage dtype by part; a part that is not listed takes float32.
+        loaded: names of all parts that were ever loaded, in order.
+    """
+
+    family: Family
+    device: torch.device
+    dtypes: Mapping[str, torch.dtype] = field(default_factory=dict)
+    loaded: list[str] = field(default_factory=list)
+    _modules: dict[str, nn.Module] = field(default_factory=dict)
+
+    def __getitem__(self, part: str) -> nn.Module:
+        if part not in self._modules:
+            logger.info("loading %s from %s", part, self.family.source(part))
+            self._modules[part] = self.family.load(part, self.dtypes.get(part, torch.float32), self.device)
+            self.loaded.append(part)
+        return self._modules[part]
+
+    def __contains__(self, part: str) -> bool:
+        return part in self._modules
+
+    def release(self, *parts: str) -> None:
+        """Forget these parts, so that their memory can be used for something else."""
+        for part in parts:
+            self._modules.pop(part, None)
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
