@@ -1,0 +1,112 @@
+"""One picture ready for training, and many of them stacked into a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One picture of a batch: as latents or as pixels, with its caption and how it was framed.
+
+    Attributes:
+        latents: (C, h, w), scaled; None where latents are not cached.
+        pixels: (3, H, W) in [-1, 1]; None where latents are cached.
+        text: cached outputs of text encoders by name; empty where none are cached.
+        original_size, crop_offset, target_size: (height, width), (top, left), (height, width).
+        mask: (1, H, W) in [0, 1], or None.
+        skipped: files that could not be decoded and that this sample stands in for.
+    """
+
+    path: str
+    caption: str
+    original_size: tuple[int, int]
+    crop_offset: tuple[int, int]
+    target_size: tuple[int, int]
+    latents: Tensor | None = None
+    pixels: Tensor | None = None
+    text: dict[str, Tensor] = field(default_factory=dict)
+    loss_weight: float = 1.0
+    network_multiplier: float = 1.0
+    mask: Tensor | None = None
+    skipped: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one training step sees; all pictures have the same size.
+
+    Attributes:
+        captions: B strings, processed (shuffled, dropped ...) for this epoch.
+        paths: B file names, for messages.
+        loss_weights: (B,) float32; the prior loss weight for regularisation pictures, 1 for others.
+        network_multipliers: (B,) float32.
+        original_sizes, crop_offsets, target_sizes: (B, 2) int64: (height, width), (top, left), (height, width).
+        latents: (B, C, h, w), scaled, or None.
+        pixels: (B, 3, H, W) in [-1, 1], or None; exactly one of `latents` and `pixels` is there.
+        text: cached outputs of text encoders by name, each (B, ...).
+        masks: (B, 1, H, W) in [0, 1], or None.
+        skipped: files that could not be decoded; pictures of the same bucket stand in for them.
+    """
+
+    captions: list[str]
+    paths: list[str]
+    loss_weights: Tensor
+    network_multipliers: Tensor
+    original_sizes: Tensor
+    crop_offsets: Tensor
+    target_sizes: Tensor
+    latents: Tensor | None = None
+    pixels: Tensor | None = None
+    text: dict[str, Tensor] = field(default_factory=dict)
+    masks: Tensor | None = None
+    skipped: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.captions)
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Batch:
+        """Return the batch with every tensor on `device`."""
+        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> Batch:
+        """Return the batch in page-locked memory; torch's DataLoader calls this."""
+        return self._map(Tensor.pin_memory)
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        def changed(value: Any) -> Any:
+            if isinstance(value, Tensor):
+                return change(value)
+            return {name: change(tensor) for name, tensor in value.items()} if isinstance(value, dict) else value
+
+        return replace(self, **{f.name: changed(getattr(self, f.name)) for f in fields(self)})
+
+
+def collate(samples: Sequence[Sample]) -> Batch:
+    """Stack samples of one bucket; latents, pixels, masks and texts must be there for all or for none."""
+    return Batch(
+        captions=[s.caption for s in samples],
+        paths=[s.path for s in samples],
+        loss_weights=torch.tensor([s.loss_weight for s in samples], dtype=torch.float32),
+        network_multipliers=torch.tensor([s.network_multiplier for s in samples], dtype=torch.float32),
+        original_sizes=torch.tensor([s.original_size for s in samples], dtype=torch.int64),
+        crop_offsets=torch.tensor([s.crop_offset for s in samples], dtype=torch.int64),
+        target_sizes=torch.tensor([s.target_size for s in samples], dtype=torch.int64),
+        latents=_stack([s.latents for s in samples]),
+        pixels=_stack([s.pixels for s in samples]),
+        text={name: torch.stack([s.text[name] for s in samples]) for name in samples[0].text},
+        masks=_stack([s.mask for s in samples]),
+        skipped=tuple(path for s in samples for path in s.skipped),
+    )
+
+
+def _stack(tensors: Sequence[Tensor | None]) -> Tensor | None:
+    present = [tensor for tensor in tensors if tensor is not None]
+    if present and len(present) != len(tensors):
+        raise ValueError("some samples of a batch have this tensor and some do not")
+    return torch.stack(present) if present else None
