@@ -1,0 +1,292 @@
+"""Model files as streams of named tensors: one tensor in memory at a time, reading and writing."""
+
+from __future__ import annotations
+
+import json
+import mmap
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from sfumato.checkpoints.atomic import atomic_file
+from sfumato.checkpoints.header import Header, TensorInfo, encode_header, read_header, standard_order
+from sfumato.checkpoints.pickles import SUFFIXES as PICKLE_SUFFIXES
+from sfumato.checkpoints.pickles import read_pickle
+from sfumato.errors import UserError
+
+SUFFIXES = (".safetensors", ".sft")
+
+_SHARD = re.compile(r"(.+-)(\d{5})-of-(\d{5})(\.\w+)$")
+
+
+@dataclass(frozen=True)
+class LazyTensor:
+    """A tensor that is made when its turn to be written comes."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    load: Callable[[], Tensor]
+
+
+class TensorReader:
+    """Named tensors of one file or of the shards of one model; each is read when asked for.
+
+    Use it as a context manager. Tensors stay valid after it is closed.
+    """
+
+    def __init__(self, path: Path, sources: list[_Source]) -> None:
+        self.path = path
+        self._sources = sources
+        self._owners = {name: source for source in sources for name in source.tensors}
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """The strings stored beside the tensors; of several shards, those of the first that has any."""
+        return next((source.metadata for source in self._sources if source.metadata), {})
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of all tensors together."""
+        return sum(self.info(name).size_bytes for name in self._owners)
+
+    def keys(self) -> list[str]:
+        """Return all names, file by file in the order of the data."""
+        return list(self._owners)
+
+    def info(self, name: str) -> TensorInfo:
+        """Return a tensor's dtype and shape without reading its data."""
+        return self._owner(name).tensors[name]
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Return a tensor's shape without reading its data."""
+        return self.info(name).shape
+
+    def dtype(self, name: str) -> torch.dtype:
+        """Return a tensor's dtype without reading its data."""
+        return self.info(name).dtype
+
+    def get(self, name: str, device: torch.device | str = "cpu") -> Tensor:
+        """Read one tensor.
+
+        Raises:
+            UserError: there is no such tensor in the file.
+        """
+        return self._owner(name).read(name).to(device)
+
+    def lazy(self, name: str) -> LazyTensor:
+        """Return a tensor to be read when it is written elsewhere; the reader must still be open then."""
+        info = self.info(name)
+        return LazyTensor(info.dtype, info.shape, lambda: self.get(name))
+
+    def items(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield every tensor, one at a time."""
+        for name in self._owners:
+            yield name, self.get(name)
+
+    def close(self) -> None:
+        """Close the files."""
+        for source in self._sources:
+            source.close()
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._owners
+
+    def __len__(self) -> int:
+        return len(self._owners)
+
+    def __enter__(self) -> TensorReader:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _owner(self, name: str) -> _Source:
+        if name not in self._owners:
+            raise UserError(f"{self.path} has no tensor named {name}; is it another kind of model?")
+        return self._owners[name]
+
+
+def open_tensors(path: Path, *, use_mmap: bool = True) -> TensorReader:
+    """Open a model's tensors: a .safetensors file, a folder of shards, or a pickled file (weights only).
+
+    Args:
+        path: a file; one shard of several (the others are found); or a folder with a file or shards.
+        use_mmap: map files into memory; without it they are read plainly, which is faster on network drives.
+
+    Raises:
+        UserError: the path is missing, or a file is empty, truncated or no model.
+    """
+    return TensorReader(path, [_open_source(file, use_mmap) for file in model_files(path)])
+
+
+def model_files(path: Path) -> list[Path]:
+    """Return the files behind `path`, shards in order.
+
+    Raises:
+        UserError: there is nothing at `path`, or a shard is missing.
+    """
+    if path.is_dir():
+        return _files_of_folder(path)
+    shard = _SHARD.match(path.name)
+    if not shard:
+        return [path]
+    stem, _, count, suffix = shard.groups()
+    return _existing([path.with_name(f"{stem}{i:05d}-of-{count}{suffix}") for i in range(1, int(count) + 1)])
+
+
+def write_tensors(
+    path: Path,
+    tensors: Mapping[str, Tensor | LazyTensor],
+    metadata: Mapping[str, str] | None = None,
+    dtype: torch.dtype | None = None,
+) -> None:
+    """Write a safetensors file, one tensor at a time; `path` changes only when all is safely on the disk.
+
+    Args:
+        path: the file to write or to replace.
+        tensors: in any order; a `LazyTensor` is made when its turn comes and forgotten at once.
+        metadata: strings to store beside the tensors.
+        dtype: what to cast floating-point tensors to; None keeps each tensor's own.
+
+    Raises:
+        UserError: the folder cannot be written, or the disk is full.
+    """
+    header, chunks = serialized(tensors, metadata, dtype)
+    with atomic_file(path, required_bytes(tensors, metadata, dtype)) as file:
+        file.write(header)
+        for chunk in chunks:
+            file.write(chunk)
+
+
+def required_bytes(
+    tensors: Mapping[str, Tensor | LazyTensor],
+    metadata: Mapping[str, str] | None = None,
+    dtype: torch.dtype | None = None,
+) -> int:
+    """Return the exact size of the file that `write_tensors` would write."""
+    infos = _infos(tensors, dtype)
+    return len(encode_header(infos, metadata or {})) + sum(info.size_bytes for info in infos.values())
+
+
+def serialized(
+    tensors: Mapping[str, Tensor | LazyTensor],
+    metadata: Mapping[str, str] | None = None,
+    dtype: torch.dtype | None = None,
+) -> tuple[bytes, Iterator[memoryview]]:
+    """Return a file's header and, one tensor at a time, its data."""
+    infos = _infos(tensors, dtype)
+    return encode_header(infos, metadata or {}), (
+        _data(name, tensors[name], info) for name, info in infos.items()
+    )
+
+
+def _infos(tensors: Mapping[str, Tensor | LazyTensor], dtype: torch.dtype | None) -> dict[str, TensorInfo]:
+    infos = {
+        name: TensorInfo(
+            dtype if dtype and tensor.dtype.is_floating_point else tensor.dtype, tuple(tensor.shape)
+        )
+        for name, tensor in tensors.items()
+    }
+    return {name: infos[name] for name in standard_order(infos)}
+
+
+def _data(name: str, tensor: Tensor | LazyTensor, info: TensorInfo) -> memoryview:
+    value = tensor.load() if isinstance(tensor, LazyTensor) else tensor
+    if tuple(value.shape) != info.shape:
+        raise ValueError(f"{name} was announced as {info.shape} but made as {tuple(value.shape)}")
+    flat = value.detach().to("cpu", info.dtype).contiguous().reshape(-1)
+    return flat.view(torch.uint8).numpy().data
+
+
+class _Source(Protocol):
+    tensors: dict[str, TensorInfo]
+    metadata: dict[str, str]
+
+    def read(self, name: str) -> Tensor: ...
+
+    def close(self) -> None: ...
+
+
+class _SafetensorsFile:
+    def __init__(self, path: Path, use_mmap: bool) -> None:
+        self._header: Header = read_header(path)
+        self._file = path.open("rb")
+        # A private map: pages are shared with the disk cache, and writing to a tensor never reaches the file.
+        self._map = mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_COPY) if use_mmap else None
+        self.tensors = self._header.tensors
+        self.metadata = self._header.metadata
+
+    def read(self, name: str) -> Tensor:
+        info = self.tensors[name]
+        if not info.size_bytes:
+            return torch.empty(info.shape, dtype=info.dtype)
+        start = self._header.data_start + info.start
+        if self._map is not None and start % info.dtype.itemsize == 0:
+            count = info.size_bytes // info.dtype.itemsize
+            return torch.frombuffer(self._map, dtype=info.dtype, offset=start, count=count).reshape(
+                info.shape
+            )
+        data = bytearray(info.size_bytes)
+        self._file.seek(start)
+        self._file.readinto(data)
+        return torch.frombuffer(data, dtype=info.dtype).reshape(info.shape)
+
+    def close(self) -> None:
+        self._map = None  # tensors that were handed out keep the map alive
+        self._file.close()
+
+
+class _PickledFile:
+    def __init__(self, path: Path) -> None:
+        self._values = read_pickle(path)
+        self.tensors = {
+            name: TensorInfo(value.dtype, tuple(value.shape)) for name, value in self._values.items()
+        }
+        self.metadata: dict[str, str] = {}
+
+    def read(self, name: str) -> Tensor:
+        return self._values[name]
+
+    def close(self) -> None:
+        self._values = {}
+
+
+def _open_source(path: Path, use_mmap: bool) -> _Source:
+    is_pickle = path.suffix.lower() in PICKLE_SUFFIXES
+    return _PickledFile(path) if is_pickle else _SafetensorsFile(path, use_mmap)
+
+
+def _files_of_folder(folder: Path) -> list[Path]:
+    index = next(iter(sorted(folder.glob("*.index.json"))), None)
+    if index:
+        return _existing([folder / name for name in _indexed_names(index)])
+    files = sorted(file for file in folder.iterdir() if file.suffix in SUFFIXES)
+    files = files or sorted(file for file in folder.iterdir() if file.suffix in PICKLE_SUFFIXES)
+    if not files:
+        raise UserError(f"{folder} holds no model file; give the file itself or another folder")
+    plain = [file for file in files if file.name.count(".") == 1]  # `model.fp16.safetensors` is a second copy
+    return model_files((plain or files)[0])
+
+
+def _indexed_names(index: Path) -> list[str]:
+    try:
+        return sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise UserError(f"{index} is not a list of shards; download it again") from None
+
+
+def _existing(files: list[Path]) -> list[Path]:
+    missing = [file.name for file in files if not file.is_file()]
+    if missing:
+        raise UserError(
+            f"{files[0].parent} lacks {missing[0]} ({len(missing)} of {len(files)} shards); download it"
+        )
+    return files
