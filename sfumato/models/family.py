@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -113,12 +113,30 @@ class ModelIdentity:
     prediction_type: str | None = None
 
 
+@dataclass(frozen=True)
+class SamplingDefaults:
+    """What a picture is made with where nobody says otherwise.
+
+    Attributes:
+        steps: sampler steps.
+        guidance: distilled guidance scale; models that have none ignore it.
+        cfg_scale: classifier-free guidance scale; 1 asks the denoiser once per step, without negative prompt.
+        scale: which of the two the prompt-line option `--l` and the key `scale` set.
+    """
+
+    steps: int
+    guidance: float = 3.5
+    cfg_scale: float = 1.0
+    scale: Literal["guidance", "cfg_scale"] = "cfg_scale"
+
+
 class Family(Protocol):
     """One architecture. See `models/flux/family.py` for the shortest complete example."""
 
     latents: LatentSpace
     prediction: Prediction
     identity: ModelIdentity
+    sampling: SamplingDefaults
     text_outputs: Mapping[str, tuple[str, ...]]
     """For each text encoder, in order, the names in `Conditioning.text` that it makes."""
     cache_suffix: str
