@@ -1,0 +1,132 @@
+"""The FLUX transformer gives the numbers that sd-scripts gives, on the same weights and inputs."""
+
+import gzip
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from sfumato.models.flux.network import Flux, FluxShape, axes_of, rotate, rotation, time_embedding
+
+HERE = Path(__file__).parent
+CASES = json.loads(gzip.decompress((HERE / "a_flux_seed.json.gz").read_bytes()))["cases"]
+NUMBERS = load_file(HERE / "a_flux_seed.safetensors")
+
+
+def rule(key: str, shape: tuple[int, ...]) -> torch.Tensor:
+    seed = int.from_bytes(hashlib.sha256(key.encode()).digest()[:4], "little")
+    generator = np.random.Generator(np.random.PCG64(seed))
+    return torch.from_numpy(generator.standard_normal(tuple(shape), dtype=np.float32))
+
+
+def weight(name: str, shape: tuple[int, ...], std: float) -> torch.Tensor:
+    value = rule(name, shape) * np.float32(std)
+    return 1 + value if len(shape) == 1 and name.endswith(("weight", "scale")) else value
+
+
+def inputs(name: str, *shape: int) -> torch.Tensor:
+    return rule(f"input:aflux.{name}", shape)
+
+
+def assert_close(actual: torch.Tensor, name: str, tolerance: float) -> None:
+    if name in NUMBERS:
+        parts = [(actual, NUMBERS[name])]
+    else:
+        first, strided = NUMBERS[f"{name}/first"], NUMBERS[f"{name}/strided"]
+        flat, count = actual.flatten(), len(first)
+        parts = [(flat[:count], first), (flat[:: max(1, flat.numel() // count)][:count], strided)]
+        assert flat.double().norm().item() == pytest.approx(NUMBERS[f"{name}/stats"][3].item(), rel=tolerance)
+    for got, expected in parts:
+        assert ((got - expected).abs().max() / expected.abs().max()).item() < tolerance, name
+
+
+def build(case: dict) -> Flux:
+    params = case["params"]
+    shape = FluxShape(
+        hidden_size=params["hidden_size"],
+        num_heads=params["num_heads"],
+        depth=params["depth"],
+        depth_single=params["depth_single_blocks"],
+        in_channels=params["in_channels"],
+        text_width=params["context_in_dim"],
+        pooled_width=params["vec_in_dim"],
+        mlp_hidden=int(params["hidden_size"] * params["mlp_ratio"]),
+        axes_dim=tuple(params["axes_dim"]),
+        guidance=params["guidance_embed"],
+    )
+    model = Flux(shape)
+    model.load_state_dict({k: weight(k, v.shape, case["weight_std"]) for k, v in model.state_dict().items()})
+    inferred = FluxShape.of({k: tuple(v.shape) for k, v in model.state_dict().items()})
+    assert inferred == shape
+    return model
+
+
+def run(model: Flux, case: dict) -> torch.Tensor:
+    batch, (height, width), length = case["batch"], case["latent_hw"], case["txt_len"]
+    latents = inputs(f"{case['id']}.latents", batch, 16, height, width)
+    packed = (
+        latents.reshape(batch, 16, height // 2, 2, width // 2, 2)
+        .permute(0, 2, 4, 1, 3, 5)
+        .reshape(batch, height * width // 4, 64)
+    )
+    rows, columns = torch.meshgrid(torch.arange(height // 2), torch.arange(width // 2), indexing="ij")
+    ids = torch.stack((torch.zeros_like(rows), rows, columns), dim=-1).reshape(1, -1, 3).expand(batch, -1, -1)
+    mask = case["txt_attention_mask"]
+    return model(
+        packed,
+        ids,
+        inputs(f"{case['id']}.txt", batch, length, 48),
+        torch.zeros(batch, length, 3),
+        torch.tensor(case["timesteps"]),
+        inputs(f"{case['id']}.vec", batch, 32),
+        None if case["guidance"] is None else torch.tensor(case["guidance"]),
+        None if mask is None else torch.tensor(mask),
+    )
+
+
+def test_every_case_is_checked() -> None:
+    print(f"a_flux_seed: {len(CASES)} cases")
+    assert len(CASES) == 17
+    assert {case["id"] for case in CASES} == {name.split("/")[0] for name in NUMBERS}
+
+
+@pytest.mark.parametrize(
+    "case", [case for case in CASES if case["id"] != "prim"], ids=lambda case: case["id"]
+)
+def test_output_loss_and_gradients_agree(case: dict) -> None:
+    model = build(case)
+    out = run(model, case)
+    target = inputs(f"{case['id']}.target", *case["out_shape"])
+    loss = (out - target).square().mean()
+    loss.backward()
+    assert list(out.shape) == case["out_shape"]
+    assert_close(out.detach(), f"{case['id']}/out", 1e-5)
+    assert loss.item() == pytest.approx(case["loss"], rel=1e-5)
+    for name in case["grads"]:
+        gradient = model.get_parameter(name).grad
+        assert gradient is not None
+        assert_close(gradient, f"{case['id']}/grad/{name}", 1e-4)
+
+
+def test_primitives_agree() -> None:
+    rows, columns = torch.meshgrid(torch.arange(3), torch.arange(4), indexing="ij")
+    picture = torch.stack((torch.zeros_like(rows), rows, columns), dim=-1).reshape(1, -1, 3)
+    cos, sin = rotation(torch.cat((torch.zeros(1, 3, 3), picture), dim=1), (4, 10, 10))
+    matrix = torch.stack((cos, -sin, sin, cos), dim=-1).unflatten(-1, (2, 2))
+    torch.testing.assert_close(matrix, NUMBERS["prim/rope_pe"], rtol=0, atol=1e-7)
+    for name in ("q", "k"):
+        assert_close(rotate(inputs(f"prim.{name}", 1, 4, 15, 24), (cos, sin)), f"prim/rope_{name}", 1e-6)
+    embedded = time_embedding(torch.tensor([0, 0.001, 0.25, 0.5, 0.999, 1, 3.5]))
+    torch.testing.assert_close(embedded, NUMBERS["prim/timestep_embedding"], rtol=0, atol=1e-6)
+
+
+def test_heads_are_divided_among_axes_as_published() -> None:
+    assert axes_of(128) == (16, 56, 56)
+    assert axes_of(24) == (4, 10, 10)
+    for width in range(4, 257, 2):
+        assert sum(axes_of(width)) == width
+        assert all(axis > 0 and axis % 2 == 0 for axis in axes_of(width)) or width < 10
