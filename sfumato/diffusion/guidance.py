@@ -1,0 +1,17 @@
+"""Guidance: making a prediction follow its prompt more than the model would by itself."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+
+def classifier_free(conditional: Tensor, unconditional: Tensor, scale: float) -> Tensor:
+    """Extrapolate from the unconditional prediction through the conditional one.
+
+    Ho & Salimans 2022 (arXiv:2207.12598).
+
+    Args:
+        conditional, unconditional: (B, C, H/8, W/8), predictions of the same kind for the same input.
+        scale: 1 returns `conditional`, 0 `unconditional`; above 1 follows the prompt more.
+    """
+    return unconditional + scale * (conditional - unconditional)
