@@ -1,0 +1,55 @@
+"""What picture is asked for, and how it is made."""
+
+from dataclasses import dataclass
+
+from sfumato.config.checks import at_least
+
+
+@dataclass(frozen=True)
+class GenerationConfig:
+    """The picture."""
+
+    prompt: str = "A photo of a cat"
+    """What the picture should show."""
+
+    output_dir: str = "."
+    """Folder for the pictures."""
+
+    dtype: str = "bfloat16"
+    """Number format of the computation and of every part that has none of its own."""
+
+    seed: int | None = None
+    """Seed of the noise that the picture starts from; a random one, shown and recorded, when not given."""
+
+    steps: int | None = None
+    """Number of denoising steps; what suits the model when not given."""
+
+    guidance: float = 3.5
+    """Guidance given to a guidance-distilled model."""
+
+    negative_prompt: str | None = None
+    """What the picture should not show. Takes effect with a `cfg_scale` other than 1."""
+
+    cfg_scale: float = 1.0
+    """Strength of classifier-free guidance; 1 is off, more computes every step twice."""
+
+    offload: bool = False
+    """Keep on the device only the part that is at work."""
+
+    lora_weights: tuple[str, ...] = ()
+    """Adapter files, each with an optional strength: `file;0.8`."""
+
+    merge_lora_weights: bool = False
+    """Merge the adapters into the model instead of computing them beside it: quicker steps."""
+
+    width: int = 1360
+    """Width of the picture in pixels."""
+
+    height: int = 768
+    """Height of the picture in pixels."""
+
+    interactive: bool = False
+    """Ask for one prompt after the other until an empty line."""
+
+    def __post_init__(self) -> None:
+        at_least(self, 1, "steps", "width", "height")

@@ -1,0 +1,47 @@
+"""How memory is traded for time."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from sfumato.config.checks import at_least
+
+
+@dataclass(frozen=True)
+class MemoryConfig:
+    """Memory and speed."""
+
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass instead of keeping them: far less memory, a third slower."""
+
+    cpu_offload_checkpointing: bool = False
+    """Keep what checkpointing keeps in main memory instead of the device's. Excludes `blocks_to_swap`."""
+
+    blocks_to_swap: int | None = None
+    """Number of blocks that wait in main memory and travel to the device when their turn comes."""
+
+    lowram: bool = False
+    """Load models straight onto the device, for machines with little main memory."""
+
+    highvram: bool = False
+    """Do not hand freed device memory back between phases: a little quicker where there is plenty."""
+
+    mem_eff_attn: bool = False
+    """Attention in slices, in the style of early memory-efficient kernels."""
+
+    xformers: bool = False
+    """Attention by the xformers library."""
+
+    sdpa: bool = False
+    """Attention by PyTorch's scaled_dot_product_attention."""
+
+    torch_compile: bool = False
+    """Compile the model's blocks: slow to start, quicker steps."""
+
+    dynamo_backend: Literal[
+        "eager", "aot_eager", "inductor", "aot_ts_nvfuser", "nvprims_nvfuser", "cudagraphs",
+        "ofi", "fx2trt", "onnxrt", "tensort", "ipex", "tvm",
+    ] = "inductor"  # fmt: skip
+    """Which compiler `torch_compile` uses."""
+
+    def __post_init__(self) -> None:
+        at_least(self, 0, "blocks_to_swap")

@@ -1,0 +1,37 @@
+"""Which base model is trained, and how its files are read."""
+
+from dataclasses import dataclass
+
+from sfumato.config.checks import at_least
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The base model."""
+
+    v2: bool = False
+    """The base is Stable Diffusion 2.x. Other families do not listen to it."""
+
+    v_parameterization: bool = False
+    """The base predicts velocity instead of noise, as the 768-pixel Stable Diffusion 2.x does."""
+
+    pretrained_model_name_or_path: str | None = None
+    """Base model: a single file, a folder in diffusers' layout, or a name on the Hugging Face hub."""
+
+    tokenizer_cache_dir: str | None = None
+    """Folder in which tokenizers are kept, so that later runs need no network."""
+
+    vae: str | None = None
+    """File or folder of an autoencoder that replaces the one inside the base model."""
+
+    no_half_vae: bool = False
+    """Run the autoencoder in float32 under mixed precision too; for autoencoders that overflow in fp16."""
+
+    clip_skip: int | None = None
+    """Take the text encoder's output this many layers before its end, from 1; for bases trained that way."""
+
+    disable_mmap_load_safetensors: bool = False
+    """Read model files without mapping them into memory; quicker on network drives and under WSL."""
+
+    def __post_init__(self) -> None:
+        at_least(self, 1, "clip_skip")

@@ -1,0 +1,57 @@
+"""The adapter that is trained, and which parts of the base it touches."""
+
+from dataclasses import dataclass
+
+from sfumato.config.checks import at_least, between
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """Adapter."""
+
+    network_module: str | None = None
+    """Kind of adapter by its module name: `networks.lora_flux` for example, or a module of your own."""
+
+    network_dim: int | None = None
+    """Rank of the adapter; more learns more detail and makes a larger file. 4 when not given."""
+
+    network_alpha: float = 1
+    """The adapter acts with strength alpha divided by rank; 0 means equal to the rank."""
+
+    network_dropout: float | None = None
+    """Probability, 0 to 1, that an element inside the adapter is dropped in a training step."""
+
+    network_args: tuple[str, ...] | None = None
+    """Further arguments of the adapter as `name=value`."""
+
+    network_weights: str | None = None
+    """Adapter file to start from."""
+
+    dim_from_weights: bool = False
+    """Take ranks from the file given as `network_weights`."""
+
+    network_train_unet_only: bool = False
+    """Train the denoiser's part of the adapter alone. Allows captions to be encoded once."""
+
+    network_train_text_encoder_only: bool = False
+    """Train the text encoders' part of the adapter alone."""
+
+    unet_lr: float | None = None
+    """Learning rate of the denoiser's part; `learning_rate` when not given."""
+
+    text_encoder_lr: tuple[float, ...] | None = None
+    """Learning rates of the text encoders' part, one for all or each; `learning_rate` when not given."""
+
+    scale_weight_norms: float | None = None
+    """Scale adapter weights down to this norm after every step, 1 to begin with; 0 is off."""
+
+    base_weights: tuple[str, ...] | None = None
+    """Adapter files merged into the base before training, so that the new adapter learns what they lack."""
+
+    base_weights_multiplier: tuple[float, ...] | None = None
+    """Strength of each of the `base_weights`; 1 where none is given."""
+
+    def __post_init__(self) -> None:
+        at_least(self, 1, "network_dim")
+        at_least(self, 0, "network_alpha")
+        between(self, 0.0, 1.0, "network_dropout")

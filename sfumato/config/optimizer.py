@@ -1,0 +1,34 @@
+"""How weights are updated."""
+
+from dataclasses import dataclass
+
+from sfumato.config.checks import at_least
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """Optimizer."""
+
+    optimizer_type: str = ""
+    """Name (AdamW, AdamW8bit, Adafactor, Lion, Prodigy ...) or `module.Class`; AdamW when empty."""
+
+    use_8bit_adam: bool = False
+    """The older way to write `--optimizer_type AdamW8bit`."""
+
+    use_lion_optimizer: bool = False
+    """The older way to write `--optimizer_type Lion`."""
+
+    learning_rate: float = 2.0e-6
+    """Learning rate of whatever has no rate of its own. Adapters want about 1e-4."""
+
+    max_grad_norm: float = 1.0
+    """Gradients are scaled down to this norm at most; 0 turns clipping off."""
+
+    optimizer_args: tuple[str, ...] | None = None
+    """Its arguments as `name=value`, values in Python's notation: `betas=0.9,0.99 weight_decay=0.01`."""
+
+    fused_backward_pass: bool = False
+    """Update each weight as soon as its gradient is known; saves the memory of gradients. Adafactor only."""
+
+    def __post_init__(self) -> None:
+        at_least(self, 0, "max_grad_norm")

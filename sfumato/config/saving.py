@@ -1,0 +1,64 @@
+"""What is written, where and how often."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from sfumato.config.checks import at_least
+
+
+@dataclass(frozen=True)
+class SavingConfig:
+    """Saving."""
+
+    output_dir: str | None = None
+    """Folder for everything that the run writes."""
+
+    output_name: str | None = None
+    """Name of the saved files, without suffix."""
+
+    save_model_as: Literal[None, "ckpt", "pt", "safetensors"] = "safetensors"
+    """File format; prefer safetensors, the other two are pickled files."""
+
+    save_precision: Literal[None, "float", "fp16", "bf16"] = None
+    """Number format of saved weights; that of training when not given."""
+
+    save_every_n_epochs: int | None = None
+    """Save after every n-th epoch."""
+
+    save_every_n_steps: int | None = None
+    """Save after every n-th step."""
+
+    save_n_epoch_ratio: int | None = None
+    """Save at least this many times, spread over the run; wins over `save_every_n_epochs`."""
+
+    save_last_n_epochs: int | None = None
+    """Keep only what was saved in the last n epochs."""
+
+    save_last_n_epochs_state: int | None = None
+    """The same for training states; `save_last_n_epochs` when not given."""
+
+    save_last_n_steps: int | None = None
+    """Keep only what was saved in the last n steps."""
+
+    save_last_n_steps_state: int | None = None
+    """The same for training states; `save_last_n_steps` when not given."""
+
+    save_state: bool = False
+    """Save optimizer and everything else that is needed to resume, each time and at the end."""
+
+    save_state_on_train_end: bool = False
+    """Save the training state at the end alone."""
+
+    resume: str | None = None
+    """Folder of a saved training state to go on from."""
+
+    no_metadata: bool = False
+    """Write files without the description of how they were trained."""
+
+    training_comment: str | None = None
+    """Free text that is written into the metadata of saved files."""
+
+    def __post_init__(self) -> None:
+        at_least(self, 1, "save_every_n_epochs", "save_every_n_steps", "save_n_epoch_ratio")
+        at_least(self, 1, "save_last_n_epochs", "save_last_n_steps")
+        at_least(self, 1, "save_last_n_epochs_state", "save_last_n_steps_state")

@@ -1,0 +1,43 @@
+"""How the learning rate changes during a run."""
+
+from dataclasses import dataclass
+
+from sfumato.config.checks import at_least
+
+
+@dataclass(frozen=True)
+class ScheduleConfig:
+    """Learning-rate schedule."""
+
+    lr_scheduler: str = "constant"
+    """Shape: constant, constant_with_warmup, linear, cosine, cosine_with_restarts, polynomial, inverse_sqrt,
+    cosine_with_min_lr, warmup_stable_decay, piecewise_constant or adafactor."""
+
+    lr_scheduler_type: str = ""
+    """Scheduler class, as `module.Class` or a name in torch.optim.lr_scheduler; wins over the shape."""
+
+    lr_scheduler_args: tuple[str, ...] | None = None
+    """Arguments of the scheduler as `name=value`, values in Python's notation: `T_max=100`."""
+
+    lr_warmup_steps: int | float = 0
+    """Optimizer steps over which the rate rises from 0; `10%` or a value below 1 is a share of the run."""
+
+    lr_decay_steps: int | float = 0
+    """Optimizer steps of decay, for warmup_stable_decay; `10%` or a value below 1 is a share of the run."""
+
+    lr_scheduler_num_cycles: int = 1
+    """Number of restarts of cosine_with_restarts; twice the number of waves of the other cosines."""
+
+    lr_scheduler_power: float = 1
+    """Exponent of the polynomial shape; 1 is a straight line."""
+
+    lr_scheduler_timescale: int | None = None
+    """Time constant of inverse_sqrt, in steps; the number of warmup steps when not given."""
+
+    lr_scheduler_min_lr_ratio: float | None = None
+    """Smallest rate, as a share of the learning rate, for cosine_with_min_lr and warmup_stable_decay."""
+
+    def __post_init__(self) -> None:
+        at_least(
+            self, 0, "lr_warmup_steps", "lr_decay_steps", "lr_scheduler_num_cycles", "lr_scheduler_timescale"
+        )
