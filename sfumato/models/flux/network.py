@@ -1,7 +1,7 @@
 """The FLUX.1 transformer (Black Forest Labs 2024): text and picture tokens in one stream of attention.
 
-Module names equal the tensor names of the published files, so a file loads without renaming and an adapter's key
-is its module's path. Class names and attribute paths are public: third-party adapters select layers by them.
+Module names equal the tensor names of the published files, so a file loads without renaming and an adapter's
+key is its module's path. Class names and attribute paths are public: other people's adapters select by them.
 
 Legend: B batch, L picture tokens, T text tokens, C hidden size, H heads, D = C / H.
 """
@@ -53,9 +53,7 @@ class FluxShape:
 
     def __post_init__(self) -> None:
         if self.hidden_size != self.num_heads * sum(self.axes_dim):
-            raise ValueError(
-                f"axes_dim {self.axes_dim} x {self.num_heads} heads do not make hidden_size {self.hidden_size}"
-            )
+            raise ValueError(f"{self.num_heads} heads of {self.axes_dim} do not make {self.hidden_size}")
 
     @classmethod
     def of(
@@ -65,7 +63,7 @@ class FluxShape:
 
         Args:
             shapes: shape of each tensor by its published name.
-            axes_dim: given where the model does not divide its heads like the published one (1/8, 7/16, 7/16).
+            axes_dim: given where the model does not divide its heads as the published one does.
         """
         hidden_size, in_channels = shapes["img_in.weight"]
         (head_dim,) = shapes["double_blocks.0.img_attn.norm.query_norm.scale"]
@@ -106,7 +104,7 @@ def rotation(ids: Tensor, axes_dim: Iterable[int], theta: float = 10000.0) -> Ro
 
 
 def rotate(heads: Tensor, turn: Rotation) -> Tensor:
-    """Turn each adjacent pair of dimensions of `heads` (B, H, tokens, D) by its position's angle, in float32."""
+    """Turn each adjacent pair of dimensions of heads (B, H, tokens, D) by its position's angle."""
     cos, sin = turn
     x, y = heads.float().unflatten(-1, (-1, 2)).unbind(-1)
     return torch.stack((x * cos - y * sin, x * sin + y * cos), dim=-1).flatten(-2).to(heads.dtype)

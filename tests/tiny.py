@@ -1,0 +1,310 @@
+"""Tiny models in the real file formats, and small pictures, for tests that run whole programs.
+
+Everything is random but well scaled: outputs are finite, differ between prompts and react to training.
+"""
+
+from __future__ import annotations
+
+import math
+import string
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from PIL import Image, ImageDraw
+from safetensors.torch import save_file
+from torch import Tensor
+
+Shapes = dict[str, tuple[int, ...]]
+
+CLIP_WIDTH = 64
+T5_WIDTH = 48
+T5_VOCABULARY = 128
+WORDS = ("cat", "dog", "red", "blue", "photo", "house", "sky", "sks")
+
+
+@dataclass(frozen=True)
+class TinyFlux:
+    """The files of one tiny FLUX."""
+
+    transformer: Path
+    clip_l: Path
+    t5xxl: Path
+    ae: Path
+    tokenizers: Path
+
+    @property
+    def arguments(self) -> list[str]:
+        """The options of `flux_train_network` that name these files."""
+        return ["--pretrained_model_name_or_path", str(self.transformer), *self._encoders]
+
+    @property
+    def generation_arguments(self) -> list[str]:
+        """The options of `flux_minimal_inference` that name these files, without the tokenizers."""
+        return ["--ckpt_path", str(self.transformer), *self._encoders[:-2]]
+
+    @property
+    def _encoders(self) -> list[str]:
+        paths = {
+            "clip_l": self.clip_l,
+            "t5xxl": self.t5xxl,
+            "ae": self.ae,
+            "tokenizer_cache_dir": self.tokenizers,
+        }
+        return [text for name, path in paths.items() for text in (f"--{name}", str(path))]
+
+
+def flux(
+    folder: Path,
+    *,
+    schnell: bool = False,
+    seed: int = 0,
+    dtype: torch.dtype = torch.bfloat16,
+    text_dtype: torch.dtype = torch.float16,
+    hidden: int = 64,
+    heads: int = 2,
+    depth: int = 2,
+    depth_single: int = 2,
+    ae_width: int = 32,
+    latent_channels: int = 16,
+) -> TinyFlux:
+    """Write a tiny FLUX.1: transformer, CLIP-L, T5, autoencoder and tokenizers.
+
+    Args:
+        dtype: of the transformer's tensors, float8 included.
+        text_dtype: of both text encoders' tensors.
+        ae_width: first width of the autoencoder, a multiple of 32.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizers = folder / "tokenizers"
+    clip_vocabulary = _clip_tokenizer(tokenizers / "openai_clip-vit-large-patch14")
+    _t5_tokenizer(tokenizers / "google_t5-v1_1-xxl")
+    transformer = dict(flux_transformer(hidden, heads, depth, depth_single, 4 * latent_channels, not schnell))
+    parts = {
+        "flux1-schnell" if schnell else "flux1-dev": (transformer, dtype),
+        "clip_l": (dict(clip_l(clip_vocabulary)), text_dtype),
+        "t5xxl": (dict(t5()), text_dtype),
+        "ae": (dict(autoencoder(ae_width, latent_channels)), torch.float32),
+    }
+    paths = []
+    for number, (name, (shapes, kind)) in enumerate(parts.items()):
+        paths.append(folder / f"{name}.safetensors")
+        save_file({k: v.to(kind) for k, v in random_weights(shapes, seed + number).items()}, paths[-1])
+    return TinyFlux(*paths, tokenizers)
+
+
+def pictures(
+    folder: Path,
+    count: int,
+    size: tuple[int, int] = (64, 64),
+    *,
+    seed: int = 0,
+    suffix: str = ".png",
+    captions: str | None = ".txt",
+) -> list[Path]:
+    """Write `count` pictures of (width, height) `size`, each with a caption file if `captions`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = torch.Generator().manual_seed(seed)
+    paths = []
+    for number in range(count):
+        path = folder / f"picture_{number:02d}{suffix}"
+        _picture(size, rng).save(path)
+        if captions is not None:
+            word, other = (WORDS[i] for i in torch.randperm(len(WORDS), generator=rng)[:2].tolist())
+            path.with_suffix(captions).write_text(f"a {word}, {other}, number {number}", encoding="utf-8")
+        paths.append(path)
+    return paths
+
+
+def random_weights(shapes: Shapes, seed: int) -> dict[str, Tensor]:
+    """Return float32 tensors of these shapes: norms near 1, biases small, matrices preserving variance."""
+    rng = torch.Generator().manual_seed(seed)
+    weights = {}
+    for name, shape in shapes.items():
+        noise = torch.randn(shape, generator=rng)
+        is_norm = len(shape) == 1 and name.endswith(("weight", "scale"))
+        spread = 0.02 if len(shape) == 1 else 1 / math.sqrt(math.prod(shape[1:]))
+        weights[name] = 1 + 0.02 * noise if is_norm else spread * noise
+    if "shared.weight" in weights:  # published T5 files hold their embedding twice
+        weights["encoder.embed_tokens.weight"] = weights["shared.weight"].clone()
+    return weights
+
+
+def flux_transformer(
+    hidden: int,
+    heads: int,
+    depth: int,
+    depth_single: int,
+    channels: int = 64,
+    guidance: bool = True,
+    text_width: int = T5_WIDTH,
+    pooled_width: int = CLIP_WIDTH,
+) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Yield names and shapes of a FLUX transformer file."""
+    head_dim, mlp = hidden // heads, 4 * hidden
+    yield from _linear("img_in", channels, hidden)
+    yield from _linear("txt_in", text_width, hidden)
+    embedders = {"time_in": 256, "vector_in": pooled_width} | ({"guidance_in": 256} if guidance else {})
+    for name, width in embedders.items():
+        yield from _linear(f"{name}.in_layer", width, hidden)
+        yield from _linear(f"{name}.out_layer", hidden, hidden)
+    for stream in (f"double_blocks.{i}.{side}" for i in range(depth) for side in ("img", "txt")):
+        yield from _linear(f"{stream}_mod.lin", hidden, 6 * hidden)
+        yield from _linear(f"{stream}_attn.qkv", hidden, 3 * hidden)
+        yield from _linear(f"{stream}_attn.proj", hidden, hidden)
+        yield from _linear(f"{stream}_mlp.0", hidden, mlp)
+        yield from _linear(f"{stream}_mlp.2", mlp, hidden)
+        yield f"{stream}_attn.norm.query_norm.scale", (head_dim,)
+        yield f"{stream}_attn.norm.key_norm.scale", (head_dim,)
+    for block in (f"single_blocks.{i}" for i in range(depth_single)):
+        yield from _linear(f"{block}.linear1", hidden, 3 * hidden + mlp)
+        yield from _linear(f"{block}.linear2", hidden + mlp, hidden)
+        yield from _linear(f"{block}.modulation.lin", hidden, 3 * hidden)
+        yield f"{block}.norm.query_norm.scale", (head_dim,)
+        yield f"{block}.norm.key_norm.scale", (head_dim,)
+    yield from _linear("final_layer.linear", hidden, channels)
+    yield from _linear("final_layer.adaLN_modulation.1", hidden, 2 * hidden)
+
+
+def clip_l(
+    vocabulary: int, width: int = CLIP_WIDTH, layers: int = 2
+) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Yield names and shapes of a CLIP-L text encoder file (64 dimensions per head, no text projection)."""
+    yield "text_model.embeddings.token_embedding.weight", (vocabulary, width)
+    yield "text_model.embeddings.position_embedding.weight", (77, width)
+    for layer in (f"text_model.encoder.layers.{i}" for i in range(layers)):
+        for name in ("k_proj", "v_proj", "q_proj", "out_proj"):
+            yield from _linear(f"{layer}.self_attn.{name}", width, width)
+        yield from _linear(f"{layer}.mlp.fc1", width, 4 * width)
+        yield from _linear(f"{layer}.mlp.fc2", 4 * width, width)
+        yield from _norm(f"{layer}.layer_norm1", width)
+        yield from _norm(f"{layer}.layer_norm2", width)
+    yield from _norm("text_model.final_layer_norm", width)
+
+
+def t5(width: int = T5_WIDTH, heads: int = 3, layers: int = 2) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Yield names and shapes of a T5 encoder file, the embedding under both its names."""
+    yield "shared.weight", (T5_VOCABULARY, width)
+    yield "encoder.embed_tokens.weight", (T5_VOCABULARY, width)
+    for number in range(layers):
+        attention = f"encoder.block.{number}.layer.0"
+        for name in "qkvo":
+            yield f"{attention}.SelfAttention.{name}.weight", (width, width)
+        if number == 0:
+            yield f"{attention}.SelfAttention.relative_attention_bias.weight", (32, heads)
+        yield f"{attention}.layer_norm.weight", (width,)
+        feed_forward = f"encoder.block.{number}.layer.1"
+        yield f"{feed_forward}.DenseReluDense.wi_0.weight", (2 * width, width)
+        yield f"{feed_forward}.DenseReluDense.wi_1.weight", (2 * width, width)
+        yield f"{feed_forward}.DenseReluDense.wo.weight", (width, 2 * width)
+        yield f"{feed_forward}.layer_norm.weight", (width,)
+    yield "encoder.final_layer_norm.weight", (width,)
+
+
+def autoencoder(
+    width: int = 32,
+    channels: int = 16,
+    multiples: tuple[int, ...] = (1, 1, 1, 1),
+    resnets: int = 1,
+) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Yield names and shapes of an autoencoder file: each multiple but the first halves the picture."""
+    widths = [width * multiple for multiple in multiples]
+    last = len(widths) - 1
+    yield from _conv("encoder.conv_in", 3, widths[0])
+    before = widths[0]
+    for level, after in enumerate(widths):
+        for number in range(resnets):
+            yield from _resnet(
+                f"encoder.down.{level}.block.{number}", before if number == 0 else after, after
+            )
+        if level < last:
+            yield from _conv(f"encoder.down.{level}.downsample.conv", after, after)
+        before = after
+    yield from _middle("encoder.mid", widths[-1])
+    yield from _norm("encoder.norm_out", widths[-1])
+    yield from _conv("encoder.conv_out", widths[-1], 2 * channels)
+    yield from _conv("decoder.conv_in", channels, widths[-1])
+    yield from _middle("decoder.mid", widths[-1])
+    before = widths[-1]
+    for level, after in reversed(list(enumerate(widths))):
+        for number in range(resnets + 1):
+            yield from _resnet(f"decoder.up.{level}.block.{number}", before if number == 0 else after, after)
+        if level > 0:
+            yield from _conv(f"decoder.up.{level}.upsample.conv", after, after)
+        before = after
+    yield from _norm("decoder.norm_out", widths[0])
+    yield from _conv("decoder.conv_out", widths[0], 3)
+
+
+def _middle(name: str, width: int) -> Iterator[tuple[str, tuple[int, ...]]]:
+    yield from _resnet(f"{name}.block_1", width, width)
+    yield from _norm(f"{name}.attn_1.norm", width)
+    for projection in ("q", "k", "v", "proj_out"):
+        yield from _conv(f"{name}.attn_1.{projection}", width, width, 1)
+    yield from _resnet(f"{name}.block_2", width, width)
+
+
+def _resnet(name: str, before: int, after: int) -> Iterator[tuple[str, tuple[int, ...]]]:
+    yield from _norm(f"{name}.norm1", before)
+    yield from _conv(f"{name}.conv1", before, after)
+    yield from _norm(f"{name}.norm2", after)
+    yield from _conv(f"{name}.conv2", after, after)
+    if before != after:
+        yield from _conv(f"{name}.nin_shortcut", before, after, 1)
+
+
+def _linear(name: str, before: int, after: int) -> Iterator[tuple[str, tuple[int, ...]]]:
+    yield f"{name}.weight", (after, before)
+    yield f"{name}.bias", (after,)
+
+
+def _conv(name: str, before: int, after: int, side: int = 3) -> Iterator[tuple[str, tuple[int, ...]]]:
+    yield f"{name}.weight", (after, before, side, side)
+    yield f"{name}.bias", (after,)
+
+
+def _norm(name: str, width: int) -> Iterator[tuple[str, tuple[int, ...]]]:
+    yield f"{name}.weight", (width,)
+    yield f"{name}.bias", (width,)
+
+
+def _clip_tokenizer(folder: Path) -> int:
+    """Write a byte-level tokenizer that knows a few words; return the size of its vocabulary."""
+    from tokenizers.pre_tokenizers import ByteLevel
+    from transformers import CLIPTokenizer
+
+    alphabet = sorted(ByteLevel.alphabet())
+    pieces = dict.fromkeys([*alphabet, *(letter + "</w>" for letter in alphabet)])
+    merges = []
+    for word in WORDS:
+        for end in range(1, len(word)):
+            merge = (word[:end], word[end] + ("</w>" if end == len(word) - 1 else ""))
+            pieces["".join(merge)] = None
+            merges.append(merge)
+    names = [*pieces, "<|startoftext|>", "<|endoftext|>"]
+    vocabulary = {name: number for number, name in enumerate(names)}
+    CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=77).save_pretrained(folder)
+    return len(vocabulary)
+
+
+def _t5_tokenizer(folder: Path) -> None:
+    """Write a unigram tokenizer of printable characters and a few words; it fits `T5_VOCABULARY`."""
+    from transformers import T5Tokenizer
+
+    letters = [letter for letter in string.printable if not letter.isspace()]
+    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0)]
+    pieces += [(letter, -4.0) for letter in letters] + [(f"▁{word}", -1.0) for word in WORDS]
+    T5Tokenizer(vocab=pieces, extra_ids=0, model_max_length=512).save_pretrained(folder)
+
+
+def _picture(size: tuple[int, int], rng: torch.Generator) -> Image.Image:
+    """Draw a smooth background with a few shapes."""
+    noise = torch.randint(0, 256, (3, 3, 3), generator=rng, dtype=torch.uint8)
+    picture = Image.fromarray(noise.numpy()).resize(size, Image.Resampling.BICUBIC)
+    draw = ImageDraw.Draw(picture)
+    for _ in range(3):
+        x, y, radius = (torch.rand(3, generator=rng) * torch.tensor([*size, min(size) / 3])).tolist()
+        colour = tuple(torch.randint(0, 256, (3,), generator=rng).tolist())
+        draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=colour)
+    return picture
