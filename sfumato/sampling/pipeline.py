@@ -1,0 +1,224 @@
+"""From a request to a picture: encode the prompt, integrate from noise to latents, decode.
+
+Any family will do, with or without adapters attached: `sfumato generate` and the previews of a training run
+share this code.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from typing import TypeVar
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from sfumato.diffusion import samplers
+from sfumato.diffusion.guidance import classifier_free
+from sfumato.diffusion.noise import draw
+from sfumato.diffusion.samplers import Denoise, OnStep, Sampler
+from sfumato.errors import UserError
+from sfumato.models.family import DENOISER, VAE, Conditioning, Family, Parts, Prediction
+from sfumato.sampling.request import Request
+
+Text = Mapping[str, Tensor]
+"""One prompt as the denoiser reads it: the text encoders' outputs by name, each (1, ...)."""
+
+SAMPLERS: Mapping[str, Sampler] = {"euler": samplers.euler, "heun": samplers.heun}
+
+Result = TypeVar("Result")
+
+logger = logging.getLogger(__name__)
+
+
+class Pipeline:
+    """Makes pictures with one family's parts.
+
+    Args:
+        family: what the parts are.
+        parts: where they are loaded; a part that is loaded already is used as it is.
+        dtype: what to compute in; 16-bit types compute under autocast, whatever the weights are stored in.
+        dtypes: parts that compute in another type.
+        offload: keep only the part at work on the device.
+        is_reused: with `offload`, whether parts wait in main memory for the next picture; otherwise they are
+            forgotten after use, and read from disk again should they be needed.
+        on_load: called with a part's name and the part after each loading, to attach adapters.
+    """
+
+    def __init__(
+        self,
+        family: Family,
+        parts: Parts,
+        *,
+        dtype: torch.dtype,
+        dtypes: Mapping[str, torch.dtype] | None = None,
+        offload: bool = False,
+        is_reused: bool = False,
+        on_load: Callable[[str, nn.Module], None] | None = None,
+    ) -> None:
+        if family.prediction is not Prediction.FLOW:
+            raise ValueError(f"no sampler integrates {family.prediction.value} predictions yet")
+        self.family = family
+        self.parts = parts
+        self._dtype = dtype
+        self._dtypes = dtypes or {}
+        self._offload = offload
+        self._is_reused = is_reused
+        self._on_load = on_load
+
+    def encode(self, prompts: Iterable[str]) -> dict[str, Text]:
+        """Return what the text encoders make of each prompt, by prompt.
+
+        Prompts are encoded one by one, so that a prompt's numbers do not depend on its company.
+        """
+        tokens = {prompt: self.family.tokenize([prompt]) for prompt in prompts}
+        texts: dict[str, dict[str, Tensor]] = {prompt: {} for prompt in tokens}
+
+        for encoder in self.family.text_outputs:
+
+            def encode_all(model: nn.Module, encoder: str = encoder) -> None:
+                for prompt, ids in tokens.items():
+                    own = {name: ids[name].to(self.parts.device) for name in _inputs(encoder, ids)}
+                    texts[prompt] |= self.family.encode_text({encoder: model}, own)
+
+            self._run(encoder, encode_all)
+        return dict(texts)
+
+    def __call__(
+        self, request: Request, texts: Mapping[str, Text] | None = None, on_step: OnStep | None = None
+    ) -> Image.Image:
+        """Make one picture.
+
+        Args:
+            request: what to make; sizes that the family cannot make are rounded down as `fit` does.
+            texts: encoded prompts by prompt, from `encode`; what is missing is encoded now.
+            on_step: called after each sampler step with its index and the latents.
+
+        Raises:
+            UserError: there is no such sampler.
+        """
+        request = self.fit(request)
+        sampler = _sampler(request.sampler)
+        texts = texts or {}
+        texts = {**texts, **self.encode(prompt for prompt in request.prompts() if prompt not in texts)}
+        conditioning = self._conditioning(request, texts)
+        latents = self._run(
+            DENOISER, lambda model: self._sample(model, sampler, request, conditioning, on_step)
+        )
+        vae_dtype = self._compute_dtype(VAE)
+        return _picture(self._run(VAE, lambda vae: self.family.decode_image(vae, latents.to(vae_dtype))))
+
+    def fit(self, request: Request) -> Request:
+        """Return the request with sides rounded down to what the family can make; say so if they change."""
+        unit = self.family.latents.downscale * self.family.latents.patch
+        width, height = (max(side // unit * unit, unit) for side in (request.width, request.height))
+        if (width, height) != (request.width, request.height):
+            logger.warning(
+                "%d x %d is no multiple of %d: the picture will be %d x %d",
+                *(request.width, request.height, unit, width, height),
+            )
+        return replace(request, width=width, height=height)
+
+    def _sample(
+        self,
+        model: nn.Module,
+        sampler: Sampler,
+        request: Request,
+        conditioning: Conditioning,
+        on_step: OnStep | None,
+    ) -> Tensor:
+        """Return clean latents (1, C, H/8, W/8), float32."""
+        space = self.family.latents
+        rng = torch.Generator().manual_seed(request.seed)
+        shape = (1, space.channels, request.height // space.downscale, request.width // space.downscale)
+        sigmas = self.family.sampling_sigmas(request.steps, request.width, request.height).cpu()
+        noise = draw(shape, rng).to(self.parts.device)
+        denoise = self._denoise(model, conditioning, request)
+        return sampler(denoise, noise * float(sigmas[0]), sigmas, rng, on_step)
+
+    def _denoise(self, model: nn.Module, conditioning: Conditioning, request: Request) -> Denoise:
+        copies = 2 if request.is_guided_by_negative else 1
+        dtype = self._compute_dtype(DENOISER)
+
+        def denoise(x: Tensor, sigma: float) -> Tensor:
+            timesteps = torch.full((copies,), sigma * 1000, device=x.device)
+            noisy = x.to(dtype).expand(copies, *x.shape[1:])
+            velocity = self.family.predict(model, noisy, timesteps, conditioning)
+            # Along a straight path x = (1 - sigma) x0 + sigma noise, the velocity is noise - x0.
+            clean = x - sigma * velocity.float()
+            if copies == 1:
+                return clean
+            return classifier_free(clean[:1], clean[1:], request.cfg_scale)
+
+        return denoise
+
+    def _conditioning(self, request: Request, texts: Mapping[str, Text]) -> Conditioning:
+        """Return what to tell the denoiser: the prompt and, where it guides, the negative prompt."""
+        rows = [texts[prompt] for prompt in request.prompts()]
+        dtype, device = self._compute_dtype(DENOISER), self.parts.device
+        text = {name: _placed(torch.cat([row[name] for row in rows]), dtype, device) for name in rows[0]}
+        return Conditioning(text, guidance=torch.full((len(rows),), request.guidance, device=device))
+
+    def _run(self, part: str, use: Callable[[nn.Module], Result]) -> Result:
+        """Have `use` work with a part on the device, without gradients; with offload, put the part away.
+
+        `use` must not keep the part: its memory is wanted for the next one.
+        """
+        module = self._module(part)
+        with torch.inference_mode(), _autocast(self.parts.device, self._compute_dtype(part)):
+            result = use(module)
+        del module
+        if self._offload:
+            self._put_away(part)
+        return result
+
+    def _module(self, part: str) -> nn.Module:
+        """Return the part on the device, loaded outside inference mode so that it can be trained later."""
+        is_new = part not in self.parts
+        module = self.parts[part]
+        if is_new and self._on_load:
+            self._on_load(part, module)
+        return module.to(self.parts.device)
+
+    def _put_away(self, part: str) -> None:
+        if self._is_reused:
+            self.parts[part].to("cpu")
+            self.parts.release()
+        else:
+            self.parts.release(part)
+
+    def _compute_dtype(self, part: str) -> torch.dtype:
+        return self._dtypes.get(part, self._dtype)
+
+
+def _sampler(name: str) -> Sampler:
+    if name not in SAMPLERS:
+        raise UserError(f"sampler is '{name}'; use one of {', '.join(SAMPLERS)}")
+    return SAMPLERS[name]
+
+
+def _inputs(encoder: str, tokens: Mapping[str, Tensor]) -> list[str]:
+    """Return the names of an encoder's token ids and of their mask, where there is one."""
+    return [name for name in (encoder, f"{encoder}_mask") if name in tokens]
+
+
+def _autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[object]:
+    return nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype)
+
+
+def _placed(tensor: Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return the tensor on the device; floating-point values in `dtype`, ids and masks as they are."""
+    return tensor.to(device, dtype if tensor.is_floating_point() else None)
+
+
+def _picture(pixels: Tensor) -> Image.Image:
+    """Return pixels (1, 3, H, W) in [-1, 1] as an 8-bit RGB picture."""
+    values = pixels[0].float().cpu()
+    if not values.isfinite().all():
+        logger.warning("the picture holds values that are no numbers: compute in bf16 or fp32, not in fp16")
+        values = values.nan_to_num(-1.0)
+    bytes_ = (values.clamp(-1, 1) + 1).mul(127.5).round().to(torch.uint8)
+    return Image.fromarray(bytes_.permute(1, 2, 0).contiguous().numpy(), "RGB")

@@ -1,0 +1,220 @@
+"""Prompt lines and prompt files, as sd-scripts reads them: `a cat --w 512 --d 1`.
+
+A prompt file is .txt (a line per picture; blank lines and lines that begin with # are skipped), .toml (a
+table `prompt` and a list `prompt.subset`, each merged over it) or .json (a list of lines or of objects).
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import logging
+import math
+import re
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from sfumato.errors import UserError
+from sfumato.sampling.request import Request
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib  # pyright: ignore[reportMissingImports]
+
+logger = logging.getLogger(__name__)
+
+MAX_STEPS = 1000
+
+
+@dataclass(frozen=True)
+class PromptOptions:
+    """What one prompt line says; None where it says nothing.
+
+    Attributes:
+        scale: guidance of the kind that the model knows best, see `request`.
+        strengths: of the adapters, in their order.
+    """
+
+    prompt: str
+    negative_prompt: str | None = None
+    width: int | None = None
+    height: int | None = None
+    steps: int | None = None
+    seed: int | None = None
+    scale: float | None = None
+    guidance: float | None = None
+    cfg_scale: float | None = None
+    sampler: str | None = None
+    strengths: tuple[float, ...] | None = None
+
+    def request(self, defaults: Request, scale: Literal["guidance", "cfg_scale"] = "cfg_scale") -> Request:
+        """Return `defaults` with what the line says.
+
+        Args:
+            defaults: answers whatever the line leaves open; its own prompt is not used.
+            scale: what `--l` means for the model (`Family.sampling.scale`). Where the line also gives `--g`,
+                the distilled guidance is taken care of and `--l` is the classifier-free guidance scale.
+        """
+        said = {
+            field.name: value for field in fields(Request) if (value := getattr(self, field.name)) is not None
+        }
+        if self.scale is not None:
+            target = "cfg_scale" if self.guidance is not None else scale
+            said.setdefault(target, self.scale)
+        return replace(defaults, **said)
+
+
+def parse_line(line: str) -> PromptOptions:
+    """Read a prompt with options behind it; an unknown option is left out with a warning.
+
+    Raises:
+        UserError: an option's value is missing or no number.
+    """
+    prompt, *pieces = re.split(r"(?:^|\s+)--(?=[A-Za-z])", line.strip())
+    said: dict[str, Any] = {}
+    for piece in pieces:
+        name, _, value = piece.partition(" ")
+        option = _OPTIONS.get(name.lower())
+        if option is None:
+            logger.warning("prompt option --%s is left out%s", name, _did_you_mean(name.lower(), _OPTIONS))
+            continue
+        field, read = option
+        said[field] = _value(read, f"--{name}", value.strip())
+    return PromptOptions(prompt.strip(), **said)
+
+
+def read_prompts(path: Path) -> list[PromptOptions]:
+    """Read a prompt file; its suffix decides how.
+
+    Raises:
+        UserError: the file is missing, has another suffix or cannot be read, or holds no prompt.
+    """
+    readers: dict[str, Callable[[str], list[PromptOptions]]] = {
+        ".txt": _from_lines,
+        ".toml": _from_toml,
+        ".json": _from_json,
+    }
+    reader = readers.get(path.suffix.lower())
+    if reader is None:
+        raise UserError(f"prompt file {path} ends in '{path.suffix}'; use one of {', '.join(readers)}")
+    try:
+        prompts = reader(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise UserError(f"prompt file {path} cannot be read: {error.strerror}; check the path") from None
+    except ValueError as error:
+        raise UserError(f"prompt file {path} is not valid: {str(error).splitlines()[0]}; mend it") from None
+    except UserError as error:
+        raise UserError(f"prompt file {path}: {error}") from None
+    if not prompts:
+        raise UserError(f"prompt file {path} holds no prompt; write one per line")
+    return prompts
+
+
+def _from_lines(text: str) -> list[PromptOptions]:
+    return [parse_line(line) for line in text.splitlines() if line.strip() and not line.startswith("#")]
+
+
+def _from_toml(text: str) -> list[PromptOptions]:
+    shared = dict(_table(tomllib.loads(text).get("prompt", {}), "[prompt]"))
+    subsets = shared.pop("subset", [{}] if shared else [])
+    return [_from_table({**shared, **_table(subset, "[[prompt.subset]]")}) for subset in subsets]
+
+
+def _from_json(text: str) -> list[PromptOptions]:
+    items = json.loads(text)
+    if not isinstance(items, list):
+        raise UserError("the JSON is no list; put the prompts between [ and ]")
+    return [
+        parse_line(item) if isinstance(item, str) else _from_table(_table(item, "entry")) for item in items
+    ]
+
+
+def _from_table(table: Mapping[str, Any]) -> PromptOptions:
+    said: dict[str, Any] = {"prompt": ""}
+    for key, value in table.items():
+        if value is None:  # JSON's way to say nothing
+            continue
+        known = _KEYS.get(key)
+        if known is None:
+            logger.warning("key %s of a prompt is left out%s", key, _did_you_mean(key, _KEYS))
+            continue
+        field, read = known
+        said[field] = _value(read, key, str(value))
+    return PromptOptions(**said)
+
+
+def _table(value: object, what: str) -> Mapping[str, Any]:
+    if not isinstance(value, dict):
+        raise UserError(f"{what} is {value!r}; write a table of names and values")
+    return value
+
+
+def _value(read: Callable[[str], Any], name: str, text: str) -> Any:
+    try:
+        return read(text)
+    except ValueError:
+        raise UserError(f"prompt option {name} is '{text}'; give {_WANTED[read]}") from None
+
+
+def _steps(text: str) -> int:
+    return min(max(int(text), 1), MAX_STEPS)
+
+
+def _number(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(text)
+    return value
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    return tuple(_number(part) for part in text.split(","))
+
+
+def _negative(text: str) -> str:
+    return "" if text == "-" else text  # sd-scripts' way to take a negative prompt back
+
+
+def _did_you_mean(name: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {close[0]}?" if close else ": it is not known"
+
+
+_WANTED: dict[Callable[[str], Any], str] = {
+    int: "a whole number",
+    _steps: "a whole number",
+    _number: "a number",
+    _numbers: "numbers, separated by commas",
+}
+
+_OPTIONS: dict[str, tuple[str, Callable[[str], Any]]] = {
+    "w": ("width", int),
+    "h": ("height", int),
+    "d": ("seed", int),
+    "s": ("steps", _steps),
+    "l": ("scale", _number),
+    "g": ("guidance", _number),
+    "c": ("cfg_scale", _number),
+    "n": ("negative_prompt", _negative),
+    "ss": ("sampler", str),
+    "m": ("strengths", _numbers),
+}
+"""Options of a prompt line: the field of `PromptOptions` and how its text is read."""
+
+_KEYS: dict[str, tuple[str, Callable[[str], Any]]] = {
+    "prompt": ("prompt", str),
+    "negative_prompt": ("negative_prompt", str),
+    "width": ("width", int),
+    "height": ("height", int),
+    "seed": ("seed", int),
+    "sample_steps": ("steps", _steps),
+    "scale": ("scale", _number),
+    "guidance_scale": ("guidance", _number),
+    "cfg_scale": ("cfg_scale", _number),
+    "sample_sampler": ("sampler", str),
+}
+"""Keys of a prompt in .toml and .json files, read like `_OPTIONS`."""

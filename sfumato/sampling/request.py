@@ -1,0 +1,56 @@
+"""What one picture is asked to be, in full: the same request makes the same picture again."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
+
+from sfumato.errors import UserError
+
+
+@dataclass(frozen=True)
+class Request:
+    """One picture to be made; nothing is left to defaults that may change.
+
+    Attributes:
+        prompt: what to show.
+        negative_prompt: what to steer away from; it is read only where `cfg_scale` is not 1.
+        width, height: size in pixels.
+        steps: how many times the sampler asks the denoiser (twice as often for second-order samplers).
+        seed: of the starting noise, which is the same on every device.
+        guidance: distilled guidance scale, for the models that have one.
+        cfg_scale: classifier-free guidance scale; 1 turns it off.
+        sampler: a name in `sampling.pipeline.SAMPLERS`.
+    """
+
+    prompt: str
+    negative_prompt: str = ""
+    width: int = 1024
+    height: int = 1024
+    steps: int = 20
+    seed: int = 0
+    guidance: float = 3.5
+    cfg_scale: float = 1.0
+    sampler: str = "euler"
+
+    def __post_init__(self) -> None:
+        for name in ("width", "height", "steps"):
+            value = getattr(self, name)
+            if value < 1:
+                raise UserError(f"{name} is {value}; use 1 or more")
+        if not 0 <= self.seed < 2**63:
+            raise UserError(f"seed is {self.seed}; use a whole number from 0 to {2**63 - 1}")
+
+    @property
+    def is_guided_by_negative(self) -> bool:
+        """Whether the denoiser is asked for the negative prompt too."""
+        return self.cfg_scale != 1.0
+
+    def prompts(self) -> tuple[str, ...]:
+        """Return the texts that must be encoded for this picture."""
+        return (self.prompt, self.negative_prompt) if self.is_guided_by_negative else (self.prompt,)
+
+
+def random_seed() -> int:
+    """Return a seed that nobody chose: 32 bits, so that every tool can type it back."""
+    return secrets.randbits(32)
