@@ -1,0 +1,97 @@
+"""The training loop. It knows steps and batches; it never learns which model is trained, or how."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from sfumato import seeds
+from sfumato.data.collate import Batch
+from sfumato.training.objective import StepLoss
+from sfumato.training.plan import Plan, Step
+from sfumato.training.progress import LateReader, Reading
+from sfumato.training.update import Update
+
+
+class Trainable(Protocol):
+    """What is learned: an adapter, a whole model, an embedding."""
+
+    def loss(self, batch: Batch, rng: torch.Generator) -> StepLoss:
+        """Return the loss of each picture; all that is random comes from `rng` or the global generators."""
+        ...
+
+
+class Observer(Protocol):
+    """Somebody who watches a run: the progress bar, a tracker, whoever saves."""
+
+    def after(self, step: Step) -> None:
+        """Act on the weights as this step left them."""
+        ...
+
+    def read(self, reading: Reading) -> None:
+        """Take notice of a step's loss, one step late."""
+        ...
+
+
+@dataclass
+class Loop:
+    """Everything the loop needs, ready to run.
+
+    Attributes:
+        batches: this process's batches, in order, from the first step that is to run.
+        finished: steps that were finished before, in an earlier run.
+        should_stop: asked after each step; True ends the run there.
+    """
+
+    trainable: Trainable
+    update: Update
+    plan: Plan
+    batches: Iterator[Batch]
+    seed: int
+    observers: Sequence[Observer] = ()
+    finished: int = 0
+    should_stop: Callable[[], bool] = lambda: False
+    _late: LateReader = field(default_factory=LateReader)
+
+    def run(self) -> bool:
+        """Train to the end of the plan; return whether it was reached."""
+        for step in self.plan.steps(self.finished):
+            paths = self._take(step)
+            self._tell(self._late.exchange(step, self._values, paths, self.update.rates()))
+            for observer in self.observers:
+                observer.after(step)
+            if self.should_stop():
+                break
+        self._tell(self._late.flush())
+        return step.is_last
+
+    def _take(self, step: Step) -> list[str]:
+        """Take one optimizer step; return the files of this process's pictures."""
+        processes = self.update.processes
+        paths: list[str] = []
+        self.update.begin()
+        for _, number in step.of_process(processes.rank, processes.world):
+            batch = next(self.batches)
+            rng = _reseed(self.seed, number)
+            loss = self.trainable.loss(batch, rng)
+            self.update.accumulate(loss.per_sample.mean() / len(step.micro_batches))
+            paths += batch.paths
+        self._values: Tensor = self.update.finish()
+        return paths
+
+    def _tell(self, reading: Reading | None) -> None:
+        for observer in self.observers if reading else ():
+            observer.read(reading)  # type: ignore[arg-type]
+
+
+def _reseed(seed: int, number: int) -> torch.Generator:
+    """Make every draw of a micro-batch a function of the run's seed and the micro-batch's number."""
+    derived = seeds.derive("micro-batch", seed, number)
+    torch.manual_seed(derived)
+    random.seed(derived)
+    return torch.Generator().manual_seed(seeds.derive("noise", seed, number))

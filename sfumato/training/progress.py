@@ -1,0 +1,134 @@
+"""What a run tells the person who waits for it, read one step late so that the device never waits."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from dataclasses import dataclass
+
+import psutil
+import torch
+from torch import Tensor
+
+from sfumato import log
+from sfumato.errors import UserError
+from sfumato.training.plan import Plan, Step
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One step's figures, on the host.
+
+    Attributes:
+        loss: mean over the step's micro-batches.
+        grad_norm: L2 norm before clipping.
+        rates: learning rate of each parameter group.
+        paths: the pictures this process computed.
+    """
+
+    step: Step
+    loss: float
+    grad_norm: float
+    rates: list[float]
+    paths: list[str]
+
+
+class LateReader:
+    """Hold a step's figures until the next step is under way, when copying them costs no waiting."""
+
+    def __init__(self) -> None:
+        self._held: tuple[Step, Tensor, list[str], list[float], torch.cuda.Event | None] | None = None
+
+    def exchange(self, step: Step, values: Tensor, paths: list[str], rates: list[float]) -> Reading | None:
+        """Take in a step's (2,) loss and gradient norm; return the step before, or None at the first."""
+        reading = self.flush()
+        event = None
+        if values.is_cuda:
+            host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+            values = host.copy_(values, non_blocking=True)
+            event = torch.cuda.Event()
+            event.record()
+        self._held = (step, values, paths, rates, event)
+        return reading
+
+    def flush(self) -> Reading | None:
+        """Return what is held."""
+        if self._held is None:
+            return None
+        step, values, paths, rates, event = self._held
+        self._held = None
+        if event is not None:
+            event.synchronize()
+        loss, norm = values.tolist()
+        return Reading(step, loss, norm, rates, paths)
+
+
+class Averages:
+    """The running mean of the loss over the last epoch's worth of steps."""
+
+    def __init__(self, window: int) -> None:
+        self._losses: deque[float] = deque(maxlen=max(1, window))
+        self._sum = 0.0
+
+    def add(self, loss: float) -> float:
+        """Take in one step's loss; return the mean."""
+        if len(self._losses) == self._losses.maxlen:
+            self._sum -= self._losses[0]
+        self._losses.append(loss)
+        self._sum += loss
+        return self._sum / len(self._losses)
+
+
+class Bar:
+    """The progress bar: loss, rate, pictures a second, memory, time left."""
+
+    def __init__(self, plan: Plan, pictures_per_step: float, finished: int = 0) -> None:
+        self._bar = log.progress(total=plan.num_steps, initial=finished, unit="step", title="training")
+        self._averages = Averages(plan.steps_per_epoch)
+        self._pictures_per_step = pictures_per_step
+        self._started = time.monotonic()
+        self._finished = finished
+        self.average = math.nan
+
+    def after(self, step: Step) -> None:
+        """Move on by one step."""
+        self._bar.update()
+
+    def read(self, reading: Reading) -> None:
+        """Show the figures of the step before."""
+        self.average = self._averages.add(reading.loss)
+        elapsed_s = time.monotonic() - self._started
+        speed = (reading.step.number - self._finished) * self._pictures_per_step / max(elapsed_s, 1e-9)
+        self._bar.set_postfix_str(
+            f"loss {self.average:.4f}, lr {reading.rates[-1]:.2e}, {speed:.2f} images/s, {_memory()}", refresh=False
+        )
+
+    def close(self) -> None:
+        """Leave the last state on the screen."""
+        self._bar.close()
+
+
+@dataclass
+class FiniteGuard:
+    """Stop the run when a step's loss or gradient was not finite; that step did not touch the weights."""
+
+    last_save: str = "nothing was saved yet"
+
+    def after(self, step: Step) -> None:
+        """Do nothing: a step is judged when it is read."""
+
+    def read(self, reading: Reading) -> None:
+        """Raise UserError for a step that was not finite."""
+        if math.isfinite(reading.loss) and math.isfinite(reading.grad_norm):
+            return
+        raise UserError(
+            f"step {reading.step.number}: loss {reading.loss}, gradient norm {reading.grad_norm}; lower "
+            f"--learning_rate or look at the pictures of that step: {', '.join(reading.paths)} ({self.last_save})"
+        )
+
+
+def _memory() -> str:
+    if torch.cuda.is_available():
+        return f"{torch.cuda.max_memory_allocated() / 2**30:.1f} GB"
+    return f"{psutil.Process().memory_info().rss / 2**30:.1f} GB"

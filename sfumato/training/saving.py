@@ -1,0 +1,174 @@
+"""When weights are saved during a run, under which names, and which older files make room."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from sfumato.checkpoints.atomic import require_disk_space
+from sfumato.config.saving import SavingConfig
+from sfumato.errors import UserError
+from sfumato.training.plan import Plan, Step
+from sfumato.training.progress import Reading
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_NAMES = {"epoch": "epoch", "step": "at", "last": "last"}
+
+
+@dataclass(frozen=True)
+class Names:
+    """File names of one run, as sd-scripts gives them."""
+
+    folder: Path
+    name: str | None
+    suffix: str
+
+    def epoch(self, number: int) -> Path:
+        """Return the file saved after an epoch."""
+        return self._path(f"{self.name or DEFAULT_NAMES['epoch']}-{number:06d}")
+
+    def step(self, number: int) -> Path:
+        """Return the file saved after a step."""
+        return self._path(f"{self.name or DEFAULT_NAMES['step']}-step{number:08d}")
+
+    def last(self) -> Path:
+        """Return the file saved at the end."""
+        return self._path(self.name or DEFAULT_NAMES["last"])
+
+    def _path(self, stem: str) -> Path:
+        return self.folder / f"{stem}{self.suffix}"
+
+
+def names_for(config: SavingConfig) -> Names:
+    """Return the names of a run.
+
+    Raises:
+        UserError: no output folder was given.
+    """
+    if not config.output_dir:
+        raise UserError("--output_dir is missing; give the folder to save to")
+    return Names(Path(config.output_dir), config.output_name, f".{config.save_model_as or 'safetensors'}")
+
+
+@dataclass(frozen=True)
+class Rhythm:
+    """How often a run saves and how much it keeps; None means never, and all.
+
+    Attributes:
+        keep_epochs: with every save the file of this many epochs ago is removed.
+        keep_steps: with every save the files older than this many steps are removed.
+    """
+
+    every_epochs: int | None
+    every_steps: int | None
+    keep_epochs: int | None = None
+    keep_steps: int | None = None
+
+    def saves_epoch(self, step: Step, plan: Plan) -> bool:
+        """Whether this step ends an epoch that is saved; the last epoch is saved as the end of the run."""
+        return bool(
+            self.every_epochs
+            and step.ends_epoch
+            and step.epoch % self.every_epochs == 0
+            and step.epoch < plan.num_epochs
+        )
+
+    def saves_step(self, step: Step) -> bool:
+        """Whether the file of this step is saved."""
+        return bool(self.every_steps and step.number % self.every_steps == 0)
+
+    def stale_epoch(self, epoch: int) -> int | None:
+        """Return the epoch whose file goes when `epoch` is saved."""
+        stale = epoch - (self.every_epochs or 0) * (self.keep_epochs or 0)
+        return stale if self.keep_epochs and stale > 0 else None
+
+    def stale_step(self, number: int) -> int | None:
+        """Return the step whose file goes when step `number` is saved."""
+        if not self.keep_steps or not self.every_steps:
+            return None
+        stale = (number - self.keep_steps - 1) // self.every_steps * self.every_steps
+        return stale if stale > 0 else None
+
+    def count(self, plan: Plan) -> int:
+        """Return how many files lie on the disk at the same time at most."""
+        epochs = (plan.num_epochs - 1) // self.every_epochs if self.every_epochs else 0
+        steps = plan.num_steps // self.every_steps if self.every_steps else 0
+        if self.keep_epochs:
+            epochs = min(epochs, self.keep_epochs + 1)
+        if self.keep_steps and self.every_steps:
+            steps = min(steps, self.keep_steps // self.every_steps + 2)
+        return epochs + steps + 1
+
+
+def rhythm_for(config: SavingConfig, plan: Plan) -> Rhythm:
+    """Return the rhythm in which weights are saved."""
+    every_epochs = config.save_every_n_epochs
+    if config.save_n_epoch_ratio:
+        every_epochs = max(1, plan.num_epochs // config.save_n_epoch_ratio)
+    return Rhythm(every_epochs, config.save_every_n_steps, config.save_last_n_epochs, config.save_last_n_steps)
+
+
+def check_output(names: Names, num_bytes: int) -> None:
+    """Raise UserError unless `num_bytes` can be written to the output folder."""
+    try:
+        names.folder.mkdir(parents=True, exist_ok=True)
+        probe = names.folder / ".sfumato-write-test"
+        probe.write_bytes(b"")
+        probe.unlink()
+    except OSError as error:
+        raise UserError(
+            f"--output_dir {names.folder} cannot be written to ({error.strerror}); choose another folder"
+        ) from error
+    require_disk_space(names.folder, num_bytes, "what this run will save")
+
+
+@dataclass
+class Saver:
+    """Saves on the rhythm's beats and at the end; an observer of the loop, in the first process only.
+
+    Attributes:
+        save: writes the weights as they are now to a path.
+        on_saved: told each path, so that others can mention the last good save.
+    """
+
+    names: Names
+    rhythm: Rhythm
+    plan: Plan
+    save: Callable[[Path, Step], None]
+    on_saved: Callable[[Path], None] = lambda path: None
+
+    def after(self, step: Step) -> None:
+        """Save if this step asks for it, then remove what became stale."""
+        if self.rhythm.saves_step(step):
+            self._save(self.names.step(step.number), step)
+            self._remove(self.rhythm.stale_step(step.number), self.names.step)
+        if self.rhythm.saves_epoch(step, self.plan):
+            self._save(self.names.epoch(step.epoch), step)
+            self._remove(self.rhythm.stale_epoch(step.epoch), self.names.epoch)
+        if step.is_last:
+            self._save(self.names.last(), step)
+
+    def read(self, reading: Reading) -> None:
+        """Do nothing: what is saved does not depend on the figures."""
+
+    def save_interrupted(self, step: Step) -> Path:
+        """Save now, because the run ends early."""
+        path = self.names.step(step.number)
+        self._save(path, step)
+        return path
+
+    def _save(self, path: Path, step: Step) -> None:
+        self.save(path, step)
+        logger.info("saved %s", path)
+        self.on_saved(path)
+
+    def _remove(self, number: int | None, name: Callable[[int], Path]) -> None:
+        path = None if number is None else name(number)
+        if path is None or not path.exists():
+            return
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+        logger.info("removed %s", path)
