@@ -1,7 +1,7 @@
 """Buckets: the few picture sizes of nearly equal area that a data set is trained at.
 
-Each picture goes to the bucket of the nearest aspect ratio, is resized to cover it, and is cropped at the centre.
-Sizes are (width, height) in pixels throughout.
+Each picture goes to the bucket of the nearest aspect ratio, is resized to cover it, and is cropped at the
+centre. Sizes are (width, height) in pixels throughout.
 """
 
 from __future__ import annotations

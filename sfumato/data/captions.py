@@ -1,7 +1,7 @@
 """From the words beside a picture to the words of one training step: prefix, dropout, wildcards, shuffling.
 
-The order of the steps and of the random draws is that of sd-scripts, so that the same generator gives the same
-caption.
+The order of the steps and of the random draws is that of sd-scripts, so that the same generator gives the
+same caption.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class CaptionSettings:
 
     Attributes:
         keep_tokens: leading tags that are never shuffled or dropped.
-        keep_tokens_separator: text between fixed tags, flexible tags and fixed tags again; replaces `keep_tokens`.
+        keep_tokens_separator: stands between fixed, flexible and again fixed tags; replaces `keep_tokens`.
         secondary_separator: stands for `caption_separator` inside a tag, so that the parts stay together.
         enable_wildcard: choose one line of several, and one of `{a|b|c}`.
         token_warmup_step: steps during which tags are added one by one; below 1 a fraction of the run.
@@ -76,7 +76,7 @@ def process(
         epoch: counted from 1.
         step: optimizer steps done, for the token warmup.
         max_steps: length of the run, for a fractional `token_warmup_step`.
-        replacements: text to exchange at the end; the key "" replaces the whole caption by its value or one of them.
+        replacements: text to exchange at the end (one of several, if so); the key "" stands for the whole.
     """
     if settings.caption_prefix:
         caption = f"{settings.caption_prefix} {caption}"

@@ -46,7 +46,7 @@ class Batch:
         paths: B file names, for messages.
         loss_weights: (B,) float32; the prior loss weight for regularisation pictures, 1 for others.
         network_multipliers: (B,) float32.
-        original_sizes, crop_offsets, target_sizes: (B, 2) int64: (height, width), (top, left), (height, width).
+        original_sizes, crop_offsets, target_sizes: (B, 2) int64, (height, width) or (top, left).
         latents: (B, C, h, w), scaled, or None.
         pixels: (B, 3, H, W) in [-1, 1], or None; exactly one of `latents` and `pixels` is there.
         text: cached outputs of text encoders by name, each (B, ...).
@@ -82,7 +82,9 @@ class Batch:
         def changed(value: Any) -> Any:
             if isinstance(value, Tensor):
                 return change(value)
-            return {name: change(tensor) for name, tensor in value.items()} if isinstance(value, dict) else value
+            return (
+                {name: change(tensor) for name, tensor in value.items()} if isinstance(value, dict) else value
+            )
 
         return replace(self, **{f.name: changed(getattr(self, f.name)) for f in fields(self)})
 

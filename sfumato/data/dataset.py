@@ -1,0 +1,205 @@
+"""The training set: all pictures of a run, the batches of each epoch, and how one batch is loaded.
+
+Everything is a pure function of the seed, the epoch and the item, so that order, workers and processes cannot
+change what is trained.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Protocol
+
+from torch import Tensor
+
+from sfumato import seeds
+from sfumato.data import captions, images, sources
+from sfumato.data.buckets import Fit, Size, crop_offset
+from sfumato.data.collate import Batch, Sample, collate
+from sfumato.data.images import BrokenPictureError
+from sfumato.data.order import BatchPlan, Item, plan_epoch
+from sfumato.data.plan import DatasetPlan, SubsetPlan
+from sfumato.data.sources import Complaints, Picture
+from sfumato.errors import UserError
+
+
+class LatentSource(Protocol):
+    """Where cached latents come from; `sfumato.caching.latents` has one."""
+
+    def __call__(self, dataset: int, picture: int, flipped: bool) -> Tensor:
+        """Return (C, h, w), scaled.
+
+        Raises:
+            BrokenPictureError: the picture could not be encoded.
+        """
+        ...
+
+
+class TextSource(Protocol):
+    """Where cached outputs of text encoders come from; `sfumato.caching.texts` has one."""
+
+    def __call__(self, dataset: int, picture: int) -> dict[str, Tensor]:
+        """Return each output by name, without the batch dimension."""
+        ...
+
+
+@dataclass(frozen=True)
+class PictureSet:
+    """One data set: pictures that are trained at the same resolution and batch size."""
+
+    plan: DatasetPlan
+    pictures: Sequence[Picture]
+
+    def subset(self, picture: int) -> SubsetPlan:
+        """Return the subset that a picture belongs to."""
+        return self.plan.subsets[self.pictures[picture].subset]
+
+    def fit(self, picture: int) -> Fit:
+        """Return how a picture meets its bucket."""
+        return self._fits[self.pictures[picture].size]
+
+    @property
+    def num_train_images(self) -> int:
+        """Pictures in an epoch that are not regularisation pictures, repeats counted."""
+        return sum(p.num_repeats for i, p in enumerate(self.pictures) if not self.subset(i).is_reg)
+
+    @property
+    def num_reg_images(self) -> int:
+        """Regularisation pictures, with the repeats asked for rather than those after balancing."""
+        subsets = map(self.subset, range(len(self.pictures)))
+        return sum(subset.num_repeats for subset in subsets if subset.is_reg)
+
+    @cached_property
+    def buckets(self) -> dict[Size, list[Item]]:
+        """Every showing of every picture in an epoch, by bucket."""
+        found: dict[Size, list[Item]] = {}
+        for index, picture in enumerate(self.pictures):
+            items = (Item(index, repeat) for repeat in range(picture.num_repeats))
+            found.setdefault(self.fit(index).bucket, []).extend(items)
+        return found
+
+    @cached_property
+    def _fits(self) -> dict[Size, Fit]:
+        return {size: self.plan.buckets.fit(size) for size in {picture.size for picture in self.pictures}}
+
+
+@dataclass
+class TrainingSet:
+    """All data sets of a run.
+
+    Attributes:
+        seed: of order, augmentation and captions.
+        broken: (path, reason) of each picture that was left out when the folders were read.
+        skipped: paths of pictures that turned out to be broken when they were loaded, with how often.
+        max_steps: length of the run in optimizer steps, for a fractional token warmup; set it before loading.
+        latents, texts: caches to load from instead of the picture or beside the caption.
+    """
+
+    sets: Sequence[PictureSet]
+    seed: int
+    broken: Sequence[tuple[str, str]] = ()
+    skipped: dict[str, int] = field(default_factory=dict)
+    max_steps: int = 0
+    latents: LatentSource | None = None
+    texts: TextSource | None = None
+
+    @property
+    def num_train_images(self) -> int:
+        """Pictures in an epoch that are not regularisation pictures, repeats counted."""
+        return sum(pictures.num_train_images for pictures in self.sets)
+
+    @property
+    def num_reg_images(self) -> int:
+        """Regularisation pictures, with the repeats asked for rather than those after balancing."""
+        return sum(pictures.num_reg_images for pictures in self.sets)
+
+    @property
+    def num_batches(self) -> int:
+        """Batches in an epoch, over all processes."""
+        return sum(-(-len(items) // s.plan.batch_size) for s in self.sets for items in s.buckets.values())
+
+    def batches(self, epoch: int, *, num_per_step: int = 1) -> list[BatchPlan]:
+        """Return the batches of an epoch (counted from 1) in order; see `order.plan_epoch`."""
+        return plan_epoch(
+            [s.buckets for s in self.sets],
+            [s.plan.batch_size for s in self.sets],
+            seed=self.seed,
+            epoch=epoch,
+            num_per_step=num_per_step,
+        )
+
+    def __getitem__(self, plan: BatchPlan) -> Batch:
+        """Load one batch; this makes the training set a map-style data set for torch's DataLoader."""
+        return collate([self.load(plan, item) for item in plan.items])
+
+    def load(self, plan: BatchPlan, item: Item) -> Sample:
+        """Load one item of a batch; another of the same bucket stands in for a broken picture.
+
+        Raises:
+            UserError: every picture of the bucket is broken.
+        """
+        pictures = self.sets[plan.dataset]
+        rng = random.Random(seeds.derive("sample", self.seed, plan.epoch, plan.dataset, *item))
+        skipped: list[str] = []
+        for picture in _with_substitutes(pictures, item, rng.getrandbits(32)):
+            try:
+                return self._load(plan, picture, rng, tuple(skipped))
+            except BrokenPictureError:  # noqa: PERF203 (hardly ever runs twice)
+                skipped.append(pictures.pictures[picture].path)
+        width, height = pictures.fit(item.picture).bucket
+        raise UserError(
+            f"every picture of bucket {width}x{height} is broken; replace {skipped[0]} and its like"
+        )
+
+    def _load(self, plan: BatchPlan, index: int, rng: random.Random, skipped: tuple[str, ...]) -> Sample:
+        pictures = self.sets[plan.dataset]
+        picture, subset, fit = pictures.pictures[index], pictures.subset(index), pictures.fit(index)
+        flipped = subset.flip_aug and rng.random() < 0.5
+        caption = captions.process(
+            picture.caption, subset.captions, rng, epoch=plan.epoch, step=plan.step, max_steps=self.max_steps
+        )
+        latents = self.latents(plan.dataset, index, flipped) if self.latents else None
+        return Sample(
+            path=picture.path,
+            caption=caption,
+            original_size=_height_first(picture.size),
+            crop_offset=crop_offset(fit.bucket, picture.size, flipped),
+            target_size=_height_first(fit.bucket),
+            latents=latents,
+            pixels=_pixels(picture.path, fit, flipped) if latents is None else None,
+            text=self.texts(plan.dataset, index) if self.texts else {},
+            loss_weight=pictures.plan.prior_loss_weight if subset.is_reg else 1.0,
+            network_multiplier=pictures.plan.network_multiplier,
+            skipped=skipped,
+        )
+
+
+def read(plans: Sequence[DatasetPlan], seed: int, *, strict: bool = False) -> TrainingSet:
+    """Read the folders of every data set: names, headers and captions, no pixels.
+
+    Raises:
+        UserError: a data set has nothing to train on, or `strict` and anything is wrong.
+    """
+    complaints = Complaints(strict)
+    sets = [PictureSet(plan, sources.read(plan, complaints)) for plan in plans]
+    return TrainingSet(sets, seed, broken=complaints.broken)
+
+
+def _with_substitutes(pictures: PictureSet, item: Item, seed: int) -> Iterator[int]:
+    """Return the picture, then others of its bucket in random order; lazily, for it is hardly ever needed."""
+    yield item.picture
+    bucket = pictures.buckets[pictures.fit(item.picture).bucket]
+    others = sorted({other.picture for other in bucket} - {item.picture})
+    random.Random(seed).shuffle(others)
+    yield from others
+
+
+def _pixels(path: str, fit: Fit, flipped: bool) -> Tensor:
+    pixels = images.load(path, fit)
+    return pixels.flip(-1) if flipped else pixels
+
+
+def _height_first(size: Size) -> tuple[int, int]:
+    return size[1], size[0]

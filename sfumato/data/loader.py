@@ -1,0 +1,69 @@
+"""Batches loaded ahead of the training loop, in this process or by workers; the batches are the same."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any, cast
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from sfumato.data.collate import Batch
+from sfumato.data.dataset import TrainingSet
+from sfumato.data.order import BatchPlan
+
+
+class Loader:
+    """Loads planned batches, epoch after epoch, with the same workers if they are persistent.
+
+    Caches and `max_steps` of the training set must be in place before the first batch: workers copy them.
+    """
+
+    def __init__(
+        self, training_set: TrainingSet, *, num_workers: int = 0, persistent: bool = False, pin: bool = False
+    ) -> None:
+        """Prepare the loader; workers start with the first batch.
+
+        Args:
+            num_workers: processes that load; 0 loads in this one.
+            persistent: keep the workers between epochs.
+            pin: hand out batches in page-locked memory (for CUDA).
+        """
+        self._training_set = training_set
+        self._plans = _Plans()
+        self._loader = DataLoader(
+            cast("Dataset[Batch]", training_set),
+            sampler=self._plans,
+            batch_size=None,
+            num_workers=num_workers,
+            collate_fn=cast("Any", _as_is),
+            pin_memory=pin,
+            persistent_workers=persistent and num_workers > 0,
+            # Otherwise each epoch would draw from the global generator, and training would depend on it.
+            generator=torch.Generator(),
+        )
+
+    def __call__(self, plans: Iterable[BatchPlan]) -> Iterator[Batch]:
+        """Yield the batch of each plan, in order; a resumed run leaves out the plans it has done."""
+        self._plans.plans = list(plans)
+        for batch in self._loader:
+            for path in batch.skipped:
+                self._training_set.skipped[path] = self._training_set.skipped.get(path, 0) + 1
+            yield batch
+
+
+class _Plans:
+    """What the DataLoader calls a sampler: the keys of an epoch."""
+
+    def __init__(self) -> None:
+        self.plans: list[BatchPlan] = []
+
+    def __iter__(self) -> Iterator[BatchPlan]:
+        return iter(self.plans)
+
+    def __len__(self) -> int:
+        return len(self.plans)
+
+
+def _as_is(batch: Batch) -> Batch:
+    return batch

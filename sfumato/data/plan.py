@@ -1,0 +1,56 @@
+"""What a person asked for: data sets of folders, every setting resolved."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from sfumato.data.buckets import Buckets
+from sfumato.data.captions import CaptionSettings
+
+
+@dataclass(frozen=True)
+class SubsetPlan:
+    """One folder of pictures.
+
+    Attributes:
+        num_repeats: how often each picture is seen in an epoch.
+        class_tokens: the caption of pictures that have none of their own.
+        is_reg: pictures that keep the model's idea of the class (prior preservation).
+        caption_extension: what a caption's file name ends in instead of the picture's suffix.
+        flip_aug: mirror each picture with probability 1/2.
+    """
+
+    image_dir: Path
+    num_repeats: int = 1
+    class_tokens: str | None = None
+    is_reg: bool = False
+    caption_extension: str = ".caption"
+    captions: CaptionSettings = field(default_factory=CaptionSettings)
+    flip_aug: bool = False
+    color_aug: bool = False
+    random_crop: bool = False
+    face_crop_aug_range: tuple[float, float] | None = None
+    alpha_mask: bool = False
+
+    @property
+    def name(self) -> str:
+        """The folder's own name, as statistics and metadata know it."""
+        return self.image_dir.name
+
+
+@dataclass(frozen=True)
+class DatasetPlan:
+    """Subsets that are trained at the same resolution and batch size.
+
+    Attributes:
+        batch_size: pictures in a batch, per process.
+        network_multiplier: strength of the adapter while these pictures are trained.
+        prior_loss_weight: weight of the loss of regularisation pictures.
+    """
+
+    subsets: tuple[SubsetPlan, ...]
+    buckets: Buckets
+    batch_size: int = 1
+    network_multiplier: float = 1.0
+    prior_loss_weight: float = 1.0
