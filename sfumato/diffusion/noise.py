@@ -37,8 +37,8 @@ def perturb(noise: Tensor, gamma: float, rng: torch.Generator, is_random: bool =
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """Move a CPU tensor without making the host wait for the device's queue."""
-    if device.type != "cuda":
+    """Move a tensor without making the host wait for the device's queue."""
+    if device.type != "cuda" or tensor.device.type != "cpu":
         return tensor.to(device)
     # A copy from pageable memory synchronises; from pinned memory it is queued.
     return tensor.pin_memory().to(device, non_blocking=True)
