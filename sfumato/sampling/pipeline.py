@@ -77,7 +77,7 @@ class Pipeline:
         tokens = {prompt: self.family.tokenize([prompt]) for prompt in prompts}
         texts: dict[str, dict[str, Tensor]] = {prompt: {} for prompt in tokens}
 
-        for encoder in self.family.text_outputs:
+        for encoder in self.family.text_outputs if tokens else ():
 
             def encode_all(model: nn.Module, encoder: str = encoder) -> None:
                 for prompt, ids in tokens.items():
