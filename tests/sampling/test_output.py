@@ -53,7 +53,7 @@ def test_values_with_commas_are_quoted() -> None:
 def test_pictures_of_one_second_do_not_overwrite_each_other(tmp_path: Path) -> None:
     paths = {output.save_picture(PICTURE, tmp_path, REQUEST) for _ in range(5)}
     assert len(paths) == 5
-    assert {path for path in tmp_path.iterdir()} == paths
+    assert set(tmp_path.iterdir()) == paths
 
 
 def test_an_unwritable_folder_is_one_clear_line(tmp_path: Path) -> None:

@@ -91,7 +91,8 @@ def test_toml_subsets_are_merged_over_the_prompt_table(tmp_path: Path) -> None:
     path = tmp_path / "prompts.toml"
     path.write_text(
         '[prompt]\nwidth = 64\nscale = 3\nnegative_prompt = "bad"\n'
-        '[[prompt.subset]]\nprompt = "a"\nseed = 1\n[[prompt.subset]]\nprompt = "b"\nwidth = 32\nsample_steps = 4\n'
+        '[[prompt.subset]]\nprompt = "a"\nseed = 1\n'
+        '[[prompt.subset]]\nprompt = "b"\nwidth = 32\nsample_steps = 4\n'
     )
     assert read_prompts(path) == [
         PromptOptions("a", "bad", width=64, scale=3.0, seed=1),
