@@ -1,0 +1,50 @@
+"""Adapter files: one group of tensors per adapted layer, plus metadata with two hashes."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from sfumato.checkpoints.hashes import adapter_hashes
+from sfumato.checkpoints.pickles import SUFFIXES as PICKLE_SUFFIXES
+from sfumato.checkpoints.pickles import write_pickle
+from sfumato.checkpoints.tensors import open_tensors, write_tensors
+from sfumato.errors import UserError
+
+
+def read_adapter(path: Path) -> dict[str, dict[str, Tensor]]:
+    """Return the tensors of each layer: `{"lora_unet_img_in": {"alpha": ..., "lora_down.weight": ...}}`.
+
+    Raises:
+        UserError: the file is missing, broken, or empty.
+    """
+    layers: dict[str, dict[str, Tensor]] = defaultdict(dict)
+    with open_tensors(path) as reader:
+        for key, tensor in reader.items():
+            name, _, rest = key.partition(".")
+            layers[name][rest] = tensor
+    if not layers:
+        raise UserError(f"{path} holds no tensors; use another file")
+    return dict(layers)
+
+
+def write_adapter(
+    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str], dtype: torch.dtype | None = None
+) -> None:
+    """Write an adapter file; the hashes are of the tensors as written.
+
+    Args:
+        path: ends in .safetensors, or in .pt or .ckpt for a pickled file without metadata.
+        tensors: by their keys in the file.
+        metadata: without hashes.
+        dtype: what every tensor is cast to, alpha included, as other tools expect; None keeps each its own.
+    """
+    ready = {key: tensor.detach().to("cpu", dtype or tensor.dtype) for key, tensor in tensors.items()}
+    if path.suffix.lower() in PICKLE_SUFFIXES:
+        write_pickle(path, ready)
+    else:
+        write_tensors(path, ready, {**metadata, **adapter_hashes(ready, metadata)})

@@ -1,0 +1,89 @@
+"""One adapted layer: what every kind of adapter can do, and how it gets into a model and out again.
+
+A kind of adapter is one file beside this one (`lora.py` is the first): an `nn.Module` that meets `AdapterLayer`,
+with parameters and buffers named as its files name them.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from sfumato.models.family import AdapterTarget
+
+Strength = float | Tensor
+"""How strongly an adapter acts: one number, or (B,), one number per sample of a batch."""
+
+
+class AdapterLayer(Protocol):
+    """A learned change of one Linear or Conv2d; always an `nn.Module` too.
+
+    Attributes:
+        name: the layer's key in adapter files, prefix included.
+        target: the layer that is changed; it is not a submodule of the adapter.
+        strength: 0 leaves the layer as it was.
+    """
+
+    name: str
+    target: AdapterTarget
+    strength: Strength
+
+    def change(self, inputs: Tensor, output: Tensor) -> Tensor:
+        """Return the layer's output with the adapter at work.
+
+        Args:
+            inputs: (B, ..., in) of a Linear, (B, in, H, W) of a Conv2d.
+            output: what the layer itself made of it.
+        """
+        ...
+
+    def delta(self) -> Tensor:
+        """Return the change of the layer's weight at strength 1, shaped like the weight, in float32."""
+        ...
+
+    def plus_parameters(self) -> list[nn.Parameter]:
+        """Return the parameters that LoRA+ trains at a higher rate."""
+        ...
+
+
+def attach(layer: AdapterLayer) -> RemovableHandle:
+    """Let `layer` act on its target from now on, until the returned handle is removed.
+
+    Several adapters may act on one layer, and may leave in any order.
+    """
+
+    def change(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        return layer.change(inputs[0], output)
+
+    return layer.target.module.register_forward_hook(change)
+
+
+@torch.no_grad()
+def merge(layer: AdapterLayer, strength: float | None = None) -> None:
+    """Add the adapter's change to its target's weight for good, computed in float32.
+
+    Args:
+        layer: an adapter that is not attached, or its change would count twice.
+        strength: the layer's own strength where None.
+    """
+    weight = layer.target.module.get_parameter("weight")
+    factor = layer.strength if strength is None else strength
+    if isinstance(factor, Tensor):
+        raise ValueError("a strength per sample cannot be merged into a weight")
+    change = layer.delta().to(weight.device) * factor
+    weight.copy_((weight.float() + change).to(weight.dtype))
+
+
+def per_sample(strength: Strength, like: Tensor) -> Strength:
+    """Return a strength that multiplies `like` (B, ...) sample by sample.
+
+    A text encoder may see several chunks per sample; they are neighbours in its batch.
+    """
+    if not isinstance(strength, Tensor):
+        return strength
+    repeats = like.shape[0] // strength.shape[0]
+    spread = strength.to(like.device, like.dtype).repeat_interleave(repeats)
+    return spread.reshape(-1, *[1] * (like.dim() - 1))

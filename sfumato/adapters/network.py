@@ -1,0 +1,299 @@
+"""All adapters of one run as a whole: what training and generation may ask of them."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from sfumato.adapters.files import read_adapter, write_adapter
+from sfumato.adapters.layer import AdapterLayer, Strength, attach, merge
+from sfumato.errors import UserError
+from sfumato.models.family import DENOISER, AdapterTarget
+
+logger = logging.getLogger(__name__)
+
+LayerFactory = Callable[[AdapterTarget], AdapterLayer | None]
+"""Makes the adapter of a layer, or None where the layer stays as it is."""
+
+
+@dataclass(frozen=True)
+class ParameterGroup:
+    """Parameters that are trained at one rate.
+
+    Attributes:
+        parameters: none is in two groups.
+        learning_rate: None where the optimizer finds its own.
+        name: what logs call it (`unet`, `textencoder 1 ` ... as sd-scripts does).
+    """
+
+    parameters: list[nn.Parameter]
+    learning_rate: float | None
+    name: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the form that torch optimizers take."""
+        rate = {} if self.learning_rate is None else {"lr": self.learning_rate}
+        return {"params": self.parameters, **rate}
+
+
+@dataclass(frozen=True)
+class PlusRatios:
+    """LoRA+ (arXiv:2402.12354): how many times faster the plus parameters of each part are trained."""
+
+    denoiser: float | None = None
+    text_encoders: float | None = None
+
+
+class Network(Protocol):
+    """What training knows of adapters, ours or a foreign module's."""
+
+    @property
+    def trainable(self) -> nn.Module:
+        """The module to train: its parameters, mode, device and state."""
+        ...
+
+    def attach(self) -> None:
+        """Let the adapters act on the model; calling it twice changes nothing."""
+        ...
+
+    def detach(self) -> None:
+        """Leave the model as it was without the adapters."""
+        ...
+
+    def set_strength(self, strength: Strength) -> None:
+        """Set how strongly all adapters act: one number, or (B,), one per sample of the next batch."""
+        ...
+
+    def parameter_groups(
+        self, default_lr: float | None, denoiser_lr: float | None, text_encoder_lrs: Sequence[float] | None
+    ) -> list[ParameterGroup]:
+        """Return what to train at which rate; parts whose rate is 0 are left out.
+
+        Args:
+            default_lr: for parts without a rate of their own.
+            denoiser_lr: the denoiser's rate.
+            text_encoder_lrs: rates of the text encoders in order; one rate is for all of them.
+        """
+        ...
+
+    def on_epoch_start(self) -> None:
+        """Get ready for an epoch: training mode above all."""
+        ...
+
+    def on_step_start(self) -> None:
+        """Get ready for an optimizer step."""
+        ...
+
+    def save(self, path: Path, dtype: torch.dtype | None, metadata: Mapping[str, str]) -> None:
+        """Write the adapter file; `dtype` None keeps what was trained."""
+        ...
+
+    def load(self, path: Path) -> str:
+        """Load weights of an adapter file and return one line that says what was loaded.
+
+        Raises:
+            UserError: nothing in the file fits, or shapes differ.
+        """
+        ...
+
+    def describe(self) -> str:
+        """Return one line that says what is adapted."""
+        ...
+
+
+class AdapterNetwork(nn.Module):
+    """Adapters of our own kinds; its state's names are exactly the keys of its files."""
+
+    def __init__(
+        self,
+        layers: Iterable[AdapterLayer],
+        text_parts: Sequence[str] = (),
+        plus_ratios: PlusRatios = PlusRatios(),
+    ) -> None:
+        """Take layers, in the order in which optimizers and logs see them.
+
+        Args:
+            layers: adapters of any kinds, each with a name of its own.
+            text_parts: names of the family's text encoders in order, for their learning rates.
+            plus_ratios: rates of the plus parameters.
+        """
+        super().__init__()
+        self.layers = list(layers)
+        self._text_parts = list(text_parts)
+        self._plus_ratios = plus_ratios
+        self._handles: list[RemovableHandle] = []
+        for layer in self.layers:
+            self.add_module(layer.name, _as_module(layer))
+
+    @classmethod
+    def from_targets(
+        cls,
+        targets: Iterable[AdapterTarget],
+        factory: LayerFactory,
+        text_parts: Sequence[str] = (),
+        plus_ratios: PlusRatios = PlusRatios(),
+    ) -> AdapterNetwork:
+        """Let `factory` adapt the layers that it chooses among `targets`."""
+        layers = [layer for layer in map(factory, targets) if layer is not None]
+        return cls(layers, text_parts, plus_ratios)
+
+    @property
+    def trainable(self) -> nn.Module:
+        """The network itself."""
+        return self
+
+    @property
+    def is_attached(self) -> bool:
+        """Whether the adapters act on the model."""
+        return bool(self._handles)
+
+    def attach(self) -> None:
+        """Let the adapters act on the model; calling it twice changes nothing."""
+        if not self._handles:
+            self._handles = [attach(layer) for layer in self.layers]
+
+    def detach(self) -> None:
+        """Leave the model as it was without the adapters."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+
+    def set_strength(self, strength: Strength) -> None:
+        """Set how strongly all adapters act: one number, or (B,), one per sample of the next batch."""
+        for layer in self.layers:
+            layer.strength = strength
+
+    def merge(self, strength: float | None = None) -> None:
+        """Write the adapters' change into the model's weights for good, and detach them."""
+        self.detach()
+        for layer in self.layers:
+            merge(layer, strength)
+
+    def parameter_groups(
+        self, default_lr: float | None, denoiser_lr: float | None, text_encoder_lrs: Sequence[float] | None
+    ) -> list[ParameterGroup]:
+        """Return what to train at which rate; see `Network`."""
+        groups = []
+        for part in dict.fromkeys(layer.target.part for layer in self.layers):
+            own_lr = denoiser_lr if part == DENOISER else _nth(text_encoder_lrs, self._text_index(part))
+            groups += self._groups_of(part, default_lr if own_lr is None else own_lr)
+        return [group for group in groups if group.parameters and group.learning_rate != 0]
+
+    def on_epoch_start(self) -> None:
+        """Switch the adapters' dropouts on."""
+        self.train()
+
+    def on_step_start(self) -> None:
+        """Do nothing: no kind of ours needs it."""
+
+    def save(self, path: Path, dtype: torch.dtype | None, metadata: Mapping[str, str]) -> None:
+        """Write the adapter file, hashes included; `dtype` None keeps what was trained."""
+        write_adapter(path, self.state_dict(), metadata, dtype)
+
+    def load(self, path: Path) -> str:
+        """Load the layers that the file and the network share; see `Network`.
+
+        Layers that only one of the two has are counted in a warning: the file's would be lost when the network
+        is saved, the network's start untrained.
+        """
+        tensors = read_adapter(path)
+        known = {layer.name: _as_module(layer) for layer in self.layers}
+        shared = [name for name in tensors if name in known]
+        if not shared:
+            raise UserError(
+                f"{path} fits none of the {len(known)} adapted layers; {_difference(tensors, known)}"
+            )
+        for name in shared:
+            _load_layer(path, name, known[name], tensors[name])
+        _warn_of_rest(
+            path, [name for name in known if name not in tensors], "the file lacks; they start untrained"
+        )
+        _warn_of_rest(
+            path, [name for name in tensors if name not in known], "the network lacks; they are lost"
+        )
+        return f"{path}: {len(shared)} of {len(known)} layers loaded"
+
+    def describe(self) -> str:
+        """Return one line such as `adapts 304 layers of denoiser, 72 of clip_l`."""
+        counts = Counter(layer.target.part for layer in self.layers)
+        parts = ", ".join(
+            f"{count} of {part}" for part, count in sorted(counts.items(), key=lambda item: -item[1])
+        )
+        return f"adapts {parts.replace(' of', ' layers of', 1)}" if parts else "adapts nothing"
+
+    def _text_index(self, part: str) -> int:
+        return self._text_parts.index(part) if part in self._text_parts else 0
+
+    def _groups_of(self, part: str, rate: float | None) -> list[ParameterGroup]:
+        is_denoiser = part == DENOISER
+        name = "unet" if is_denoiser else f"textencoder {self._text_index(part) + 1} "
+        ratio = self._plus_ratios.denoiser if is_denoiser else self._plus_ratios.text_encoders
+        layers = [layer for layer in self.layers if layer.target.part == part]
+        parameters = [parameter for layer in layers for parameter in _as_module(layer).parameters()]
+        if not ratio or rate is None:
+            return [ParameterGroup(parameters, rate, name)]
+        plus = [parameter for layer in layers for parameter in layer.plus_parameters()]
+        plus_ids = {id(parameter) for parameter in plus}
+        others = [parameter for parameter in parameters if id(parameter) not in plus_ids]
+        return [ParameterGroup(others, rate, name), ParameterGroup(plus, rate * ratio, f"{name} plus")]
+
+
+def _as_module(layer: AdapterLayer) -> nn.Module:
+    if not isinstance(layer, nn.Module):
+        raise ValueError(f"{layer.name} is not an nn.Module")
+    return layer
+
+
+def _nth(values: Sequence[float] | None, index: int) -> float | None:
+    if not values:
+        return None
+    return values[index] if index < len(values) else values[-1]
+
+
+def _load_layer(path: Path, name: str, layer: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    own = layer.state_dict()
+    wanted = {key for key in own if key != "alpha"}  # some tools leave alpha out: then it stays what it is
+    if not wanted <= tensors.keys() or not tensors.keys() <= own.keys():
+        has = ", ".join(sorted(tensors))
+        raise UserError(
+            f"{path}: {name} holds {has} instead of {', '.join(sorted(own))}; is it another kind?"
+        )
+    fitting = {key: _fit(tensors.get(key, value), value) for key, value in own.items()}
+    for key, value in fitting.items():
+        if value.shape != own[key].shape:
+            raise UserError(
+                f"{path}: {name}.{key} is {_shape(value)}, the network's is {_shape(own[key])}; "
+                "use the file's network_dim, or --dim_from_weights"
+            )
+    for key, buffer in layer.named_buffers():
+        if key in fitting and fitting[key].is_floating_point() and not buffer.is_floating_point():
+            layer.register_buffer(key, fitting[key].float())  # an alpha of 0.5 must not become the integer 0
+    layer.load_state_dict(fitting)
+
+
+def _fit(value: Tensor, own: Tensor) -> Tensor:
+    """Add or drop the 1x1 kernel of a layer that is a convolution in one program and a Linear in another."""
+    same = value.dim() != own.dim() and [n for n in value.shape if n > 1] == [n for n in own.shape if n > 1]
+    return value.reshape(own.shape) if same else value
+
+
+def _shape(tensor: Tensor) -> str:
+    return "x".join(map(str, tensor.shape)) or "a number"
+
+
+def _difference(tensors: Mapping[str, Any], known: Mapping[str, Any]) -> str:
+    theirs, ours = next(iter(tensors), "nothing"), next(iter(known), "nothing")
+    return f"it holds {theirs} ..., the network {ours} ...; is it for another model?"
+
+
+def _warn_of_rest(path: Path, names: Sequence[str], what: str) -> None:
+    if names:
+        logger.warning("%s: %d layers (%s ...) are what %s", path, len(names), names[0], what)
