@@ -9,19 +9,19 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
 
 from sfumato import seeds
-from sfumato.data import captions, images, sources
+from sfumato.data import captions, images, sources, statistics
 from sfumato.data.buckets import Fit, Size, crop_offset
 from sfumato.data.collate import Batch, Sample, collate
 from sfumato.data.images import BrokenPictureError
 from sfumato.data.order import BatchPlan, Item, plan_epoch
-from sfumato.data.plan import DatasetPlan, SubsetPlan
-from sfumato.data.sources import Complaints, Picture
+from sfumato.data.pictures import PictureSet
+from sfumato.data.plan import DatasetPlan
+from sfumato.data.sources import Complaints
 from sfumato.errors import UserError
 
 
@@ -43,46 +43,6 @@ class TextSource(Protocol):
     def __call__(self, dataset: int, picture: int) -> dict[str, Tensor]:
         """Return each output by name, without the batch dimension."""
         ...
-
-
-@dataclass(frozen=True)
-class PictureSet:
-    """One data set: pictures that are trained at the same resolution and batch size."""
-
-    plan: DatasetPlan
-    pictures: Sequence[Picture]
-
-    def subset(self, picture: int) -> SubsetPlan:
-        """Return the subset that a picture belongs to."""
-        return self.plan.subsets[self.pictures[picture].subset]
-
-    def fit(self, picture: int) -> Fit:
-        """Return how a picture meets its bucket."""
-        return self._fits[self.pictures[picture].size]
-
-    @property
-    def num_train_images(self) -> int:
-        """Pictures in an epoch that are not regularisation pictures, repeats counted."""
-        return sum(p.num_repeats for i, p in enumerate(self.pictures) if not self.subset(i).is_reg)
-
-    @property
-    def num_reg_images(self) -> int:
-        """Regularisation pictures, with the repeats asked for rather than those after balancing."""
-        subsets = map(self.subset, range(len(self.pictures)))
-        return sum(subset.num_repeats for subset in subsets if subset.is_reg)
-
-    @cached_property
-    def buckets(self) -> dict[Size, list[Item]]:
-        """Every showing of every picture in an epoch, by bucket."""
-        found: dict[Size, list[Item]] = {}
-        for index, picture in enumerate(self.pictures):
-            items = (Item(index, repeat) for repeat in range(picture.num_repeats))
-            found.setdefault(self.fit(index).bucket, []).extend(items)
-        return found
-
-    @cached_property
-    def _fits(self) -> dict[Size, Fit]:
-        return {size: self.plan.buckets.fit(size) for size in {picture.size for picture in self.pictures}}
 
 
 @dataclass
@@ -119,6 +79,21 @@ class TrainingSet:
     def num_batches(self) -> int:
         """Batches in an epoch, over all processes."""
         return sum(-(-len(items) // s.plan.batch_size) for s in self.sets for items in s.buckets.values())
+
+    def describe(self) -> list[dict[str, Any]]:
+        """Return the `ss_datasets` record: one object per data set."""
+        return [statistics.describe(pictures) for pictures in self.sets]
+
+    def tag_frequency(self) -> dict[str, dict[str, int]]:
+        """Return how many pictures of each folder have each tag; the first data set wins a repeated name."""
+        merged: dict[str, dict[str, int]] = {}
+        for pictures in reversed(self.sets):
+            merged |= statistics.tag_frequency(pictures)
+        return merged
+
+    def dataset_dirs(self, *, is_reg: bool = False) -> dict[str, dict[str, int]]:
+        """Return repeats and number of pictures of each folder of either kind."""
+        return statistics.folders(self.sets, is_reg=is_reg)
 
     def batches(self, epoch: int, *, num_per_step: int = 1) -> list[BatchPlan]:
         """Return the batches of an epoch (counted from 1) in order; see `order.plan_epoch`."""

@@ -8,12 +8,10 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 from sfumato import seeds
 from sfumato.data.buckets import Size
-
-Plan = TypeVar("Plan")
 
 
 class Item(NamedTuple):
@@ -68,12 +66,6 @@ def plan_epoch(
         BatchPlan(epoch, index, first_step + index // num_per_step, dataset, items)
         for index, (dataset, items) in enumerate(batches)
     ]
-
-
-def share(plans: Sequence[Plan], rank: int, world: int) -> list[Plan]:
-    """Return every `world`-th batch from `rank` on; the first ones repeat until all get equally many."""
-    padded = [*plans, *(plans[index % len(plans)] for index in range(-len(plans) % world))]
-    return padded[rank::world]
 
 
 def _batches(

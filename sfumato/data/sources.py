@@ -52,16 +52,20 @@ class Complaints:
 
     strict: bool = False
     broken: list[tuple[str, str]] = field(default_factory=list)
+    _said: set[str] = field(default_factory=set)
 
     def warn(self, message: str) -> None:
         """Log `message`, or raise it."""
         if self.strict:
             raise UserError(message)
-        logger.warning(message)
+        if message not in self._said:
+            logger.warning(message)
+        self._said.add(message)
 
     def leave_out(self, path: str, reason: str) -> None:
-        """Note a picture that cannot be used, and name it."""
-        self.broken.append((path, reason))
+        """Note a picture that cannot be used, and name it; once, though several data sets may have it."""
+        if (path, reason) not in self.broken:
+            self.broken.append((path, reason))
         self.warn(f"{path} is left out: {reason}")
 
 
