@@ -1,4 +1,4 @@
-"""What one invocation asks for: a script's name, a family's name and one frozen section per topic."""
+"""What one invocation asks for: which script, which family, what is trained, and one frozen section per topic."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import fields
@@ -14,9 +14,10 @@ class Run:
     scripts need not ask which one is running; `section in run` tells.
     """
 
-    def __init__(self, script: str, family: str, sections: Iterable[Any]) -> None:
+    def __init__(self, script: str, family: str, sections: Iterable[Any], method: str = "") -> None:
         self.script = script
         self.family = family
+        self.method = method
         self._sections = {type(section): section for section in sections}
 
     def __getitem__(self, section: type[Section]) -> Section:
@@ -30,7 +31,8 @@ class Run:
 
     def with_sections(self, *sections: Any) -> "Run":
         """Return a copy in which each given section replaces the one of its type."""
-        return Run(self.script, self.family, (self._sections | {type(s): s for s in sections}).values())
+        replaced = self._sections | {type(section): section for section in sections}
+        return Run(self.script, self.family, replaced.values(), self.method)
 
     def values(self) -> dict[str, Any]:
         """Return every option of every section, by its name on the command line."""
