@@ -1,0 +1,64 @@
+"""Make one picture from the command line, or one after the other from prompts that are typed in."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from sfumato.config.generation import GenerationConfig
+from sfumato.config.run import Run
+from sfumato.errors import UserError
+
+if TYPE_CHECKING:
+    from sfumato.sampling.session import Session
+
+logger = logging.getLogger(__name__)
+
+
+def main(run: Run) -> None:
+    """Make what the run asks for.
+
+    Raises:
+        UserError: a file, folder or option will not do.
+    """
+    from sfumato.sampling.prompts import PromptOptions
+    from sfumato.sampling.session import Session  # torch starts here; --help and typos never pay for it
+
+    session = Session(run)
+    settings = run[GenerationConfig]
+    if settings.interactive:
+        _converse(session)
+    else:
+        session.make(PromptOptions(settings.prompt))
+
+
+def _converse(session: Session) -> None:
+    """Make a picture for each line; a line that cannot be made is answered, and the next one asked for."""
+    logger.info(
+        "type a prompt, with options behind it if you like: --w width --h height --s steps --d seed "
+        "--g guidance --c cfg scale --n negative prompt --m adapter strengths; an empty line ends"
+    )
+    for line in _lines():
+        _answer(session, line)
+
+
+def _answer(session: Session, line: str) -> None:
+    from sfumato.sampling.prompts import parse_line
+
+    try:
+        session.make(parse_line(line))
+    except UserError as error:
+        logger.error("%s", error)
+
+
+def _lines() -> Iterator[str]:
+    """Yield what is typed until an empty line or the end of the input."""
+    while True:
+        try:
+            line = input("prompt> ").strip()
+        except EOFError:
+            return
+        if not line:
+            return
+        yield line

@@ -1,0 +1,172 @@
+"""Adapter files at work on a model whose parts come and go: `file;0.8`, several at once, live or merged."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from sfumato.adapters.files import read_adapter
+from sfumato.adapters.layer import AdapterLayer
+from sfumato.adapters.lora import PREFIX, Lora
+from sfumato.adapters.network import AdapterNetwork
+from sfumato.errors import UserError
+from sfumato.models.family import DENOISER, AdapterTarget, Family
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class AdapterFile:
+    """One adapter file and how strongly it acts."""
+
+    path: Path
+    strength: float = 1.0
+
+
+def parse_adapter(text: str) -> AdapterFile:
+    """Read `file` or `file;strength`.
+
+    Raises:
+        UserError: there is no such file, or the strength is no number.
+    """
+    name, _, strength = text.partition(";")
+    try:
+        file = AdapterFile(Path(name), float(strength or 1))
+    except ValueError:
+        raise UserError(f"--lora_weights {text}: '{strength}' is no strength; write file;0.8") from None
+    if not file.path.is_file():
+        raise UserError(f"--lora_weights {text}: there is no file {name}; check the path")
+    return file
+
+
+class Attachments:
+    """Brings adapters to each part after it has been loaded: the `on_load` of a pipeline.
+
+    Args:
+        family: whose layers the files adapt.
+        files: all are read at once, so that a broken one is found before a model loads.
+        dtype: of live adapters.
+        is_merged: whether the change is written into the weights (quicker steps, strengths stay as they are).
+
+    Raises:
+        UserError: a file is broken or holds no adapter of a kind that is known.
+    """
+
+    def __init__(
+        self, family: Family, files: Sequence[AdapterFile], *, dtype: torch.dtype, is_merged: bool = False
+    ) -> None:
+        self._family = family
+        self._dtype = dtype
+        self._is_merged = is_merged
+        self._adapters = [_Adapter.read(file) for file in files]
+
+    def __call__(self, part: str, module: nn.Module) -> None:
+        """Let the adapters act on a part that has just been loaded."""
+        targets = list(self._family.adapter_targets(part, module)) if self._adapters else []
+        for adapter in self._adapters:
+            network = adapter.network(part, targets)
+            if self._is_merged:
+                network.merge(adapter.strength)
+            else:
+                _attach(network, adapter.strength, next(module.parameters()).device, self._dtype)
+                adapter.networks[part] = network
+        if part == DENOISER:  # it is loaded after the text encoders
+            for adapter in self._adapters:
+                adapter.report()
+
+    def set_strengths(self, strengths: Sequence[float] | None) -> None:
+        """Set how strongly each adapter acts from now on; None stands for the strengths of the start.
+
+        Raises:
+            UserError: the adapters are merged, or there are more or fewer of them.
+        """
+        chosen = [adapter.file.strength for adapter in self._adapters] if strengths is None else strengths
+        if len(chosen) != len(self._adapters):
+            raise UserError(
+                f"{len(chosen)} adapter strengths for {len(self._adapters)} adapters; give as many"
+            )
+        for adapter, strength in zip(self._adapters, chosen, strict=True):
+            if self._is_merged and strength != adapter.strength:
+                raise UserError("merged adapters keep their strength; leave --merge_lora_weights out")
+            adapter.set_strength(strength)
+
+    def names(self) -> list[str]:
+        """Return the files and the strengths at which they act now, as they would be asked for."""
+        return [f"{adapter.file.path.name};{adapter.strength:g}" for adapter in self._adapters]
+
+
+class _Adapter:
+    """One file's layers, and the networks made of them so far, one for each part."""
+
+    def __init__(self, file: AdapterFile, layers: dict[str, dict[str, Tensor]]) -> None:
+        self.file = file
+        self.strength = file.strength
+        self.networks: dict[str, AdapterNetwork] = {}
+        self._layers = layers
+        self._used: set[str] = set()
+
+    @classmethod
+    def read(cls, file: AdapterFile) -> _Adapter:
+        layers = read_adapter(file.path)
+        if not any("lora_down.weight" in tensors for tensors in layers.values()):
+            name, tensors = next(iter(layers.items()))
+            raise UserError(f"{file.path} holds no LoRA but {name}.{next(iter(tensors))}; use a LoRA file")
+        return cls(file, layers)
+
+    def network(self, part: str, targets: Iterable[AdapterTarget]) -> AdapterNetwork:
+        """Return the adapters of one part, loaded and in eval mode."""
+        network = AdapterNetwork.from_targets(targets, self._layer)
+        state = network.state_dict()
+        self._used.update(layer.name for layer in network.layers)
+        for key, own in state.items():
+            state[key] = self._fitting(key, own)
+        network.load_state_dict(state)
+        logger.info("%s at strength %g on %s: %s", self.file.path, self.strength, part, network.describe())
+        return network.eval()
+
+    def set_strength(self, strength: float) -> None:
+        self.strength = strength
+        for network in self.networks.values():
+            network.set_strength(strength)
+
+    def report(self) -> None:
+        """Say what of the file had no place in the model."""
+        rest = [name for name in self._layers if name not in self._used]
+        if not self._used:
+            raise UserError(
+                f"{self.file.path} fits no layer of this model: it holds {rest[0]}; use another file"
+            )
+        if rest:
+            logger.warning("%s: %d layers fit nothing here (%s ...)", self.file.path, len(rest), rest[0])
+
+    def _layer(self, target: AdapterTarget) -> AdapterLayer | None:
+        tensors = self._layers.get(PREFIX + target.name)
+        return Lora.from_tensors(target, tensors) if tensors else None
+
+    def _fitting(self, key: str, own: Tensor) -> Tensor:
+        """Return the file's tensor for a key, or the network's own alpha where the file has none."""
+        name, _, rest = key.partition(".")
+        value = self._layers[name].get(rest)
+        if value is None and rest == "alpha":
+            return own
+        if value is None or value.shape != own.shape:
+            found = "missing" if value is None else _shape(value)
+            raise UserError(
+                f"{self.file.path}: {key} is {found}, this model needs {_shape(own)}; use another file"
+            )
+        return value
+
+
+def _shape(tensor: Tensor) -> str:
+    return "x".join(map(str, tensor.shape)) or "a number"
+
+
+def _attach(network: AdapterNetwork, strength: float, device: torch.device, dtype: torch.dtype) -> None:
+    network.requires_grad_(False).to(device, dtype)
+    network.set_strength(strength)
+    network.attach()
