@@ -1,0 +1,72 @@
+"""`sfumato options SCRIPT`: the options of a script, for people and for front-ends that build forms."""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from sfumato.cli.docs import field_docs
+from sfumato.cli.flags import Option, make_parser, parse_flags
+from sfumato.cli.runs import Script, script_named
+
+
+def main(argv: Sequence[str]) -> int:
+    """Print the options of the named script as a table, or as JSON with `--json`."""
+    parser = make_parser((), "sfumato options", "List the options of a script of sd-scripts.")
+    parser.add_argument("script", metavar="SCRIPT", help="name of the script, e.g. flux_train_network")
+    parser.add_argument("--json", action="store_true", help="machine-readable, with types and choices")
+    given = parse_flags(parser, argv)
+    script = script_named(given["script"])
+    text = json.dumps(describe(script), indent=1) if given.get("json") else _table(script)
+    try:
+        print(text, flush=True)  # noqa: T201
+    except BrokenPipeError:  # `| head` has seen enough; keep the interpreter's own last flush quiet too
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
+def describe(script: Script) -> list[dict[str, Any]]:
+    """Return one dictionary for each option, read off the parser that the script uses."""
+    options = script.options()
+    parser = make_parser(options.values(), script.name, script.summary)
+    return [
+        _row(action, options[action.dest], script) for action in parser._actions if action.dest in options
+    ]
+
+
+def _row(action: argparse.Action, option: Option, script: Script) -> dict[str, Any]:
+    default = option.default
+    return {
+        "flags": list(action.option_strings),
+        "dest": action.dest,
+        "type": option.kind,
+        "default": list(default) if isinstance(default, tuple) else _plain(default),
+        "choices": list(action.choices) if action.choices else None,
+        "nargs": action.nargs if option.is_list else None,
+        "action": "store_true" if option.kind == "bool" else "store",
+        "required": option.is_required,
+        "metavar": action.metavar,
+        "supported": option.dest not in script.unsupported,
+        "help": field_docs(option.section).get(option.dest, ""),
+    }
+
+
+def _plain(value: Any) -> Any:
+    return str(value) if isinstance(value, Path) else value
+
+
+def _table(script: Script) -> str:
+    rows = describe(script)
+    width = max(len(row["dest"]) for row in rows)
+    return "\n".join(f"{row['dest']:{width}}  {_type(row)}  {_state(row)}{row['help']}" for row in rows)
+
+
+def _type(row: dict[str, Any]) -> str:
+    return row["type"] + ("..." if row["nargs"] else "")
+
+
+def _state(row: dict[str, Any]) -> str:
+    return "" if row["supported"] else "(not supported yet) "

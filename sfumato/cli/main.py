@@ -1,0 +1,134 @@
+"""The `sfumato` command, and the entry of the drop-ins for sd-scripts.
+
+Nothing is imported here before it is needed: help texts, typos and a Python that is too old answer at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+
+USAGE = """usage: sfumato COMMAND ...
+
+  train FAMILY METHOD ...    train, e.g. `sfumato train flux lora --help`
+  generate ...               make pictures
+  demo [FOLDER]              see it learn on a toy model, without downloads
+  options SCRIPT [--json]    list the options of a script
+  sd-scripts FOLDER          write drop-ins for the scripts of sd-scripts into a folder
+  --version                  print the version
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the `sfumato` command; return its exit status: 2 for what the user can mend, 130 for Ctrl-C."""
+    return _guarded(_dispatch, sys.argv[1:] if argv is None else argv)
+
+
+def script(name: str, argv: Sequence[str] | None = None) -> int:
+    """Run the script of sd-scripts that has this name; return its exit status."""
+    return _guarded(lambda rest: _run_script(name, rest), sys.argv[1:] if argv is None else argv)
+
+
+def _guarded(action: Callable[[Sequence[str]], int], argv: Sequence[str]) -> int:
+    # Drop-ins run in environments that no installer has checked.
+    if sys.version_info < (3, 10):  # noqa: UP036
+        return _fail(
+            f"sfumato needs Python 3.10 or newer; this one is {sys.version.split()[0]}, {sys.executable}"
+        )
+    from sfumato.errors import UserError
+
+    try:
+        return action(argv)
+    except UserError as error:
+        return _fail(str(error))
+    except KeyboardInterrupt:
+        return 130
+
+
+def _fail(message: str) -> int:
+    print(f"error: {message}", file=sys.stderr)  # noqa: T201
+    return 2
+
+
+def _dispatch(argv: Sequence[str]) -> int:
+    from sfumato.cli.flags import did_you_mean
+    from sfumato.errors import UserError
+
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(USAGE, end="")  # noqa: T201
+        return 0 if argv else 2
+    name, *rest = argv
+    if name not in _COMMANDS:
+        raise UserError(f"there is no command {name!r}{did_you_mean(name, _COMMANDS)}; see sfumato --help")
+    return _COMMANDS[name](rest)
+
+
+def _train(argv: Sequence[str]) -> int:
+    from sfumato.cli.runs import script_for
+    from sfumato.cli.start import start
+    from sfumato.errors import UserError
+
+    if len(argv) < 2 or argv[0].startswith("-"):
+        raise UserError("write sfumato train FAMILY METHOD ..., e.g. sfumato train flux lora --help")
+    family, method, *rest = argv
+    row = script_for("train", family, method)
+    return start(row, rest, prog=f"sfumato train {family} {method}", as_command=True)
+
+
+def _generate(argv: Sequence[str]) -> int:
+    from sfumato.cli.runs import SCRIPTS
+    from sfumato.cli.start import start
+
+    row = next(row for row in SCRIPTS if row.command == "generate")
+    return start(row, argv, prog="sfumato generate", as_command=True)
+
+
+def _demo(argv: Sequence[str]) -> int:
+    from sfumato.cli.requirements import check_requirements
+
+    check_requirements()
+    from sfumato.demo.main import main as demo
+
+    return demo(list(argv))
+
+
+def _options(argv: Sequence[str]) -> int:
+    from sfumato.cli.listing import main as list_options
+
+    return list_options(argv)
+
+
+def _drop_ins(argv: Sequence[str]) -> int:
+    from sfumato.cli.dropins import main as write_drop_ins
+
+    return write_drop_ins(argv)
+
+
+def _version(_: Sequence[str]) -> int:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        print("sfumato", version("sfumato"))  # noqa: T201
+    except PackageNotFoundError:
+        print("sfumato, run from a folder without being installed")  # noqa: T201
+    return 0
+
+
+def _run_script(name: str, argv: Sequence[str]) -> int:
+    from sfumato.cli.runs import script_named
+    from sfumato.cli.start import start
+
+    return start(script_named(name), argv, prog=f"{name}.py")
+
+
+_COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
+    "train": _train,
+    "generate": _generate,
+    "demo": _demo,
+    "options": _options,
+    "sd-scripts": _drop_ins,
+    "--version": _version,
+}
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,209 @@
+"""The table of scripts: which sections each one has, and what of them is not built or has no effect.
+
+A new script is a new row: parsing, `sfumato options`, the drop-in and the checks follow from it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from sfumato.cli.flags import Option, did_you_mean, options_of
+from sfumato.config.caching import CachingConfig
+from sfumato.config.captions import CaptionConfig
+from sfumato.config.console import ConsoleConfig
+from sfumato.config.dataset import DatasetConfig
+from sfumato.config.distributed import DistributedConfig
+from sfumato.config.file import FileConfig
+from sfumato.config.flow import FlowConfig
+from sfumato.config.generation import GenerationConfig
+from sfumato.config.hub import HubConfig
+from sfumato.config.images import ImageConfig
+from sfumato.config.length import LengthConfig
+from sfumato.config.loader import LoaderConfig
+from sfumato.config.loss import LossConfig
+from sfumato.config.memory import MemoryConfig
+from sfumato.config.metadata import MetadataConfig
+from sfumato.config.model import ModelConfig
+from sfumato.config.network import NetworkConfig
+from sfumato.config.noise import NoiseConfig
+from sfumato.config.optimizer import OptimizerConfig
+from sfumato.config.precision import PrecisionConfig
+from sfumato.config.preview import PreviewConfig
+from sfumato.config.saving import SavingConfig
+from sfumato.config.schedule import ScheduleConfig
+from sfumato.config.tracking import TrackingConfig
+from sfumato.config.validation import ValidationConfig
+from sfumato.errors import UserError
+from sfumato.models.flux.options import FluxGenerationOptions, FluxOptions
+
+
+@dataclass(frozen=True)
+class Script:
+    """One script of sd-scripts, and the sub-command that does the same.
+
+    Attributes:
+        name: path below the drop-in folder, without suffix.
+        summary: one sentence for help texts.
+        family: whose models it works on.
+        command: the sub-command of `sfumato` that runs it.
+        method: the word for what is trained in `sfumato train FAMILY METHOD`.
+        trainable: what the training package calls it; becomes `Run.method`.
+        sections: where its options come from, in the order of the help text.
+        overrides: defaults that differ from the sections'.
+        command_overrides: defaults that only the sub-command has.
+        unsupported: options that are known but not built; they stop a run unless left at their defaults.
+        unsupported_values: the same for single values of an option that is built otherwise.
+        without_effect: options that change nothing here, with the reason.
+    """
+
+    name: str
+    summary: str
+    family: str
+    command: str
+    sections: tuple[type, ...]
+    method: str = ""
+    trainable: str = ""
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    command_overrides: Mapping[str, Any] = field(default_factory=dict)
+    unsupported: frozenset[str] = frozenset()
+    unsupported_values: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    without_effect: Mapping[str, str] = field(default_factory=dict)
+
+    def options(self, *, as_command: bool = False) -> dict[str, Option]:
+        """Return the script's options by name, with the defaults of the sub-command where it is one."""
+        overrides = {**self.overrides, **self.command_overrides} if as_command else self.overrides
+        return options_of(self.sections, overrides)
+
+
+NOT_WITH_FLOW: Mapping[str, str] = {
+    "min_snr_gamma": "it weighs the loss of noise-predicting models",
+    "scale_v_pred_loss_like_noise_pred": "it weighs the loss of velocity-predicting models",
+    "v_pred_like_loss": "it weighs the loss of noise-predicting models",
+    "debiased_estimation_loss": "it weighs the loss of noise-predicting models",
+    "noise_offset": "flow matching takes plain noise",
+    "noise_offset_random_strength": "flow matching takes plain noise",
+    "multires_noise_iterations": "flow matching takes plain noise",
+    "multires_noise_discount": "flow matching takes plain noise",
+    "ip_noise_gamma": "flow matching takes plain noise",
+    "ip_noise_gamma_random_strength": "flow matching takes plain noise",
+    "adaptive_noise_scale": "flow matching takes plain noise",
+    "zero_terminal_snr": "the noise levels of flow matching end in pure noise anyway",
+    "v2": "it tells Stable Diffusion 1 from 2",
+    "v_parameterization": "it is about velocity-predicting Stable Diffusion",
+    "clip_skip": "the model listens to the text encoder's end",
+}
+"""Options of the older families that a flow-matching model has no use for."""
+
+_PREVIEWS = ("sample_every_n_steps", "sample_every_n_epochs", "sample_at_first")
+_WANDB = ("log_with wandb", "log_with all")
+_HUB = ("huggingface_repo_id", "resume_from_huggingface")
+
+IDLE_WITHOUT: Mapping[str, tuple[str, ...]] = {
+    "sample_prompts": _PREVIEWS,
+    "sample_sampler": _PREVIEWS,
+    "wandb_run_name": _WANDB,
+    "wandb_api_key": _WANDB,
+    "huggingface_repo_type": _HUB,
+    "huggingface_path_in_repo": _HUB,
+    "huggingface_token": _HUB,
+    "huggingface_repo_visibility": _HUB,
+    "async_upload": _HUB,
+    "dynamo_backend": ("torch_compile",),
+    "zero_stage": ("deepspeed",),
+    "dataset_repeats": ("in_json",),
+    "base_weights_multiplier": ("base_weights",),
+    "save_last_n_epochs_state": ("save_state",),
+    "save_last_n_steps_state": ("save_state",),
+    "validation_seed": ("validation_split", "dataset_config"),
+}
+"""Options that ask for nothing unless one of some others is given, or given with a certain value.
+
+Front-ends send them always, so alone they must not stop a run because they are not built.
+"""
+
+OWN_ATTENTION: Mapping[str, str] = {
+    "xformers": "attention always runs in PyTorch's scaled_dot_product_attention",
+    "mem_eff_attn": "attention always runs in PyTorch's scaled_dot_product_attention",
+}
+
+
+def _names(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+NOT_BUILT_FOR_TRAINING = (
+    _names(
+        "blocks_to_swap split_mode cpu_offload_checkpointing fused_backward_pass torch_compile dynamo_backend"
+    )
+    | _names("deepspeed zero_stage zero3_init_flag zero3_save_16bit_model fp16_master_weights_and_gradients")
+    | _names(
+        "offload_optimizer_device offload_optimizer_nvme_path offload_param_device offload_param_nvme_path"
+    )
+    | _names("huggingface_repo_id huggingface_repo_type huggingface_path_in_repo huggingface_repo_visibility")
+    | _names("huggingface_token save_state_to_huggingface resume_from_huggingface async_upload")
+    | _names("save_state save_state_on_train_end save_last_n_epochs_state save_last_n_steps_state resume")
+    | _names("initial_epoch initial_step skip_until_initial_step wandb_run_name wandb_api_key")
+    | _names("sample_every_n_steps sample_every_n_epochs sample_at_first sample_prompts sample_sampler")
+    | _names(
+        "validation_seed validation_split validate_every_n_steps validate_every_n_epochs max_validation_steps"
+    )
+    | _names("masked_loss alpha_mask conditioning_data_dir in_json dataset_class dataset_repeats cache_info")
+    | _names("color_aug random_crop face_crop_aug_range debug_dataset weighted_captions lr_scheduler_type")
+    | _names("network_weights dim_from_weights scale_weight_norms base_weights base_weights_multiplier")
+    | _names("model_type controlnet_model_name_or_path")
+)
+"""Options of the trainers that stop a run when they ask for something."""
+
+SCRIPTS: tuple[Script, ...] = (
+    Script(
+        name="flux_train_network",
+        summary="Train an adapter (LoRA) for FLUX.1.",
+        family="flux",
+        command="train",
+        method="lora",
+        trainable="adapter",
+        sections=(
+            ConsoleConfig, ModelConfig, DatasetConfig, CaptionConfig, ImageConfig, CachingConfig,
+            LoaderConfig, LengthConfig, OptimizerConfig, ScheduleConfig, PrecisionConfig, MemoryConfig,
+            DistributedConfig, NoiseConfig, LossConfig, FlowConfig, NetworkConfig, FluxOptions, SavingConfig,
+            MetadataConfig, HubConfig, TrackingConfig, PreviewConfig, ValidationConfig, FileConfig,
+        ),
+        command_overrides={"network_module": "networks.lora_flux", "strict": True},
+        unsupported=NOT_BUILT_FOR_TRAINING,
+        unsupported_values={"log_with": ("wandb", "all")},
+        without_effect={
+            **NOT_WITH_FLOW,
+            **OWN_ATTENTION,
+            "max_token_length": "CLIP-L always reads 77 tokens; --t5xxl_max_token_length sets T5's",
+            "vae": "the autoencoder is given as --ae",
+            "no_half_vae": "this autoencoder does not overflow",
+        },
+    ),
+    Script(
+        name="flux_minimal_inference",
+        summary="Make pictures with FLUX.1 and any number of LoRAs.",
+        family="flux",
+        command="generate",
+        sections=(FluxGenerationOptions, GenerationConfig),
+        unsupported=frozenset({"model_type"}),
+    ),
+)  # fmt: skip
+
+
+def script_named(name: str) -> Script:
+    """Return the row of that script; a `.py` at the end does not matter."""
+    rows = {row.name: row for row in SCRIPTS}
+    name = name.removesuffix(".py")
+    if name not in rows:
+        raise UserError(f"there is no script {name!r}{did_you_mean(name, rows)}; known: {', '.join(rows)}")
+    return rows[name]
+
+
+def script_for(command: str, family: str, method: str) -> Script:
+    """Return the row that `sfumato COMMAND FAMILY METHOD` runs."""
+    rows = {(row.family, row.method): row for row in SCRIPTS if row.command == command}
+    if (family, method) not in rows:
+        asked = f"{family} {method}".strip()
+        known = [" ".join(key).strip() for key in rows]
+        raise UserError(f"cannot {command} {asked!r}{did_you_mean(asked, known)}; known: {', '.join(known)}")
+    return rows[family, method]

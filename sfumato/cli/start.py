@@ -1,0 +1,59 @@
+"""What every run does between its command line and its work."""
+
+import logging
+from collections.abc import Callable, Sequence
+
+from sfumato.cli.parse import Parsed, parse, write_config
+from sfumato.cli.requirements import check_requirements
+from sfumato.cli.runs import Script
+from sfumato.config.conflicts import check_conflicts
+from sfumato.config.console import ConsoleConfig
+from sfumato.config.implied import imply
+from sfumato.config.public import public_values, to_toml
+from sfumato.config.run import Run
+
+logger = logging.getLogger(__name__)
+
+
+def start(script: Script, argv: Sequence[str], *, prog: str, as_command: bool = False) -> int:
+    """Parse the options of one script, say what will be done, and do it; return the exit status."""
+    parsed = parse(script, argv, prog=prog, as_command=as_command)
+    if parsed.output_config:
+        return write_config(parsed.output_config, parsed.run)
+    check_conflicts(parsed.run)
+    check_requirements()
+    run = _announce(parsed)
+    return _WORK[script.command](run)
+
+
+def _announce(parsed: Parsed) -> Run:
+    """Set up logging, then log once what the user should know; return the run with what it implies."""
+    from sfumato.log import set_up
+
+    console = parsed.run[ConsoleConfig]
+    set_up(console.console_log_level, console.console_log_file)
+    for warning in parsed.warnings:
+        logger.warning(warning)
+    run, implied = imply(parsed.run)
+    for message in implied:
+        logger.info(message)
+    settings = to_toml(public_values(run)).rstrip() or "nothing"
+    logger.info("%s, what differs from its defaults:\n%s", run.script, settings)
+    return run
+
+
+def _train(run: Run) -> int:
+    from sfumato.training.setup import train  # torch starts here; --help and typos never pay for it
+
+    train(run)
+    return 0
+
+
+def _generate(run: Run) -> int:
+    from sfumato.cli.generate import main as generate
+
+    generate(run)
+    return 0
+
+
+_WORK: dict[str, Callable[[Run], int]] = {"train": _train, "generate": _generate}

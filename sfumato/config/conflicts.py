@@ -1,0 +1,82 @@
+"""Combinations of settings that contradict each other, found before anything is loaded."""
+
+from collections.abc import Callable
+from typing import Any
+
+from sfumato.config.run import Run
+from sfumato.errors import UserError
+
+_Values = dict[str, Any]
+
+
+def check_conflicts(run: Run) -> None:
+    """Raise UserError for the first combination that cannot work.
+
+    Call it before `imply`, which turns older spellings into newer ones.
+    """
+    values = run.values()
+    asked = {name for name, value in values.items() if value}
+    for first, second, reason in _EXCLUSIVE:
+        if {first, second} <= asked:
+            raise UserError(f"--{first} excludes --{second}: {reason}")
+    for names, is_met, needed in _NEEDS:
+        if (name := next((name for name in names if name in asked), None)) and not is_met(values):
+            raise UserError(f"--{name} needs {needed}")
+
+
+_EXCLUSIVE: tuple[tuple[str, str, str], ...] = (
+    ("use_8bit_adam", "use_lion_optimizer", "there is one optimizer"),
+    ("use_8bit_adam", "optimizer_type", "it is the older spelling of --optimizer_type AdamW8bit"),
+    ("use_lion_optimizer", "optimizer_type", "it is the older spelling of --optimizer_type Lion"),
+    ("network_train_unet_only", "network_train_text_encoder_only", "together they leave nothing to train"),
+    ("cache_latents", "color_aug", "cached pictures cannot vary"),
+    ("cache_latents", "random_crop", "cached pictures cannot vary"),
+    ("cache_latents_to_disk", "color_aug", "cached pictures cannot vary"),
+    ("cache_latents_to_disk", "random_crop", "cached pictures cannot vary"),
+    ("cpu_offload_checkpointing", "blocks_to_swap", "both move the same memory"),
+    ("cpu_offload_checkpointing", "split_mode", "both move the same memory"),
+    ("v_pred_like_loss", "v_parameterization", "a velocity model has that loss already"),
+    ("full_fp16", "full_bf16", "there is one number format"),
+)
+"""(option, option, why they cannot go together)."""
+
+
+def _mixed_precision(*allowed: str) -> Callable[[_Values], bool]:
+    return lambda values: values["mixed_precision"] in allowed
+
+
+def _are_timesteps_in_order(values: _Values) -> bool:
+    low, high = values["min_timestep"], values["max_timestep"]
+    return low is None or low < (1000 if high is None else high)
+
+
+def _are_bucket_sizes_in_order(values: _Values) -> bool:
+    return not values["enable_bucket"] or values["min_bucket_reso"] <= values["max_bucket_reso"]
+
+
+def _is_fusable(values: _Values) -> bool:
+    return values["optimizer_type"].lower() == "adafactor" and values["gradient_accumulation_steps"] == 1
+
+
+_NEEDS: tuple[tuple[tuple[str, ...], Callable[[_Values], bool], str], ...] = (
+    (("full_fp16",), _mixed_precision("fp16"), "--mixed_precision fp16"),
+    (("full_bf16",), _mixed_precision("bf16"), "--mixed_precision bf16"),
+    (("fp8_base", "fp8_base_unet"), _mixed_precision("fp16", "bf16"), "--mixed_precision bf16 (or fp16)"),
+    (("fused_backward_pass",), _is_fusable, "--optimizer_type Adafactor and no gradient accumulation"),
+    (("adaptive_noise_scale",), lambda values: values["noise_offset"], "--noise_offset"),
+    (
+        ("scale_v_pred_loss_like_noise_pred",),
+        lambda values: values["v_parameterization"],
+        "--v_parameterization",
+    ),
+    (
+        ("log_with",),
+        lambda values: values["logging_dir"] or values["log_with"] == "wandb",
+        "--logging_dir: a folder for the records",
+    ),
+    (("dim_from_weights",), lambda values: values["network_weights"], "--network_weights"),
+    (("base_weights_multiplier",), lambda values: values["base_weights"], "--base_weights"),
+    (("min_timestep",), _are_timesteps_in_order, "a value below --max_timestep"),
+    (("min_bucket_reso",), _are_bucket_sizes_in_order, "a value not above --max_bucket_reso"),
+)
+"""(options, condition on all values, what is needed)."""

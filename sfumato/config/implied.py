@@ -1,0 +1,71 @@
+"""Settings that follow from other settings."""
+
+from dataclasses import replace
+from typing import Any
+
+from sfumato.config.caching import CachingConfig
+from sfumato.config.captions import CaptionConfig
+from sfumato.config.dataset import DatasetConfig
+from sfumato.config.loader import LoaderConfig
+from sfumato.config.optimizer import OptimizerConfig
+from sfumato.config.precision import PrecisionConfig
+from sfumato.config.run import Run
+from sfumato.config.tracking import TrackingConfig
+
+_SWITCHES: tuple[tuple[type, str, str, Any], ...] = (
+    (CachingConfig, "cache_latents_to_disk", "cache_latents", True),
+    (CachingConfig, "cache_text_encoder_outputs_to_disk", "cache_text_encoder_outputs", True),
+    (PrecisionConfig, "fp8_base_unet", "fp8_base", True),
+    (OptimizerConfig, "use_8bit_adam", "optimizer_type", "AdamW8bit"),
+    (OptimizerConfig, "use_lion_optimizer", "optimizer_type", "Lion"),
+)
+"""(section, option that is on, option that follows, its value)."""
+
+
+def imply(run: Run) -> tuple[Run, list[str]]:
+    """Return the run with all that follows from its settings, and a message for each thing that changed."""
+    messages: list[str] = []
+    for section, cause, name, value in _SWITCHES:
+        if section in run and getattr(run[section], cause) and getattr(run[section], name) != value:
+            run = _with(run, section, **{name: value})
+            messages.append(f"--{cause} sets {name}" + ("" if value is True else f" to {value}"))
+    for rule in (_tracker, _older_spelling, _data_folders, _loader):
+        run = rule(run, messages)
+    return run, messages
+
+
+def _tracker(run: Run, messages: list[str]) -> Run:
+    tracking = run[TrackingConfig]
+    if not tracking.logging_dir or tracking.log_with:
+        return run
+    messages.append("--logging_dir sets log_with to tensorboard")
+    return _with(run, TrackingConfig, log_with="tensorboard")
+
+
+def _older_spelling(run: Run, messages: list[str]) -> Run:
+    extension = run[CaptionConfig].caption_extention
+    if not extension:
+        return run
+    messages.append(f"--caption_extention is read as caption_extension: {extension}")
+    return _with(run, CaptionConfig, caption_extension=extension, caption_extention=None)
+
+
+def _data_folders(run: Run, messages: list[str]) -> Run:
+    data = run[DatasetConfig]
+    replaced = [name for name in ("train_data_dir", "reg_data_dir", "in_json") if getattr(data, name)]
+    if data.dataset_config is None or not replaced:
+        return run
+    messages.append(f"--dataset_config replaces {' and '.join(replaced)}")
+    return _with(run, DatasetConfig, **dict.fromkeys(replaced))
+
+
+def _loader(run: Run, messages: list[str]) -> Run:
+    loader = run[LoaderConfig]
+    if loader.max_data_loader_n_workers or not loader.persistent_data_loader_workers:
+        return run
+    messages.append("--max_data_loader_n_workers 0 leaves persistent_data_loader_workers nothing to keep")
+    return _with(run, LoaderConfig, persistent_data_loader_workers=False)
+
+
+def _with(run: Run, section: type, **values: Any) -> Run:
+    return run.with_sections(replace(run[section], **values))

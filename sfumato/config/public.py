@@ -1,0 +1,65 @@
+"""What may be printed, saved or sent of a run's configuration, and how it looks as TOML."""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from sfumato.config.file import FileConfig
+from sfumato.config.run import Run
+from sfumato.config.secrets import ENVIRONMENT
+
+
+def public_values(run: Run) -> dict[str, Any]:
+    """Return the options that differ from their defaults, without secrets and without `FileConfig`.
+
+    Paths become text and tuples lists, so that the result is fit for TOML, JSON and trackers.
+    """
+    return {
+        field.name: _plain(value)
+        for section in run
+        if not isinstance(section, FileConfig)
+        for field in fields(section)
+        if field.name not in ENVIRONMENT
+        and (value := getattr(section, field.name)) is not None
+        and value != field.default
+    }
+
+
+def to_toml(values: Mapping[str, Any]) -> str:
+    """Return flat TOML, one `name = value` a line, of booleans, numbers, text and lists of these."""
+    return "".join(f"{name} = {_toml(value)}\n" for name, value in values.items())
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int):
+        return str(value)
+    if isinstance(value, float):
+        return _toml_float(value)
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_toml, value))}]"
+    if isinstance(value, str):
+        return _toml_text(value)
+    raise ValueError(f"a {type(value).__name__} has no place in flat TOML: {value!r}")
+
+
+def _toml_float(value: float) -> str:
+    if not math.isfinite(value):
+        return str(value)  # nan, inf and -inf are written alike in Python and TOML
+    text = repr(value)
+    return text if "." in text or "e" in text else f"{text}.0"
+
+
+def _toml_text(value: str) -> str:
+    # JSON's escapes are TOML's, but for DEL and for pairs of surrogates, which ensure_ascii=False avoids.
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007F")
