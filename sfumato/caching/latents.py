@@ -1,0 +1,279 @@
+"""Latents computed once instead of in every step, in memory or in files beside the pictures."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sfumato import log, seeds
+from sfumato.caching import store
+from sfumato.caching.memory import MemoryStore
+from sfumato.caching.store import Arrays, BrokenCacheError, Record
+from sfumato.data import images
+from sfumato.data.buckets import Fit, Size, crop_box
+from sfumato.data.dataset import TrainingSet
+from sfumato.data.images import BrokenPictureError
+from sfumato.data.pictures import PictureSet
+from sfumato.errors import UserError
+from sfumato.models.family import VAE, Family, Parts
+
+Job = tuple[int, int]
+"""Index of a data set and of a picture in it."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class LatentCache:
+    """Where cached latents lie; a `LatentSource` of the training set.
+
+    Attributes:
+        suffix: of the family's cache files.
+        downscale: pixels per latent pixel.
+        memory: latents by (data set, picture, flipped), or None where they are on disk.
+        broken: pictures that could not be decoded.
+    """
+
+    sets: Sequence[PictureSet]
+    suffix: str
+    downscale: int
+    memory: MemoryStore | None = None
+    broken: set[Job] = field(default_factory=set)
+
+    def __call__(self, dataset: int, picture: int, flipped: bool) -> Tensor:
+        """Return the scaled latents (C, h, w) of a picture as it is trained."""
+        if (dataset, picture) in self.broken:
+            raise BrokenPictureError("it could not be decoded")
+        if self.memory is not None:
+            return self.memory[dataset, picture, flipped]
+        path, name = self.path(dataset, picture), self.name(dataset, picture, flipped)
+        try:
+            found = store.read(path, [name])
+        except BrokenCacheError as error:
+            raise UserError(f"{path} is damaged ({error}); delete it and start again") from error
+        if name in found:
+            return torch.from_numpy(found[name])
+        if path.exists():
+            raise UserError(f"{path} has no {name}; start again without --skip_cache_check")
+        # Another process found the picture broken and wrote no file.
+        raise BrokenPictureError(f"{path} is missing")
+
+    def path(self, dataset: int, picture: int) -> Path:
+        """Return the cache file of a picture: `<base>_<width>x<height>_<suffix>.npz`, of its own size."""
+        found = self.sets[dataset].pictures[picture]
+        width, height = found.size
+        return Path(f"{os.path.splitext(found.path)[0]}_{width:04d}x{height:04d}_{self.suffix}.npz")
+
+    def name(self, dataset: int, picture: int, flipped: bool) -> str:
+        """Return the name of the latents within the file: `latents_<h>x<w>` or `latents_flipped_<h>x<w>`."""
+        return ("latents_flipped" if flipped else "latents") + self.key_suffix(dataset, picture)
+
+    def key_suffix(self, dataset: int, picture: int) -> str:
+        """Return `_<h>x<w>`, the size of the latents; one file holds those of several resolutions."""
+        height, width = self.size(dataset, picture)
+        return f"_{height}x{width}"
+
+    def size(self, dataset: int, picture: int) -> tuple[int, int]:
+        """Return (height, width) of a picture's latents."""
+        width, height = self.sets[dataset].fit(picture).bucket
+        return height // self.downscale, width // self.downscale
+
+
+def fill_latents(
+    training_set: TrainingSet,
+    family: Family,
+    parts: Parts,
+    *,
+    batch_size: int = 1,
+    to_disk: bool = False,
+    trust: bool = False,
+    rank: int = 0,
+    world: int = 1,
+    wait: Callable[[], None] = lambda: None,
+) -> LatentCache:
+    """Encode every picture that has no valid latents yet, and let the training set load latents.
+
+    The VAE is not loaded if nothing is missing. The posterior's noise is a function of the pictures encoded
+    together (by name, size and mirroring), so it does not depend on processes or on what is cached already.
+
+    Args:
+        batch_size: pictures encoded together.
+        to_disk: keep files beside the pictures; processes share the work. Otherwise each keeps all in memory.
+        trust: take existing files as valid without opening them.
+        rank, world: this process among all.
+        wait: called when this process's part of the files is done; returns when that of all is.
+    """
+    cache = LatentCache(
+        training_set.sets, family.cache_suffix, family.latents.downscale, None if to_disk else MemoryStore()
+    )
+    encoder = _Encoder(cache, family, parts, "" if trust else store.model_identity(family.source(VAE)))
+    jobs = [(dataset, index) for dataset, s in enumerate(cache.sets) for index in range(len(s.pictures))]
+    if to_disk:
+        jobs = [job for job in jobs if _is_mine(cache, job, rank, world)]
+        jobs = _Checker(encoder, family, trust).missing(jobs)
+    if jobs:
+        _encode_all(encoder, jobs, batch_size)
+    for dataset, index in sorted(cache.broken):
+        logger.warning("%s could not be decoded and is left out", cache.sets[dataset].pictures[index].path)
+    if cache.memory is not None:
+        cache.memory.pack()
+    wait()
+    training_set.latents = cache
+    return cache
+
+
+def _encode_all(encoder: _Encoder, jobs: Sequence[Job], batch_size: int) -> None:
+    with log.progress(total=len(jobs), unit="image", title="encoding pictures") as bar:
+        for batch in _batches(encoder.cache, jobs, batch_size):
+            encoder.encode(batch)
+            bar.update(len(batch))
+
+
+def _is_mine(cache: LatentCache, job: Job, rank: int, world: int) -> bool:
+    """Give all latents of one file to one process, for two must not change a file at the same time."""
+    return world == 1 or seeds.derive("cache file", cache.path(*job).name) % world == rank
+
+
+def _batches(cache: LatentCache, jobs: Sequence[Job], batch_size: int) -> Iterator[list[Job]]:
+    by_size: dict[tuple[Size, bool], list[Job]] = {}
+    for dataset, index in jobs:
+        pictures = cache.sets[dataset]
+        key = (pictures.fit(index).bucket, pictures.subset(index).flip_aug)
+        by_size.setdefault(key, []).append((dataset, index))
+    for alike in by_size.values():
+        yield from (alike[at : at + batch_size] for at in range(0, len(alike), batch_size))
+
+
+@dataclass
+class _Encoder:
+    """Turns pictures into latents and puts them where they belong."""
+
+    cache: LatentCache
+    family: Family
+    parts: Parts
+    vae: str
+
+    def encode(self, jobs: Sequence[Job]) -> None:
+        decoded = [(job, pixels) for job in jobs if (pixels := self._decode(job)) is not None]
+        if not decoded:
+            return
+        good = [job for job, _ in decoded]
+        pixels = torch.stack([pixels for _, pixels in decoded])
+        flips = (False, True) if self.cache.sets[good[0][0]].subset(good[0][1]).flip_aug else (False,)
+        latents = [self._latents(good, pixels.flip(-1) if flipped else pixels, flipped) for flipped in flips]
+        for row, job in enumerate(good):
+            self._keep(job, {flipped: latents[flipped][row] for flipped in flips})
+
+    def record(self, job: Job) -> Record:
+        """Return what a picture's latents are made from."""
+        dataset, index = job
+        pictures = self.cache.sets[dataset]
+        fit = pictures.fit(index)
+        return {
+            "picture": store.picture_state(pictures.pictures[index].path),
+            "vae": self.vae,
+            "dtype": str(self.parts.dtypes.get(VAE, torch.float32)),
+            "resized": list(fit.resized),
+            "bucket": list(fit.bucket),
+        }
+
+    def _decode(self, job: Job) -> Tensor | None:
+        pictures = self.cache.sets[job[0]]
+        try:
+            return images.load(pictures.pictures[job[1]].path, pictures.fit(job[1]))
+        except BrokenPictureError:
+            self.cache.broken.add(job)
+            return None
+
+    def _latents(self, jobs: Sequence[Job], pixels: Tensor, flipped: bool) -> Tensor:
+        vae = self.parts[VAE]
+        files = [self.cache.path(*job).name for job in jobs]
+        rng = torch.Generator().manual_seed(seeds.derive("vae", *files, *pixels.shape, int(flipped)))
+        pixels = pixels.to(self.parts.device, next(vae.parameters()).dtype)
+        with torch.no_grad():
+            latents = self.family.encode_image(vae, pixels, rng).float().cpu()
+        if not latents.isfinite().all():
+            raise UserError(
+                f"the VAE's output for {files[0]} is not finite; use --no_half_vae or another VAE"
+            )
+        return latents
+
+    def _keep(self, job: Job, latents: dict[bool, Tensor]) -> None:
+        if self.cache.memory is not None:
+            for flipped, tensor in latents.items():
+                self.cache.memory.put((*job, flipped), tensor)
+            return
+        pictures, suffix = self.cache.sets[job[0]], self.cache.key_suffix(*job)
+        arrays: Arrays = {self.cache.name(*job, flipped): store.as_array(x) for flipped, x in latents.items()}
+        size, fit = pictures.pictures[job[1]].size, pictures.fit(job[1])
+        arrays |= _framing(size, fit, suffix)
+        arrays[store.RECORD + suffix] = store.record_array(self.record(job))
+        path = self.cache.path(*job)
+        # What else a file holds that is older than its picture is stale, and must not look fresh from now on.
+        is_fresh = path.exists() and store.is_newer(path, pictures.pictures[job[1]].path)
+        (store.update if is_fresh else store.write)(path, arrays)
+
+
+def _framing(size: Size, fit: Fit, suffix: str) -> Arrays:
+    """Return what sd-scripts stores beside latents: size of the picture (width, height) and its crop box."""
+    return {
+        "original_size" + suffix: np.array(size, dtype=np.int64),
+        "crop_ltrb" + suffix: np.array(crop_box(fit.bucket, size), dtype=np.float64),
+    }
+
+
+@dataclass
+class _Checker:
+    """Tells which latents on disk are missing, broken or made from something else."""
+
+    encoder: _Encoder
+    family: Family
+    trust: bool
+    num_adopted: int = 0
+
+    def missing(self, jobs: Sequence[Job]) -> list[Job]:
+        found = [job for job in jobs if not self._is_valid(job)]
+        if self.num_adopted:
+            logger.info(
+                "%d latent caches without a record (sd-scripts writes none) fit, are newer than the pictures "
+                "and are used; delete them if they come from another VAE",
+                self.num_adopted,
+            )
+        return found
+
+    def _is_valid(self, job: Job) -> bool:
+        cache = self.encoder.cache
+        path = cache.path(*job)
+        if self.trust:
+            return path.exists()
+        try:
+            return self._holds(job, path)
+        except BrokenCacheError as error:
+            logger.warning("%s is damaged (%s) and made again", path, error)
+            return False
+
+    def _holds(self, job: Job, path: Path) -> bool:
+        cache = self.encoder.cache
+        flips = (False, True) if cache.sets[job[0]].subset(job[1]).flip_aug else (False,)
+        wanted = {cache.name(*job, flipped) for flipped in flips}
+        if not wanted <= store.names(path):
+            return False
+        record = store.read_record(path, cache.key_suffix(*job))
+        if record is not None:
+            return record == self.encoder.record(job)
+        return self._adopt(job, path, wanted)
+
+    def _adopt(self, job: Job, path: Path, wanted: set[str]) -> bool:
+        cache = self.encoder.cache
+        shape = (self.family.latents.channels, *cache.size(*job))
+        fits = all(array.shape == shape for array in store.read(path, wanted).values())
+        adopted = fits and store.is_newer(path, cache.sets[job[0]].pictures[job[1]].path)
+        self.num_adopted += adopted
+        return adopted

@@ -1,0 +1,134 @@
+"""Cache files: numpy archives beside the pictures, in sd-scripts' layout, that record how they were made.
+
+The record is one more array of the archive, JSON text; sd-scripts does not look at it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import zipfile
+import zlib
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sfumato.checkpoints.atomic import atomic_file
+
+Arrays = dict[str, NDArray[Any]]
+Record = Mapping[str, Any]
+
+RECORD = "sfumato_record"
+_SAMPLE_BYTES = 1 << 20
+
+
+class BrokenCacheError(Exception):
+    """A cache file that cannot be read; the message says why."""
+
+
+def read(path: Path, names: Iterable[str]) -> Arrays:
+    """Return those of the named arrays that the file has; none where there is no file.
+
+    Raises:
+        BrokenCacheError: the file is damaged.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: archive[name] for name in names if name in archive.files}
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise BrokenCacheError(str(error) or type(error).__name__) from error
+
+
+def names(path: Path) -> set[str]:
+    """Return the names of the file's arrays; none where there is no file.
+
+    Raises:
+        BrokenCacheError: the file is damaged.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return {name.removesuffix(".npy") for name in archive.namelist()}
+    except FileNotFoundError:
+        return set()
+    except (OSError, zipfile.BadZipFile) as error:
+        raise BrokenCacheError(str(error) or type(error).__name__) from error
+
+
+def update(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Add arrays to a file, or replace them; whatever else it holds is kept, unless it is damaged."""
+    try:
+        kept = read(path, names(path) - arrays.keys())
+    except BrokenCacheError:
+        kept = {}
+    write(path, {**kept, **arrays})
+
+
+def write(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Write a file, whole or not at all."""
+    with atomic_file(path, sum(array.nbytes for array in arrays.values())) as file:
+        np.savez(file, allow_pickle=False, **arrays)
+
+
+def record_array(record: Record) -> NDArray[Any]:
+    """Return a record as an array for a cache file."""
+    return np.array(json.dumps(record, sort_keys=True))
+
+
+def read_record(path: Path, suffix: str = "") -> Record | None:
+    """Return the record of a file's arrays, or None where it has none.
+
+    Raises:
+        BrokenCacheError: the file or the record is damaged.
+    """
+    name = RECORD + suffix
+    array = read(path, [name]).get(name)
+    try:
+        return None if array is None else json.loads(str(array))
+    except ValueError as error:
+        raise BrokenCacheError(f"its record is damaged: {error}") from error
+
+
+def as_array(tensor: Tensor) -> NDArray[Any]:
+    """Return a tensor as numpy stores it; bfloat16, which numpy lacks, becomes float32 without loss."""
+    tensor = tensor.detach().cpu()
+    return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
+
+
+def picture_state(path: str) -> list[int]:
+    """Return size and time of a picture file: if they are the same, so is the picture."""
+    status = os.stat(path)
+    return [status.st_size, status.st_mtime_ns]
+
+
+def is_newer(path: Path, *sources: str | Path) -> bool:
+    """Return whether a cache file was written after all the sources that exist."""
+    times = [os.stat(source).st_mtime_ns for source in sources if os.path.exists(source)]
+    return os.stat(path).st_mtime_ns >= max(times, default=0)
+
+
+def model_identity(path: Path | None) -> str:
+    """Return what tells one model file (or folder) from another, wherever it lies."""
+    if path is None:
+        return ""
+    files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+    return hashlib.sha256("".join(map(_file_identity, files)).encode()).hexdigest()[:32]
+
+
+@lru_cache(maxsize=64)
+def _file_identity(path: Path) -> str:
+    """Hash the size, the beginning and the end: whole files of 10 GB would take a minute."""
+    size_bytes = path.stat().st_size
+    with path.open("rb") as file:
+        digest = hashlib.sha256(str(size_bytes).encode() + file.read(_SAMPLE_BYTES))
+        file.seek(max(size_bytes - _SAMPLE_BYTES, 0))
+        digest.update(file.read(_SAMPLE_BYTES))
+    return digest.hexdigest()

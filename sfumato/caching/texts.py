@@ -1,0 +1,286 @@
+"""Text encoders' outputs computed once instead of in every step, in memory or in files beside the pictures."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from random import Random
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sfumato import log, seeds
+from sfumato.caching import store
+from sfumato.caching.memory import MemoryStore
+from sfumato.caching.store import Arrays, BrokenCacheError, Record
+from sfumato.data import captions
+from sfumato.data.dataset import TrainingSet
+from sfumato.data.pictures import PictureSet
+from sfumato.errors import UserError
+from sfumato.models.family import Family, Parts
+
+logger = logging.getLogger(__name__)
+
+
+@runtime_checkable
+class CacheExtras(Protocol):
+    """What a family may offer besides: arrays that sd-scripts expects in its text cache files."""
+
+    def cache_extras(self) -> Mapping[str, Tensor]:
+        """Return what belongs beside every caption's outputs, options that shape them among it."""
+        ...
+
+
+@dataclass
+class TextCache:
+    """Where cached outputs lie; a `TextSource` of the training set.
+
+    Attributes:
+        suffix: of the family's cache files.
+        names: outputs to load.
+        memory: outputs by (caption, name), or None where they are on disk.
+    """
+
+    sets: Sequence[PictureSet]
+    suffix: str
+    names: tuple[str, ...]
+    memory: MemoryStore | None = None
+
+    def __call__(self, dataset: int, picture: int) -> dict[str, Tensor]:
+        """Return each output for a picture's caption, without the batch dimension."""
+        if self.memory is not None:
+            caption = self.caption(dataset, picture)
+            return {name: self.memory[caption, name] for name in self.names}
+        path = self.path(dataset, picture)
+        try:
+            found = store.read(path, self.names)
+        except BrokenCacheError as error:
+            raise UserError(f"{path} is damaged ({error}); delete it and start again") from error
+        for name in set(self.names) - found.keys():
+            raise UserError(f"{path} has no {name}; start again without --skip_cache_check")
+        return {name: torch.from_numpy(found[name]) for name in self.names}
+
+    def caption(self, dataset: int, picture: int) -> str:
+        """Return a picture's caption as trained; it is the same in every step."""
+        pictures = self.sets[dataset]
+        settings = pictures.subset(picture).captions
+        return captions.process(pictures.pictures[picture].caption, settings, Random(0), epoch=1)
+
+    def path(self, dataset: int, picture: int) -> Path:
+        """Return the cache file of a picture's caption: `<base>_<suffix>_te.npz`."""
+        base = os.path.splitext(self.sets[dataset].pictures[picture].path)[0]
+        return Path(f"{base}_{self.suffix}_te.npz")
+
+
+def fill_texts(
+    training_set: TrainingSet,
+    family: Family,
+    parts: Parts,
+    encoders: Sequence[str],
+    *,
+    batch_size: int = 1,
+    to_disk: bool = False,
+    trust: bool = False,
+    rank: int = 0,
+    world: int = 1,
+    wait: Callable[[], None] = lambda: None,
+) -> TextCache:
+    """Encode every caption that has no valid outputs yet, and let the training set load them.
+
+    No encoder is loaded if nothing is missing.
+
+    Args:
+        encoders: names of the text encoders whose outputs are cached; the others stay live.
+        batch_size: captions encoded together.
+        to_disk, trust, rank, world, wait: as for `fill_latents`.
+
+    Raises:
+        UserError: captions vary from step to step, or one file would have to hold two captions.
+    """
+    require_constant_captions(training_set)
+    names = tuple(name for encoder in encoders for name in family.text_outputs[encoder])
+    cache = TextCache(training_set.sets, family.cache_suffix, names, None if to_disk else MemoryStore())
+    encoder = _Encoder(cache, family, parts, tuple(encoders), trust)
+    todo = encoder.missing(rank, world) if to_disk else {caption: [] for caption in _by_caption(cache)}
+    if todo:
+        _encode_all(encoder, todo, batch_size)
+    if cache.memory is not None:
+        cache.memory.pack()
+    wait()
+    training_set.texts = cache
+    return cache
+
+
+def require_constant_captions(training_set: TrainingSet) -> None:
+    """Raise UserError if a subset's captions vary from step to step, for then they cannot be encoded once."""
+    for pictures in training_set.sets:
+        for subset in pictures.plan.subsets:
+            varying = subset.captions.varying()
+            if varying:
+                raise UserError(
+                    f"text encoder outputs cannot be cached: {', '.join(varying)} makes the captions of "
+                    f"{subset.image_dir} vary; switch it off, or leave out --cache_text_encoder_outputs"
+                )
+
+
+def _by_caption(cache: TextCache) -> dict[str, list[tuple[int, int]]]:
+    """Return the pictures of each caption as (data set, index)."""
+    found: dict[str, list[tuple[int, int]]] = {}
+    for dataset, pictures in enumerate(cache.sets):
+        for index in range(len(pictures.pictures)):
+            found.setdefault(cache.caption(dataset, index), []).append((dataset, index))
+    return found
+
+
+def _encode_all(encoder: _Encoder, todo: Mapping[str, list[Path]], batch_size: int) -> None:
+    texts = list(todo)
+    with log.progress(total=len(texts), unit="caption", title="encoding captions") as bar:
+        for at in range(0, len(texts), batch_size):
+            batch = texts[at : at + batch_size]
+            for caption, outputs in zip(batch, encoder.encode(batch), strict=True):
+                encoder.keep(caption, outputs, todo[caption])
+            bar.update(len(batch))
+
+
+@dataclass
+class _Encoder:
+    """Turns captions into outputs, puts them where they belong, and tells which are there already."""
+
+    cache: TextCache
+    family: Family
+    parts: Parts
+    encoders: tuple[str, ...]
+    trust: bool
+
+    def __post_init__(self) -> None:
+        family = self.family
+        self._extras = family.cache_extras() if isinstance(family, CacheExtras) else {}
+
+    def missing(self, rank: int, world: int) -> dict[str, list[Path]]:
+        """Return captions of this process's share, with the files that have to be written for each."""
+        owner: dict[Path, str] = {}
+        found: dict[str, list[Path]] = {}
+        num_adopted = 0
+        for caption, pictures in _by_caption(self.cache).items():
+            for picture in pictures:
+                path = self.cache.path(*picture)
+                if owner.setdefault(path, caption) != caption:
+                    raise UserError(
+                        f"{path} cannot hold two captions; cache in memory, or use one everywhere"
+                    )
+                if seeds.derive("cache file", path.name) % world != rank:
+                    continue
+                is_valid, is_adopted = self._check(path, caption, self._sources(picture))
+                num_adopted += is_adopted
+                if not is_valid and path not in found.get(caption, []):
+                    found.setdefault(caption, []).append(path)
+        if num_adopted:
+            logger.info(
+                "%d text caches without a record (sd-scripts writes none) fit, are newer than their captions "
+                "and are used; delete them if they come from another text encoder",
+                num_adopted,
+            )
+        return found
+
+    def encode(self, texts: Sequence[str]) -> list[dict[str, Tensor]]:
+        """Return the outputs of each caption, on the CPU."""
+        tokens = {k: v.to(self.parts.device) for k, v in self.family.tokenize(texts).items()}
+        modules = {name: self.parts[name] for name in self.encoders}
+        with torch.no_grad():
+            outputs = self.family.encode_text(modules, tokens)
+        kept = {name: outputs[name].cpu() for name in self.cache.names}
+        for name, tensor in kept.items():
+            if tensor.is_floating_point() and not tensor.isfinite().all():
+                raise UserError(f"{name} of caption {texts[0]!r} is not finite; use another precision")
+        return [{name: tensor[row] for name, tensor in kept.items()} for row in range(len(texts))]
+
+    def keep(self, caption: str, outputs: Mapping[str, Tensor], paths: Sequence[Path]) -> None:
+        """Put one caption's outputs into memory, or into each of the files."""
+        if self.cache.memory is not None:
+            for name, tensor in outputs.items():
+                self.cache.memory.put((caption, name), tensor)
+            return
+        arrays: Arrays = {name: store.as_array(x) for name, x in {**self._extras, **outputs}.items()}
+        arrays[store.RECORD] = store.record_array(self._record(caption))
+        for path in paths:
+            store.write(path, arrays)
+
+    def _check(self, path: Path, caption: str, sources: Sequence[str]) -> tuple[bool, bool]:
+        """Return whether a file is valid, and whether that is only because nothing speaks against it."""
+        if self.trust:
+            return path.exists(), False
+        try:
+            if not set(self.cache.names) <= store.names(path):
+                return False, False
+            record = store.read_record(path)
+            if record is not None:
+                return self._agrees(record, caption), False
+            adopted = self._fits(path) and store.is_newer(path, *sources)
+        except BrokenCacheError as error:
+            logger.warning("%s is damaged (%s) and made again", path, error)
+            return False, False
+        return adopted, adopted
+
+    def _agrees(self, record: Record, caption: str) -> bool:
+        """Compare with a record; it may speak of more encoders than are asked for now."""
+        wanted = self._record(caption)
+        found = record.get("encoders", {})
+        return {**record, "encoders": {name: found.get(name) for name in self.encoders}} == wanted
+
+    def _fits(self, path: Path) -> bool:
+        """Whether the arrays look like what would be computed now, options included."""
+        found = store.read(path, store.names(path))
+        for encoder in self.encoders:
+            arrays = (found[name] for name in self.family.text_outputs[encoder])
+            if any(array.ndim > 1 and array.shape[0] != self._lengths[encoder] for array in arrays):
+                return False
+        return all(
+            name in found and np.array_equal(found[name], store.as_array(extra))
+            for name, extra in self._extras.items()
+        )
+
+    def _record(self, caption: str) -> Record:
+        return {
+            "caption": _digest(caption.encode()),
+            "extras": self._extras_digest,
+            "encoders": self._identities,
+        }
+
+    @cached_property
+    def _identities(self) -> dict[str, list[str | int]]:
+        """What each encoder's outputs are made from, besides the caption."""
+        return {
+            name: [
+                store.model_identity(self.family.source(name)),
+                str(self.parts.dtypes.get(name, torch.float32)),
+                self._lengths[name],
+            ]
+            for name in self.encoders
+        }
+
+    @cached_property
+    def _lengths(self) -> dict[str, int]:
+        tokens = self.family.tokenize([""])
+        return {name: tokens[name].shape[-1] for name in self.encoders}
+
+    @cached_property
+    def _extras_digest(self) -> str:
+        arrays = sorted((name, store.as_array(extra)) for name, extra in self._extras.items())
+        return _digest(b"".join(f"{name}{array.shape}".encode() + array.tobytes() for name, array in arrays))
+
+    def _sources(self, picture: tuple[int, int]) -> list[str]:
+        """Return the files that an unrecorded cache must be newer than: the picture and its caption."""
+        pictures = self.cache.sets[picture[0]]
+        path = pictures.pictures[picture[1]].path
+        return [path, os.path.splitext(path)[0] + pictures.subset(picture[1]).caption_extension]
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:32]
