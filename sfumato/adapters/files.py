@@ -29,6 +29,9 @@ def read_adapter(path: Path) -> dict[str, dict[str, Tensor]]:
             layers[name][rest] = tensor
     if not layers:
         raise UserError(f"{path} holds no tensors; use another file")
+    for tensors in layers.values():
+        if "lora_down.weight" in tensors:  # some tools leave alpha out, which means: do not scale
+            tensors.setdefault("alpha", torch.tensor(float(tensors["lora_down.weight"].shape[0])))
     return dict(layers)
 
 

@@ -1,7 +1,7 @@
 """One adapted layer: what every kind of adapter can do, and how it gets into a model and out again.
 
-A kind of adapter is one file beside this one (`lora.py` is the first): an `nn.Module` that meets `AdapterLayer`,
-with parameters and buffers named as its files name them.
+A kind of adapter is one file beside this one (`lora.py` is the first): an `nn.Module` that meets
+`AdapterLayer`, with parameters and buffers named as its files name them.
 """
 
 from __future__ import annotations

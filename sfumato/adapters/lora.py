@@ -32,6 +32,9 @@ class Dropouts:
     module: float | None = None
 
 
+NO_DROPOUTS = Dropouts()
+
+
 class Lora(nn.Module):
     """A LoRA of one Linear or Conv2d; for a convolution, down keeps its kernel and stride and up is 1x1.
 
@@ -45,7 +48,7 @@ class Lora(nn.Module):
         target: AdapterTarget,
         rank: int,
         alpha: float | None = None,
-        dropouts: Dropouts = Dropouts(),
+        dropouts: Dropouts = NO_DROPOUTS,
         splits: tuple[int, ...] = (),
     ) -> None:
         """Make an untrained LoRA, which changes nothing.
@@ -79,7 +82,7 @@ class Lora(nn.Module):
         cls,
         target: AdapterTarget,
         tensors: Mapping[str, Tensor],
-        dropouts: Dropouts = Dropouts(),
+        dropouts: Dropouts = NO_DROPOUTS,
     ) -> Lora:
         """Make an untrained LoRA of the rank and alpha that a file has; without an alpha, alpha = rank."""
         alpha = tensors.get("alpha")

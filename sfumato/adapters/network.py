@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -32,16 +32,18 @@ class ParameterGroup:
         parameters: none is in two groups.
         learning_rate: None where the optimizer finds its own.
         name: what logs call it (`unet`, `textencoder 1 ` ... as sd-scripts does).
+        options: further settings of an optimizer for this group.
     """
 
     parameters: list[nn.Parameter]
     learning_rate: float | None
     name: str
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the form that torch optimizers take."""
         rate = {} if self.learning_rate is None else {"lr": self.learning_rate}
-        return {"params": self.parameters, **rate}
+        return {"params": self.parameters, **rate, **self.options}
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,9 @@ class PlusRatios:
 
     denoiser: float | None = None
     text_encoders: float | None = None
+
+
+NO_PLUS = PlusRatios()
 
 
 class Network(Protocol):
@@ -84,6 +89,10 @@ class Network(Protocol):
         """
         ...
 
+    def enable_checkpointing(self) -> None:
+        """Say that the model recomputes activations in the backward pass."""
+        ...
+
     def on_epoch_start(self) -> None:
         """Get ready for an epoch: training mode above all."""
         ...
@@ -116,7 +125,7 @@ class AdapterNetwork(nn.Module):
         self,
         layers: Iterable[AdapterLayer],
         text_parts: Sequence[str] = (),
-        plus_ratios: PlusRatios = PlusRatios(),
+        plus_ratios: PlusRatios = NO_PLUS,
     ) -> None:
         """Take layers, in the order in which optimizers and logs see them.
 
@@ -127,8 +136,8 @@ class AdapterNetwork(nn.Module):
         """
         super().__init__()
         self.layers = list(layers)
-        self._text_parts = list(text_parts)
-        self._plus_ratios = plus_ratios
+        self.text_parts = list(text_parts)
+        self.plus_ratios = plus_ratios
         self._handles: list[RemovableHandle] = []
         for layer in self.layers:
             self.add_module(layer.name, _as_module(layer))
@@ -139,7 +148,7 @@ class AdapterNetwork(nn.Module):
         targets: Iterable[AdapterTarget],
         factory: LayerFactory,
         text_parts: Sequence[str] = (),
-        plus_ratios: PlusRatios = PlusRatios(),
+        plus_ratios: PlusRatios = NO_PLUS,
     ) -> AdapterNetwork:
         """Let `factory` adapt the layers that it chooses among `targets`."""
         layers = [layer for layer in map(factory, targets) if layer is not None]
@@ -187,6 +196,9 @@ class AdapterNetwork(nn.Module):
             groups += self._groups_of(part, default_lr if own_lr is None else own_lr)
         return [group for group in groups if group.parameters and group.learning_rate != 0]
 
+    def enable_checkpointing(self) -> None:
+        """Do nothing: our adapters lie inside the blocks that are recomputed."""
+
     def on_epoch_start(self) -> None:
         """Switch the adapters' dropouts on."""
         self.train()
@@ -201,8 +213,8 @@ class AdapterNetwork(nn.Module):
     def load(self, path: Path) -> str:
         """Load the layers that the file and the network share; see `Network`.
 
-        Layers that only one of the two has are counted in a warning: the file's would be lost when the network
-        is saved, the network's start untrained.
+        Layers that only one of the two has are counted in a warning: those of the file would be lost in the
+        next save, those of the network start untrained.
         """
         tensors = read_adapter(path)
         known = {layer.name: _as_module(layer) for layer in self.layers}
@@ -230,12 +242,12 @@ class AdapterNetwork(nn.Module):
         return f"adapts {parts.replace(' of', ' layers of', 1)}" if parts else "adapts nothing"
 
     def _text_index(self, part: str) -> int:
-        return self._text_parts.index(part) if part in self._text_parts else 0
+        return self.text_parts.index(part) if part in self.text_parts else 0
 
     def _groups_of(self, part: str, rate: float | None) -> list[ParameterGroup]:
         is_denoiser = part == DENOISER
         name = "unet" if is_denoiser else f"textencoder {self._text_index(part) + 1} "
-        ratio = self._plus_ratios.denoiser if is_denoiser else self._plus_ratios.text_encoders
+        ratio = self.plus_ratios.denoiser if is_denoiser else self.plus_ratios.text_encoders
         layers = [layer for layer in self.layers if layer.target.part == part]
         parameters = [parameter for layer in layers for parameter in _as_module(layer).parameters()]
         if not ratio or rate is None:
@@ -260,13 +272,10 @@ def _nth(values: Sequence[float] | None, index: int) -> float | None:
 
 def _load_layer(path: Path, name: str, layer: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     own = layer.state_dict()
-    wanted = {key for key in own if key != "alpha"}  # some tools leave alpha out: then it stays what it is
-    if not wanted <= tensors.keys() or not tensors.keys() <= own.keys():
-        has = ", ".join(sorted(tensors))
-        raise UserError(
-            f"{path}: {name} holds {has} instead of {', '.join(sorted(own))}; is it another kind?"
-        )
-    fitting = {key: _fit(tensors.get(key, value), value) for key, value in own.items()}
+    if tensors.keys() != own.keys():
+        found, expected = ", ".join(sorted(tensors)), ", ".join(sorted(own))
+        raise UserError(f"{path}: {name} holds {found} instead of {expected}; is it another kind of adapter?")
+    fitting = {key: _fit(tensors[key], value) for key, value in own.items()}
     for key, value in fitting.items():
         if value.shape != own[key].shape:
             raise UserError(
@@ -274,7 +283,7 @@ def _load_layer(path: Path, name: str, layer: nn.Module, tensors: Mapping[str, T
                 "use the file's network_dim, or --dim_from_weights"
             )
     for key, buffer in layer.named_buffers():
-        if key in fitting and fitting[key].is_floating_point() and not buffer.is_floating_point():
+        if key in own and fitting[key].is_floating_point() and not buffer.is_floating_point():
             layer.register_buffer(key, fitting[key].float())  # an alpha of 0.5 must not become the integer 0
     layer.load_state_dict(fitting)
 

@@ -1,0 +1,110 @@
+"""`--network_args "key=value" ...`: split, checked against what an adapter knows, and converted."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable, Mapping
+from typing import TypeVar
+
+from sfumato.errors import UserError
+
+Value = TypeVar("Value")
+
+
+def split(arguments: Iterable[str]) -> dict[str, str]:
+    """Return `key=value` texts as a dictionary.
+
+    Raises:
+        UserError: a text has no `=`.
+    """
+    pairs = {}
+    for argument in arguments:
+        key, separator, value = argument.partition("=")
+        if not separator:
+            raise UserError(f"--network_args {argument}: write it as key=value")
+        pairs[key.strip()] = value.strip()
+    return pairs
+
+
+def require_known(arguments: Mapping[str, str], known: Iterable[str], unsupported: Iterable[str]) -> None:
+    """Raise UserError for an argument that is not known, or known but not supported yet."""
+    known, unsupported = set(known), set(unsupported)
+    for key in arguments:
+        if key in unsupported:
+            raise UserError(f"--network_args {key} is not supported yet; leave it out")
+        if key not in known:
+            close = difflib.get_close_matches(key, known | unsupported, 1)
+            hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(sorted(known))}"
+            raise UserError(f"--network_args {key} is unknown; {hint}")
+
+
+def read(
+    arguments: Mapping[str, str], key: str, convert: Callable[[str], Value], expected: str
+) -> Value | None:
+    """Return an argument's value, or None where it is not given.
+
+    Raises:
+        UserError: `convert` refuses the text with ValueError.
+    """
+    text = arguments.get(key)
+    if text is None or text == "None":
+        return None
+    try:
+        return convert(text)
+    except ValueError:
+        raise UserError(f"--network_args {key}={text}: give {expected}") from None
+
+
+def to_bool(text: str) -> bool:
+    """Return the truth of `True`, `false`, `1` ..."""
+    lowered = text.lower()
+    if lowered not in ("true", "false", "1", "0"):
+        raise ValueError(text)
+    return lowered in ("true", "1")
+
+
+def to_rank(text: str) -> int:
+    """Return a rank: 0 (not adapted) or more."""
+    return _not_below(0, int(text))
+
+
+def to_ratio(text: str) -> float:
+    """Return a number that is not negative."""
+    return _not_below(0.0, float(text))
+
+
+def to_probability(text: str) -> float:
+    """Return a number in [0, 1)."""
+    value = to_ratio(text)
+    if value >= 1:
+        raise ValueError(text)
+    return value
+
+
+def to_ranks(text: str) -> list[int]:
+    """Return the ranks of `[4,2,2]` or `4,2,2`."""
+    return [to_rank(item) for item in text.strip().strip("[]").split(",")]
+
+
+def to_indices(text: str) -> frozenset[int] | None:
+    """Return the numbers that `0-3,7` selects; None for `all`, which selects every number."""
+    if text == "all":
+        return None
+    if text in ("", "none"):
+        return frozenset()
+    return frozenset(index for item in text.split(",") for index in _range(item.strip()))
+
+
+def _range(text: str) -> range:
+    first, separator, last = text.partition("-")
+    start = to_rank(first)
+    stop = to_rank(last) if separator else start
+    if stop < start:
+        raise ValueError(text)
+    return range(start, stop + 1)
+
+
+def _not_below(least: Value, value: Value) -> Value:
+    if value < least:  # type: ignore[operator]
+        raise ValueError(str(value))
+    return value

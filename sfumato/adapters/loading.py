@@ -1,0 +1,66 @@
+"""Networks made from adapter files: kinds and ranks are read off the tensors."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+
+from torch import Tensor
+
+from sfumato.adapters import lora
+from sfumato.adapters.files import read_adapter
+from sfumato.adapters.layer import AdapterLayer
+from sfumato.adapters.network import NO_PLUS, AdapterNetwork, PlusRatios
+from sfumato.errors import UserError
+from sfumato.models.family import AdapterTarget
+
+logger = logging.getLogger(__name__)
+
+LayerMaker = Callable[[AdapterTarget, Mapping[str, Tensor]], AdapterLayer]
+
+_KINDS: Mapping[str, tuple[str, LayerMaker]] = {"lora_down.weight": (lora.PREFIX, lora.Lora.from_tensors)}
+"""A tensor that only this kind of adapter has, the kind's prefix, and how one layer is made."""
+
+
+def network_from_file(
+    path: Path,
+    targets: Iterable[AdapterTarget],
+    makers: Mapping[str, LayerMaker] | None = None,
+    text_parts: Sequence[str] = (),
+    plus_ratios: PlusRatios = NO_PLUS,
+) -> AdapterNetwork:
+    """Make and load the network that a file describes.
+
+    Args:
+        path: an adapter file.
+        targets: layers of the parts to adapt, those included that are adapted only when asked for.
+        makers: how layers are made, by the tensor that tells the kind; None makes them without dropouts.
+        text_parts, plus_ratios: as in `AdapterNetwork`.
+
+    Raises:
+        UserError: the file is broken, of an unknown kind, or fits no target.
+    """
+    tensors = read_adapter(path)
+    makers = makers or {mark: maker for mark, (_, maker) in _KINDS.items()}
+    marks = {name: _mark(path, name, layer) for name, layer in tensors.items()}
+    prefixes = {_KINDS[mark][0] for mark in marks.values()}
+    layers = [
+        makers[marks[prefix + target.name]](target, tensors[prefix + target.name])
+        for target in targets
+        for prefix in prefixes
+        if prefix + target.name in tensors
+    ]
+    network = AdapterNetwork(layers, text_parts, plus_ratios)
+    logger.info(network.load(path))
+    return network
+
+
+def _mark(path: Path, name: str, tensors: Mapping[str, Tensor]) -> str:
+    mark = next((mark for mark in _KINDS if mark in tensors), None)
+    if mark is None:
+        found = f"{name}.{next(iter(tensors))}"
+        raise UserError(
+            f"{path} holds {found}, which is no adapter of a kind that can be loaded; use another file"
+        )
+    return mark
