@@ -1,0 +1,213 @@
+"""Tokenizers: finding their files, and turning texts into token ids exactly as sd-scripts does.
+
+Files are looked for in a folder that the model brings along, in `--tokenizer_cache_dir` (one folder per
+tokenizer, named like the hub's model with `_` for `/`), in the hub's local cache, and only then on the hub.
+"""
+
+from __future__ import annotations
+
+import shutil
+import ssl
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.error import HTTPError, URLError
+from urllib.request import Request, urlopen
+
+import torch
+from torch import Tensor
+
+from sfumato.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+CLIP_L = "openai/clip-vit-large-patch14"
+T5_XXL = "google/t5-v1_1-xxl"
+
+CLIP_LENGTH = 77
+"""Positions of every CLIP text encoder, start and end token included."""
+
+REACH_HUB_S = 5.0
+
+
+class Tokens(NamedTuple):
+    """Padded token ids and which of them are real: both (B, L) int64, mask 1 = real, 0 = padding."""
+
+    ids: Tensor
+    mask: Tensor
+
+
+@dataclass(frozen=True)
+class Tokenizer:
+    """Turns texts into ids of one vocabulary.
+
+    Attributes:
+        vocabulary: the transformers tokenizer that does the work.
+        mends_text: repair mangled Unicode first, as the original CLIP tokenizer does; without it, ids of
+            such texts differ from those that CLIP was trained with.
+    """
+
+    vocabulary: PreTrainedTokenizerBase
+    mends_text: bool
+
+    def __call__(self, texts: Sequence[str], length: int) -> Tokens:
+        """Return (B, length) tokens, cut or padded to `length` with the start and end token included."""
+        out = self.vocabulary(
+            self._mend(texts), padding="max_length", truncation=True, max_length=length, return_tensors="pt"
+        )
+        return Tokens(out["input_ids"], out["attention_mask"])
+
+    def windows(self, texts: Sequence[str], num: int, length: int = CLIP_LENGTH) -> Tensor:
+        """Spread long texts over several encoder inputs, each with its own start and end token.
+
+        Args:
+            num: windows per text; what does not fit in them is cut off.
+            length: tokens per window, start and end token included.
+
+        Returns:
+            (B, num, length) int64; a window that the text does not reach holds start, end and padding.
+        """
+        inner = length - 2
+        content = self.vocabulary(
+            self._mend(texts), add_special_tokens=False, truncation=True, max_length=num * inner
+        )["input_ids"]
+        rows = [
+            [self._window(ids[i * inner : (i + 1) * inner], length) for i in range(num)] for ids in content
+        ]
+        return torch.tensor(rows, dtype=torch.int64).reshape(len(rows), num, length)
+
+    def _window(self, ids: list[int], length: int) -> list[int]:
+        vocabulary: Any = self.vocabulary
+        framed = [vocabulary.bos_token_id, *ids, vocabulary.eos_token_id]
+        return framed + [vocabulary.pad_token_id] * (length - len(framed))
+
+    def _mend(self, texts: Sequence[str]) -> list[str]:
+        if not self.mends_text:
+            return list(texts)
+        import ftfy
+
+        return [ftfy.fix_text(text) for text in texts]
+
+
+def load_clip(
+    name: str = CLIP_L,
+    *,
+    cache_dir: Path | None = None,
+    bundled_dir: Path | None = None,
+    pad_token: str | None = None,
+) -> Tokenizer:
+    """Load a CLIP tokenizer.
+
+    Args:
+        name: the hub's model id.
+        cache_dir: `--tokenizer_cache_dir`; what comes from the hub is kept there.
+        bundled_dir: folder that the model brings along, laid out like `cache_dir`; it comes first.
+        pad_token: what fills the rest; the end token where None. The OpenCLIP encoders want "!".
+
+    Raises:
+        UserError: the files are nowhere to be found, or cannot be read.
+    """
+    from transformers import CLIPTokenizer
+
+    files = _find(name, _CLIP_FILES, cache_dir, bundled_dir)
+    options = {} if pad_token is None else {"pad_token": pad_token}
+    return Tokenizer(_read(CLIPTokenizer, files, options), mends_text=True)
+
+
+def load_t5(
+    name: str = T5_XXL, *, cache_dir: Path | None = None, bundled_dir: Path | None = None
+) -> Tokenizer:
+    """Load a T5 tokenizer; arguments and errors as for `load_clip`."""
+    from transformers import T5Tokenizer
+
+    files = _find(name, _T5_FILES, cache_dir, bundled_dir)
+    return Tokenizer(_read(T5Tokenizer, files, {}), mends_text=False)
+
+
+# Each line is enough to build the tokenizer. transformers makes an empty one, silently, where none is there.
+_CLIP_FILES = (("tokenizer.json",), ("vocab.json", "merges.txt"))
+_T5_FILES = (("tokenizer.json",), ("spiece.model",))
+
+# What a tokenizer's folder may hold besides; everything else in a model's repository is weights.
+_SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+
+Sufficient = tuple[tuple[str, ...], ...]
+
+
+def _find(name: str, sufficient: Sufficient, cache_dir: Path | None, bundled_dir: Path | None) -> Path:
+    """Return the folder with the tokenizer's files, asking the hub last."""
+    wanted = name.replace("/", "_")
+    for parent in (bundled_dir, cache_dir):
+        if parent is not None and _is_complete(parent / wanted, sufficient):
+            return parent / wanted
+    found = _from_hub(name, sufficient, is_local=True)
+    if found is None and _is_hub_reachable():
+        found = _from_hub(name, sufficient, is_local=False)
+    if found is None:
+        given = f"is {cache_dir}" if cache_dir else "is not given"
+        files = " or ".join(" and ".join(files) for files in sufficient)
+        raise UserError(
+            f"--tokenizer_cache_dir {given}: the tokenizer {name} is not there, "
+            f"nor in the hub's cache, nor to be had from the hub; give a folder whose sub-folder {wanted} holds {files}"
+        )
+    return found if cache_dir is None else _keep(found, cache_dir / wanted, sufficient)
+
+
+def _is_complete(folder: Path, sufficient: Sufficient) -> bool:
+    return any(all((folder / file).is_file() for file in files) for files in sufficient)
+
+
+def _from_hub(name: str, sufficient: Sufficient, is_local: bool) -> Path | None:
+    """Return the hub's local folder for this tokenizer, downloading its files unless `is_local`."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    patterns = [*_SETTINGS, *(file for files in sufficient for file in files)]
+    try:
+        folder = Path(snapshot_download(name, allow_patterns=patterns, local_files_only=is_local))
+    except LocalEntryNotFoundError:
+        return None
+    except HfHubHTTPError as error:
+        raise UserError(f"the tokenizer {name} cannot be downloaded from the hub: {error}") from error
+    return folder if _is_complete(folder, sufficient) else None
+
+
+def _is_hub_reachable() -> bool:
+    """Ask the hub once and briefly; its own client would retry for minutes, file by file."""
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        return False
+    try:
+        with urlopen(Request(constants.ENDPOINT, method="HEAD"), timeout=REACH_HUB_S):
+            return True
+    except HTTPError:  # an answer, if not a friendly one
+        return True
+    except URLError as error:  # certificates may be known to the hub's client and not to Python
+        return isinstance(error.reason, ssl.SSLError)
+    except OSError:
+        return False
+
+
+def _keep(source: Path, folder: Path, sufficient: Sufficient) -> Path:
+    """Copy a tokenizer's files, so that the next run needs neither the hub nor its cache."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in (*_SETTINGS, *(file for files in sufficient for file in files)):
+        if (source / file).is_file():
+            shutil.copyfile(source / file, folder / file)
+    return folder
+
+
+def _read(kind: Any, folder: Path, options: dict[str, str]) -> PreTrainedTokenizerBase:
+    try:
+        return kind.from_pretrained(str(folder), local_files_only=True, **options)
+    except ImportError as error:
+        raise UserError(f"{folder}: reading this tokenizer needs another package: {_line(error)}") from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder}: these tokenizer files cannot be read: {_line(error)}") from error
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
