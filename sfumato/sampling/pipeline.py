@@ -108,8 +108,7 @@ class Pipeline:
         latents = self._run(
             DENOISER, lambda model: self._sample(model, sampler, request, conditioning, on_step)
         )
-        vae_dtype = self._compute_dtype(VAE)
-        return _picture(self._run(VAE, lambda vae: self.family.decode_image(vae, latents.to(vae_dtype))))
+        return _picture(self._run(VAE, lambda vae: self.family.decode_image(vae, latents)))
 
     def fit(self, request: Request) -> Request:
         """Return the request with sides rounded down to what the family can make; say so if they change."""
@@ -141,11 +140,10 @@ class Pipeline:
 
     def _denoise(self, model: nn.Module, conditioning: Conditioning, request: Request) -> Denoise:
         copies = 2 if request.is_guided_by_negative else 1
-        dtype = self._compute_dtype(DENOISER)
 
         def denoise(x: Tensor, sigma: float) -> Tensor:
             timesteps = torch.full((copies,), sigma * 1000, device=x.device)
-            noisy = x.to(dtype).expand(copies, *x.shape[1:])
+            noisy = x.expand(copies, *x.shape[1:])
             velocity = self.family.predict(model, noisy, timesteps, conditioning)
             # Along a straight path x = (1 - sigma) x0 + sigma noise, the velocity is noise - x0.
             clean = x - sigma * velocity.float()
@@ -158,8 +156,8 @@ class Pipeline:
     def _conditioning(self, request: Request, texts: Mapping[str, Text]) -> Conditioning:
         """Return what to tell the denoiser: the prompt and, where it guides, the negative prompt."""
         rows = [texts[prompt] for prompt in request.prompts()]
-        dtype, device = self._compute_dtype(DENOISER), self.parts.device
-        text = {name: _placed(torch.cat([row[name] for row in rows]), dtype, device) for name in rows[0]}
+        device = self.parts.device
+        text = {name: torch.cat([row[name] for row in rows]).to(device) for name in rows[0]}
         return Conditioning(text, guidance=torch.full((len(rows),), request.guidance, device=device))
 
     def _run(self, part: str, use: Callable[[nn.Module], Result]) -> Result:
@@ -207,11 +205,6 @@ def _inputs(encoder: str, tokens: Mapping[str, Tensor]) -> list[str]:
 
 def _autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[object]:
     return nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype)
-
-
-def _placed(tensor: Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Return the tensor on the device; floating-point values in `dtype`, ids and masks as they are."""
-    return tensor.to(device, dtype if tensor.is_floating_point() else None)
 
 
 def _picture(pixels: Tensor) -> Image.Image:

@@ -31,9 +31,11 @@ class FakeDenoiser(nn.Module):
         self.calls: list[dict[str, object]] = []
 
     def forward(self, noisy: Tensor, timesteps: Tensor, words: Tensor, guidance: Tensor) -> Tensor:
-        self.calls.append({"batch": len(noisy), "dtype": noisy.dtype, "timestep": float(timesteps[0])})
-        told = self.read(words) + guidance[:, None] * 0.1
-        return self.mix(noisy.movedim(1, -1)).movedim(-1, 1) + told[:, :, None, None]
+        self.calls.append({"batch": len(noisy), "timestep": float(timesteps[0])})
+        told = self.read(words.to(self.read.weight.dtype)) + guidance[:, None] * 0.1
+        mixed = self.mix(noisy.movedim(1, -1)).movedim(-1, 1)
+        self.calls[-1]["dtype"] = mixed.dtype
+        return mixed + told[:, :, None, None]
 
 
 class FakeFamily:
