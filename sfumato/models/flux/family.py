@@ -1,0 +1,322 @@
+"""FLUX.1, dev and schnell: one rectified-flow transformer, CLIP-L, T5-XXL and an autoencoder.
+
+The two variants differ in their tensors alone: dev was distilled to take a guidance scale, and samples with
+noise levels shifted by picture size; schnell does neither.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from sfumato.checkpoints.tensors import open_tensors, write_tensors
+from sfumato.config.model import ModelConfig
+from sfumato.config.run import Run
+from sfumato.diffusion.schedules import flow_sigmas, shift_exponent
+from sfumato.errors import UserError
+from sfumato.models import autoencoder, text_encoders
+from sfumato.models.family import (
+    DENOISER,
+    VAE,
+    AdapterTarget,
+    Conditioning,
+    LatentSpace,
+    ModelIdentity,
+    Prediction,
+    SamplingDefaults,
+)
+from sfumato.models.flux import targets, text
+from sfumato.models.flux.network import Flux
+from sfumato.models.flux.options import FluxGenerationOptions, FluxOptions
+from sfumato.models.flux.packing import PATCH, pack, picture_ids, unpack
+from sfumato.models.flux.transformer import flux_shape, load_transformer
+from sfumato.models.loading import shapes_of
+from sfumato.models.recognise import describe, recognise
+from sfumato.nn.precision import compute_dtype
+
+CLIP_L = "clip_l"
+T5XXL = "t5xxl"
+
+_SCALE, _SHIFT = 0.3611, 0.1159
+_T5_LENGTHS = {"dev": 512, "schnell": 256}
+
+
+@dataclass(frozen=True)
+class _Part:
+    """What is expected of one part's file: words for messages, kinds as `recognise` names them."""
+
+    option: str
+    what: str
+    kinds: frozenset[str]
+    folder: str
+    """Where a folder in diffusers' layout keeps it."""
+
+
+_PARTS = {
+    DENOISER: _Part(
+        "pretrained_model_name_or_path",
+        "a FLUX.1 transformer",
+        frozenset({"flux", "flux diffusers"}),
+        "transformer",
+    ),
+    CLIP_L: _Part(CLIP_L, "a CLIP-L text encoder", frozenset({"clip l", "clip"}), "text_encoder"),
+    T5XXL: _Part(T5XXL, "a T5-XXL text encoder", frozenset({"t5"}), "text_encoder_2"),
+    VAE: _Part("ae", "the autoencoder of FLUX.1", frozenset({"vae", "vae diffusers"}), "vae"),
+}
+
+
+def create(run: Run) -> FluxFamily:
+    """Return the family that the run's options describe."""
+    model, options = run[ModelConfig], run[FluxOptions]
+    checkpoint, label = model.pretrained_model_name_or_path, _PARTS[DENOISER].option
+    if FluxGenerationOptions in run:
+        options = run[FluxGenerationOptions]
+        checkpoint, label = options.ckpt_path, "ckpt_path"
+    return FluxFamily(
+        _path(checkpoint),
+        _path(options.clip_l),
+        _path(options.t5xxl),
+        _path(options.ae),
+        _path(model.tokenizer_cache_dir),
+        t5_max_length=run[FluxOptions].t5xxl_max_token_length,
+        apply_t5_mask=options.apply_t5_attn_mask,
+        use_mmap=not model.disable_mmap_load_safetensors,
+        denoiser_option=label,
+    )
+
+
+class FluxFamily:
+    """FLUX.1 bound to its files.
+
+    Args:
+        transformer: the denoiser's file; or a folder in diffusers' layout, where other files are found too.
+        clip_l, t5xxl, ae: files or folders of the other parts.
+        tokenizers: folder in which tokenizers are kept; None leaves those beside the denoiser and the hub's.
+        t5_max_length: length of captions in tokens; None takes 512 for dev and 256 for schnell.
+        apply_t5_mask: hide the padding behind captions from T5 and from the denoiser.
+        use_mmap: map files into memory instead of reading them plainly.
+        denoiser_option: the command-line option that named `transformer`, for messages.
+    """
+
+    prediction = Prediction.FLOW
+    text_outputs: Mapping[str, tuple[str, ...]] = {CLIP_L: ("l_pooled",), T5XXL: ("t5_out", "t5_attn_mask")}
+    cache_suffix = "flux"
+
+    def __init__(
+        self,
+        transformer: Path | None,
+        clip_l: Path | None = None,
+        t5xxl: Path | None = None,
+        ae: Path | None = None,
+        tokenizers: Path | None = None,
+        *,
+        t5_max_length: int | None = None,
+        apply_t5_mask: bool = False,
+        use_mmap: bool = True,
+        denoiser_option: str = _PARTS[DENOISER].option,
+    ) -> None:
+        given = {DENOISER: transformer, CLIP_L: clip_l, T5XXL: t5xxl, VAE: ae}
+        self._sources = {part: _located(part, path, transformer) for part, path in given.items()}
+        self._options = {part: spec.option for part, spec in _PARTS.items()} | {DENOISER: denoiser_option}
+        self._tokenizer_folders = (tokenizers, _bundled_tokenizers(transformer))
+        self._tokenizers: Any = None
+        self._use_mmap = use_mmap
+        self.apply_t5_mask = apply_t5_mask
+        self.variant = "dev" if self._takes_guidance() else "schnell"
+        self.t5_max_length = t5_max_length or _T5_LENGTHS[self.variant]
+        self.latents = self._latent_space()
+        self.identity = ModelIdentity(
+            base_version="flux1",
+            architecture=f"flux-1-{self.variant}",
+            implementation="https://github.com/black-forest-labs/flux",
+            resolution=(1024, 1024),
+        )
+        self.sampling = SamplingDefaults(steps=50 if self.variant == "dev" else 4, scale="guidance")
+
+    def check(self, parts: Sequence[str]) -> None:
+        """Read the headers behind `parts`; raise UserError if one is missing, broken or another model."""
+        shapes = {part: self._checked_shapes(part) for part in parts}
+        if set(parts) & set(self.text_outputs):
+            self._load_tokenizers()
+        if DENOISER in shapes:
+            self._check_widths(shapes)
+
+    def source(self, part: str) -> Path | None:
+        """Return the file or folder that `part` is loaded from, or None where there is none."""
+        return self._sources[part]
+
+    def load(self, part: str, dtype: torch.dtype, device: torch.device) -> nn.Module:
+        """Load one part, frozen and in eval mode."""
+        self._checked_shapes(part)
+        path, what = self._existing_source(part), _PARTS[part].what
+        if part == DENOISER:
+            return load_transformer(path, dtype, device, use_mmap=self._use_mmap)
+        if part == CLIP_L:
+            return text_encoders.load_clip(path, dtype, device, use_mmap=self._use_mmap, what=what)
+        if part == T5XXL:
+            return text_encoders.load_t5(path, dtype, device, use_mmap=self._use_mmap, what=what)
+        return autoencoder.load(path, dtype, device, use_mmap=self._use_mmap, what=what)
+
+    def tokenize(self, captions: Sequence[str]) -> dict[str, Tensor]:
+        """Return each text encoder's token ids, (B, L) int64, by its name; masks as `<name>_mask`."""
+        return text.tokenize(self._load_tokenizers(), captions, self.t5_max_length)
+
+    def encode_text(
+        self, encoders: Mapping[str, nn.Module], tokens: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """Return `l_pooled` (B, 768); `t5_out` (B, T, 4096) and `t5_attn_mask` (B, T): what is given runs."""
+        return text.encode(encoders, tokens, self.apply_t5_mask)
+
+    def encode_image(self, vae: nn.Module, pixels: Tensor, rng: torch.Generator | None) -> Tensor:
+        """Return scaled latents (B, C, H/8, W/8) float32 of pixels (B, 3, H, W) in [-1, 1].
+
+        Args:
+            rng: draws the sample from the encoder's posterior; None takes its mean.
+        """
+        dtype = compute_dtype(vae, pixels.device)
+        moments = cast(Any, vae).encode(pixels.to(dtype)).latent_dist.parameters.float()
+        mean, log_variance = moments.chunk(2, dim=1)
+        if rng is not None:
+            noise = torch.randn(mean.shape, generator=rng, device=rng.device)
+            mean = mean + torch.exp(0.5 * log_variance) * noise.to(mean.device)
+        return (mean - _SHIFT) * _SCALE
+
+    def decode_image(self, vae: nn.Module, latents: Tensor) -> Tensor:
+        """Return pixels (B, 3, H, W) in about [-1, 1] of scaled latents (B, C, H/8, W/8)."""
+        dtype = compute_dtype(vae, latents.device)
+        return cast(Any, vae).decode((latents / _SCALE + _SHIFT).to(dtype)).sample
+
+    def predict(
+        self, denoiser: nn.Module, noisy: Tensor, timesteps: Tensor, conditioning: Conditioning
+    ) -> Tensor:
+        """Return the velocity, shaped like `noisy` (B, C, H/8, W/8); timesteps (B,) in [0, 1000]."""
+        dtype = compute_dtype(denoiser, noisy.device)
+        words = conditioning.text
+        t5_out, (batch, _, height, width) = words["t5_out"], noisy.shape
+        tokens = denoiser(
+            img=pack(noisy).to(dtype),
+            img_ids=picture_ids(batch, height, width, noisy.device),
+            txt=t5_out.to(dtype),
+            txt_ids=torch.zeros(*t5_out.shape[:2], 3, device=noisy.device),
+            timesteps=timesteps / 1000,
+            y=words["l_pooled"].to(dtype),
+            guidance=conditioning.guidance,
+            txt_attention_mask=words["t5_attn_mask"] if self.apply_t5_mask else None,
+        )
+        return unpack(tokens, height, width).to(noisy.dtype)
+
+    def sampling_sigmas(self, num_steps: int, width: int, height: int) -> Tensor:
+        """Return (num_steps + 1,) noise levels from 1 to 0; for dev, the higher the larger the picture is."""
+        unit = self.latents.downscale * self.latents.patch
+        num_tokens = (width // unit) * (height // unit)
+        return flow_sigmas(num_steps, shift_exponent(num_tokens) if self.variant == "dev" else None)
+
+    def blocks(self, denoiser: nn.Module) -> list[nn.Module]:
+        """Return the double blocks, then the single blocks."""
+        model = cast(Flux, denoiser)
+        return [*model.double_blocks, *model.single_blocks]
+
+    def adapter_targets(self, part: str, model: nn.Module) -> Iterator[AdapterTarget]:
+        """Yield the layers of `model` that adapters know, in the order in which files list them."""
+        if part == DENOISER:
+            return targets.denoiser_targets(cast(Flux, model))
+        if part == CLIP_L:
+            return targets.clip_targets(model, part)
+        return targets.t5_targets(model, part) if part == T5XXL else iter(())
+
+    def save(
+        self, part: str, model: nn.Module, path: Path, dtype: torch.dtype, metadata: Mapping[str, str]
+    ) -> None:
+        """Write one part under its published names."""
+        if part == CLIP_L:
+            text_encoders.save_clip(model, path, dtype, metadata)
+        elif part == T5XXL:
+            text_encoders.save_t5(model, path, dtype, metadata)
+        elif part == VAE:
+            autoencoder.save(cast(Any, model), path, dtype, metadata)
+        else:
+            write_tensors(path, model.state_dict(), metadata, dtype)
+
+    def _load_tokenizers(self) -> Any:
+        if self._tokenizers is None:
+            self._tokenizers = text.load_tokenizers(*self._tokenizer_folders)
+        return self._tokenizers
+
+    def _existing_source(self, part: str) -> Path:
+        path = self._sources[part]
+        if path is None:
+            raise UserError(f"--{self._options[part]} is not given; it must name {_PARTS[part].what}")
+        return path
+
+    def _shapes(self, part: str) -> dict[str, tuple[int, ...]]:
+        with open_tensors(self._existing_source(part), use_mmap=self._use_mmap) as file:
+            return shapes_of(file)
+
+    def _checked_shapes(self, part: str) -> dict[str, tuple[int, ...]]:
+        shapes, spec = self._shapes(part), _PARTS[part]
+        kind = recognise(shapes)
+        if kind is None or kind.name not in spec.kinds:
+            raise UserError(
+                f"--{self._options[part]} is {self._sources[part]}: {describe(shapes)}; give {spec.what}"
+            )
+        return shapes
+
+    def _check_widths(self, shapes: Mapping[str, Mapping[str, tuple[int, ...]]]) -> None:
+        """Raise UserError if the other parts do not fit the denoiser."""
+        shape = flux_shape(self._existing_source(DENOISER), shapes[DENOISER])
+        found = {
+            CLIP_L: (_width(shapes.get(CLIP_L, {}), "final_layer_norm.weight"), shape.pooled_width),
+            T5XXL: (_width(shapes.get(T5XXL, {}), "final_layer_norm.weight"), shape.text_width),
+            VAE: (PATCH**2 * self.latents.channels if VAE in shapes else None, shape.in_channels),
+        }
+        for part, (width, wanted) in found.items():
+            if width not in (None, wanted):
+                raise UserError(
+                    f"--{self._options[part]} is {self._sources[part]}: its output is {width} wide, but the "
+                    f"denoiser takes {wanted}; give {_PARTS[part].what} that belongs to it"
+                )
+
+    def _takes_guidance(self) -> bool:
+        shapes = self._shapes_or_none(DENOISER)
+        return not shapes or any("guidance" in name for name in shapes)
+
+    def _latent_space(self) -> LatentSpace:
+        shapes = self._shapes_or_none(VAE)
+        channels, downscale = 16, 8
+        if shapes and "decoder.conv_in.weight" in shapes:
+            shape = autoencoder.AutoencoderShape.of(shapes)
+            channels, downscale = shape.channels, shape.downscale
+        return LatentSpace(channels, downscale, _SCALE, _SHIFT, PATCH)
+
+    def _shapes_or_none(self, part: str) -> dict[str, tuple[int, ...]] | None:
+        """Return a file's shapes; None if it cannot be read, which `check` and `load` report."""
+        try:
+            return self._shapes(part)
+        except UserError:
+            return None
+
+
+def _path(text_or_none: str | None) -> Path | None:
+    return Path(text_or_none) if text_or_none else None
+
+
+def _located(part: str, path: Path | None, transformer: Path | None) -> Path | None:
+    """Return the part's place in a folder in diffusers' layout, if that is what was given."""
+    root = path or transformer
+    inside = root / _PARTS[part].folder if root else None
+    return inside if inside and inside.is_dir() else path
+
+
+def _bundled_tokenizers(transformer: Path | None) -> Path | None:
+    """Return the tokenizers that lie beside the denoiser, as small models for trying things out have them."""
+    folder = transformer.parent / "tokenizers" if transformer else None
+    return folder if folder and folder.is_dir() else None
+
+
+def _width(shapes: Mapping[str, tuple[int, ...]], ending: str) -> int | None:
+    return next((shape[0] for name, shape in shapes.items() if name.endswith(ending)), None)

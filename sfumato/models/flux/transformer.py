@@ -1,0 +1,79 @@
+"""Load the transformer from what is published: single files, diffusers' shards, files with a prefix."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from sfumato.checkpoints.tensors import open_tensors
+from sfumato.errors import UserError
+from sfumato.models.flux.keys import PREFIX, Source, table_for
+from sfumato.models.flux.network import Flux, FluxShape
+from sfumato.models.loading import check_names, fill, shapes_of
+from sfumato.nn.precision import linear_weights
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+_WHAT = "a FLUX.1 transformer"
+_BLOCKS = ("double_blocks.", "single_blocks.")
+
+
+def load_transformer(
+    path: Path,
+    dtype: torch.dtype,
+    device: torch.device,
+    *,
+    use_mmap: bool = True,
+    axes_dim: tuple[int, int, int] | None = None,
+) -> Flux:
+    """Load a FLUX.1 transformer, frozen and in eval mode.
+
+    Args:
+        path: a file with the published names, or a file or folder of shards with diffusers' names.
+        dtype: of all weights; in a storage-only format it is the blocks' Linear weights that are stored so.
+        use_mmap: as `open_tensors` has it.
+        axes_dim: as `FluxShape.of` has it.
+
+    Raises:
+        UserError: the file is missing or truncated, or is another model.
+    """
+    with open_tensors(path, use_mmap=use_mmap) as file:
+        found = _own_tensors(shapes_of(file))
+        sources = _sources(found)
+        shape = flux_shape(path, found, axes_dim)
+        with torch.device("meta"):
+            model = Flux(shape)
+        wanted = {name for key in model.state_dict() for name in sources.get(key, Source((key,))).names}
+        check_names(path, _WHAT, wanted, found)
+        stored = {name for name in linear_weights(model) if name.startswith(_BLOCKS)}
+        fill(model, lambda name: sources[name].join(file.get), dtype, device, stored)
+    return model
+
+
+def flux_shape(path: Path, found: Shapes, axes_dim: tuple[int, int, int] | None = None) -> FluxShape:
+    """Return the sizes of the transformer in a file with these tensors, in either format.
+
+    Raises:
+        UserError: the file is no FLUX.1 transformer.
+    """
+    found = _own_tensors(found)
+    try:
+        shapes = {key: source.shape(found.__getitem__) for key, source in _sources(found).items()}
+        return FluxShape.of(shapes, axes_dim)
+    except KeyError as missing:
+        raise UserError(f"{path} lacks {missing.args[0]} and is not {_WHAT}; use another file") from None
+
+
+def _sources(found: Shapes) -> dict[str, Source]:
+    """Return what each published tensor is made of in a file with these tensors."""
+    if any(name.startswith("transformer_blocks.") for name in found):
+        return table_for(found)
+    return {name.removeprefix(PREFIX): Source((name,)) for name in found}
+
+
+def _own_tensors(found: Shapes) -> Shapes:
+    """Leave out what else a file with prefixes holds."""
+    prefixed = {name: shape for name, shape in found.items() if name.startswith(PREFIX)}
+    return prefixed or found
