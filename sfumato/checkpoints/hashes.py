@@ -41,7 +41,7 @@ def file_sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def file_legacy_hash(path: Path) -> str:
+def legacy_file_hash(path: Path) -> str:
     """Return 8 hex digits made of 64 KiB at 1 MiB of a file; substitutes as in `file_sha256`."""
     if not path.is_file():
         return _substitute(path)
