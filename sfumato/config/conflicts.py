@@ -18,10 +18,14 @@ def check_conflicts(run: Run) -> None:
     asked = {name for name, value in values.items() if value}
     for first, second, reason in _EXCLUSIVE:
         if {first, second} <= asked:
-            raise UserError(f"--{first} excludes --{second}: {reason}")
+            raise UserError(f"{_shown(first, values)} excludes {_shown(second, values)}: {reason}")
     for names, is_met, needed in _NEEDS:
         if (name := next((name for name in names if name in asked), None)) and not is_met(values):
-            raise UserError(f"--{name} needs {needed}")
+            raise UserError(f"{_shown(name, values)} needs {needed}")
+
+
+def _shown(name: str, values: _Values) -> str:
+    return f"--{name}" if values[name] is True else f"--{name} {values[name]}"
 
 
 _EXCLUSIVE: tuple[tuple[str, str, str], ...] = (

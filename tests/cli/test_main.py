@@ -1,0 +1,197 @@
+"""The `sfumato` command and the drop-ins: exit codes, one-line errors, and no torch before work begins."""
+
+import json
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError
+from pathlib import Path
+
+import pytest
+
+from sfumato.cli import requirements, start
+from sfumato.cli.dropins import drop_in
+from sfumato.cli.main import main, script
+from sfumato.cli.runs import SCRIPTS
+from sfumato.config.run import Run
+from sfumato.errors import UserError
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_it_was() -> Iterator[None]:
+    """Undo what a started script does to the process's logging."""
+    logger = logging.getLogger("sfumato")
+    state = (logger.handlers[:], logger.level, logger.propagate)
+    yield
+    logger.handlers[:], logger.level, logger.propagate = state
+    logging.captureWarnings(False)
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["trian"], "there is no command 'trian' (did you mean train?)"),
+        (["train"], "write sfumato train FAMILY METHOD"),
+        (["train", "flux", "lorra"], "(did you mean flux lora?)"),
+        (["train", "flux", "lora", "--lerning_rate", "1"], "(did you mean --learning_rate?)"),
+        (["train", "flux", "lora", "--full_fp16"], "--full_fp16 needs --mixed_precision fp16"),
+        (["generate"], "--ckpt_path must be given"),
+        (["options"], "SCRIPT"),
+        (["options", "flux_train_netwrk"], "(did you mean flux_train_network?)"),
+    ],
+)
+def test_what_a_user_can_mend_is_one_line_and_status_2(
+    argv: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(argv) == 2
+    shown = capsys.readouterr()
+    assert shown.err.startswith("error: ")
+    assert shown.err.count("\n") == 1
+    assert message in shown.err
+    assert shown.out == ""
+
+
+def test_help_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    text = capsys.readouterr().out
+    assert all(name in text for name in ("train", "generate", "demo", "options", "sd-scripts", "--version"))
+    assert main([]) == 2
+    capsys.readouterr()
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("sfumato")
+
+
+def test_options_are_listed_for_people_and_for_programs(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["options", "flux_train_network.py", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    by_name = {row["dest"]: row for row in rows}
+    assert by_name["network_alpha"]["default"] == 1
+    assert by_name["optimizer_args"]["nargs"] == "*"
+    assert {row["supported"] for row in rows} <= {True, False}
+    assert main(["options", "flux_train_network"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == len(rows)
+
+
+def test_the_drop_in_folder_is_what_the_table_generates(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["sd-scripts", str(tmp_path / "new")]) == 0
+    assert str(tmp_path / "new") in capsys.readouterr().out
+    for row in SCRIPTS:
+        name = f"{row.name}.py"
+        assert (ROOT / "sd-scripts" / name).read_text("utf-8") == drop_in(row)
+        assert (tmp_path / "new" / name).read_text("utf-8") == drop_in(row)
+    checked_in = {str(path.relative_to(ROOT / "sd-scripts")) for path in (ROOT / "sd-scripts").rglob("*.py")}
+    assert {f"{row.name}.py" for row in SCRIPTS} <= checked_in
+
+
+def test_a_drop_in_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    assert main(["sd-scripts", str(tmp_path / "file")]) == 2
+
+
+def test_a_script_starts_with_what_was_asked_for_and_what_follows_from_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs: list[Run] = []
+    monkeypatch.setitem(start._WORK, "train", lambda run: len(runs.append(run) or []))
+    argv = ["--cache_latents_to_disk", "--use_8bit_adam", "--min_snr_gamma", "5", "--output_name", "mine"]
+    assert script("flux_train_network", argv) == 0
+    values = runs[0].values()
+    assert (values["cache_latents"], values["optimizer_type"]) == (True, "AdamW8bit")
+    log = capsys.readouterr().err
+    assert "--min_snr_gamma has no effect here" in log
+    assert "--use_8bit_adam sets optimizer_type to AdamW8bit" in log
+    assert 'output_name = "mine"' in log
+    assert "max_grad_norm" not in log
+
+
+def test_secrets_never_reach_the_log(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(start._WORK, "train", lambda run: 0)
+    assert script("flux_train_network", ["--wandb_api_key", "s3cret", "--huggingface_token", "s3cret"]) == 0
+    shown = capsys.readouterr()
+    assert "WANDB_API_KEY" in shown.err
+    assert "HF_TOKEN" in shown.err
+    assert "s3cret" not in shown.err + shown.out
+
+
+def test_ctrl_c_ends_with_status_130(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(run: Run) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(start._WORK, "train", interrupt)
+    assert script("flux_train_network", []) == 130
+
+
+def test_output_config_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(start._WORK, "train", lambda run: pytest.fail("it must not train"))
+    argv = ["--seed", "3", "--config_file", str(tmp_path / "a"), "--output_config"]
+    assert script("flux_train_network", argv) == 0
+    assert (tmp_path / "a.toml").read_text("utf-8") == "seed = 3\n"
+    assert script("flux_train_network", argv) == 1
+
+
+def test_missing_and_old_libraries_are_one_line_with_the_command_that_mends_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    found = dict(requirements.MINIMUM) | {"torch": "2.13.0+cpu", "transformers": "4.57.1"}
+    del found["ftfy"]
+
+    def version(name: str) -> str:
+        if name not in found:
+            raise PackageNotFoundError(name)
+        return found[name]
+
+    monkeypatch.setattr(requirements, "version", version)
+    with pytest.raises(UserError, match=r"not installed: ftfy; transformers 4\.57\.1 is too old") as caught:
+        requirements.check_requirements()
+    assert '"ftfy>=6.1" "transformers>=5.0"' in str(caught.value)
+    assert "torch" not in str(caught.value)
+    found |= {"ftfy": "6.3", "transformers": "5.0.0"}
+    requirements.check_requirements()
+
+
+def test_required_versions_are_those_of_the_package_itself() -> None:
+    text = (ROOT / "pyproject.toml").read_text("utf-8")
+    declared = text.split("dependencies = [", 1)[1].split("]", 1)[0]
+    assert [f'"{name}>={version}"' for name, version in requirements.MINIMUM.items()] == [
+        line.strip().rstrip(",")
+        for line in declared.splitlines()
+        if ">=" in line and "python_version" not in line
+    ]
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "from sfumato.cli.main import main; main(['train', 'flux', 'lora', '--lerning_rate', '1'])",
+        "from sfumato.cli.main import main; main(['options', 'flux_minimal_inference', '--json'])",
+        "from sfumato.cli.parse import parse; from sfumato.cli.runs import SCRIPTS;"
+        "parse(SCRIPTS[0], ['--seed', '1'], prog='p')",
+    ],
+)
+def test_parsing_loads_no_heavy_library(code: str) -> None:
+    check = "import sys; heavy = {'torch', 'numpy', 'transformers', 'diffusers', 'PIL'} & set(sys.modules)"
+    subprocess.run(
+        [sys.executable, "-c", f"{code}\n{check}\nassert not heavy, heavy"],
+        check=True,
+        cwd=ROOT,
+        capture_output=True,
+    )
+
+
+def test_a_drop_in_runs_from_anywhere_and_reports_a_typo(tmp_path: Path) -> None:
+    drop_in_file = ROOT / "sd-scripts" / "flux_train_network.py"
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(
+        [sys.executable, str(drop_in_file), "--lerning_rate", "1"],
+        cwd=tmp_path, env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr == "error: unknown option --lerning_rate (did you mean --learning_rate?)\n"

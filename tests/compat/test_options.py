@@ -1,0 +1,38 @@
+"""Every option of sd-scripts keeps its spelling, type, default, choices and manner."""
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+
+from sfumato.cli.listing import describe
+from sfumato.cli.runs import SCRIPTS, script_named
+
+RECORDED = Path(__file__).parent / "options"
+OURS = {"strict"}
+
+
+@pytest.mark.parametrize("script", [script.name for script in SCRIPTS])
+def test_options_equal_those_of_sd_scripts(script: str) -> None:
+    recorded = json.loads(gzip.decompress((RECORDED / f"{script.replace('/', '__')}.json.gz").read_bytes()))
+    found = {row["dest"]: row for row in describe(script_named(script))}
+    print(f"{script}: {len(recorded)} options")
+    assert len(recorded) > 20
+    assert set(found) - OURS == {row["dest"] for row in recorded}
+    for row in recorded:
+        assert _contract(found[row["dest"]]) == _contract(row)
+
+
+def _contract(row: dict) -> dict:
+    """Return what callers depend on; an int default of 1 and a float default of 1.0 are different things."""
+    default = row["default"]
+    return {
+        "flags": row["flags"],
+        "type": row["type"],
+        "default": (type(default).__name__, default),
+        "choices": row["choices"],
+        "nargs": row["nargs"] or None,
+        "action": row["action"],
+        "required": row["required"],
+    }
