@@ -149,8 +149,8 @@ def _find(name: str, sufficient: Sufficient, cache_dir: Path | None, bundled_dir
         given = f"is {cache_dir}" if cache_dir else "is not given"
         files = " or ".join(" and ".join(files) for files in sufficient)
         raise UserError(
-            f"--tokenizer_cache_dir {given}: the tokenizer {name} is not there, "
-            f"nor in the hub's cache, nor to be had from the hub; give a folder whose sub-folder {wanted} holds {files}"
+            f"--tokenizer_cache_dir {given}: the tokenizer {name} is not there, nor in the hub's cache, "
+            f"nor to be had from the hub; give a folder whose sub-folder {wanted} holds {files}"
         )
     return found if cache_dir is None else _keep(found, cache_dir / wanted, sufficient)
 
