@@ -187,6 +187,20 @@ def test_the_command_and_the_script_draw_the_same(
         assert np.array_equal(np.asarray(picture), plain)
 
 
+def test_the_command_that_people_know_runs_as_it_stands(model: tiny.TinyFlux, tmp_path: Path) -> None:
+    adapter = lora(tmp_path / "lora-flux-name.safetensors", [])
+    command = (
+        f"--ckpt {model.transformer} --clip_l {model.clip_l} --t5xxl {model.t5xxl} --ae {model.ae} "
+        f"--dtype bf16 --out {tmp_path / 'out'} --seed 1 --flux_dtype fp8 --offload --lora {adapter};1.0 "
+        "--width 64 --height 64 --steps 2"
+    )
+    prompt = "a cat holding a sign that says hello world"
+    assert script("flux_minimal_inference", [*command.split(), "--prompt", prompt]) == 0
+    (path,) = (tmp_path / "out").glob("*.png")
+    request = read_request(path)
+    assert (request.prompt, request.seed, request.guidance) == (prompt, 1, 3.5)
+
+
 def _broken(kind: str, model: tiny.TinyFlux, folder: Path) -> tuple[list[str], str]:
     """Return options that cannot work, and what the message must name."""
     half = folder / "half.safetensors"

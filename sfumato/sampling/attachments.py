@@ -16,6 +16,7 @@ from sfumato.adapters.lora import PREFIX, Lora
 from sfumato.adapters.network import AdapterNetwork
 from sfumato.errors import UserError
 from sfumato.models.family import DENOISER, AdapterTarget, Family
+from sfumato.models.recognise import describe
 
 logger = logging.getLogger(__name__)
 
@@ -114,8 +115,12 @@ class _Adapter:
     def read(cls, file: AdapterFile) -> _Adapter:
         layers = read_adapter(file.path)
         if not any("lora_down.weight" in tensors for tensors in layers.values()):
-            name, tensors = next(iter(layers.items()))
-            raise UserError(f"{file.path} holds no LoRA but {name}.{next(iter(tensors))}; use a LoRA file")
+            shapes = {
+                f"{name}.{rest}": tuple(t.shape) for name, own in layers.items() for rest, t in own.items()
+            }
+            raise UserError(
+                f"--lora_weights {file.path}: {describe(shapes)}; give a LoRA with lora_down tensors"
+            )
         return cls(file, layers)
 
     def network(self, part: str, targets: Iterable[AdapterTarget]) -> AdapterNetwork:
