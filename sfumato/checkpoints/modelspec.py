@@ -1,4 +1,4 @@
-"""Stability AI's metadata standard for model files (https://github.com/Stability-AI/ModelSpec), version 1.0.0."""
+"""The modelspec metadata standard, version 1.0.0 (https://github.com/Stability-AI/ModelSpec)."""
 
 from __future__ import annotations
 
