@@ -1,4 +1,4 @@
-"""Token ids equal those of sd-scripts, for every recorded tokenizer and length, with the real vocabularies."""
+"""Token ids equal those of sd-scripts for every recorded tokenizer and length, with the real vocabularies."""
 
 import gzip
 import json
