@@ -101,17 +101,20 @@ class Pipeline:
             UserError: there is no such sampler.
         """
         request = self.fit(request)
-        sampler = _sampler(request.sampler)
         texts = texts or {}
         texts = {**texts, **self.encode(prompt for prompt in request.prompts() if prompt not in texts)}
         conditioning = self._conditioning(request, texts)
-        latents = self._run(
-            DENOISER, lambda model: self._sample(model, sampler, request, conditioning, on_step)
-        )
+        latents = self._run(DENOISER, lambda model: self._sample(model, request, conditioning, on_step))
         return _picture(self._run(VAE, lambda vae: self.family.decode_image(vae, latents)))
 
     def fit(self, request: Request) -> Request:
-        """Return the request with sides rounded down to what the family can make; say so if they change."""
+        """Return the request with sides rounded down to what the family can make; say so if they change.
+
+        Raises:
+            UserError: there is no such sampler.
+        """
+        if request.sampler not in SAMPLERS:
+            raise UserError(f"sampler is '{request.sampler}'; use one of {', '.join(SAMPLERS)}")
         unit = self.family.latents.downscale * self.family.latents.patch
         width, height = (max(side // unit * unit, unit) for side in (request.width, request.height))
         if (width, height) != (request.width, request.height):
@@ -124,7 +127,6 @@ class Pipeline:
     def _sample(
         self,
         model: nn.Module,
-        sampler: Sampler,
         request: Request,
         conditioning: Conditioning,
         on_step: OnStep | None,
@@ -136,7 +138,7 @@ class Pipeline:
         sigmas = self.family.sampling_sigmas(request.steps, request.width, request.height).cpu()
         noise = draw(shape, rng).to(self.parts.device)
         denoise = self._denoise(model, conditioning, request)
-        return sampler(denoise, noise * float(sigmas[0]), sigmas, rng, on_step)
+        return SAMPLERS[request.sampler](denoise, noise * float(sigmas[0]), sigmas, rng, on_step)
 
     def _denoise(self, model: nn.Module, conditioning: Conditioning, request: Request) -> Denoise:
         copies = 2 if request.is_guided_by_negative else 1
@@ -190,12 +192,6 @@ class Pipeline:
 
     def _compute_dtype(self, part: str) -> torch.dtype:
         return self._dtypes.get(part, self._dtype)
-
-
-def _sampler(name: str) -> Sampler:
-    if name not in SAMPLERS:
-        raise UserError(f"sampler is '{name}'; use one of {', '.join(SAMPLERS)}")
-    return SAMPLERS[name]
 
 
 def _inputs(encoder: str, tokens: Mapping[str, Tensor]) -> list[str]:

@@ -79,12 +79,13 @@ class Session:
         request = self.request(options)
         self.attachments.set_strengths(options.strengths)
         logger.info("seed %d, %d x %d, %d steps", request.seed, request.width, request.height, request.steps)
+        texts = self._pipeline.encode(request.prompts())  # before the bar starts to measure steps
         with progress(total=request.steps, unit="step", title="sampling") as bar:
 
             def advance(step: int, _: Tensor) -> None:
                 bar.update(step + 1 - bar.n)
 
-            picture = self._pipeline(request, on_step=advance)
+            picture = self._pipeline(request, texts, on_step=advance)
         details = {"model": _model_name(self.family), "adapters": self.attachments.names()}
         path = save_picture(picture, Path(self.settings.output_dir), request, details)
         logger.info("wrote %s", path)
