@@ -196,9 +196,8 @@ class _Encoder:
         vae = self.parts[VAE]
         files = [self.cache.path(*job).name for job in jobs]
         rng = torch.Generator().manual_seed(seeds.derive("vae", *files, *pixels.shape, int(flipped)))
-        pixels = pixels.to(self.parts.device, next(vae.parameters()).dtype)
         with torch.no_grad():
-            latents = self.family.encode_image(vae, pixels, rng).float().cpu()
+            latents = self.family.encode_image(vae, pixels.to(self.parts.device), rng).float().cpu()
         if not latents.isfinite().all():
             raise UserError(
                 f"the VAE's output for {files[0]} is not finite; use --no_half_vae or another VAE"

@@ -11,7 +11,6 @@ import os
 import zipfile
 import zlib
 from collections.abc import Iterable, Mapping
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -123,7 +122,6 @@ def model_identity(path: Path | None) -> str:
     return hashlib.sha256("".join(map(_file_identity, files)).encode()).hexdigest()[:32]
 
 
-@lru_cache(maxsize=64)
 def _file_identity(path: Path) -> str:
     """Hash the size, the beginning and the end: whole files of 10 GB would take a minute."""
     size_bytes = path.stat().st_size

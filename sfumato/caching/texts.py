@@ -1,4 +1,4 @@
-"""Text encoders' outputs computed once instead of in every step, in memory or in files beside the pictures."""
+"""Outputs of text encoders, computed once instead of in every step: in memory or in files by the pictures."""
 
 from __future__ import annotations
 

@@ -41,6 +41,8 @@ def read_size(path: str | Path) -> Size:
             start = file.read(32)
             if start.startswith(b"\x89PNG\r\n\x1a\n") and start[12:16] == b"IHDR":
                 # Ten times faster than Pillow's way, and most data sets are PNG.
+                if len(start) < 24:
+                    raise BrokenPictureError("the file is cut short")
                 width, height = struct.unpack(">II", start[16:24])
                 return width, height
             if not start:

@@ -1,0 +1,273 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from sfumato.caching.latents import fill_latents
+from sfumato.data import dataset
+from sfumato.data.dataset import TrainingSet
+from sfumato.data.loader import Loader
+from sfumato.errors import UserError
+from sfumato.models.family import VAE, Parts
+from tests.caching.fake import FakeFamily, family
+from tests.data.folders import folder, picture, plan, subset
+
+SIZES = [(64, 64), (64, 64), (64, 64), (96, 48), (130, 60)]
+
+
+def training_set(path: Path, *, resolutions: tuple[int, ...] = (64,), **options: object) -> TrainingSet:
+    return dataset.read([plan(subset(path, **options), resolution=side) for side in resolutions], seed=1)
+
+
+def fill(path: Path, **options: object) -> tuple[FakeFamily, Parts, TrainingSet]:
+    """Fill the caches of a folder as a fresh run would."""
+    fake, as_family, parts = family(path.parent)
+    made = training_set(path, flip_aug=bool(options.pop("flip_aug", False)))
+    fill_latents(made, as_family, parts, **options)
+    return fake, parts, made
+
+
+def shown(made: TrainingSet) -> list[tuple[str, torch.Tensor]]:
+    batches = [made[p] for p in made.batches(1)]
+    assert all(batch.pixels is None and batch.latents is not None for batch in batches)
+    return [pair for batch in batches for pair in zip(batch.paths, batch.latents, strict=True)]
+
+
+@pytest.fixture
+def cats(tmp_path: Path) -> Path:
+    return folder(tmp_path / "cats", SIZES)
+
+
+@pytest.mark.parametrize("to_disk", [False, True])
+def test_batches_hold_what_the_vae_makes_of_the_pictures(cats: Path, to_disk: bool) -> None:
+    _, parts, made = fill(cats, to_disk=to_disk)
+    pixels = dict(zip([p.path for p in made.sets[0].pictures], range(len(SIZES)), strict=True))
+    live = training_set(cats)
+    for path, latents in shown(made):
+        index = pixels[path]
+        batch = next(live[p] for p in live.batches(1) if index in [item.picture for item in p.items])
+        expected = parts[VAE](batch.pixels)[batch.paths.index(path)]
+        assert latents.shape == expected.shape
+        assert (latents - expected).abs().max() < 0.1
+
+
+def test_memory_and_disk_give_the_same_latents(cats: Path) -> None:
+    in_memory, on_disk = fill(cats)[2], fill(cats, to_disk=True)[2]
+    for (_, first), (_, second) in zip(shown(in_memory), shown(on_disk), strict=True):
+        assert torch.equal(first, second)
+
+
+def test_files_have_the_names_and_arrays_that_sd_scripts_reads(cats: Path) -> None:
+    fill(cats, to_disk=True, flip_aug=True)
+    with np.load(cats / "im4_0130x0060_fake.npz") as arrays:
+        assert set(arrays.files) == {
+            *("latents_6x10", "latents_flipped_6x10", "original_size_6x10", "crop_ltrb_6x10"),
+            "sfumato_record_6x10",
+        }
+        assert arrays["latents_6x10"].shape == (4, 6, 10)
+        assert arrays["latents_6x10"].dtype == np.float32
+        assert arrays["original_size_6x10"].tolist() == [130, 60]
+        assert arrays["original_size_6x10"].dtype == np.int64
+        assert arrays["crop_ltrb_6x10"].dtype == np.float64
+
+
+def test_a_second_start_neither_encodes_nor_loads_the_vae(cats: Path) -> None:
+    assert fill(cats, to_disk=True)[1].loaded == [VAE]
+    fake, parts, made = fill(cats, to_disk=True)
+    assert fake.num_encoded == []
+    assert parts.loaded == []
+    assert len(shown(made)) == len(SIZES)
+
+
+def test_mirrored_pictures_have_latents_of_their_own(cats: Path) -> None:
+    made = fill(cats, flip_aug=True)[2]
+    assert made.latents is not None
+    plain, mirrored = made.latents(0, 0, False), made.latents(0, 0, True)
+    assert (plain - mirrored).abs().max() > 0.05
+    fill(cats, to_disk=True)
+    assert fill(cats, to_disk=True, flip_aug=True)[0].num_encoded == [1] * 2 * len(SIZES)
+
+
+def test_several_resolutions_share_a_file_and_neither_is_lost(cats: Path) -> None:
+    fake, as_family, parts = family(cats.parent)
+    fill_latents(training_set(cats), as_family, parts, to_disk=True)
+    fill_latents(training_set(cats, resolutions=(96,)), as_family, parts, to_disk=True)
+    fake.num_encoded.clear()
+    fill_latents(training_set(cats, resolutions=(64, 96)), as_family, parts, to_disk=True)
+    assert fake.num_encoded == []
+    assert len(list(cats.glob("*.npz"))) == len(SIZES)
+
+
+def test_batches_for_encoding_have_one_size(cats: Path) -> None:
+    fake = fill(cats, batch_size=2)[0]
+    assert sorted(fake.num_encoded) == [1, 2, 2]
+
+
+class TestStaleness:
+    def test_a_changed_picture_is_encoded_again_and_alone(self, cats: Path) -> None:
+        fill(cats, to_disk=True)
+        picture(cats / "im1.png", (64, 64))
+        os.utime(cats / "im1.png", ns=(1, 1))
+        fake, _, _ = fill(cats, to_disk=True)
+        assert fake.num_encoded == [1]
+
+    def test_another_vae_makes_all_again(self, cats: Path) -> None:
+        fill(cats, to_disk=True)
+        (cats.parent / "vae.safetensors").write_bytes(b"other" * 77)
+        assert sum(fill(cats, to_disk=True)[0].num_encoded) == len(SIZES)
+
+    def test_a_moved_vae_is_the_same(self, cats: Path) -> None:
+        fill(cats, to_disk=True)
+        fake, as_family, parts = family(cats.parent)
+        moved = cats.parent / "elsewhere.safetensors"
+        fake.sources[VAE].rename(moved)
+        fake.sources[VAE] = moved
+        fill_latents(training_set(cats), as_family, parts, to_disk=True)
+        assert fake.num_encoded == []
+
+    def test_another_precision_makes_all_again(self, cats: Path) -> None:
+        fill(cats, to_disk=True)
+        fake, as_family, _ = family(cats.parent)
+        parts = Parts(as_family, torch.device("cpu"), {VAE: torch.bfloat16})
+        fill_latents(training_set(cats), as_family, parts, to_disk=True)
+        assert sum(fake.num_encoded) == len(SIZES)
+
+    def test_a_changed_caption_or_an_untouched_start_makes_nothing_again(self, cats: Path) -> None:
+        fill(cats, to_disk=True)
+        (cats / "im0.txt").write_text("other")
+        assert fill(cats, to_disk=True)[0].num_encoded == []
+
+    def test_a_damaged_file_is_named_and_made_again(
+        self, cats: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        fill(cats, to_disk=True)
+        file = next(cats.glob("im3*.npz"))
+        file.write_bytes(file.read_bytes()[:500])
+        assert fill(cats, to_disk=True)[0].num_encoded == [1]
+        assert f"{file} is damaged" in caplog.text
+
+    def test_trusted_files_are_not_opened(self, cats: Path) -> None:
+        fill(cats, to_disk=True)
+        next(cats.glob("im3*.npz")).write_bytes(b"")
+        assert fill(cats, to_disk=True, trust=True)[0].num_encoded == []
+
+
+class TestFilesOfSdScripts:
+    """They are the same without a record."""
+
+    @pytest.fixture
+    def foreign(self, cats: Path) -> Path:
+        fill(cats, to_disk=True)
+        for file in cats.glob("*.npz"):
+            with np.load(file) as arrays:
+                kept = {k: arrays[k] for k in arrays.files if not k.startswith("sfumato")}
+            np.savez(file, **kept)
+        return cats
+
+    def test_are_used_and_said_so(self, foreign: Path, caplog: pytest.LogCaptureFixture) -> None:
+        assert fill(foreign, to_disk=True)[0].num_encoded == []
+        assert f"{len(SIZES)} latent caches without a record" in caplog.text
+
+    def test_are_made_again_if_the_picture_is_newer(self, foreign: Path) -> None:
+        later = time.time() + 100
+        os.utime(foreign / "im2.png", (later, later))
+        assert fill(foreign, to_disk=True)[0].num_encoded == [1]
+
+    def test_are_made_again_if_shapes_do_not_fit(self, foreign: Path) -> None:
+        file = next(foreign.glob("im2*.npz"))
+        with np.load(file) as arrays:
+            wrong = {k: v[:2] if k.startswith("latents") else v for k, v in arrays.items()}
+        np.savez(file, **wrong)
+        assert fill(foreign, to_disk=True)[0].num_encoded == [1]
+
+    def test_do_not_become_fresh_by_what_is_added_to_them(self, foreign: Path) -> None:
+        now = time.time()
+        for file in foreign.iterdir():
+            age = 200 if file.suffix == ".npz" else 300
+            os.utime(file, (now - age, now - age))
+        os.utime(foreign / "im2.png", (now - 100, now - 100))
+        _, as_family, parts = family(foreign.parent)
+        fill_latents(training_set(foreign, resolutions=(96,)), as_family, parts, to_disk=True)
+        assert fill(foreign, to_disk=True)[0].num_encoded == [1]
+
+
+def test_a_picture_that_does_not_decode_is_named_and_replaced(
+    cats: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    broken = cats / "im1.png"
+    broken.write_bytes(broken.read_bytes()[:600])
+    for to_disk in (False, True):
+        made = fill(cats, to_disk=to_disk)[2]
+        assert f"{broken} could not be decoded" in caplog.text
+        list(Loader(made)(made.batches(1)))
+        assert made.skipped == {str(broken): 1}
+
+
+def test_latents_that_are_not_finite_stop_the_run(cats: Path) -> None:
+    fake, as_family, parts = family(cats.parent)
+    fake.encode_image = lambda vae, pixels, rng: torch.full((1, 4, 8, 8), float("nan"))  # type: ignore[method-assign]
+    with pytest.raises(UserError, match="is not finite; use --no_half_vae"):
+        fill_latents(training_set(cats), as_family, parts)
+
+
+def test_processes_share_the_files_between_them(cats: Path) -> None:
+    counts = []
+    for rank in range(2):
+        fake, as_family, parts = family(cats.parent)
+        fill_latents(training_set(cats), as_family, parts, to_disk=True, rank=rank, world=2)
+        counts.append(sum(fake.num_encoded))
+    assert sum(counts) == len(SIZES)
+    assert fill(cats, to_disk=True)[0].num_encoded == []
+
+
+def test_processes_make_the_same_latents_as_one(cats: Path) -> None:
+    expected = shown(fill(cats)[2])
+    for rank in range(2):
+        _, as_family, parts = family(cats.parent)
+        fill_latents(training_set(cats), as_family, parts, to_disk=True, rank=rank, world=2)
+    for (_, first), (_, second) in zip(expected, shown(fill(cats, to_disk=True)[2]), strict=True):
+        assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize("to_disk", [False, True])
+def test_workers_read_the_cache(cats: Path, to_disk: bool) -> None:
+    made = fill(cats, to_disk=to_disk)[2]
+    alone = [batch.latents for batch in Loader(made)(made.batches(1))]
+    helped = [batch.latents for batch in Loader(made, num_workers=2)(made.batches(1))]
+    assert all(torch.equal(a, b) for a, b in zip(alone, helped, strict=True))
+
+
+def test_a_killed_process_leaves_no_broken_file(tmp_path: Path) -> None:
+    path = folder(tmp_path / "cats", [(64, 64)] * 6)
+    script = (
+        "import sys; from pathlib import Path; from tests.caching.test_latents import fill\n"
+        "while True:\n"
+        "    [file.unlink() for file in Path(sys.argv[1]).glob('*.npz')]\n"
+        "    fill(Path(sys.argv[1]), to_disk=True); print('filled', flush=True)\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, str(path)],
+        cwd=Path(__file__).parents[2],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
+    assert process.stdout is not None
+    process.stdout.readline()
+    for _ in range(3):
+        process.stdout.readline()
+    time.sleep(0.013)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    complete = list(path.glob("*.npz"))
+    for file in complete:
+        with np.load(file) as arrays:
+            assert all(arrays[name] is not None for name in arrays.files)
+    assert sum(fill(path, to_disk=True)[0].num_encoded) == 6 - len(complete)

@@ -1,0 +1,238 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sfumato.config.captions import CaptionConfig
+from sfumato.config.dataset import DatasetConfig
+from sfumato.config.file import FileConfig
+from sfumato.config.images import ImageConfig
+from sfumato.config.loss import LossConfig
+from sfumato.config.run import Run
+from sfumato.data import blueprint
+from sfumato.data.buckets import Buckets
+from sfumato.data.plan import DatasetPlan
+from sfumato.errors import UserError
+from tests.data.folders import folder
+
+# The published example of training at several resolutions, as it stands.
+SEVERAL_RESOLUTIONS = """
+[general]
+# define common settings here
+flip_aug = true
+color_aug = false
+keep_tokens_separator= "|||"
+shuffle_caption = false
+caption_tag_dropout_rate = 0
+caption_extension = ".txt"
+
+[[datasets]]
+batch_size = 2
+enable_bucket = true
+resolution = [1024, 1024]
+
+  [[datasets.subsets]]
+  image_dir = "path/to/image/dir"
+  num_repeats = 1
+
+[[datasets]]
+batch_size = 3
+enable_bucket = true
+resolution = [768, 768]
+
+  [[datasets.subsets]]
+  image_dir = "path/to/image/dir"
+  num_repeats = 1
+"""
+SUBSET = '\n[[datasets.subsets]]\nimage_dir = "a"\n'
+
+
+def plans(
+    tmp_path: Path, text: str, *sections: Any, suffix: str = ".toml", **options: Any
+) -> list[DatasetPlan]:
+    file = tmp_path / f"data{suffix}"
+    file.write_text(text, encoding="utf-8")
+    return blueprint.plans(run(DatasetConfig(dataset_config=file), *sections), **options)
+
+
+def run(*sections: Any) -> Run:
+    return Run("script", "family", sections)
+
+
+def test_several_resolutions_share_a_folder_with_their_own_batch_sizes(tmp_path: Path) -> None:
+    first, second = plans(tmp_path, SEVERAL_RESOLUTIONS, size_multiple=16)
+    assert (first.buckets, first.batch_size) == (Buckets((1024, 1024)), 2)
+    assert (second.buckets, second.batch_size) == (Buckets((768, 768)), 3)
+    (subset,) = second.subsets
+    assert (subset.image_dir, subset.flip_aug, subset.caption_extension) == (
+        Path("path/to/image/dir"),
+        True,
+        ".txt",
+    )
+    assert subset.captions.keep_tokens_separator == "|||"
+
+
+def test_the_nearest_table_wins_and_false_counts_as_given(tmp_path: Path) -> None:
+    text = """
+    [general]
+    flip_aug = true
+    keep_tokens = 1
+    [[datasets]]
+    resolution = 512
+    keep_tokens = 2
+    [[datasets.subsets]]
+    image_dir = "a"
+    flip_aug = false
+    keep_tokens = 3
+    [[datasets.subsets]]
+    image_dir = "b"
+    """
+    options = CaptionConfig(keep_tokens=9, shuffle_caption=True, caption_extension="txt")
+    (found,) = plans(tmp_path, text, options, LossConfig(prior_loss_weight=0.3))
+    assert [s.flip_aug for s in found.subsets] == [False, True]
+    assert [s.captions.keep_tokens for s in found.subsets] == [3, 2]
+    assert [s.captions.shuffle_caption for s in found.subsets] == [True, True]
+    assert [s.caption_extension for s in found.subsets] == [".txt", ".txt"]
+    assert found.prior_loss_weight == 0.3
+
+
+def test_json_is_read_like_toml(tmp_path: Path) -> None:
+    content = {"datasets": [{"resolution": [64, 96], "subsets": [{"image_dir": "a", "class_tokens": None}]}]}
+    (found,) = plans(tmp_path, json.dumps(content), suffix=".JSON")
+    assert found.buckets == Buckets((64, 96), enabled=False)
+
+
+def test_numbers_and_switches_of_front_ends_are_understood(tmp_path: Path) -> None:
+    text = (
+        "[[datasets]]\nresolution = '64,96'\nbatch_size = 2.0\nenable_bucket = 0\nnetwork_multiplier = 1"
+        + SUBSET
+    )
+    (found,) = plans(tmp_path, text)
+    assert found.batch_size == 2
+    assert found.buckets.resolution == (64, 96)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("[general]\nflip_agu = true", r"\[general\]: unknown key 'flip_agu'; did you mean flip_aug\?"),
+        ("[general]\nis_reg = true", r"is_reg does not belong here; put it into \[\[datasets.subsets\]\]"),
+        ("general = 3", r"\[general\] is 3; write it as a table"),
+        ("[genral]\nflip_aug = true", "'genral' is not known here"),
+        ("[datasets]\nresolution = 512", "write it with double brackets"),
+        ("[[datasets]]\nresolution = 'big'", "resolution is 'big'; it must be a size in pixels"),
+        ("[[datasets]]\nresolution = [1, 2, 3]", "it must be a size in pixels"),
+        ("[[datasets]]\nbatch_size = 1.5", "batch_size is 1.5; it must be a whole number"),
+        ("[[datasets]]\nbatch_size = 0", "batch_size is 0; use 1 or more"),
+        ("[[datasets]]\nenable_bucket = 'yes'", "enable_bucket is 'yes'; it must be true or false"),
+        ("[[datasets]]\ncaption_dropout_rate = 30", "caption_dropout_rate is 30; use 1 or less"),
+        ("[[datasets]]\nresolution = 512\n[[datasets.subsets]]\nimage_dri = 'a'", "did you mean image_dir"),
+        (
+            "[[datasets]]\nresolution = 512\n[[datasets.subsets]]\nnum_repeats = 2",
+            "a subset has no image_dir",
+        ),
+        ("[[datasets]]\nresolution = 512", r"\[\[datasets\]\] 1 has no subsets"),
+        ("", r"has no \[\[datasets\]\]"),
+        ("[[datasets]]" + SUBSET, "no resolution is given"),
+        ("[[datasets]]\nresolution = 100" + SUBSET, "use multiples of 16"),
+        (
+            "[[datasets]]\nresolution = 512\nenable_bucket = true\nbucket_reso_steps = 24" + SUBSET,
+            "multiple of 16",
+        ),
+        ("[[datasets]]\nresolution = 128\nenable_bucket = true" + SUBSET, "min_bucket_reso 256 exceeds"),
+        ("[[datasets]]\nresolution = 2048\nenable_bucket = true" + SUBSET, "max_bucket_reso 1024 is below"),
+        ("[[datasets]]\nresolution =", "data.toml is not valid toml: Invalid value"),
+    ],
+)
+def test_a_mistake_is_named_with_file_and_table(tmp_path: Path, text: str, says: str) -> None:
+    with pytest.raises(UserError, match=says) as caught:
+        plans(tmp_path, text, size_multiple=16)
+    assert "data.toml" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["metadata_file = 'x'", "conditioning_data_dir = 'x'", "alpha_mask = true"])
+def test_what_is_not_built_yet_stops_the_run(tmp_path: Path, key: str) -> None:
+    with pytest.raises(UserError, match="is not supported yet"):
+        plans(tmp_path, "[[datasets]]\nresolution = 512" + SUBSET + key)
+
+
+@pytest.mark.parametrize(
+    "key", ["color_aug = true", "random_crop = true", "face_crop_aug_range = [2.0, 4.0]"]
+)
+def test_so_does_it_in_a_table_above(tmp_path: Path, key: str) -> None:
+    with pytest.raises(UserError, match="is not supported yet"):
+        plans(tmp_path, f"[general]\n{key}\n[[datasets]]\nresolution = 512" + SUBSET)
+
+
+def test_limits_are_rounded_to_the_steps_with_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    text = (
+        "[[datasets]]\nresolution = 512\nenable_bucket = true\nmin_bucket_reso = 300\nmax_bucket_reso = 1000"
+    )
+    (found,) = plans(tmp_path, text + SUBSET)
+    assert (found.buckets.min_size, found.buckets.max_size) == (256, 1024)
+    assert "become 256, 1024" in caplog.text
+
+
+def test_a_folder_named_twice_counts_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (found,) = plans(tmp_path, "[[datasets]]\nresolution = 512" + SUBSET + SUBSET)
+    assert len(found.subsets) == 1
+    assert "named twice" in caplog.text
+
+
+def test_folders_on_the_command_line_are_ignored_beside_a_file(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "data.toml"
+    file.write_text("[[datasets]]\nresolution = 512" + SUBSET)
+    blueprint.plans(run(DatasetConfig(dataset_config=file, train_data_dir="x")))
+    assert "--train_data_dir is ignored" in caplog.text
+
+
+def test_numbered_sub_folders_are_subsets(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder(tmp_path / "train" / "10_sks cat_x", [(40, 40)])
+    folder(tmp_path / "train" / "notes", [(40, 40)])
+    folder(tmp_path / "reg" / "1_cat", [(40, 40)])
+    where = DatasetConfig(
+        train_data_dir=str(tmp_path / "train"), reg_data_dir=str(tmp_path / "reg"), train_batch_size=3
+    )
+    (found,) = blueprint.plans(run(where, ImageConfig(resolution="64,96", flip_aug=True)))
+    train, reg = found.subsets
+    assert (train.num_repeats, train.class_tokens, train.is_reg, train.flip_aug) == (
+        10,
+        "sks cat_x",
+        False,
+        True,
+    )
+    assert (reg.num_repeats, reg.class_tokens, reg.is_reg) == (1, "cat", True)
+    assert found.batch_size == 3
+    assert found.buckets.resolution == (64, 96)
+    assert "notes ignored" in caplog.text
+    with pytest.raises(UserError, match="notes ignored"):
+        blueprint.plans(run(where, ImageConfig(resolution="64"), FileConfig(strict=True)))
+
+
+def test_pictures_outside_a_numbered_sub_folder_get_advice(tmp_path: Path) -> None:
+    folder(tmp_path / "train", [(40, 40)])
+    with pytest.raises(UserError, match="no sub-folder named <repeats>_<class>; move its pictures into one"):
+        blueprint.plans(run(DatasetConfig(train_data_dir=str(tmp_path / "train"))))
+
+
+@pytest.mark.parametrize(
+    ("config", "says"),
+    [
+        (DatasetConfig(), "no training data is given"),
+        (DatasetConfig(train_data_dir="/nowhere"), "--train_data_dir /nowhere cannot be read: No such file"),
+        (DatasetConfig(dataset_config=Path("/nowhere.toml")), "/nowhere.toml cannot be read: No such file"),
+        (DatasetConfig(dataset_config=Path("/nowhere.yaml")), "use a .toml or .json file"),
+        (DatasetConfig(train_data_dir="x", in_json="x"), "--in_json is not supported yet"),
+    ],
+)
+def test_missing_data_is_one_clear_line(config: DatasetConfig, says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        blueprint.plans(run(config))

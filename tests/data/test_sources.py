@@ -1,0 +1,156 @@
+from __future__ import annotations
+
+import logging
+import pickle
+from pathlib import Path
+
+import pytest
+
+from sfumato.data import dataset, sources
+from sfumato.data.buckets import Buckets
+from sfumato.data.captions import CaptionSettings
+from sfumato.data.plan import DatasetPlan
+from sfumato.data.sources import Complaints, Picture
+from sfumato.errors import UserError
+from tests.data.folders import folder, picture, plan, subset
+
+
+def captions(found: list[Picture]) -> dict[str, str]:
+    return {Path(p.path).name: p.caption for p in found}
+
+
+def test_pictures_of_every_known_suffix_are_found_sorted_and_not_below(tmp_path: Path) -> None:
+    for name in ["b.PNG", "a.jpg", "c.webp", "d.BMP", "e e ü.jpeg", "sub/x.png"]:
+        picture(tmp_path / name, (40, 40), "x")
+    (tmp_path / "notes.md").write_text("")
+    found = sources.read(plan(subset(tmp_path)), Complaints())
+    assert [Path(p.path).name for p in found] == ["a.jpg", "b.PNG", "c.webp", "d.BMP", "e e ü.jpeg"]
+
+
+def test_a_caption_is_the_first_line_or_all_lines_with_wildcards(tmp_path: Path) -> None:
+    picture(tmp_path / "x.png", (40, 40))
+    (tmp_path / "x.txt").write_bytes(b"\xef\xbb\xbf one, two \r\n\r\n three \r\n")
+    wild = CaptionSettings(enable_wildcard=True)
+    assert sources.read(plan(subset(tmp_path)), Complaints())[0].caption == "one, two"
+    assert sources.read(plan(subset(tmp_path, captions=wild)), Complaints())[0].caption == "one, two\nthree"
+
+
+def test_face_positions_in_a_name_may_lack_in_its_caption_file(tmp_path: Path) -> None:
+    picture(tmp_path / "my_cat_10_20_30_40.png", (40, 40))
+    picture(tmp_path / "a_b_c_d.png", (40, 40))
+    (tmp_path / "my_cat.txt").write_text("a cat")
+    found = sources.read(plan(subset(tmp_path, class_tokens="cls")), Complaints())
+    assert captions(found) == {"my_cat_10_20_30_40.png": "a cat", "a_b_c_d.png": "cls"}
+
+
+def test_missing_captions_are_counted_and_another_suffix_is_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = folder(tmp_path / "cat", [(40, 40)] * 3)
+    wrong = plan(subset(path, caption_extension=".caption"))
+    sources.read(wrong, Complaints())
+    assert "3 of 3 pictures" in caplog.text
+    assert "3 have a .txt file: did you mean caption_extension .txt?" in caplog.text
+    with pytest.raises(UserError, match=r"did you mean caption_extension \.txt"):
+        sources.read(wrong, Complaints(strict=True))
+
+
+def test_class_tokens_stand_in_for_captions_without_a_complaint(tmp_path: Path) -> None:
+    picture(tmp_path / "x.png", (40, 40))
+    found = sources.read(plan(subset(tmp_path, class_tokens="sks cat")), Complaints(strict=True))
+    assert found[0].caption == "sks cat"
+
+
+def test_an_empty_caption_file_is_an_empty_caption_and_mentioned(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    picture(tmp_path / "x.png", (40, 40), "")
+    assert sources.read(plan(subset(tmp_path, class_tokens="cls")), Complaints())[0].caption == ""
+    assert "1 caption files" in caplog.text
+
+
+def test_a_caption_that_is_not_utf8_is_named(tmp_path: Path) -> None:
+    picture(tmp_path / "x.png", (40, 40))
+    (tmp_path / "x.txt").write_bytes("café".encode("latin-1"))
+    with pytest.raises(UserError, match=r"x.txt is not UTF-8 text \(byte 3\); save it as UTF-8"):
+        sources.read(plan(subset(tmp_path)), Complaints())
+
+
+def test_broken_pictures_are_left_out_named_once_and_stop_a_strict_run(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = folder(tmp_path / "cat", [(40, 40)] * 3)
+    (path / "im1.png").write_bytes(b"")
+    (path / "im2.png").write_bytes(b"<html>")
+    both = [plan(subset(path)), plan(subset(path), resolution=96)]
+    training_set = dataset.read(both, seed=1)
+    assert [Path(p).name for p, _ in training_set.broken] == ["im1.png", "im2.png"]
+    assert caplog.text.count("im1.png is left out: the file is empty") == 1
+    assert training_set.num_train_images == 2
+    with pytest.raises(UserError, match=r"im1\.png is left out"):
+        dataset.read(both, seed=1, strict=True)
+
+
+def test_a_picture_too_small_for_any_bucket_is_left_out(tmp_path: Path) -> None:
+    path = folder(tmp_path / "cat", [(40, 100), (64, 64)])
+    buckets = Buckets((128, 128), step=64, no_upscale=True)
+    training_set = dataset.read([DatasetPlan((subset(path),), buckets)], seed=1)
+    assert [reason for _, reason in training_set.broken] == ["40x100 is smaller than bucket_reso_steps 64"]
+
+
+@pytest.mark.parametrize("make", ["missing", "empty"])
+def test_a_folder_without_pictures_is_ignored_unless_nothing_is_left(
+    tmp_path: Path, make: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    bad = tmp_path / "bad"
+    if make == "empty":
+        bad.mkdir()
+    good = subset(folder(tmp_path / "cat", [(40, 40)]))
+    assert len(sources.read(plan(good, subset(bad)), Complaints())) == 1
+    assert "bad" in caplog.text
+    with pytest.raises(UserError, match=r"no pictures to train on in .*bad; check image_dir"):
+        sources.read(plan(subset(bad)), Complaints())
+
+
+def test_a_subset_without_repeats_is_ignored(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    first, second = folder(tmp_path / "a", [(40, 40)]), folder(tmp_path / "b", [(40, 40)])
+    found = sources.read(plan(subset(first), subset(second, num_repeats=0)), Complaints())
+    assert len(found) == 1
+    assert "num_repeats is 0" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("num_train", "num_reg", "repeats", "expected"),
+    [(5, 3, 1, [2, 2, 1]), (6, 3, 1, [2, 2, 2]), (2, 3, 1, [1, 1]), (5, 2, 2, [3, 2]), (3, 2, 2, [2, 2])],
+)
+def test_regularisation_pictures_are_repeated_one_by_one_until_they_suffice(
+    tmp_path: Path, num_train: int, num_reg: int, repeats: int, expected: list[int]
+) -> None:
+    train, reg = folder(tmp_path / "t", [(40, 40)] * num_train), folder(tmp_path / "r", [(40, 40)] * num_reg)
+    subsets = (subset(train), subset(reg, is_reg=True, num_repeats=repeats))
+    found = sources.read(plan(*subsets), Complaints())
+    assert [p.num_repeats for p in found if p.subset == 1] == expected
+
+
+def test_surplus_regularisation_pictures_are_mentioned(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    subsets = (
+        subset(folder(tmp_path / "t", [(40, 40)])),
+        subset(folder(tmp_path / "r", [(40, 40)] * 3), is_reg=True),
+    )
+    sources.read(plan(*subsets), Complaints())
+    assert "2 of 3 regularisation pictures" in caplog.text
+
+
+def test_the_same_complaint_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    complaints = Complaints()
+    with caplog.at_level(logging.WARNING):
+        complaints.warn("once")
+        complaints.warn("once")
+    assert len(caplog.records) == 1
+
+
+def test_a_picture_travels_to_another_process(tmp_path: Path) -> None:
+    found = sources.read(plan(subset(folder(tmp_path / "cat", [(40, 40)]))), Complaints())
+    assert pickle.loads(pickle.dumps(found)) == found
