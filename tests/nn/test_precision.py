@@ -1,0 +1,99 @@
+"""Number formats, and Linear layers that store less than they compute with."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from sfumato.errors import UserError
+from sfumato.nn import precision
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [
+        ("fp16", torch.float16),
+        ("BF16", torch.bfloat16),
+        ("float", torch.float32),
+        ("torch.float8_e4m3fn", torch.float8_e4m3fn),
+    ],
+)
+def test_formats_are_known_by_their_usual_names(name: str, dtype: torch.dtype) -> None:
+    assert precision.dtype_named(name) is dtype
+    assert precision.dtype_named(precision.name_of(dtype)) is dtype
+
+
+def test_an_unknown_format_is_answered_with_the_known_ones() -> None:
+    with pytest.raises(UserError, match=r"--t5xxl_dtype is 'int4'; use one of .*bf16"):
+        precision.dtype_named("int4", "--t5xxl_dtype")
+
+
+def test_fp16_on_a_processor_is_refused_and_bf16_is_not() -> None:
+    precision.check_compute(torch.bfloat16, torch.device("cpu"))
+    with pytest.raises(UserError, match="--mixed_precision is fp16"):
+        precision.check_compute(torch.float16, torch.device("cpu"), "--mixed_precision")
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2])
+@pytest.mark.parametrize("autocast", [False, True])
+def test_stored_layers_compute_and_differentiate_like_their_rounded_weights(
+    dtype: torch.dtype, autocast: bool
+) -> None:
+    torch.manual_seed(0)
+    stored = nn.Sequential(nn.Linear(8, 16), nn.GELU(), nn.Linear(16, 4, bias=False))
+    rounded = copy.deepcopy(stored)
+    with torch.no_grad():
+        for layer in (rounded[0], rounded[2]):
+            layer.weight.copy_(layer.weight.to(dtype))
+    precision.store(stored, dtype)
+    assert type(stored[0]) is nn.Linear
+    assert stored[0].weight.dtype is dtype
+    x = torch.randn(3, 5, 8)
+    results = []
+    for model in (stored, rounded):
+        leaf = x.clone().requires_grad_()
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+            out = model(leaf)
+        out.float().square().sum().backward()
+        results.append((out.float(), leaf.grad, model[0].bias.grad))
+    for got, expected in zip(*results, strict=True):
+        torch.testing.assert_close(
+            got, expected, rtol=1e-2 if autocast else 1e-5, atol=1e-2 if autocast else 1e-6
+        )
+
+
+def test_the_backward_pass_keeps_no_wide_copy_of_a_stored_weight() -> None:
+    model = nn.Linear(32, 64)
+    precision.store(model, torch.float8_e4m3fn)
+    kept = []
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        kept.append(tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        model(torch.randn(2, 32, requires_grad=True))
+    assert [tensor.dtype for tensor in kept if tensor.numel() >= 32 * 64] == [torch.float8_e4m3fn]
+
+
+def test_a_copy_of_a_stored_layer_uses_its_own_weight() -> None:
+    model = nn.Sequential(nn.Linear(4, 4))
+    precision.store(model, torch.float8_e4m3fn)
+    twin = copy.deepcopy(model)
+    with torch.no_grad():
+        model[0].weight.zero_()
+    x = torch.ones(1, 4)
+    assert torch.equal(model(x)[0], model[0].bias)
+    assert not torch.equal(twin(x), model(x))
+
+
+def test_inputs_are_wanted_in_the_format_of_the_weights_or_of_autocast() -> None:
+    cpu = torch.device("cpu")
+    model = nn.Linear(4, 4).to(torch.bfloat16)
+    assert precision.compute_dtype(model, cpu) is torch.bfloat16
+    precision.store(model, torch.float8_e4m3fn)
+    assert precision.compute_dtype(model, cpu) is torch.bfloat16
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert precision.compute_dtype(nn.Linear(4, 4), cpu) is torch.bfloat16
+    assert precision.compute_dtype(nn.Linear(4, 4), cpu) is torch.float32
