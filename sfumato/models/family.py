@@ -189,12 +189,20 @@ class Family(Protocol):
         """Return (num_steps + 1,) noise levels from high to 0 for a picture of that size in pixels."""
         ...
 
-    def blocks(self, denoiser: nn.Module) -> list[nn.Module]:
-        """Return the repeated blocks in execution order: checkpointing, swap and compilation need no more."""
+    def blocks(self, part: str, model: nn.Module) -> list[nn.Module]:
+        """Return a part's repeated blocks in execution order: checkpointing, swap and compilation need no more."""
         ...
 
     def adapter_targets(self, part: str, model: nn.Module) -> Iterator[AdapterTarget]:
         """Yield the layers of `model` that adapters know, in the order in which files list them."""
+        ...
+
+    def cache_extras(self) -> Mapping[str, Tensor]:
+        """Return what sd-scripts expects in a text cache file beside the outputs, options that shape them included."""
+        ...
+
+    def metadata(self) -> dict[str, object]:
+        """Return what the family adds to the `ss_*` record of an adapter file: its own options."""
         ...
 
     def save(self, part: str, model: nn.Module, path: Path, dtype: torch.dtype, metadata: Mapping[str, str]) -> None:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,12 @@ CLIP_HEAD_WIDTH = 64
 
 _IGNORED_BY_CLIP = re.compile(r"text_projection(\.weight)?|logit_scale|.*\.position_ids")
 _T5_EMBEDDINGS = ("shared.weight", "encoder.embed_tokens.weight")
+
+
+def layers(encoder: nn.Module) -> list[nn.Module]:
+    """Return the repeated layers of a CLIP or T5 text encoder in execution order."""
+    stack = cast(Any, encoder).encoder
+    return [*(stack.layers if hasattr(stack, "layers") else stack.block)]
 
 
 def load_clip(

@@ -47,7 +47,9 @@ class FlatGradients:
         for buffer in self._buffers:
             buffer.mul_(factor.to(buffer.dtype))
             # where() instead of a product: 0 * nan is nan.
-            buffer.copy_(torch.where(is_finite, buffer, torch.zeros((), dtype=buffer.dtype, device=buffer.device)))
+            buffer.copy_(
+                torch.where(is_finite, buffer, torch.zeros((), dtype=buffer.dtype, device=buffer.device))
+            )
 
 
 def _flatten(parameters: list[nn.Parameter]) -> Tensor:

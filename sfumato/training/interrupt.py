@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM end a run after the current step, with everything saved; a second one ends it at once."""
+"""Ctrl-C and SIGTERM end a run after the current step, with everything saved; a second one does at once."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ class Interrupt:
         self.name: str | None = None
 
     def __call__(self) -> bool:
+        """Return whether it was asked for."""
         return self.name is not None
 
     @contextmanager

@@ -12,18 +12,10 @@ from torch import Tensor
 
 from sfumato import seeds
 from sfumato.data.collate import Batch
-from sfumato.training.objective import StepLoss
 from sfumato.training.plan import Plan, Step
 from sfumato.training.progress import LateReader, Reading
+from sfumato.training.trainables import Trainable
 from sfumato.training.update import Update
-
-
-class Trainable(Protocol):
-    """What is learned: an adapter, a whole model, an embedding."""
-
-    def loss(self, batch: Batch, rng: torch.Generator) -> StepLoss:
-        """Return the loss of each picture; all that is random comes from `rng` or the global generators."""
-        ...
 
 
 class Observer(Protocol):
@@ -58,8 +50,9 @@ class Loop:
     should_stop: Callable[[], bool] = lambda: False
     _late: LateReader = field(default_factory=LateReader)
 
-    def run(self) -> bool:
-        """Train to the end of the plan; return whether it was reached."""
+    def run(self) -> Step:
+        """Train to the end of the plan, or until asked to stop; return the last step that was taken."""
+        step = self.plan.step(max(1, self.finished))
         for step in self.plan.steps(self.finished):
             paths = self._take(step)
             self._tell(self._late.exchange(step, self._values, paths, self.update.rates()))
@@ -68,12 +61,13 @@ class Loop:
             if self.should_stop():
                 break
         self._tell(self._late.flush())
-        return step.is_last
+        return step
 
     def _take(self, step: Step) -> list[str]:
         """Take one optimizer step; return the files of this process's pictures."""
         processes = self.update.processes
         paths: list[str] = []
+        self.trainable.step_begins(step)
         self.update.begin()
         for _, number in step.of_process(processes.rank, processes.world):
             batch = next(self.batches)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import random
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from sfumato import __version__
 from sfumato.checkpoints.hashes import file_sha256, legacy_file_hash
+from sfumato.checkpoints.metadata import as_strings
 from sfumato.config.caching import CachingConfig
 from sfumato.config.captions import CaptionConfig
 from sfumato.config.dataset import DatasetConfig
@@ -19,7 +19,6 @@ from sfumato.config.images import ImageConfig
 from sfumato.config.length import LengthConfig
 from sfumato.config.loss import LossConfig
 from sfumato.config.memory import MemoryConfig
-from sfumato.config.metadata import MetadataConfig
 from sfumato.config.model import ModelConfig
 from sfumato.config.network import NetworkConfig
 from sfumato.config.noise import NoiseConfig
@@ -28,6 +27,7 @@ from sfumato.config.precision import PrecisionConfig
 from sfumato.config.run import Run
 from sfumato.config.saving import SavingConfig
 from sfumato.config.schedule import ScheduleConfig
+from sfumato.data import statistics
 from sfumato.data.dataset import TrainingSet
 from sfumato.models.family import Family
 from sfumato.training.plan import Plan, Step
@@ -128,8 +128,8 @@ def adapter_metadata(
     values |= _network_arguments(run[NetworkConfig])
     values |= _base_model(run[ModelConfig])
     values |= _data_set(run, training_set, world)
-    values |= getattr(family, "run_metadata", dict)()
-    return {key: value if isinstance(value, str) else str(value) for key, value in values.items()}
+    values |= family.metadata()
+    return as_strings(values)
 
 
 def at_save(step: Step) -> dict[str, str]:
@@ -139,13 +139,6 @@ def at_save(step: Step) -> dict[str, str]:
         "ss_steps": str(step.number),
         "ss_epoch": str(step.epoch),
     }
-
-
-def modelspec_options(run: Run) -> Mapping[str, Any]:
-    """Return the user's `--metadata_*` options without their prefix, those that were given."""
-    section = run[MetadataConfig]
-    given = {name.removeprefix("metadata_"): value for name, value in vars(section).items()}
-    return {name: value for name, value in given.items() if value is not None}
 
 
 def _text_encoder_rates(run: Run) -> list[float] | None:
@@ -179,26 +172,33 @@ def _base_model(config: ModelConfig) -> dict[str, str]:
 
 
 def _data_set(run: Run, training_set: TrainingSet, world: int) -> dict[str, Any]:
+    sets = training_set.sets
+    described = [statistics.describe(pictures) for pictures in sets]
+    values = {
+        "ss_dataset_dirs": json.dumps(statistics.folders(sets, is_reg=False)),
+        "ss_tag_frequency": json.dumps(_tags(training_set)),
+    }
     if run[DatasetConfig].dataset_config:
-        return {
-            "ss_datasets": json.dumps(training_set.describe()),
-            "ss_tag_frequency": json.dumps(training_set.tag_frequency()),
-            "ss_dataset_dirs": json.dumps(training_set.dataset_dirs()),
-        }
-    (only,) = training_set.describe()
-    images = run[ImageConfig]
+        return values | {"ss_datasets": json.dumps(described)}
+    only, images, captions = described[0], run[ImageConfig], run[CaptionConfig]
     batch_size = run[DatasetConfig].train_batch_size
-    return {
+    return values | {
         "ss_batch_size_per_device": batch_size,
         "ss_total_batch_size": batch_size * world * run[LengthConfig].gradient_accumulation_steps,
-        "ss_resolution": str(tuple(only["resolution"])),
+        "ss_resolution": tuple(only["resolution"]),
         **{f"ss_{name}": getattr(images, name) for name in FOLDER_FORM},
-        "ss_shuffle_caption": run[CaptionConfig].shuffle_caption,
-        "ss_keep_tokens": run[CaptionConfig].keep_tokens,
+        "ss_shuffle_caption": captions.shuffle_caption,
+        "ss_keep_tokens": captions.keep_tokens,
         "ss_min_bucket_reso": only["min_bucket_reso"],
         "ss_max_bucket_reso": only["max_bucket_reso"],
-        "ss_dataset_dirs": json.dumps(training_set.dataset_dirs()),
-        "ss_reg_dataset_dirs": json.dumps(training_set.dataset_dirs(is_reg=True)),
-        "ss_tag_frequency": json.dumps(training_set.tag_frequency()),
+        "ss_reg_dataset_dirs": json.dumps(statistics.folders(sets, is_reg=True)),
         "ss_bucket_info": json.dumps(only["bucket_info"]),
     }
+
+
+def _tags(training_set: TrainingSet) -> dict[str, dict[str, int]]:
+    """Count the tags of each folder; a folder that several data sets share counts once."""
+    merged: dict[str, dict[str, int]] = {}
+    for pictures in training_set.sets:
+        merged = statistics.tag_frequency(pictures) | merged
+    return merged

@@ -108,7 +108,9 @@ def plan(config: OptimizerConfig) -> OptimizerPlan:
         arguments = _settle_adafactor(arguments, config)
     if kind.__module__.split(".")[0] in GUESSES_ITS_RATE and config.learning_rate <= 0.1:
         logger.warning(
-            "--learning_rate is %g; %s finds the rate itself, so use about 1.0", config.learning_rate, kind.__name__
+            "--learning_rate is %g; %s finds the rate itself, so use about 1.0",
+            config.learning_rate,
+            kind.__name__,
         )
     relative = is_adafactor and bool(arguments["relative_step"])
     return OptimizerPlan(kind, arguments, _implied_arguments(name.lower(), kind, arguments), relative)
@@ -129,7 +131,7 @@ def parse_arguments(pairs: Sequence[str], option: str) -> dict[str, Any]:
             arguments[key.strip()] = ast.literal_eval(value.strip())
         except (ValueError, SyntaxError):
             raise UserError(
-                f"{option} holds {pair!r}; its value is no Python literal (a text needs quotes: {key}='{value}')"
+                f"{option} holds {pair!r}; its value is no literal (text needs quotes: {key}='{value}')"
             ) from None
     return arguments
 
@@ -154,7 +156,12 @@ def _implied_arguments(
 ) -> dict[str, Any]:
     if name.startswith("sgdnesterov"):
         return {"momentum": 0.9, "nesterov": True}
-    if kind is torch.optim.AdamW and not arguments.keys() & {"fused", "foreach", "capturable", "differentiable"}:
+    if kind is torch.optim.AdamW and not arguments.keys() & {
+        "fused",
+        "foreach",
+        "capturable",
+        "differentiable",
+    }:
         return {"fused": True}  # one kernel for all parameters: seven times faster than the loop on a CPU
     return {}
 
@@ -166,7 +173,9 @@ def _settle_adafactor(arguments: dict[str, Any], config: OptimizerConfig) -> dic
         logger.warning("--optimizer_args: warmup_init=True sets relative_step=True")
         settled["relative_step"] = True
     if settled["relative_step"]:
-        logger.info("Adafactor sets its own rates (relative_step=True); learning rates only initialise its schedule")
+        logger.info(
+            "Adafactor sets its own rates (relative_step=True); learning rates only initialise its schedule"
+        )
     elif config.max_grad_norm:
         logger.warning("--max_grad_norm is %g; 0 works better with Adafactor", config.max_grad_norm)
     return settled

@@ -1,4 +1,4 @@
-"""The course of a run as arithmetic: which micro-batches make which step, whatever the number of processes."""
+"""The course of a run as arithmetic: which micro-batches make which step, for any number of processes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Step:
     is_last: bool
 
     def of_process(self, rank: int, world: int) -> list[tuple[int, int]]:
-        """Return (position in epoch, number over the run) of each micro-batch that process `rank` computes."""
+        """Return (position in epoch, number over the run) of each micro-batch of process `rank`."""
         mine = range(rank, len(self.micro_batches), world)
         return [(self.micro_batches[i], self.first_number + i) for i in mine]
 
@@ -64,8 +64,18 @@ class Plan:
         ends_epoch = position + 1 == self.steps_per_epoch
         is_last = number == self.num_steps
         return Step(
-            number, epoch_index + 1, micro_batches, epoch_index * self.num_batches + first, ends_epoch, is_last
+            number,
+            epoch_index + 1,
+            micro_batches,
+            epoch_index * self.num_batches + first,
+            ends_epoch,
+            is_last,
         )
+
+    def steps_of(self, epoch: int, finished: int = 0) -> Iterator[Step]:
+        """Yield the steps of one epoch that come after the first `finished` of the run."""
+        first = max(finished, (epoch - 1) * self.steps_per_epoch) + 1
+        return (self.step(n) for n in range(first, min(epoch * self.steps_per_epoch, self.num_steps) + 1))
 
     def steps(self, finished: int = 0) -> Iterator[Step]:
         """Yield the steps after the first `finished`."""

@@ -101,7 +101,8 @@ class Bar:
         elapsed_s = time.monotonic() - self._started
         speed = (reading.step.number - self._finished) * self._pictures_per_step / max(elapsed_s, 1e-9)
         self._bar.set_postfix_str(
-            f"loss {self.average:.4f}, lr {reading.rates[-1]:.2e}, {speed:.2f} images/s, {_memory()}", refresh=False
+            f"loss {self.average:.4f}, lr {reading.rates[-1]:.2e}, {speed:.2f} images/s, {_memory()}",
+            refresh=False,
         )
 
     def close(self) -> None:
@@ -124,7 +125,7 @@ class FiniteGuard:
             return
         raise UserError(
             f"step {reading.step.number}: loss {reading.loss}, gradient norm {reading.grad_norm}; lower "
-            f"--learning_rate or look at the pictures of that step: {', '.join(reading.paths)} ({self.last_save})"
+            f"--learning_rate or look at that step's files: {', '.join(reading.paths)} ({self.last_save})"
         )
 
 

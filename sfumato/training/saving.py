@@ -109,7 +109,9 @@ def rhythm_for(config: SavingConfig, plan: Plan) -> Rhythm:
     every_epochs = config.save_every_n_epochs
     if config.save_n_epoch_ratio:
         every_epochs = max(1, plan.num_epochs // config.save_n_epoch_ratio)
-    return Rhythm(every_epochs, config.save_every_n_steps, config.save_last_n_epochs, config.save_last_n_steps)
+    return Rhythm(
+        every_epochs, config.save_every_n_steps, config.save_last_n_epochs, config.save_last_n_steps
+    )
 
 
 def check_output(names: Names, num_bytes: int) -> None:

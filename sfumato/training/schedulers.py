@@ -137,9 +137,7 @@ def _half_wave(progress: float, cycles: float) -> float:
     return max(0.0, 0.5 * (1 + math.cos(math.pi * cycles * 2 * progress)))
 
 
-def _polynomial(
-    config: ScheduleConfig, _arguments: Any, rate: float, warmup: int, num_steps: int
-) -> Factor:
+def _polynomial(config: ScheduleConfig, _arguments: Any, rate: float, warmup: int, num_steps: int) -> Factor:
     """Fall from the rate to 1e-7 with the given power."""
     end = POLYNOMIAL_END_RATE / rate
     power = config.lr_scheduler_power
@@ -191,13 +189,17 @@ def _piecewise_constant(
     """Follow `step_rules='1:10,0.1:30,0.01'`: factor 1 before step 10, 0.1 before step 30, then 0.01."""
     rules = arguments.get("step_rules")
     if not isinstance(rules, str):
-        raise UserError("--lr_scheduler piecewise_constant needs --lr_scheduler_args \"step_rules='1:10,0.1'\"")
+        raise UserError(
+            "--lr_scheduler piecewise_constant needs --lr_scheduler_args \"step_rules='1:10,0.1'\""
+        )
     try:
         *pieces, last = rules.split(",")
         steps = [(int(piece.split(":")[1]), float(piece.split(":")[0])) for piece in pieces]
         final = float(last)
     except (ValueError, IndexError):
-        raise UserError(f"--lr_scheduler_args step_rules is {rules!r}; write it like '1:10,0.1:30,0.01'") from None
+        raise UserError(
+            f"--lr_scheduler_args step_rules is {rules!r}; write it like '1:10,0.1:30,0.01'"
+        ) from None
 
     def at(step: int) -> float:
         return next((value for until, value in steps if step < until), final)

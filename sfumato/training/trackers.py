@@ -20,7 +20,9 @@ from sfumato.training.progress import Averages, Reading
 def check(config: TrackingConfig) -> None:
     """Raise UserError for trackers that cannot work."""
     if config.log_with in ("tensorboard", "all") and not config.logging_dir:
-        raise UserError(f"--log_with {config.log_with} needs --logging_dir; give the folder for TensorBoard's files")
+        raise UserError(
+            f"--log_with {config.log_with} needs --logging_dir; give the folder for TensorBoard's files"
+        )
 
 
 def start(config: TrackingConfig, default_name: str, settings: Mapping[str, Any]) -> list[Any]:

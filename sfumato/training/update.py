@@ -46,7 +46,7 @@ class Update:
     def finish(self) -> Tensor:
         """Change the weights; return (2,) float32 on the device: the step's loss and gradient norm.
 
-        A step with a gradient that is not finite leaves the gradients zero; whoever reads the norm stops the run.
+        Gradients that are not finite are taken as zero; whoever reads the norm stops the run.
         """
         self.gradients.sum_over(self.processes.sum_)
         self.processes.sum_(self._loss)
@@ -73,7 +73,7 @@ class Update:
             self.scheduler.step()
 
     def rates(self) -> list[float]:
-        """Return each group's effective learning rate; optimizers that find it themselves scale theirs by `d`."""
+        """Return each group's effective rate; optimizers that find it themselves scale theirs by `d`."""
         return [
             float(group.get("scheduled_lr", group["lr"]) or 0.0) * float(group.get("d", 1.0))
             for group in self.optimizer.param_groups

@@ -6,7 +6,11 @@ from sfumato.training.gradients import FlatGradients
 
 def _parameters() -> list[nn.Parameter]:
     torch.manual_seed(0)
-    return [nn.Parameter(torch.randn(3, 4)), nn.Parameter(torch.randn(5)), nn.Parameter(torch.randn(2, 2).bfloat16())]
+    return [
+        nn.Parameter(torch.randn(3, 4)),
+        nn.Parameter(torch.randn(5)),
+        nn.Parameter(torch.randn(2, 2).bfloat16()),
+    ]
 
 
 def _backward(parameters: list[nn.Parameter], factor: float = 1.0) -> None:

@@ -6,13 +6,17 @@ from sfumato.errors import UserError
 from sfumato.training import optimizers
 
 
-@pytest.mark.parametrize("name", ["", "AdamW", "adamw8bit", "Adafactor", "SGDNesterov", "Lion8bit", "RMSprop"])
+@pytest.mark.parametrize(
+    "name", ["", "AdamW", "adamw8bit", "Adafactor", "SGDNesterov", "Lion8bit", "RMSprop"]
+)
 def test_named_optimizers_reduce_a_quadratic_loss(name: str) -> None:
     torch.manual_seed(0)
     weight = torch.nn.Parameter(torch.randn(64, 64))
     before = weight.detach().norm()
     arguments = ("relative_step=False", "scale_parameter=False") if name == "Adafactor" else None
-    config = OptimizerConfig(optimizer_type=name, optimizer_args=arguments, learning_rate=1e-2, max_grad_norm=0.0)
+    config = OptimizerConfig(
+        optimizer_type=name, optimizer_args=arguments, learning_rate=1e-2, max_grad_norm=0.0
+    )
     optimizer = optimizers.plan(config).build([{"params": [weight], "lr": 1e-2}], 1e-2)
     for _ in range(20):
         optimizer.zero_grad()

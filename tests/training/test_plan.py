@@ -5,7 +5,8 @@ from sfumato.training.plan import Plan, plan_for
 
 
 def test_epochs_win_over_steps_and_count_partial_groups() -> None:
-    plan = plan_for(LengthConfig(max_train_steps=1600, max_train_epochs=3, gradient_accumulation_steps=2), 5, 2)
+    config = LengthConfig(max_train_steps=1600, max_train_epochs=3, gradient_accumulation_steps=2)
+    plan = plan_for(config, 5, 2)
     assert (plan.group, plan.steps_per_epoch, plan.num_steps, plan.num_epochs) == (4, 2, 6, 3)
 
 
@@ -30,3 +31,9 @@ def test_two_processes_share_what_one_process_accumulates() -> None:
 def test_a_resumed_plan_continues_where_the_other_would_be(finished: int) -> None:
     plan = Plan(num_batches=4, group=1, num_steps=6)
     assert list(plan.steps(finished)) == list(plan.steps())[finished:]
+
+
+def test_the_epochs_together_are_the_run() -> None:
+    plan = Plan(num_batches=5, group=2, num_steps=8)
+    steps = [step for epoch in range(1, plan.num_epochs + 1) for step in plan.steps_of(epoch, finished=2)]
+    assert steps == list(plan.steps(2))

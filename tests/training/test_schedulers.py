@@ -11,7 +11,8 @@ from sfumato.config.schedule import ScheduleConfig
 from sfumato.errors import UserError
 from sfumato.training import optimizers, schedulers
 
-CASES = json.loads(gzip.open(Path(__file__).parents[1] / "golden" / "learning_rates.json.gz").read())["cases"]
+RECORDED = Path(__file__).parents[1] / "golden" / "learning_rates.json.gz"
+CASES = json.loads(gzip.decompress(RECORDED.read_bytes()))["cases"]
 
 
 def _rates(case: dict[str, Any]) -> tuple[list[float], float]:

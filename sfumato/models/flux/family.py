@@ -216,10 +216,22 @@ class FluxFamily:
         num_tokens = (width // unit) * (height // unit)
         return flow_sigmas(num_steps, shift_exponent(num_tokens) if self.variant == "dev" else None)
 
-    def blocks(self, denoiser: nn.Module) -> list[nn.Module]:
-        """Return the double blocks, then the single blocks."""
-        model = cast(Flux, denoiser)
-        return [*model.double_blocks, *model.single_blocks]
+    def blocks(self, part: str, model: nn.Module) -> list[nn.Module]:
+        """Return the double blocks, then the single blocks; of a text encoder, its layers."""
+        if part == DENOISER:
+            return [*cast(Flux, model).double_blocks, *cast(Flux, model).single_blocks]
+        return text_encoders.layers(model)
+
+    def cache_extras(self) -> Mapping[str, Tensor]:
+        """Return the positions of T5's tokens, (T, 3) zeros, and whether T5 saw its mask."""
+        return {
+            "txt_ids": torch.zeros(self.t5_max_length, 3),
+            "apply_t5_attn_mask": torch.tensor(self.apply_t5_mask),
+        }
+
+    def metadata(self) -> dict[str, object]:
+        """Return the option that changes what the model is told."""
+        return {"ss_apply_t5_attn_mask": self.apply_t5_mask}
 
     def adapter_targets(self, part: str, model: nn.Module) -> Iterator[AdapterTarget]:
         """Yield the layers of `model` that adapters know, in the order in which files list them."""

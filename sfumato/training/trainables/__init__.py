@@ -1,0 +1,70 @@
+"""What can be learned, given any family: one module for each way."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from sfumato.adapters.network import ParameterGroup
+from sfumato.config.run import Run
+from sfumato.data.collate import Batch
+from sfumato.models.family import Family, Parts
+from sfumato.training.objective import StepLoss
+from sfumato.training.plan import Step
+from sfumato.training.precision import Precision
+
+
+class Trainable(Protocol):
+    """What is learned, with its weights in memory."""
+
+    def groups(self) -> Sequence[ParameterGroup]:
+        """Return the parameters to optimize; each belongs to exactly one group."""
+        ...
+
+    def loss(self, batch: Batch, rng: torch.Generator) -> StepLoss:
+        """Return the loss of each picture; all that is random comes from `rng` or the global generators."""
+        ...
+
+    def step_begins(self, step: Step) -> None:
+        """Get ready for an optimizer step."""
+        ...
+
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield what a state must hold, by name; the tensors are the live ones."""
+        ...
+
+    def save(self, path: Path, metadata: Mapping[str, str]) -> None:
+        """Write the weights as they are used elsewhere."""
+        ...
+
+
+class Method(Protocol):
+    """One way of training, bound to a run, before any weight is loaded.
+
+    Attributes:
+        trained_encoders: text encoders whose outputs change during the run, so that they cannot be cached.
+    """
+
+    trained_encoders: Sequence[str]
+
+    def check(self) -> int:
+        """Raise UserError for what cannot work; return the bytes of one save."""
+        ...
+
+    def build(self, parts: Parts, precision: Precision, live_encoders: Sequence[str]) -> Trainable:
+        """Load what is trained and what it is trained on.
+
+        Args:
+            live_encoders: text encoders that run in every step, because their outputs are not cached.
+        """
+        ...
+
+
+def method_for(run: Run, family: Family) -> Method:
+    """Return the run's way of training."""
+    return importlib.import_module(f"{__name__}.{run.method}").create(run, family)

@@ -2,45 +2,147 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from sfumato import seeds
-from sfumato.adapters.network import Network
+from sfumato.adapters import legacy
+from sfumato.adapters.network import Network, ParameterGroup
+from sfumato.checkpoints import modelspec
+from sfumato.checkpoints.metadata import minimum_set
+from sfumato.config.flow import FlowConfig
+from sfumato.config.memory import MemoryConfig
+from sfumato.config.metadata import MetadataConfig
+from sfumato.config.network import NetworkConfig
+from sfumato.config.optimizer import OptimizerConfig
+from sfumato.config.run import Run
+from sfumato.config.saving import SavingConfig
 from sfumato.data.collate import Batch
+from sfumato.errors import UserError
 from sfumato.models.family import DENOISER, VAE, Conditioning, Family, ImageSizes, Parts
-from sfumato.training.objective import Objective, StepLoss
+from sfumato.nn import checkpointing
+from sfumato.nn.precision import dtype_named
+from sfumato.training.objective import Objective, StepLoss, objective_for
+from sfumato.training.plan import Step
 from sfumato.training.precision import Precision
+
+logger = logging.getLogger(__name__)
+
+
+def create(run: Run, family: Family) -> AdapterMethod:
+    """Return the way to train the adapter that `run` asks for."""
+    plan = legacy.resolve(run)
+    parts = plan.parts(family)
+    return AdapterMethod(run, family, plan, [part for part in parts if part != DENOISER])
+
+
+@dataclass(frozen=True)
+class AdapterMethod:
+    """An adapter bound to a run; see `Method`."""
+
+    run: Run
+    family: Family
+    plan: legacy.Plan
+    trained_encoders: Sequence[str]
+
+    def check(self) -> int:
+        """Build the adapter on models without memory: everything that does not fit is found in a second."""
+        meta = torch.device("meta")
+        models = {part: self.family.load(part, torch.bfloat16, meta) for part in self.plan.parts(self.family)}
+        network = self.plan.build(self.family, models)
+        logger.info("the adapter %s", network.describe())
+        if not self.groups(network):
+            raise UserError("every learning rate is 0, so nothing would be trained; raise --learning_rate")
+        width = (self.save_dtype or torch.float32).itemsize
+        return sum(tensor.numel() * width for tensor in network.trainable.state_dict().values())
+
+    def build(self, parts: Parts, precision: Precision, live_encoders: Sequence[str]) -> AdapterTraining:
+        """Load the models and attach the adapter to them; see `Method`."""
+        models = {part: parts[part] for part in self.plan.parts(self.family)}
+        network = self.plan.build(self.family, models)
+        network.trainable.to(precision.device, precision.trained)
+        network.attach()
+        if self.run[MemoryConfig].gradient_checkpointing:
+            checkpointing.enable(self.family.blocks(DENOISER, parts[DENOISER]))
+            for name in self.trained_encoders:
+                checkpointing.enable(self.family.blocks(name, parts[name]))
+        return AdapterTraining(
+            method=self,
+            parts=parts,
+            network=network,
+            objective=objective_for(self.run, self.family.prediction, self.family.latents.patch),
+            precision=precision,
+            live_encoders=live_encoders,
+        )
+
+    @property
+    def save_dtype(self) -> torch.dtype | None:
+        """The dtype of saved files; None keeps what was trained."""
+        name = self.run[SavingConfig].save_precision
+        return dtype_named(name, "save_precision") if name else None
+
+    def record(self, metadata: Mapping[str, str]) -> dict[str, str]:
+        """Return a file's metadata: ours, reduced if the user wants none, and modelspec's."""
+        kept = minimum_set(metadata) if self.run[SavingConfig].no_metadata else dict(metadata)
+        return kept | modelspec.build(
+            self.family.identity,
+            self.run[MetadataConfig],
+            kind="lora",
+            name=self.run[SavingConfig].output_name,
+            timestamp=time.time(),
+        )
+
+    def groups(self, network: Network) -> list[ParameterGroup]:
+        """Return what is trained at which rate."""
+        config = self.run[NetworkConfig]
+        rate = self.run[OptimizerConfig].learning_rate
+        return network.parameter_groups(rate, config.unet_lr, config.text_encoder_lr)
 
 
 @dataclass
 class AdapterTraining:
-    """The loss of one batch as seen by an adapter; a `Trainable`.
+    """An adapter at work; a `Trainable`.
 
     Attributes:
         network: attached to the parts it adapts.
         live_encoders: text encoders that run in every step, because their outputs are not cached.
-        trained_encoders: those of them that the adapter changes.
-        guidance: distilled guidance scale that the model is told.
     """
 
-    family: Family
+    method: AdapterMethod
     parts: Parts
     network: Network
     objective: Objective
     precision: Precision
-    live_encoders: Sequence[str] = ()
-    trained_encoders: Sequence[str] = ()
-    guidance: float = 1.0
+    live_encoders: Sequence[str]
+    _epoch: int = 0
+
+    @property
+    def family(self) -> Family:
+        """The architecture that is adapted."""
+        return self.method.family
+
+    def groups(self) -> list[ParameterGroup]:
+        """Return the adapter's parameters; parts whose rate is 0 are left out."""
+        return self.method.groups(self.network)
+
+    def step_begins(self, step: Step) -> None:
+        """Tell the adapter where the run is."""
+        if step.epoch != self._epoch:
+            self._epoch = step.epoch
+            self.network.on_epoch_start()
+        self.network.on_step_start()
 
     def loss(self, batch: Batch, rng: torch.Generator) -> StepLoss:
         """Return the loss of each picture of `batch`."""
+        self.network.set_strength(float(batch.network_multipliers[0]))  # one data set, one strength
         batch = batch.to(self.precision.device, non_blocking=True)
-        self.network.set_strength(batch.network_multipliers)
         with self.precision.autocast():
             latents = self._latents(batch, rng)
             conditioning = self._conditioning(batch)
@@ -48,9 +150,15 @@ class AdapterTraining:
             def predict(noisy: Tensor, timesteps: Tensor) -> Tensor:
                 return self.family.predict(self.parts[DENOISER], noisy, timesteps, conditioning)
 
-            return self.objective(
-                predict, latents, rng, mask=batch.masks, loss_weights=batch.loss_weights
-            )
+            return self.objective(predict, latents, rng, mask=batch.masks, weights=batch.loss_weights)
+
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield the adapter's own tensors, live."""
+        return iter(self.network.trainable.state_dict(keep_vars=True).items())
+
+    def save(self, path: Path, metadata: Mapping[str, str]) -> None:
+        """Write the adapter file."""
+        self.network.save(path, self.method.save_dtype, self.method.record(metadata))
 
     def _latents(self, batch: Batch, rng: torch.Generator) -> Tensor:
         if batch.latents is not None:
@@ -58,18 +166,17 @@ class AdapterTraining:
         assert batch.pixels is not None
         # A generator of its own: noise and timesteps are the same whether or not latents are cached.
         posterior = torch.Generator().manual_seed(seeds.derive("posterior", rng.initial_seed()))
-        vae = self.parts[VAE]
-        pixels = batch.pixels.to(next(vae.parameters()).dtype)
         with torch.no_grad():
-            return self.family.encode_image(vae, pixels, posterior).float()
+            return self.family.encode_image(self.parts[VAE], batch.pixels, posterior).float()
 
     def _conditioning(self, batch: Batch) -> Conditioning:
         text = dict(batch.text)
         if self.live_encoders:
-            tokens = {k: v.to(self.precision.device) for k, v in self.family.tokenize(batch.captions).items()}
+            tokens = self.family.tokenize(batch.captions)
+            tokens = {name: ids.to(self.precision.device) for name, ids in tokens.items()}
             for name in self.live_encoders:
-                with nullcontext() if name in self.trained_encoders else torch.no_grad():
+                with nullcontext() if name in self.method.trained_encoders else torch.no_grad():
                     text |= self.family.encode_text({name: self.parts[name]}, tokens)
-        guidance = torch.full((len(batch),), self.guidance, device=self.precision.device)
+        guidance = self.method.run[FlowConfig].guidance_scale
         sizes = ImageSizes(batch.original_sizes, batch.crop_offsets, batch.target_sizes)
-        return Conditioning(text, guidance, sizes)
+        return Conditioning(text, torch.full((len(batch),), guidance, device=self.precision.device), sizes)

@@ -1,0 +1,189 @@
+"""States: all that an interrupted run needs to go on as if it had never stopped.
+
+A state is a folder with `state.safetensors` (weights, optimizer) and `state.json` (position, options).
+Generators need no saving: every draw is a function of the seed and of the position (`loop.py`).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sfumato.checkpoints.atomic import atomic_file
+from sfumato.checkpoints.tensors import TensorReader, open_tensors, write_tensors
+from sfumato.errors import UserError
+from sfumato.training.trainables import Trainable
+from sfumato.training.tree import put_together, take_apart
+from sfumato.training.update import Update
+
+logger = logging.getLogger(__name__)
+
+TENSORS, RECORD, POSITION = "state.safetensors", "state.json", "train_state.json"
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class State:
+    """A state folder whose record was read.
+
+    Attributes:
+        finished: optimizer steps done.
+        epoch: the epoch of the last of them, from 1.
+        options: the public configuration of the run that saved it.
+    """
+
+    folder: Path
+    record: Mapping[str, Any]
+
+    @property
+    def finished(self) -> int:
+        """Optimizer steps done."""
+        return int(self.record["finished"])
+
+    @property
+    def seed(self) -> int:
+        """The seed of the run that saved it, chosen or given."""
+        return int(self.record["seed"])
+
+    def differences(self, options: Mapping[str, Any]) -> list[str]:
+        """Return a line for each option that has another value now."""
+        before = self.record["options"]
+        now = json.loads(json.dumps(options))
+        return [
+            f"--{name} was {before.get(name, 'not given')} and is {now.get(name, 'not given')}"
+            for name in sorted(before.keys() | now.keys())
+            if before.get(name) != now.get(name)
+        ]
+
+    def restore(self, trainable: Trainable, update: Update) -> None:
+        """Put weights, optimizer, schedule and scaler back as they were.
+
+        Raises:
+            UserError: the state belongs to other weights.
+        """
+        with open_tensors(self.folder / TENSORS) as reader:
+            _restore_weights(trainable, reader, self.folder)
+            _restore_optimizer(update.optimizer, self.record["optimizer"], reader)
+            for name, part in (("scheduler", update.scheduler), ("scaler", update.scaler)):
+                if part is not None and self.record[name] is not None:
+                    part.load_state_dict(put_together(self.record[name], lambda key, _: reader.get(key)))
+
+
+def save_state(
+    folder: Path, trainable: Trainable, update: Update, finished: int, epoch: int, record: Mapping[str, Any]
+) -> None:
+    """Write a state folder; until it is complete, one that was there before stays.
+
+    Args:
+        finished: optimizer steps done.
+        record: `seed` and `options` of the run.
+    """
+    tensors = {f"weights/{name}": tensor.detach() for name, tensor in trainable.tensors()}
+    trees: dict[str, Any] = {}
+    for name, content in (
+        ("optimizer", _optimizer_content(update.optimizer)),
+        ("scheduler", update.scheduler and update.scheduler.state_dict()),
+        ("scaler", update.scaler and update.scaler.state_dict()),
+    ):
+        trees[name], found = take_apart(content, name)
+        tensors |= found
+    with _replacing(folder) as unfinished:
+        write_tensors(unfinished / TENSORS, tensors, {"format": "pt"})
+        _write_json(
+            unfinished / RECORD, {"version": VERSION, "finished": finished, "epoch": epoch, **trees, **record}
+        )
+        # The file by which sd-scripts knows a state's position.
+        _write_json(unfinished / POSITION, {"current_epoch": epoch, "current_step": finished + 1})
+
+
+def read_state(folder: Path) -> State:
+    """Read a state's record.
+
+    Raises:
+        UserError: the folder is no state, or one that cannot be read safely.
+    """
+    if not folder.is_dir():
+        raise UserError(f"--resume {folder} is not a folder; give the folder that ends in -state")
+    if not (folder / RECORD).exists():
+        if (folder / "optimizer.bin").exists():
+            raise UserError(
+                f"--resume {folder} was saved by sd-scripts as pickles that cannot be restored exactly; "
+                "start from its weights with --network_weights, --initial_step and --skip_until_initial_step"
+            )
+        raise UserError(
+            f"--resume {folder} holds no {RECORD}; give a folder that was saved with --save_state"
+        )
+    record = json.loads((folder / RECORD).read_text("utf-8"))
+    if record.get("version") != VERSION:
+        raise UserError(
+            f"--resume {folder} has version {record.get('version')}; this program reads version {VERSION}"
+        )
+    return State(folder, record)
+
+
+def _restore_weights(trainable: Trainable, reader: TensorReader, folder: Path) -> None:
+    for name, tensor in trainable.tensors():
+        key = f"weights/{name}"
+        if key not in reader or reader.shape(key) != tuple(tensor.shape):
+            found = reader.shape(key) if key in reader else "nothing"
+            raise UserError(
+                f"--resume {folder} holds {found} for {name}, which is {tuple(tensor.shape)} now; "
+                "resume with the options of the run that saved it"
+            )
+        with torch.no_grad():
+            tensor.copy_(reader.get(key))
+
+
+def _parameters(optimizer: torch.optim.Optimizer) -> list[torch.nn.Parameter]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def _optimizer_content(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """Return what an optimizer remembers; its own `state_dict` may wrap it, `load_state_dict` casts it."""
+    numbered = enumerate(_parameters(optimizer))
+    return {
+        "state": {index: dict(optimizer.state[p]) for index, p in numbered if p in optimizer.state},
+        "groups": [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups],
+    }
+
+
+def _restore_optimizer(optimizer: torch.optim.Optimizer, plain: Any, reader: TensorReader) -> None:
+    parameters = _parameters(optimizer)
+
+    def tensor(key: str, device: str) -> Tensor:
+        return reader.get(key, device if device == "cpu" else parameters[0].device)
+
+    saved = put_together(plain, tensor)
+    for group, before in zip(optimizer.param_groups, saved["groups"], strict=True):
+        group |= before
+    for index, values in saved["state"].items():
+        optimizer.state[parameters[index]] = values
+
+
+@contextmanager
+def _replacing(folder: Path) -> Iterator[Path]:
+    """Make a folder appear under its name only when it is complete."""
+    unfinished = folder.with_name(f".{folder.name}.part")
+    previous = folder.with_name(f".{folder.name}.previous")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    yield unfinished
+    shutil.rmtree(previous, ignore_errors=True)
+    if folder.exists():
+        folder.rename(previous)
+    unfinished.rename(folder)
+    shutil.rmtree(previous, ignore_errors=True)
+
+
+def _write_json(path: Path, value: Mapping[str, Any]) -> None:
+    with atomic_file(path) as file:
+        file.write(json.dumps(value).encode())
