@@ -1,0 +1,289 @@
+"""Make a virtual environment beside this file, install what constraints.txt pins, run a command in it.
+
+Needs nothing but Python 3.10 or newer. The first call takes a minute or more; later calls start at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent
+OLDEST_PYTHON = (3, 10)
+TORCH_INDEX = "https://download.pytorch.org/whl/"
+INDEX_TAG = re.compile(r"cpu|cu\d{3}|rocm\d[\d.]*|xpu")
+CUDA_TAGS = ((13.0, "cu130"), (12.8, "cu128"), (12.6, "cu126"))
+"""CUDA versions that PyTorch is built for, newest first."""
+
+USAGE = """\
+usage: python quickstart.py [--torch BUILD] COMMAND ...
+
+  demo               train a LoRA on a toy FLUX and look at the pictures (about a minute)
+  test ...           run the tests; what follows goes to pytest
+  install            only make the environment
+  FILE.py ...        run a script in the environment, e.g. sd-scripts/flux_train_network.py
+  anything else      a sfumato command: train, generate, options, ...
+
+  --torch BUILD      cpu, cu128, cu130, rocm6.4 ... (a build from PyTorch's own index), or what pip
+                     understands, e.g. torch==2.6.0. Without it: CUDA where nvidia-smi finds a card, else CPU
+"""
+
+
+class SetupError(Exception):
+    """What the person at the keyboard can mend, in one line."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """One way to install torch: pip's arguments, and how to call it."""
+
+    arguments: tuple[str, ...]
+    title: str
+    index: str | None = None
+
+
+def main(argv: Sequence[str]) -> int:
+    """Make the environment ready for the command, then run it and pass on its exit code."""
+    parser = argparse.ArgumentParser(
+        add_help=False, allow_abbrev=False, usage="python quickstart.py [--torch BUILD] COMMAND ..."
+    )
+    parser.add_argument("--torch")
+    parser.add_argument("-h", "--help", action="store_true")
+    parser.add_argument("command", nargs=argparse.REMAINDER)
+    options = parser.parse_args(argv)
+    if options.help or not options.command:
+        sys.stdout.write(USAGE)
+        return 0
+    try:
+        python = prepare(ROOT, options.torch, extra_for(options.command[0]))
+    except SetupError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+    if options.command == ["install"]:
+        return 0
+    return run(command_line(python, options.command))
+
+
+def extra_for(command: str) -> str:
+    """Return the extra of pyproject.toml that a command needs, or an empty text."""
+    return {"test": "dev"}.get(command, "")
+
+
+def command_line(python: Path, command: Sequence[str]) -> list[str]:
+    """Translate what follows quickstart's own options into a call of the environment's Python."""
+    if command[0] == "test":
+        return [str(python), "-m", "pytest", f"--rootdir={ROOT}", *command[1:]]
+    if command[0].endswith(".py"):
+        return [str(python), *command]
+    return [str(python), "-m", "sfumato", *command]
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run a command in place of this process, where the system can, so that signals reach it directly."""
+    if arguments[1:3] == ["-m", "pytest"]:
+        os.chdir(ROOT)
+    if os.name != "nt":
+        sys.stdout.flush()
+        os.execv(arguments[0], list(arguments))
+    with subprocess.Popen(list(arguments)) as process:
+        while process.poll() is None:
+            with contextlib.suppress(KeyboardInterrupt):  # the child got it too: it saves, then ends
+                process.wait()
+    return process.returncode
+
+
+def prepare(root: Path, torch: str | None, extra: str) -> Path:
+    """Return the environment's Python, after installing whatever it lacks.
+
+    A stamp inside the environment records what was installed from which files: a second call does nothing.
+    """
+    folder = root / ".venv"
+    python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    stamp = read_stamp(folder)
+    pin = pinned(root, "torch")
+    chosen = torch or stamp.get("torch", "auto")
+    wanted = {
+        "files": fingerprint(root),
+        "torch": chosen,
+        "pin": pin,
+        "extras": sorted({extra, *stamp.get("extras", [])} - {""}),
+    }
+    if python.exists() and stamp == wanted:
+        return python
+    start = time.monotonic()
+    if not python.exists():
+        make_environment(folder)
+        stamp = {}
+    stamp_file(folder).unlink(missing_ok=True)
+    if (stamp.get("torch"), stamp.get("pin")) != (chosen, pin):
+        install_torch(python, chosen, pin)
+    install_project(root, python, wanted["extras"])
+    write_stamp(folder, wanted)
+    say(f"ready after {time.monotonic() - start:.0f} s")
+    return python
+
+
+def fingerprint(root: Path) -> str:
+    """Return a hash of the files that say what is to be installed, and of where they lie."""
+    digest = hashlib.sha256(str(root).encode())
+    for name in ("pyproject.toml", "constraints.txt"):
+        digest.update((root / name).read_bytes())
+    return digest.hexdigest()
+
+
+def stamp_file(folder: Path) -> Path:
+    """Return where an environment records what was installed into it."""
+    return folder / "sfumato-quickstart.json"
+
+
+def read_stamp(folder: Path) -> dict:
+    """Return what the last complete installation recorded; nothing if there was none."""
+    try:
+        return json.loads(stamp_file(folder).read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+
+
+def write_stamp(folder: Path, stamp: dict) -> None:
+    """Record a complete installation."""
+    temporary = stamp_file(folder).with_suffix(".tmp")
+    temporary.write_text(json.dumps(stamp), "utf-8")
+    temporary.replace(stamp_file(folder))
+
+
+def make_environment(folder: Path) -> None:
+    """Make a virtual environment, in place of a broken one if need be."""
+    say(f"making {folder}")
+    result = subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder)], check=False)
+    if result.returncode:
+        raise SetupError(f"{folder} could not be made; on Debian or Ubuntu: apt install python3-venv")
+
+
+def install_torch(python: Path, chosen: str, pin: str) -> None:
+    """Install torch from the first source that has it."""
+    for source in torch_sources(chosen, pin, sys.platform, cuda_version()):
+        if source.index and not is_reachable(source.index):
+            say(f"{source.index} does not answer")
+            continue
+        say(f"installing {source.title}")
+        if pip(python, "install", *source.arguments, is_trial="--no-index" in source.arguments):
+            return
+    raise SetupError(f"torch could not be installed ({chosen}); name a build with --torch, e.g. --torch cpu")
+
+
+def torch_sources(chosen: str, pin: str, platform: str, cuda: float | None) -> list[Source]:
+    """Return the ways to install torch on this machine, the best one first.
+
+    Args:
+        chosen: "auto", the name of one of PyTorch's indexes, or a requirement.
+        pin: the tested version, e.g. "torch==2.13.0".
+        platform: as `sys.platform`.
+        cuda: newest CUDA that the driver runs, or None without an NVIDIA card.
+    """
+    registry = Source((pin,), f"{pin} from the package registry")
+    if INDEX_TAG.fullmatch(chosen):
+        return [indexed(pin, chosen)]
+    if chosen != "auto":
+        return [Source((chosen,), chosen)]
+    if platform == "darwin":
+        return [registry]
+    if cuda is None:
+        # The registry's wheel is the small CPU build on Windows, but a CUDA build of several GB on Linux.
+        # A wheel that pip is configured to find on disk is better than either: it needs no network.
+        local = Source(("--no-index", "--no-deps", pin), f"{pin} from a local wheel, if there is one")
+        return [registry] if platform == "win32" else [local, indexed(pin, "cpu"), registry]
+    fitting = [indexed(pin, tag) for version, tag in CUDA_TAGS if version <= cuda]
+    if platform == "win32":
+        return fitting or [indexed(pin, CUDA_TAGS[-1][1])]
+    # The registry's Linux wheel is built for the newest CUDA and so wants a driver that runs it.
+    return [registry, *fitting] if cuda >= CUDA_TAGS[0][0] else [*fitting, registry]
+
+
+def indexed(pin: str, tag: str) -> Source:
+    """Return one of PyTorch's own indexes as a source."""
+    index = TORCH_INDEX + tag
+    return Source((pin, "--index-url", index), f"{pin} ({tag} build)", index)
+
+
+def cuda_version(ask: Callable[[], str] | None = None) -> float | None:
+    """Return the newest CUDA version that the NVIDIA driver runs, or None where there is no card."""
+    report = (ask or ask_nvidia_smi)()
+    match = re.search(r"CUDA Version:\s*(\d+\.\d+)", report)
+    return float(match.group(1)) if match else None
+
+
+def ask_nvidia_smi() -> str:
+    """Return what nvidia-smi prints; nothing where it is missing, hangs or finds no card."""
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return ""
+    try:
+        result = subprocess.run([program], capture_output=True, text=True, timeout=20, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return result.stdout if result.returncode == 0 else ""
+
+
+def is_reachable(index: str, wait_s: float = 5) -> bool:
+    """Tell whether an index answers, so that a closed network costs seconds and not pip's many retries."""
+    try:
+        with urllib.request.urlopen(f"{index}/torch/", timeout=wait_s):
+            return True
+    except OSError:
+        return False
+
+
+def install_project(root: Path, python: Path, extras: Sequence[str]) -> None:
+    """Install this folder in editable form with everything it needs, at the tested versions."""
+    say("installing the other packages")
+    # torch is installed already, perhaps at a version that was asked for: its pin must not bring another.
+    lines = (root / "constraints.txt").read_text("utf-8").splitlines()
+    constraints = python.parents[1] / "constraints-without-torch.txt"
+    constraints.write_text("\n".join(line for line in lines if not line.startswith("torch==")), "utf-8")
+    target = f"{root}[{','.join(extras)}]" if extras else str(root)
+    if not pip(python, "install", "--constraint", str(constraints), "--editable", target):
+        raise SetupError("pip failed (see above); run the same command again when the cause is mended")
+
+
+def pinned(root: Path, name: str) -> str:
+    """Return the line of constraints.txt that pins a package, e.g. "torch==2.13.0"."""
+    lines = (root / "constraints.txt").read_text("utf-8").splitlines()
+    return next(line.strip() for line in lines if line.startswith(f"{name}=="))
+
+
+def pip(python: Path, *arguments: str, is_trial: bool = False) -> bool:
+    """Run pip in the environment and tell whether it succeeded; a trial may fail and so says nothing."""
+    command = [str(python), "-m", "pip", "--disable-pip-version-check", *arguments]
+    if is_trial or not sys.stderr.isatty():  # its bars are for people
+        command.append("--quiet")
+    return (
+        subprocess.run(command, check=False, stderr=subprocess.DEVNULL if is_trial else None).returncode == 0
+    )
+
+
+def say(message: str) -> None:
+    """Tell the person who waits what is going on."""
+    sys.stderr.write(f"quickstart: {message}\n")
+    sys.stderr.flush()
+
+
+if __name__ == "__main__":
+    if sys.version_info < OLDEST_PYTHON:
+        found = ".".join(map(str, sys.version_info[:3]))
+        sys.exit(f"error: sfumato needs Python 3.10 or newer; this is {found}")
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,0 +1,169 @@
+"""What quickstart.py decides, and that it costs nothing once the environment is made."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PIN = "torch==9.9.9"
+
+
+def load() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("quickstart", ROOT / "quickstart.py")
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["quickstart"] = module  # its dataclass looks itself up there
+    spec.loader.exec_module(module)
+    return module
+
+
+quickstart = load()
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """Return a copy of the repository's entry whose environment seems to be made already."""
+    for name in ("quickstart.py", "pyproject.toml", "constraints.txt"):
+        (tmp_path / name).write_bytes((ROOT / name).read_bytes())
+    program = tmp_path / ".venv" / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    program.parent.mkdir(parents=True)
+    program.symlink_to(sys.executable)
+    stamp = {
+        "files": quickstart.fingerprint(tmp_path),
+        "torch": "auto",
+        "pin": quickstart.pinned(tmp_path, "torch"),
+        "extras": [],
+    }
+    quickstart.write_stamp(tmp_path / ".venv", stamp)
+    return tmp_path
+
+
+def call(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(project / "quickstart.py"), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=project)
+
+
+def titles(chosen: str, platform: str, cuda: float | None) -> list[str]:
+    return [
+        source.index or " ".join(source.arguments)
+        for source in quickstart.torch_sources(chosen, PIN, platform, cuda)
+    ]
+
+
+def test_second_call_starts_within_a_second_and_passes_the_exit_code_on(project: Path) -> None:
+    (project / "answer.py").write_text("import sys; print(sys.argv[1:]); sys.exit(7)")
+    start = time.monotonic()
+    result = call(project, "answer.py", "--torch", "x", "-h")
+    assert time.monotonic() - start < 1
+    assert (result.returncode, result.stdout.strip()) == (7, "['--torch', 'x', '-h']")
+    assert result.stderr == ""
+
+
+def test_changed_requirements_and_other_builds_are_noticed(project: Path) -> None:
+    before = quickstart.fingerprint(project)
+    with (project / "constraints.txt").open("a") as file:
+        file.write("numpy==1.0\n")
+    assert quickstart.fingerprint(project) != before
+
+
+@pytest.mark.parametrize(
+    ("torch", "extra", "installs_torch"), [(None, "dev", False), ("cpu", "", True), ("cpu", "dev", True)]
+)
+def test_only_what_is_missing_is_installed(
+    project: Path, monkeypatch: pytest.MonkeyPatch, torch: str | None, extra: str, installs_torch: bool
+) -> None:
+    calls = []
+    monkeypatch.setattr(quickstart, "pip", lambda _, *arguments, **__: calls.append(arguments) or True)
+    monkeypatch.setattr(quickstart, "is_reachable", lambda _: True)
+    quickstart.prepare(project, torch, extra)
+    assert [any("torch==" in argument for argument in call) for call in calls] == [True, False][
+        1 - installs_torch :
+    ]
+    assert calls[-1][-1] == str(project) + ("[dev]" if extra else "")
+    constraints = Path(calls[-1][2]).read_text()
+    assert "torch==" not in constraints
+    assert "numpy==" in constraints
+    calls.clear()
+    quickstart.prepare(project, None, "")
+    assert calls == []
+
+
+def test_failed_installation_is_one_line_and_is_tried_again(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quickstart, "pip", lambda *_, **__: False)
+    with pytest.raises(quickstart.SetupError, match="pip failed"):
+        quickstart.prepare(project, None, "dev")
+    assert quickstart.read_stamp(project / ".venv") == {}
+    with pytest.raises(quickstart.SetupError, match="--torch cpu"):
+        quickstart.prepare(project, "torch==0.0.1", "")
+
+
+def test_broken_stamp_counts_as_none(tmp_path: Path) -> None:
+    (tmp_path / "sfumato-quickstart.json").write_text("{")
+    assert quickstart.read_stamp(tmp_path) == {}
+    quickstart.write_stamp(tmp_path, {"a": 1})
+    assert json.loads((tmp_path / "sfumato-quickstart.json").read_text()) == {"a": 1}
+
+
+def test_machine_without_card_gets_the_cpu_build() -> None:
+    cpu = "https://download.pytorch.org/whl/cpu"
+    assert titles("auto", "linux", None) == [f"--no-index --no-deps {PIN}", cpu, PIN]
+    assert titles("auto", "win32", None) == [PIN]
+    assert titles("auto", "darwin", None) == [PIN]
+
+
+def test_machine_with_card_gets_a_cuda_build_that_its_driver_runs() -> None:
+    index = "https://download.pytorch.org/whl/"
+    assert titles("auto", "linux", 13.1)[0] == PIN
+    assert titles("auto", "linux", 12.8) == [f"{index}cu128", f"{index}cu126", PIN]
+    assert titles("auto", "win32", 13.0) == [f"{index}cu130", f"{index}cu128", f"{index}cu126"]
+    assert titles("auto", "win32", 12.4) == [f"{index}cu126"]
+
+
+def test_build_can_be_named() -> None:
+    index = "https://download.pytorch.org/whl/"
+    assert titles("cu128", "win32", None) == [f"{index}cu128"]
+    assert titles("rocm6.4", "linux", None) == [f"{index}rocm6.4"]
+    assert titles("cpu", "linux", 13.0) == [f"{index}cpu"]
+    assert titles("torch==2.6.0", "linux", None) == ["torch==2.6.0"]
+
+
+def test_driver_tells_its_cuda_version() -> None:
+    report = "| NVIDIA-SMI 570.86   Driver Version: 570.86   CUDA Version: 12.8     |"
+    assert quickstart.cuda_version(lambda: report) == 12.8
+    assert quickstart.cuda_version(lambda: "No devices were found") is None
+
+
+def test_closed_network_answers_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    start = time.monotonic()
+    assert not quickstart.is_reachable("http://127.0.0.1:9/whl")
+    assert time.monotonic() - start < 2
+
+
+def test_commands_become_calls_of_the_environments_python() -> None:
+    python = Path("/venv/bin/python")
+    assert quickstart.command_line(python, ["demo", "out"])[1:] == ["-m", "sfumato", "demo", "out"]
+    assert quickstart.command_line(python, ["test", "-k", "x"])[1:3] == ["-m", "pytest"]
+    assert quickstart.command_line(python, ["sd-scripts/flux_train_network.py", "--help"])[1:] == [
+        "sd-scripts/flux_train_network.py",
+        "--help",
+    ]
+
+
+def test_help_and_unknown_options_need_no_environment(tmp_path: Path) -> None:
+    (tmp_path / "quickstart.py").write_bytes((ROOT / "quickstart.py").read_bytes())
+    assert "usage: python quickstart.py" in call(tmp_path).stdout
+    assert call(tmp_path, "--help").returncode == 0
+    assert call(tmp_path, "--trch", "cpu", "demo").returncode == 2
+    assert not (tmp_path / ".venv").exists()
