@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from random import Random
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -27,15 +26,6 @@ from sfumato.errors import UserError
 from sfumato.models.family import Family, Parts
 
 logger = logging.getLogger(__name__)
-
-
-@runtime_checkable
-class CacheExtras(Protocol):
-    """What a family may offer besides: arrays that sd-scripts expects in its text cache files."""
-
-    def cache_extras(self) -> Mapping[str, Tensor]:
-        """Return what belongs beside every caption's outputs, options that shape them among it."""
-        ...
 
 
 @dataclass
@@ -160,8 +150,7 @@ class _Encoder:
     trust: bool
 
     def __post_init__(self) -> None:
-        family = self.family
-        self._extras = family.cache_extras() if isinstance(family, CacheExtras) else {}
+        self._extras = self.family.cache_extras()
 
     def missing(self, rank: int, world: int) -> dict[str, list[Path]]:
         """Return captions of this process's share, with the files that have to be written for each."""
