@@ -74,7 +74,7 @@ class Lora(nn.Module):
         self._blocks: Tensor | None
         self.register_buffer("_blocks", _block_mask(splits, rank) if splits else None, persistent=False)
         self._update_scale()
-        self.register_load_state_dict_post_hook(lambda *_: self._update_scale())
+        self.register_load_state_dict_post_hook(lambda *_: self._after_loading())
         self.reset_parameters()
 
     @classmethod
@@ -117,6 +117,12 @@ class Lora(nn.Module):
     def extra_repr(self) -> str:
         """Return the shape of the adapter for printing."""
         return f"{self.name}, rank={self.rank}, alpha={self.alpha.item():g}"
+
+    @torch.no_grad()
+    def _after_loading(self) -> None:
+        self._update_scale()
+        if self._blocks is not None:  # what a file of another kind may have brought in would be saved again
+            self.lora_up.weight.mul_(self._blocks)
 
     def _update_scale(self) -> None:
         """Read alpha once: reading it in every step would make the device wait."""
