@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from sfumato.checkpoints.tensors import open_tensors, write_tensors
-from sfumato.models.loading import check_names, fill, shapes_of
+from sfumato.models.loading import check_names, fill, shapes_of, sizes_of
 
 if TYPE_CHECKING:
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
@@ -99,9 +99,9 @@ def load(
     with open_tensors(path, use_mmap=use_mmap) as file:
         shapes = shapes_of(file)
         sources = {new: old for old, new in diffusers_names(shapes).items()}
-        vae = build(AutoencoderShape.of(shapes))
+        vae = build(sizes_of(path, what, lambda: AutoencoderShape.of(shapes)))
         check_names(path, what, set(vae.state_dict()), sources)
-        fill(vae, lambda name: _flattened(name, file.get(sources[name])), dtype, device)
+        fill(vae, path, lambda name: _flattened(name, file.get(sources[name])), dtype, device)
     return vae
 
 

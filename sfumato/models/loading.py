@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,8 @@ from torch import Tensor, nn
 from sfumato.checkpoints.tensors import TensorReader
 from sfumato.errors import UserError
 from sfumato.nn.precision import computable, is_storage_only, widen_stored
+
+Sizes = TypeVar("Sizes")
 
 
 def shapes_of(file: TensorReader) -> dict[str, tuple[int, ...]]:
@@ -38,8 +41,17 @@ def check_names(path: Path, what: str, wanted: Collection[str], found: Collectio
         raise UserError(f"{path} holds {example}; use another file")
 
 
+def sizes_of(path: Path, what: str, read: Callable[[], Sizes]) -> Sizes:
+    """Return what `read` makes of a file's shapes; raise UserError if it misses a tensor (a KeyError)."""
+    try:
+        return read()
+    except KeyError as missing:
+        raise UserError(f"{path} lacks {missing.args[0]} and is not {what}; use another file") from None
+
+
 def fill(
     module: nn.Module,
+    path: Path,
     get: Callable[[str], Tensor],
     dtype: torch.dtype,
     device: torch.device,
@@ -48,6 +60,7 @@ def fill(
     """Give a module that was built on the meta device its weights; return it frozen and in eval mode.
 
     Args:
+        path: the file, for messages.
         get: returns the tensor for a name of the module's state dict.
         dtype: of all floating-point tensors; if it is storage-only, of `stored` alone, the rest is bfloat16.
         stored: names of the weights that may be kept in a storage-only format.
@@ -59,7 +72,8 @@ def fill(
     for name, empty in module.state_dict().items():
         value = get(name)
         if value.shape != empty.shape:
-            raise UserError(f"{name} is {tuple(value.shape)}, but the model wants {tuple(empty.shape)}")
+            sizes = f"{tuple(value.shape)}, where the model's other tensors ask for {tuple(empty.shape)}"
+            raise UserError(f"{path}: {name} is {sizes}; use another file")
         if value.dtype.is_floating_point:
             value = value.to(device, dtype if name in eight_bit else computable(dtype))
         _assign(module, name, value.to(device))

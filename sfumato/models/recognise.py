@@ -67,11 +67,11 @@ KINDS = (
     Kind("sdxl unet", "an SDXL UNet", ("^add_embedding.linear_1.", "^down_blocks.")),
     Kind("sd unet", "a Stable Diffusion UNet", ("^time_embedding.linear_1.", "^down_blocks.")),
     # Parts that families share.
-    Kind("vae", "an autoencoder", ("^decoder.conv_in.weight", "^decoder.up.0.")),
+    Kind("vae", "an autoencoder", ("^encoder.down.0.", "^decoder.conv_in.weight", "^decoder.up.0.")),
     Kind(
         "vae diffusers",
         "an autoencoder in diffusers' format",
-        ("^decoder.conv_in.weight", "^decoder.up_blocks."),
+        ("^encoder.down_blocks.", "^decoder.conv_in.weight", "^decoder.up_blocks."),
     ),
     Kind("clip l", "a CLIP-L text encoder", (f"^{_TOKENS}",), (_TOKENS, 768)),
     Kind("clip h", "the text encoder of Stable Diffusion 2", (f"^{_TOKENS}",), (_TOKENS, 1024)),

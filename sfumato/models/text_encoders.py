@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from sfumato.checkpoints.tensors import TensorReader, open_tensors, write_tensors
-from sfumato.models.loading import check_names, fill, shapes_of
+from sfumato.models.loading import check_names, fill, shapes_of, sizes_of
 from sfumato.nn.precision import linear_weights
 
 if TYPE_CHECKING:
@@ -59,9 +59,9 @@ def load_clip(
         shapes = {n: shape for n, shape in shapes_of(file).items() if not _IGNORED_BY_CLIP.fullmatch(n)}
         bare = {name.removeprefix(CLIP_PREFIX): shape for name, shape in shapes.items()}
         prefix = CLIP_PREFIX if f"{CLIP_PREFIX}final_layer_norm.weight" in shapes else ""
-        model = build_clip(bare, activation, num_heads)
+        model = sizes_of(path, what, lambda: build_clip(bare, activation, num_heads))
         check_names(path, what, {f"{prefix}{name}" for name in model.state_dict()}, shapes)
-        fill(model, lambda name: file.get(f"{prefix}{name}"), dtype, device, linear_weights(model))
+        fill(model, path, lambda name: file.get(f"{prefix}{name}"), dtype, device, linear_weights(model))
     positions = torch.arange(model.config.max_position_embeddings, device=device)
     # Not in the file, so still without numbers.
     model.embeddings.register_buffer("position_ids", positions.expand(1, -1), persistent=False)
@@ -109,11 +109,11 @@ def load_t5(
     with open_tensors(path, use_mmap=use_mmap) as file:
         shapes = shapes_of(file)
         names = [name for name in shapes if not name.startswith(("decoder.", "lm_head."))]
-        model = build_t5(shapes)
+        model = sizes_of(path, what, lambda: build_t5(shapes))
         # Either name of the embedding will do for both.
         check_names(path, what, set(model.state_dict()), {*names, *_T5_EMBEDDINGS})
         stored = {name for name in linear_weights(model) if name.startswith("encoder.block.")}
-        fill(model, partial(_t5_tensor, file), dtype, device, stored)
+        fill(model, path, partial(_t5_tensor, file), dtype, device, stored)
     model.encoder.embed_tokens.weight = model.shared.weight
     _feed_forward_in_input_format(model)
     return model
@@ -123,7 +123,8 @@ def build_t5(shapes: Mapping[str, tuple[int, ...]]) -> T5EncoderModel:
     """Return a T5 encoder of these sizes on the meta device."""
     from transformers import T5Config, T5EncoderModel
 
-    vocabulary, width = next(shapes[name] for name in _T5_EMBEDDINGS if name in shapes)
+    embedding = next((name for name in _T5_EMBEDDINGS if name in shapes), _T5_EMBEDDINGS[0])
+    vocabulary, width = shapes[embedding]
     buckets, heads = shapes["encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight"]
     config = T5Config(
         vocab_size=vocabulary,
@@ -169,4 +170,4 @@ def _gated_feed_forward(dense: Any, x: Tensor) -> Tensor:
 
 
 def _count(names: Mapping[str, tuple[int, ...]], pattern: str) -> int:
-    return max(int(match[1]) + 1 for name in names if (match := re.match(pattern, name)))
+    return max((int(match[1]) + 1 for name in names if (match := re.match(pattern, name))), default=0)

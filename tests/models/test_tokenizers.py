@@ -79,6 +79,16 @@ def test_broken_files_are_named_in_one_line(tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_the_package_that_a_bare_vocabulary_needs_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / T5_FOLDER).mkdir()
+    (tmp_path / T5_FOLDER / "spiece.model").write_bytes(b"not read")
+    monkeypatch.setattr(tokenizers, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match="pip install sentencepiece"):
+        tokenizers.load_t5(cache_dir=tmp_path)
+
+
 def test_what_comes_from_the_hub_is_kept(
     cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

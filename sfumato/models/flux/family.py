@@ -300,7 +300,8 @@ class FluxFamily:
     def _latent_space(self) -> LatentSpace:
         shapes = self._shapes_or_none(VAE)
         channels, downscale = 16, 8
-        if shapes and "decoder.conv_in.weight" in shapes:
+        kind = recognise(shapes or {})
+        if shapes and kind and kind.name in _PARTS[VAE].kinds:
             shape = autoencoder.AutoencoderShape.of(shapes)
             channels, downscale = shape.channels, shape.downscale
         return LatentSpace(channels, downscale, _SCALE, _SHIFT, PATCH)

@@ -8,10 +8,9 @@ from pathlib import Path
 import torch
 
 from sfumato.checkpoints.tensors import open_tensors
-from sfumato.errors import UserError
 from sfumato.models.flux.keys import PREFIX, Source, table_for
 from sfumato.models.flux.network import Flux, FluxShape
-from sfumato.models.loading import check_names, fill, shapes_of
+from sfumato.models.loading import check_names, fill, shapes_of, sizes_of
 from sfumato.nn.precision import linear_weights
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -48,7 +47,7 @@ def load_transformer(
         wanted = {name for key in model.state_dict() for name in sources.get(key, Source((key,))).names}
         check_names(path, _WHAT, wanted, found)
         stored = {name for name in linear_weights(model) if name.startswith(_BLOCKS)}
-        fill(model, lambda name: sources[name].join(file.get), dtype, device, stored)
+        fill(model, path, lambda name: sources[name].join(file.get), dtype, device, stored)
     return model
 
 
@@ -59,11 +58,12 @@ def flux_shape(path: Path, found: Shapes, axes_dim: tuple[int, int, int] | None 
         UserError: the file is no FLUX.1 transformer.
     """
     found = _own_tensors(found)
-    try:
+
+    def read() -> FluxShape:
         shapes = {key: source.shape(found.__getitem__) for key, source in _sources(found).items()}
         return FluxShape.of(shapes, axes_dim)
-    except KeyError as missing:
-        raise UserError(f"{path} lacks {missing.args[0]} and is not {_WHAT}; use another file") from None
+
+    return sizes_of(path, _WHAT, read)
 
 
 def _sources(found: Shapes) -> dict[str, Source]:

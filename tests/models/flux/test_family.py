@@ -16,6 +16,7 @@ from sfumato.models.flux.family import FluxFamily
 from sfumato.models.flux.keys import to_diffusers
 from sfumato.models.flux.options import FluxGenerationOptions, FluxOptions
 from sfumato.models.flux.packing import pack, picture_ids, unpack
+from sfumato.nn import checkpointing
 from tests import tiny
 
 CPU = torch.device("cpu")
@@ -163,6 +164,27 @@ def test_folder_and_shards_of_diffusers_load_like_the_single_file(
     assert_same_weights(FluxFamily(folder / f"{stem}-00001-of-00002.safetensors"), ours, "denoiser")
 
 
+@pytest.mark.parametrize("part", ["denoiser", "clip_l", "t5xxl"])
+def test_every_part_learns_the_same_with_its_blocks_recomputed(files: tiny.TinyFlux, part: str) -> None:
+    family = family_of(files)
+    words = conditioning(family, "a cat")
+    tokens = family.tokenize(["a cat"])
+    results = []
+    for recompute in (False, True):
+        model = family.load(part, torch.float32, CPU).requires_grad_(True)
+        if recompute:
+            assert len(family.blocks(part, model)) == (4 if part == "denoiser" else 2)
+            checkpointing.enable(family.blocks(part, model))
+        if part == "denoiser":
+            out = family.predict(model, torch.ones(1, 16, 4, 4), torch.tensor([300.0]), words)
+        else:
+            out = family.encode_text({part: model}, tokens)[family.text_outputs[part][0]]
+        out.square().sum().backward()
+        results.append([parameter.grad for parameter in model.parameters() if parameter.grad is not None])
+    assert len(results[0]) > 10
+    assert all(torch.equal(kept, again) for kept, again in zip(*results, strict=True))
+
+
 @pytest.mark.parametrize("part", PARTS)
 def test_a_part_is_saved_as_it_was_published(files: tiny.TinyFlux, tmp_path: Path, part: str) -> None:
     family = family_of(files)
@@ -269,9 +291,38 @@ def test_a_file_that_lacks_tensors_or_has_strange_ones_is_refused(
     save_file(tensors | {"strange.weight": torch.zeros(1)}, path)
     with pytest.raises(UserError, match=r"strange\.weight"):
         family_of(files, transformer=path).load("denoiser", torch.float32, CPU)
+    save_file(tensors | {"img_in.bias": torch.zeros(3)}, path)
+    with pytest.raises(UserError, match=r"x\.safetensors: img_in\.bias is \(3,\), .*\(64,\)"):
+        family_of(files, transformer=path).load("denoiser", torch.float32, CPU)
     prefixed = {f"model.diffusion_model.{k}": v for k, v in tensors.items()} | {"vae.x": torch.zeros(1)}
     save_file(prefixed, path)
     assert_same_weights(family_of(files, transformer=path), family_of(files), "denoiser")
+
+
+@pytest.mark.parametrize(
+    ("part", "missing"),
+    [
+        ("denoiser", "txt_in.weight"),
+        ("clip_l", "text_model.encoder.layers.0.mlp.fc1.weight"),
+        ("t5xxl", "encoder.block.0.layer.1.DenseReluDense.wi_0.weight"),
+        ("vae", "decoder.mid.block_1.conv1.weight"),
+    ],
+)
+def test_a_missing_tensor_is_named(files: tiny.TinyFlux, tmp_path: Path, part: str, missing: str) -> None:
+    option = {"denoiser": "transformer", "vae": "ae"}.get(part, part)
+    source = family_of(files).source(part)
+    assert source is not None
+    rest = {name: value for name, value in load_file(source).items() if name != missing}
+    save_file(rest, tmp_path / "part.safetensors")
+    family = family_of(files, **{option: tmp_path / "part.safetensors"})
+    with pytest.raises(UserError, match=r"part\.safetensors lacks "):
+        family.load(part, torch.float32, CPU)
+
+
+def test_half_an_autoencoder_is_no_autoencoder(files: tiny.TinyFlux, tmp_path: Path) -> None:
+    rest = {name: value for name, value in load_file(files.ae).items() if name.startswith("decoder.")}
+    save_file(rest, tmp_path / "part.safetensors")
+    expect_error(family_of(files, ae=tmp_path / "part.safetensors"), "vae", "--ae", "no model that is known")
 
 
 def test_parts_that_do_not_belong_together_are_refused_before_loading(

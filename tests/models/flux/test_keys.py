@@ -38,6 +38,22 @@ def test_full_size_transformer_has_the_published_names_and_shapes(variant: str) 
         assert shapes_of(Flux(shape)) == published
 
 
+def test_class_names_that_other_adapters_select_by_are_kept() -> None:
+    with torch.device("meta"):
+        model = Flux(FluxShape())
+    names = {path: type(module).__name__ for path, module in model.named_modules()}
+    assert names["double_blocks.18"] == "DoubleStreamBlock"
+    assert names["single_blocks.37"] == "SingleStreamBlock"
+    assert names["double_blocks.0.img_attn"] == "SelfAttention"
+    assert names["double_blocks.0.txt_mod"] == names["single_blocks.0.modulation"] == "Modulation"
+    assert names["time_in"] == "MLPEmbedder"
+    assert names["final_layer"] == "LastLayer"
+    weights = [
+        path.removesuffix(".weight") for path, _ in model.named_parameters() if path.endswith(".weight")
+    ]
+    assert {names[path] for path in weights} == {"Linear"}
+
+
 def test_every_published_tensor_is_mapped_to_diffusers() -> None:
     expected: dict[str, list[str]] = {}
     for ours, theirs, note in rows("flux_bfl_to_diffusers"):
