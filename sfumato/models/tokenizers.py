@@ -10,6 +10,7 @@ import shutil
 import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.error import HTTPError, URLError
@@ -123,6 +124,8 @@ def load_t5(
     from transformers import T5Tokenizer
 
     files = _find(name, _T5_FILES, cache_dir, bundled_dir)
+    if not (files / "tokenizer.json").is_file() and find_spec("sentencepiece") is None:
+        raise UserError(f"{files / 'spiece.model'} needs a package to be read: pip install sentencepiece")
     return Tokenizer(_read(T5Tokenizer, files, {}), mends_text=False)
 
 
@@ -203,8 +206,6 @@ def _keep(source: Path, folder: Path, sufficient: Sufficient) -> Path:
 def _read(kind: Any, folder: Path, options: dict[str, str]) -> PreTrainedTokenizerBase:
     try:
         return kind.from_pretrained(str(folder), local_files_only=True, **options)
-    except ImportError as error:
-        raise UserError(f"{folder}: reading this tokenizer needs another package: {_line(error)}") from error
     except (OSError, ValueError) as error:
         raise UserError(f"{folder}: these tokenizer files cannot be read: {_line(error)}") from error
 
