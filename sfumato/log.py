@@ -24,14 +24,27 @@ def set_up(level: str | None = None, file: str | None = None) -> None:
     root.setLevel(level or "INFO")
     root.propagate = False
     logging.captureWarnings(True)
+    # It complains on every CPU that an optional kernel package is missing.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
 def progress(
-    items: Iterable[Any] | None = None, *, total: int | None = None, initial: int = 0, unit: str = "it", title: str = ""
+    items: Iterable[Any] | None = None,
+    *,
+    total: int | None = None,
+    initial: int = 0,
+    unit: str = "it",
+    title: str = "",
 ) -> "tqdm[Any]":
     """Return a progress bar on standard error, silent in all processes but the first."""
     return tqdm(
-        items, total=total, initial=initial, unit=unit, desc=title, disable=not _rank_is_zero(), dynamic_ncols=True
+        items,
+        total=total,
+        initial=initial,
+        unit=unit,
+        desc=title,
+        disable=not _rank_is_zero(),
+        dynamic_ncols=True,
     )
 
 

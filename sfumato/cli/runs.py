@@ -84,8 +84,6 @@ NOT_WITH_FLOW: Mapping[str, str] = {
     "noise_offset_random_strength": "flow matching takes plain noise",
     "multires_noise_iterations": "flow matching takes plain noise",
     "multires_noise_discount": "flow matching takes plain noise",
-    "ip_noise_gamma": "flow matching takes plain noise",
-    "ip_noise_gamma_random_strength": "flow matching takes plain noise",
     "adaptive_noise_scale": "flow matching takes plain noise",
     "zero_terminal_snr": "the noise levels of flow matching end in pure noise anyway",
     "v2": "it tells Stable Diffusion 1 from 2",

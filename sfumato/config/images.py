@@ -54,6 +54,14 @@ class ImageConfig:
         if self.resolution is not None:
             self._check_resolution(self.resolution)
 
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """The training size as (width, height) in pixels, where one was given."""
+        if self.resolution is None:
+            return None
+        sides = [int(side) for side in self.resolution.split(",")]
+        return sides[0], sides[-1]
+
     @staticmethod
     def _check_resolution(resolution: str) -> None:
         sides = resolution.split(",")

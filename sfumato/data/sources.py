@@ -141,8 +141,8 @@ def _captions(
     fallback = subset.class_tokens or ""
     captions = [_read_caption(os.path.join(folder, file), subset) if file else fallback for file in files]
     num_missing = files.count(None)
-    if num_missing and subset.class_tokens is None:
-        complaints.warn(_missing(folder, images, names, extension, num_missing))
+    if num_missing and (message := _missing(folder, images, names, subset, num_missing)):
+        complaints.warn(message)
     empty = [file for file, caption in zip(files, captions, strict=True) if file and not caption.strip()]
     if empty:
         complaints.warn(f"{len(empty)} caption files in {folder} are empty, the first is {empty[0]}")
@@ -173,18 +173,21 @@ def _read_caption(path: str, subset: SubsetPlan) -> str:
     return lines[0].strip() if lines else ""
 
 
-def _missing(folder: str, images: Sequence[str], names: set[str], extension: str, num_missing: int) -> str:
-    """Say how many captions are missing, and where they might be."""
-    message = (
-        f"{num_missing} of {len(images)} pictures in {folder} have no {extension} file and no class_tokens"
-    )
+def _missing(
+    folder: str, images: Sequence[str], names: set[str], subset: SubsetPlan, num_missing: int
+) -> str | None:
+    """Say how many captions are missing, and where they are; None where class tokens are meant to stand in."""
+    extension = subset.caption_extension
+    message = f"{num_missing} of {len(images)} pictures in {folder} have no {extension} file"
     counts = Counter(
         {other: _count(images, names, other) for other in _CAPTION_SUFFIXES if other != extension}
     )
     best, number = counts.most_common(1)[0]
     if number > len(images) - num_missing:
         return f"{message}; {number} have a {best} file: did you mean caption_extension {best}?"
-    return f"{message}; they are trained without a caption"
+    return (
+        None if subset.class_tokens else f"{message} and no class tokens: they are trained without a caption"
+    )
 
 
 def _count(images: Sequence[str], names: set[str], extension: str) -> int:

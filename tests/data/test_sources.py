@@ -61,6 +61,14 @@ def test_class_tokens_stand_in_for_captions_without_a_complaint(tmp_path: Path) 
     assert found[0].caption == "sks cat"
 
 
+def test_class_tokens_do_not_hide_that_the_captions_have_another_suffix(tmp_path: Path) -> None:
+    picture(tmp_path / "x.png", (40, 40))
+    (tmp_path / "x.txt").write_text("a cat")
+    wrong = plan(subset(tmp_path, class_tokens="sks cat", caption_extension=".caption"))
+    with pytest.raises(UserError, match=r"1 of 1 .* have no .caption file; 1 have a .txt file: did you mean"):
+        sources.read(wrong, Complaints(strict=True))
+
+
 def test_an_empty_caption_file_is_an_empty_caption_and_mentioned(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -263,6 +263,8 @@ class FluxFamily:
         path = self._sources[part]
         if path is None:
             raise UserError(f"--{self._options[part]} is not given; it must name {_PARTS[part].what}")
+        if not path.exists():
+            raise UserError(f"--{self._options[part]} is {path}, which does not exist; check the path")
         return path
 
     def _shapes(self, part: str) -> dict[str, tuple[int, ...]]:

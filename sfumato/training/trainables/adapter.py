@@ -18,9 +18,11 @@ from sfumato.adapters.network import Network, ParameterGroup
 from sfumato.checkpoints import modelspec
 from sfumato.checkpoints.metadata import minimum_set
 from sfumato.config.flow import FlowConfig
+from sfumato.config.images import ImageConfig
 from sfumato.config.memory import MemoryConfig
 from sfumato.config.metadata import MetadataConfig
 from sfumato.config.network import NetworkConfig
+from sfumato.config.noise import NoiseConfig
 from sfumato.config.optimizer import OptimizerConfig
 from sfumato.config.run import Run
 from sfumato.config.saving import SavingConfig
@@ -97,6 +99,8 @@ class AdapterMethod:
             kind="lora",
             name=self.run[SavingConfig].output_name,
             timestamp=time.time(),
+            resolution=self.run[ImageConfig].size,
+            timestep_range=(self.run[NoiseConfig].min_timestep, self.run[NoiseConfig].max_timestep),
         )
 
     def groups(self, network: Network) -> list[ParameterGroup]:
