@@ -1,0 +1,178 @@
+"""A network module that we know nothing of trains like ours."""
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from sfumato.adapters import legacy
+from sfumato.adapters.foreign import ForeignNetwork
+from sfumato.config.network import NetworkConfig
+from sfumato.config.run import Run
+from sfumato.errors import UserError
+from sfumato.models.family import DENOISER
+from tests.adapters import toy
+
+SOURCE = '''
+from pathlib import Path
+
+import torch
+from torch import nn
+
+
+def create_network(
+    multiplier, network_dim, network_alpha, vae, text_encoder, unet, neuron_dropout=None, **kwargs
+):
+    if kwargs.get("nothing"):
+        return nn.Linear(1, 1)
+    return Bias(unet, len(text_encoder), {"dim": network_dim, "dropout": neuron_dropout, **kwargs})
+
+
+def create_network_from_weights(
+    multiplier, file, vae, text_encoder, unet, weights_sd=None, for_inference=False, **kwargs
+):
+    network = Bias(unet, len(text_encoder), {"from": file})
+    weights = torch.load(file, weights_only=True)
+    network.load_state_dict(weights)
+    return network, weights
+
+
+class Bias(nn.Module):
+    """Adds a learned number to what the denoiser makes."""
+
+    def __init__(self, unet, num_text_encoders, arguments):
+        super().__init__()
+        self.value = nn.Parameter(torch.zeros(1))
+        self.multiplier = 1.0
+        self.arguments = arguments
+        self.calls = []
+
+    def apply_to(self, text_encoder, unet, apply_text_encoder=True, apply_unet=True):
+        self.calls.append(f"apply {apply_text_encoder} {apply_unet}")
+        original = unet.forward
+        unet.forward = lambda *inputs: original(*inputs) + self.value * self.multiplier
+
+    def set_multiplier(self, multiplier):
+        self.multiplier = multiplier
+
+    def prepare_network(self, args):
+        self.calls.append(f"prepared {args.network_dim}")
+
+    def prepare_optimizer_params(self, text_encoder_lr, unet_lr):
+        self.rates = (text_encoder_lr, unet_lr)
+        return [{"params": [self.value], "lr": unet_lr, "weight_decay": 0.5}, {"params": [], "lr": 1.0}]
+
+    def prepare_grad_etc(self, text_encoder, unet):
+        self.requires_grad_(True)
+
+    def enable_gradient_checkpointing(self):
+        self.calls.append("checkpointing")
+
+    def on_epoch_start(self, text_encoder, unet):
+        self.calls.append("epoch")
+
+    def load_weights(self, file):
+        self.load_state_dict(torch.load(file, weights_only=True))
+        return "all of it"
+
+    def save_weights(self, file, dtype, metadata):
+        if metadata.get("fail"):
+            Path(file).write_text("half")
+            raise RuntimeError("half way")
+        torch.save(self.state_dict(), file)
+'''
+
+
+@pytest.fixture(autouse=True)
+def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    folder = tmp_path / "modules"
+    folder.mkdir()
+    (folder / "my_bias.py").write_text(SOURCE)
+    (folder / "my_broken.py").write_text("import not_installed_anywhere\n")
+    monkeypatch.syspath_prepend(folder)
+    yield
+    for name in ("my_bias", "my_broken"):
+        sys.modules.pop(name, None)
+
+
+def plan(*arguments: str, module: str = "my_bias", **options: Any) -> legacy.Plan:
+    config = NetworkConfig(network_module=module, network_args=arguments or None, **options)
+    return legacy.resolve(Run("train", "flux", [config]))
+
+
+def build(models: dict[str, Any], *arguments: str, **options: Any) -> tuple[ForeignNetwork, Any]:
+    made = plan(*arguments, **options).build(toy.ToyFamily(), models)  # type: ignore[arg-type]
+    assert isinstance(made, ForeignNetwork)
+    return made, made.trainable
+
+
+def test_it_gets_what_it_was_promised() -> None:
+    made, foreign = build(toy.models(), "preset=full", "algo=x", network_dim=8, network_dropout=0.25)
+    assert foreign.arguments == {"dim": 8, "dropout": 0.25, "preset": "full", "algo": "x"}
+    assert foreign.calls == ["prepared 8", "apply True True"]
+    made.enable_checkpointing()
+    made.on_epoch_start()
+    made.on_step_start()
+    assert foreign.calls[2:] == ["checkpointing", "epoch"]
+    assert made.describe() == "my_bias.Bias trains 1 values"
+
+
+def test_a_text_encoder_that_is_not_loaded_is_stood_in_for() -> None:
+    models = {DENOISER: toy.models()[DENOISER]}
+    _, foreign = build(models, network_train_unet_only=True)
+    assert foreign.calls[-1] == "apply False True"
+    assert plan(network_train_unet_only=True).parts(toy.ToyFamily()) == [DENOISER]  # type: ignore[arg-type]
+
+
+def test_it_learns_and_its_strength_can_be_set() -> None:
+    models = toy.models()
+    inputs = torch.randn(2, toy.WIDTH)
+    before = models[DENOISER](inputs)
+    made, foreign = build(models)
+    foreign.value.data += 2
+    torch.testing.assert_close(models[DENOISER](inputs), before + 2)
+    made.set_strength(torch.tensor([0.5, 0.5]))
+    torch.testing.assert_close(models[DENOISER](inputs), before + 1)
+    made.detach()
+    torch.testing.assert_close(models[DENOISER](inputs), before)
+    made.attach()
+    torch.testing.assert_close(models[DENOISER](inputs), before + 2)
+    with pytest.raises(UserError, match="one network_multiplier per batch"):
+        made.set_strength(torch.tensor([0.5, 1.0]))
+
+
+def test_its_groups_keep_their_options_and_old_signatures_work() -> None:
+    made, foreign = build(toy.models())
+    groups = made.parameter_groups(1e-3, 1e-4, [1e-5, 1e-6])
+    assert foreign.rates == (1e-5, 1e-4)
+    assert [group.as_dict() for group in groups] == [
+        {"params": [foreign.value], "lr": 1e-4, "weight_decay": 0.5}
+    ]
+
+
+def test_it_saves_atomically_and_goes_on_from_a_file(tmp_path: Path) -> None:
+    made, foreign = build(toy.models())
+    foreign.value.data += 3
+    path = tmp_path / "out" / "x.pt"
+    made.save(path, None, {})
+    before = path.read_bytes()
+    with pytest.raises(RuntimeError, match="half way"):
+        made.save(path, None, {"fail": "yes"})
+    assert path.read_bytes() == before
+    assert list(path.parent.iterdir()) == [path]
+    _, again = build(toy.models(), network_weights=str(path))
+    assert again.value.item() == 3
+    _, as_file = build(toy.models(), network_weights=str(path), dim_from_weights=True)
+    assert as_file.value.item() == 3
+    assert json.dumps(as_file.arguments) == json.dumps({"from": str(path)})
+
+
+def test_what_it_lacks_is_one_line() -> None:
+    with pytest.raises(UserError, match="needs not_installed_anywhere, which is missing"):
+        plan(module="my_broken")
+    with pytest.raises(UserError, match="without apply_to, load_weights"):
+        build(toy.models(), "nothing=1")
