@@ -139,15 +139,13 @@ NOT_BUILT_FOR_TRAINING = (
     )
     | _names("huggingface_repo_id huggingface_repo_type huggingface_path_in_repo huggingface_repo_visibility")
     | _names("huggingface_token save_state_to_huggingface resume_from_huggingface async_upload")
-    | _names("save_state save_state_on_train_end save_last_n_epochs_state save_last_n_steps_state resume")
-    | _names("initial_epoch initial_step skip_until_initial_step wandb_run_name wandb_api_key")
     | _names("sample_every_n_steps sample_every_n_epochs sample_at_first sample_prompts sample_sampler")
     | _names(
         "validation_seed validation_split validate_every_n_steps validate_every_n_epochs max_validation_steps"
     )
     | _names("masked_loss alpha_mask conditioning_data_dir in_json dataset_class dataset_repeats cache_info")
-    | _names("color_aug random_crop face_crop_aug_range debug_dataset weighted_captions lr_scheduler_type")
-    | _names("network_weights dim_from_weights scale_weight_norms base_weights base_weights_multiplier")
+    | _names("color_aug random_crop face_crop_aug_range debug_dataset weighted_captions")
+    | _names("scale_weight_norms base_weights base_weights_multiplier")
     | _names("model_type controlnet_model_name_or_path")
 )
 """Options of the trainers that stop a run when they ask for something."""

@@ -1,4 +1,4 @@
-"""What one invocation asks for: which script, which family, what is trained, and one frozen section per topic."""
+"""What one invocation asks for: a script, a family, what is trained, and one frozen section per topic."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import fields

@@ -176,7 +176,7 @@ def _read_caption(path: str, subset: SubsetPlan) -> str:
 def _missing(
     folder: str, images: Sequence[str], names: set[str], subset: SubsetPlan, num_missing: int
 ) -> str | None:
-    """Say how many captions are missing, and where they are; None where class tokens are meant to stand in."""
+    """Say how many captions are missing, and where they are; None where class tokens stand in."""
     extension = subset.caption_extension
     message = f"{num_missing} of {len(images)} pictures in {folder} have no {extension} file"
     counts = Counter(

@@ -48,7 +48,7 @@ class LatentSpace:
 
 @dataclass(frozen=True)
 class ImageSizes:
-    """How each picture of a batch was framed; every tensor is (B, 2) int64, (height, width) or (top, left)."""
+    """How each picture of a batch was framed: (B, 2) int64, (height, width) or (top, left)."""
 
     original: Tensor
     crop: Tensor
@@ -60,7 +60,7 @@ class Conditioning:
     """Everything besides noisy latents and timesteps that the denoiser listens to.
 
     Attributes:
-        text: the text encoders' outputs by name, each (B, ...); the names are those of the family's cache files.
+        text: the text encoders' outputs by name, each (B, ...); cache files use the same names.
         guidance: (B,) distilled guidance scale, for the models that have one.
         sizes: framing of each picture, for the models that are told.
     """
@@ -122,12 +122,14 @@ class SamplingDefaults:
         guidance: distilled guidance scale; models that have none ignore it.
         cfg_scale: classifier-free guidance scale; 1 asks the denoiser once per step, without negative prompt.
         scale: which of the two the prompt-line option `--l` and the key `scale` set.
+        preview_steps: sampler steps of pictures made during training.
     """
 
     steps: int
     guidance: float = 3.5
     cfg_scale: float = 1.0
     scale: Literal["guidance", "cfg_scale"] = "cfg_scale"
+    preview_steps: int = 20
 
 
 class Family(Protocol):
@@ -143,7 +145,7 @@ class Family(Protocol):
     """What cache files of this family end in: `_<suffix>.npz` for latents, `_<suffix>_te.npz` for text."""
 
     def check(self, parts: Sequence[str]) -> None:
-        """Read the headers of the files behind `parts`; raise UserError if one is missing, broken or another model."""
+        """Read the headers behind `parts`; raise UserError if a file is missing, broken or another model."""
         ...
 
     def source(self, part: str) -> Path | None:
@@ -159,15 +161,17 @@ class Family(Protocol):
         ...
 
     def tokenize(self, captions: Sequence[str]) -> dict[str, Tensor]:
-        """Return each text encoder's token ids, (B, L) int64, by the encoder's name; masks as `<name>_mask`."""
+        """Return token ids, (B, L) int64, by each text encoder's name; masks as `<name>_mask`."""
         ...
 
-    def encode_text(self, encoders: Mapping[str, nn.Module], tokens: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def encode_text(
+        self, encoders: Mapping[str, nn.Module], tokens: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
         """Run the given encoders on their tokens; return the outputs that `text_outputs` lists for them."""
         ...
 
     def encode_image(self, vae: nn.Module, pixels: Tensor, rng: torch.Generator | None) -> Tensor:
-        """Return scaled latents (B, C, H/8, W/8) of pixels (B, 3, H, W) in [-1, 1]; `rng` None takes the mean."""
+        """Return scaled latents (B, C, H/8, W/8) of pixels (B, 3, H, W) in [-1, 1]; `rng` None: the mean."""
         ...
 
     def decode_image(self, vae: nn.Module, latents: Tensor) -> Tensor:
@@ -190,7 +194,7 @@ class Family(Protocol):
         ...
 
     def blocks(self, part: str, model: nn.Module) -> list[nn.Module]:
-        """Return a part's repeated blocks in execution order: checkpointing, swap and compilation need no more."""
+        """Return a part's repeated blocks in execution order, for checkpointing, swap and compilation."""
         ...
 
     def adapter_targets(self, part: str, model: nn.Module) -> Iterator[AdapterTarget]:
@@ -198,14 +202,16 @@ class Family(Protocol):
         ...
 
     def cache_extras(self) -> Mapping[str, Tensor]:
-        """Return what sd-scripts expects in a text cache file beside the outputs, options that shape them included."""
+        """Return what sd-scripts expects in a text cache file beside the outputs."""
         ...
 
     def metadata(self) -> dict[str, object]:
         """Return what the family adds to the `ss_*` record of an adapter file: its own options."""
         ...
 
-    def save(self, part: str, model: nn.Module, path: Path, dtype: torch.dtype, metadata: Mapping[str, str]) -> None:
+    def save(
+        self, part: str, model: nn.Module, path: Path, dtype: torch.dtype, metadata: Mapping[str, str]
+    ) -> None:
         """Write one part in the family's published file format."""
         ...
 

@@ -44,6 +44,14 @@ class Processes:
         if self.world > 1:
             torch.distributed.all_reduce(tensor)
 
+    def any(self, value: bool) -> bool:
+        """Return whether `value` is true in any process, so that all of them do the same."""
+        if self.world == 1:
+            return value
+        votes = torch.tensor(float(value), device=self.device)
+        self.sum_(votes)
+        return bool(votes)
+
     def wait(self) -> None:
         """Wait until every process is here."""
         self.accelerator.wait_for_everyone()

@@ -19,8 +19,9 @@ class Interrupt:
     def __init__(self) -> None:
         self.name: str | None = None
 
-    def __call__(self) -> bool:
-        """Return whether it was asked for."""
+    @property
+    def is_asked(self) -> bool:
+        """Whether the run is to end."""
         return self.name is not None
 
     @contextmanager

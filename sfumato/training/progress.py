@@ -6,6 +6,7 @@ import math
 import time
 from collections import deque
 from dataclasses import dataclass
+from pathlib import Path
 
 import psutil
 import torch
@@ -115,6 +116,10 @@ class FiniteGuard:
     """Stop the run when a step's loss or gradient was not finite; that step did not touch the weights."""
 
     last_save: str = "nothing was saved yet"
+
+    def remember(self, path: Path) -> None:
+        """Note the last good save."""
+        self.last_save = f"the last good save is {path}"
 
     def after(self, step: Step) -> None:
         """Do nothing: a step is judged when it is read."""

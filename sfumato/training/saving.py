@@ -39,6 +39,10 @@ class Names:
         """Return the file saved at the end."""
         return self._path(self.name or DEFAULT_NAMES["last"])
 
+    def state(self, saved: Path) -> Path:
+        """Return the folder of the state that belongs to a saved file."""
+        return saved.with_name(f"{saved.name.removesuffix(self.suffix)}-state")
+
     def _path(self, stem: str) -> Path:
         return self.folder / f"{stem}{self.suffix}"
 
@@ -70,16 +74,12 @@ class Rhythm:
 
     def saves_epoch(self, step: Step, plan: Plan) -> bool:
         """Whether this step ends an epoch that is saved; the last epoch is saved as the end of the run."""
-        return bool(
-            self.every_epochs
-            and step.ends_epoch
-            and step.epoch % self.every_epochs == 0
-            and step.epoch < plan.num_epochs
-        )
+        is_beat = bool(self.every_epochs) and step.ends_epoch and step.epoch % (self.every_epochs or 1) == 0
+        return is_beat and step.epoch < plan.num_epochs
 
     def saves_step(self, step: Step) -> bool:
         """Whether the file of this step is saved."""
-        return bool(self.every_steps and step.number % self.every_steps == 0)
+        return bool(self.every_steps) and step.number % (self.every_steps or 1) == 0
 
     def stale_epoch(self, epoch: int) -> int | None:
         """Return the epoch whose file goes when `epoch` is saved."""
@@ -104,13 +104,39 @@ class Rhythm:
         return epochs + steps + 1
 
 
-def rhythm_for(config: SavingConfig, plan: Plan) -> Rhythm:
-    """Return the rhythm in which weights are saved."""
-    every_epochs = config.save_every_n_epochs
+@dataclass(frozen=True)
+class Keeping:
+    """What a run saves: weights, and states beside them if it is to be resumed.
+
+    Attributes:
+        states: rhythm of states; as often as weights, but what is kept may differ.
+        saves_states: whether states go with every save.
+        saves_last_state: whether a state is saved at the end.
+    """
+
+    weights: Rhythm
+    states: Rhythm
+    saves_states: bool = False
+    saves_last_state: bool = False
+
+    def num_bytes(self, plan: Plan, weights: int, state: int) -> int:
+        """Return the disk space that is needed, given the bytes of one file and of one state."""
+        num_states = self.states.count(plan) if self.saves_states else int(self.saves_last_state)
+        return self.weights.count(plan) * weights + num_states * state
+
+
+def keeping_for(config: SavingConfig, plan: Plan) -> Keeping:
+    """Return what a run saves, and when."""
+    every = config.save_every_n_epochs
     if config.save_n_epoch_ratio:
-        every_epochs = max(1, plan.num_epochs // config.save_n_epoch_ratio)
-    return Rhythm(
-        every_epochs, config.save_every_n_steps, config.save_last_n_epochs, config.save_last_n_steps
+        every = max(1, plan.num_epochs // config.save_n_epoch_ratio)
+    epochs, steps = config.save_last_n_epochs, config.save_last_n_steps
+    state_epochs, state_steps = config.save_last_n_epochs_state, config.save_last_n_steps_state
+    return Keeping(
+        Rhythm(every, config.save_every_n_steps, epochs, steps),
+        Rhythm(every, config.save_every_n_steps, state_epochs or epochs, state_steps or steps),
+        config.save_state,
+        config.save_state or config.save_state_on_train_end,
     )
 
 
@@ -134,43 +160,51 @@ class Saver:
 
     Attributes:
         save: writes the weights as they are now to a path.
+        save_state: writes a state as it is now to a folder.
         on_saved: told each path, so that others can mention the last good save.
     """
 
     names: Names
-    rhythm: Rhythm
+    keeping: Keeping
     plan: Plan
     save: Callable[[Path, Step], None]
+    save_state: Callable[[Path, Step], None]
     on_saved: Callable[[Path], None] = lambda path: None
 
     def after(self, step: Step) -> None:
         """Save if this step asks for it, then remove what became stale."""
-        if self.rhythm.saves_step(step):
-            self._save(self.names.step(step.number), step)
-            self._remove(self.rhythm.stale_step(step.number), self.names.step)
-        if self.rhythm.saves_epoch(step, self.plan):
-            self._save(self.names.epoch(step.epoch), step)
-            self._remove(self.rhythm.stale_epoch(step.epoch), self.names.epoch)
+        weights, states = self.keeping.weights, self.keeping.states
+        if weights.saves_step(step):
+            self._save(self.names.step(step.number), step, self.keeping.saves_states)
+            stale = weights.stale_step(step.number), states.stale_step(step.number)
+            self._remove(*stale, self.names.step)
+        if weights.saves_epoch(step, self.plan):
+            self._save(self.names.epoch(step.epoch), step, self.keeping.saves_states)
+            stale = weights.stale_epoch(step.epoch), states.stale_epoch(step.epoch)
+            self._remove(*stale, self.names.epoch)
         if step.is_last:
-            self._save(self.names.last(), step)
+            self._save(self.names.last(), step, self.keeping.saves_last_state)
 
     def read(self, reading: Reading) -> None:
         """Do nothing: what is saved does not depend on the figures."""
 
     def save_interrupted(self, step: Step) -> Path:
-        """Save now, because the run ends early."""
+        """Save weights and state now, because the run ends early; return the state's folder."""
         path = self.names.step(step.number)
-        self._save(path, step)
-        return path
+        self._save(path, step, with_state=True)
+        return self.names.state(path)
 
-    def _save(self, path: Path, step: Step) -> None:
+    def _save(self, path: Path, step: Step, with_state: bool) -> None:
         self.save(path, step)
         logger.info("saved %s", path)
+        if with_state:
+            self.save_state(self.names.state(path), step)
+            logger.info("saved %s", self.names.state(path))
         self.on_saved(path)
 
-    def _remove(self, number: int | None, name: Callable[[int], Path]) -> None:
-        path = None if number is None else name(number)
-        if path is None or not path.exists():
-            return
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
-        logger.info("removed %s", path)
+    def _remove(self, weights: int | None, state: int | None, name: Callable[[int], Path]) -> None:
+        paths = [] if weights is None else [name(weights)]
+        paths += [] if state is None else [self.names.state(name(state))]
+        for path in (path for path in paths if path.exists()):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+            logger.info("removed %s", path)

@@ -6,14 +6,19 @@ from sfumato.config.saving import SavingConfig
 from sfumato.errors import UserError
 from sfumato.training import saving
 from sfumato.training.plan import Plan, Step
-from sfumato.training.saving import Rhythm, Saver
+from sfumato.training.saving import Keeping, Rhythm, Saver
 
 
 def _saved(config: SavingConfig, plan: Plan) -> list[str]:
     names = saving.names_for(config)
-    saver = Saver(
-        names, saving.rhythm_for(config, plan), plan, lambda path, step: path.write_text(str(step.number))
-    )
+
+    def save(path: Path, step: Step) -> None:
+        path.write_text(str(step.number))
+
+    def save_state(path: Path, step: Step) -> None:
+        path.mkdir()
+
+    saver = Saver(names, saving.keeping_for(config, plan), plan, save, save_state)
     for step in plan.steps():
         saver.after(step)
     return sorted(path.name for path in names.folder.iterdir())
@@ -49,9 +54,36 @@ def test_old_files_make_room(tmp_path: Path) -> None:
     ]
 
 
+def test_states_go_with_every_save_and_may_be_kept_longer_or_shorter(tmp_path: Path) -> None:
+    config = SavingConfig(
+        output_dir=str(tmp_path),
+        output_name="x",
+        save_every_n_epochs=1,
+        save_last_n_epochs=3,
+        save_last_n_epochs_state=1,
+        save_state=True,
+    )
+    assert _saved(config, Plan(num_batches=1, group=1, num_steps=5)) == [
+        "x-000002.safetensors",
+        "x-000003.safetensors",
+        "x-000004-state",
+        "x-000004.safetensors",
+        "x-state",
+        "x.safetensors",
+    ]
+
+
+def test_a_state_only_at_the_end_is_one_state(tmp_path: Path) -> None:
+    config = SavingConfig(
+        output_dir=str(tmp_path), save_every_n_epochs=1, save_state_on_train_end=True, output_name="x"
+    )
+    saved = _saved(config, Plan(num_batches=1, group=1, num_steps=3))
+    assert [name for name in saved if name.endswith("-state")] == ["x-state"]
+
+
 def test_a_ratio_of_epochs_becomes_a_rhythm() -> None:
     plan = Plan(num_batches=1, group=1, num_steps=10)
-    assert saving.rhythm_for(SavingConfig(save_n_epoch_ratio=4), plan).every_epochs == 2
+    assert saving.keeping_for(SavingConfig(save_n_epoch_ratio=4), plan).weights.every_epochs == 2
 
 
 @pytest.mark.parametrize("keep", [None, 2])
@@ -64,7 +96,7 @@ def test_the_count_of_files_is_what_lies_on_the_disk_at_most(keep: int | None, t
         path.write_text("")
         most = max(most, len(list(tmp_path.iterdir())))
 
-    saver = Saver(names, rhythm, plan, save)
+    saver = Saver(names, Keeping(rhythm, rhythm), plan, save, save)
     for step in plan.steps():
         saver.after(step)
     assert most <= rhythm.count(plan) <= most + 2

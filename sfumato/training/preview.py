@@ -1,0 +1,357 @@
+"""Pictures made while a model is trained, from the weights as they are, without leaving a trace in the run.
+
+Weights, random numbers, modes and memory are after a preview what they were before it, and a preview that
+fails is a warning: a run with previews trains exactly what it would have trained without.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from sfumato.adapters.network import Network
+from sfumato.config.preview import PreviewConfig
+from sfumato.config.run import Run
+from sfumato.errors import UserError
+from sfumato.models.family import DENOISER, VAE, Family, Parts
+from sfumato.sampling.output import write_picture
+from sfumato.sampling.pipeline import SAMPLERS, Pipeline, Text
+from sfumato.sampling.prompts import PromptOptions, read_prompts
+from sfumato.sampling.request import Request, random_seed
+from sfumato.training.distributed import Processes
+from sfumato.training.plan import Step
+from sfumato.training.precision import Precision
+from sfumato.training.progress import Reading
+from sfumato.training.saving import Names
+
+logger = logging.getLogger(__name__)
+
+FOLDER = "sample"
+SIDE = 512
+MINIMUM_SIDE = 64
+
+OnPicture = Callable[[int, str, Path, Image.Image], None]
+"""`on_picture(index, prompt, path, picture)`: told each preview, for trackers; prompts count from 0."""
+
+
+def plan(run: Run, family: Family) -> Previews | None:
+    """Read when previews are made and of what; return None where the run asks for none.
+
+    Raises:
+        UserError: the prompt file is missing or broken, or asks for something impossible.
+    """
+    config = run[PreviewConfig]
+    rhythm = rhythm_for(config)
+    if not rhythm.is_any:
+        return None
+    if not config.sample_prompts:
+        logger.warning("no previews are made: --sample_prompts, the file that says of what, is not given")
+        return None
+    return Previews(family, rhythm, _read(Path(config.sample_prompts), config.sample_sampler, family))
+
+
+@dataclass(frozen=True)
+class PreviewRhythm:
+    """When previews are made; None means never."""
+
+    every_epochs: int | None
+    every_steps: int | None
+    at_first: bool
+
+    @property
+    def is_any(self) -> bool:
+        """Whether there is a preview at all."""
+        return bool(self.every_epochs or self.every_steps or self.at_first)
+
+    def mark(self, step: Step) -> str | None:
+        """Return how files of a preview after this step are marked, or None where there is no preview."""
+        if self.every_epochs:
+            ends = step.ends_epoch or step.is_last
+            return f"e{step.epoch:06d}" if ends and step.epoch % self.every_epochs == 0 else None
+        is_due = self.every_steps and step.number % self.every_steps == 0
+        return f"{step.number:06d}" if is_due else None
+
+
+def rhythm_for(config: PreviewConfig) -> PreviewRhythm:
+    """Return the rhythm that the options ask for; epochs win over steps."""
+    epochs = _positive(config.sample_every_n_epochs, "sample_every_n_epochs")
+    steps = _positive(config.sample_every_n_steps, "sample_every_n_steps")
+    if epochs and steps:
+        logger.warning("--sample_every_n_steps is left out, since --sample_every_n_epochs is given")
+    return PreviewRhythm(epochs, None if epochs else steps, config.sample_at_first)
+
+
+def _positive(every: int | None, name: str) -> int | None:
+    if every is None or every > 0:
+        return every
+    logger.warning("--%s is %d, so it makes no previews; give 1 or more for some", name, every)
+    return None
+
+
+@dataclass(frozen=True)
+class PreviewPrompt:
+    """One picture to be made again and again.
+
+    Attributes:
+        is_seeded: whether the prompt gives its seed; otherwise each picture gets a new one.
+    """
+
+    request: Request
+    is_seeded: bool
+
+    def now(self) -> Request:
+        """Return the request with the seed that the next picture takes."""
+        return self.request if self.is_seeded else replace(self.request, seed=random_seed())
+
+
+@dataclass
+class Previews:
+    """What is shown and when; nothing heavy is in memory before `encode`.
+
+    Attributes:
+        texts: outputs of the encoders that are not trained, on the CPU, by prompt.
+        encoders: these encoders; the others run anew for each picture.
+    """
+
+    family: Family
+    rhythm: PreviewRhythm
+    prompts: Sequence[PreviewPrompt]
+    texts: dict[str, Text] = field(default_factory=dict)
+    encoders: tuple[str, ...] = ()
+
+    def encode(self, parts: Parts, encoders: Sequence[str]) -> None:
+        """Encode all prompts once and for all, under the caller's autocast.
+
+        Args:
+            parts: an encoder that is not loaded is loaded, and stays for the caller to release.
+            encoders: the text encoders that are not trained.
+        """
+        every = dict.fromkeys(text for prompt in self.prompts for text in prompt.request.prompts())
+        encoded = {text: _encode(self.family, parts, encoders, text) for text in every}
+        self.texts = {text: {k: v.cpu() for k, v in own.items()} for text, own in encoded.items()}
+        self.encoders = tuple(encoders)
+
+    def observer(
+        self,
+        parts: Parts,
+        network: Network | None,
+        names: Names,
+        precision: Precision,
+        processes: Processes,
+        *,
+        evaluating: Callable[[], AbstractContextManager[object]] = nullcontext,
+        on_picture: OnPicture = lambda index, prompt, path, picture: None,
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> PreviewObserver:
+        """Return what makes the previews, one observer in each process.
+
+        Args:
+            parts: with the denoiser that is trained or adapted.
+            network: the adapters at work on it, if there are any.
+            names: of the run's files; pictures lie in the folder `sample` beside them.
+            evaluating: the context in which weights are as they would be saved. It must leave them bit for
+                bit as they were.
+            on_picture: must not raise.
+            should_stop: asked before each sampler step; True leaves the remaining pictures out.
+        """
+        vae_dtype = parts.dtypes.get(VAE, precision.compute)  # with --no_half_vae it computes in float32
+        pipeline = Pipeline(self.family, parts, dtype=precision.compute, dtypes={VAE: vae_dtype})
+        return PreviewObserver(
+            self, pipeline, network, names, precision, processes, evaluating, on_picture, should_stop
+        )
+
+
+@dataclass
+class PreviewObserver:
+    """An observer of the loop: makes every n-th prompt's picture, where n is the number of processes."""
+
+    previews: Previews
+    pipeline: Pipeline
+    network: Network | None
+    names: Names
+    precision: Precision
+    processes: Processes
+    evaluating: Callable[[], AbstractContextManager[object]]
+    on_picture: OnPicture
+    should_stop: Callable[[], bool]
+
+    def at_first(self) -> None:
+        """Make the previews of a model that was not trained yet, if they are asked for."""
+        if self.previews.rhythm.at_first:
+            self._make_all("e000000", {"step": 0})
+
+    def after(self, step: Step) -> None:
+        """Make the previews that this step asks for."""
+        mark = self.previews.rhythm.mark(step)
+        if mark is not None:
+            self._make_all(mark, {"epoch": step.epoch, "step": step.number})
+
+    def read(self, reading: Reading) -> None:
+        """Do nothing: pictures do not depend on the figures."""
+
+    def _make_all(self, mark: str, details: Mapping[str, int]) -> None:
+        device = self.pipeline.parts.device
+        # Processes without a picture of their own go through the same contexts: their weights stay equal.
+        with self.evaluating(), _at_rest(self.network), _same_random_numbers(device), self._same_memory():
+            for index, prompt in enumerate(self.previews.prompts):
+                if index % self.processes.world == self.processes.rank and not self.should_stop():
+                    self._try(index, prompt, mark, details)
+
+    def _try(self, index: int, prompt: PreviewPrompt, mark: str, details: Mapping[str, int]) -> None:
+        """Make one picture; a failure (a full disk, too little memory) must not end the training."""
+        try:
+            self._make(index, prompt, mark, details)
+        except (UserError, RuntimeError) as error:
+            reason = str(error).partition("\n")[0]
+            logger.warning("preview %d is left out, training goes on: %s", index, reason)
+
+    def _make(self, index: int, prompt: PreviewPrompt, mark: str, details: Mapping[str, int]) -> None:
+        request = prompt.now()
+        texts = {text: self._text(text) for text in request.prompts()}
+        picture = self.pipeline(request, texts, self._stop_if_asked)
+        moment = time.strftime("%Y%m%d%H%M%S")
+        pieces = [self.names.name, mark, f"{index:02d}", moment, request.seed if prompt.is_seeded else None]
+        stem = "_".join(str(piece) for piece in pieces if piece is not None)
+        path = self.names.folder / FOLDER / f"{stem}.png"
+        write_picture(picture, path, request, self._model() | dict(details))
+        logger.info("preview %s", path)
+        self.on_picture(index, request.prompt, path, picture)
+
+    def _text(self, text: str) -> Text:
+        """Return what a prompt was encoded to at the start, and what trained encoders now make of it."""
+        previews = self.previews
+        live = [name for name in previews.family.text_outputs if name not in previews.encoders]
+        with self.precision.autocast():
+            made = _encode(previews.family, self.pipeline.parts, live, text)
+        return {**previews.texts.get(text, {}), **made}
+
+    def _stop_if_asked(self, step: int, latents: Tensor) -> None:
+        if self.should_stop():  # who asked may wait for no more than a few seconds
+            raise UserError("the run is to end")
+
+    def _model(self) -> dict[str, Any]:
+        source = self.previews.family.source(DENOISER)
+        return {"model": source.name} if source else {}
+
+    @contextmanager
+    def _same_memory(self) -> Iterator[None]:
+        """Release the parts that were loaded only for the pictures."""
+        family, parts = self.previews.family, self.pipeline.parts
+        absent = [part for part in (*family.text_outputs, DENOISER, VAE) if part not in parts]
+        try:
+            yield
+        finally:
+            parts.release(*absent)
+
+
+def _encode(family: Family, parts: Parts, encoders: Sequence[str], text: str) -> dict[str, Tensor]:
+    """Return the outputs of these encoders for one prompt, each (1, ...), without gradients."""
+    if not encoders:
+        return {}
+    tokens = {name: ids.to(parts.device) for name, ids in family.tokenize([text]).items()}
+    outputs: dict[str, Tensor] = {}
+    for name in encoders:
+        module = parts[name]  # loaded outside no_grad, for it may be trained
+        with torch.no_grad():
+            outputs |= family.encode_text({name: module}, tokens)
+    return outputs
+
+
+@contextmanager
+def _at_rest(network: Network | None) -> Iterator[None]:
+    """Let adapters act at full strength and without dropout; give each module its mode back afterwards."""
+    modes = [] if network is None else [(m, m.training) for m in network.trainable.modules()]
+    if network is not None:
+        network.trainable.eval()
+        network.set_strength(1.0)  # training sets its own with every batch
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+@contextmanager
+def _same_random_numbers(device: torch.device) -> Iterator[None]:
+    """Put every generator that a run may draw from back to where it was."""
+    python, numpy = random.getstate(), np.random.get_state()
+    devices = [] if device.type == "cpu" else [device]
+    try:
+        with torch.random.fork_rng(devices, device_type=device.type):
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
+
+
+def _read(path: Path, default_sampler: str, family: Family) -> list[PreviewPrompt]:
+    try:
+        lines = read_prompts(path)
+    except UserError as error:
+        raise UserError(f"--sample_prompts: {error}") from None
+    _say_what_differs(lines, default_sampler)
+    prompts = []
+    for number, options in enumerate(lines, 1):
+        try:
+            request = _request(options, default_sampler, family)
+        except UserError as error:
+            raise UserError(f"--sample_prompts {path}, prompt {number}: {error}") from None
+        prompts.append(PreviewPrompt(request, is_seeded=options.seed is not None))
+    return prompts
+
+
+def _request(options: PromptOptions, default_sampler: str, family: Family) -> Request:
+    usual = family.sampling
+    defaults = Request(
+        "",
+        width=SIDE,
+        height=SIDE,
+        steps=usual.preview_steps,
+        guidance=usual.guidance,
+        cfg_scale=usual.cfg_scale,
+        sampler=default_sampler,
+    )
+    asked = options.request(defaults, usual.scale)
+    unit = family.latents.downscale * family.latents.patch
+    width, height = (_fitted(side, unit) for side in (asked.width, asked.height))
+    if (width, height) != (asked.width, asked.height):
+        logger.warning(
+            "the preview of '%s' will be %d x %d, not %d x %d: sides are multiples of %d from %d on",
+            *(asked.prompt, width, height, asked.width, asked.height, unit, MINIMUM_SIDE),
+        )
+    return replace(asked, width=width, height=height, sampler=_ours(asked.sampler) or "euler")
+
+
+def _fitted(side: int, unit: int) -> int:
+    return max(side // unit, -(-MINIMUM_SIDE // unit)) * unit
+
+
+def _ours(sampler: str) -> str | None:
+    """Return our name of one of sd-scripts' samplers, or None where it is not built."""
+    bare = sampler.lower().removeprefix("k_")
+    # DDIM is Euler's method along the noise level (Song et al., arXiv:2010.02502, eq. 14).
+    bare = "euler" if bare == "ddim" else bare
+    return bare if bare in SAMPLERS else None
+
+
+def _say_what_differs(lines: Sequence[PromptOptions], default_sampler: str) -> None:
+    asked = dict.fromkeys(line.sampler or default_sampler for line in lines)
+    known = get_args(get_type_hints(PreviewConfig)["sample_sampler"])
+    missing = [name for name in asked if _ours(name) is None]
+    if missing:
+        unknown = [name for name in missing if name not in known]
+        hint = f" ({', '.join(unknown)} is no sampler's name)" if unknown else ""
+        logger.warning("previews are drawn with euler instead of %s%s", ", ".join(missing), hint)
+    if any(line.strengths for line in lines):
+        logger.warning("--m has no effect in --sample_prompts: the adapter that is trained acts fully")

@@ -1,0 +1,241 @@
+"""One run that was found to be possible: load, cache, train, save."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sfumato import seeds
+from sfumato.caching.latents import fill_latents
+from sfumato.caching.texts import fill_texts, require_constant_captions
+from sfumato.config.caching import CachingConfig
+from sfumato.config.loader import LoaderConfig
+from sfumato.config.model import ModelConfig
+from sfumato.config.optimizer import OptimizerConfig
+from sfumato.config.public import public_values, to_toml
+from sfumato.config.run import Run
+from sfumato.config.schedule import ScheduleConfig
+from sfumato.config.tracking import TrackingConfig
+from sfumato.data.collate import Batch
+from sfumato.data.dataset import TrainingSet
+from sfumato.data.loader import Loader
+from sfumato.errors import UserError
+from sfumato.models.family import DENOISER, VAE, Family, Parts
+from sfumato.training import metadata, schedulers, trackers
+from sfumato.training.distributed import Processes
+from sfumato.training.interrupt import Interrupt
+from sfumato.training.loop import Loop, Observer
+from sfumato.training.optimizers import OptimizerPlan
+from sfumato.training.plan import Plan, Step
+from sfumato.training.precision import Precision
+from sfumato.training.progress import Bar, FiniteGuard
+from sfumato.training.resume import State, save_state
+from sfumato.training.saving import Keeping, Names, Saver
+from sfumato.training.trainables import Method, ParameterGroup, Trainable
+from sfumato.training.update import Update
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Session:
+    """Everything a run needs, checked; nothing heavy is in memory yet.
+
+    Attributes:
+        state: to resume from, or None.
+        finished: steps that count as done.
+        started_at: Unix seconds.
+    """
+
+    run: Run
+    processes: Processes
+    family: Family
+    method: Method
+    precision: Precision
+    optimizer: OptimizerPlan
+    training_set: TrainingSet
+    plan: Plan
+    names: Names
+    keeping: Keeping
+    seed: int
+    started_at: float
+    state: State | None = None
+    finished: int = 0
+
+    @cached_property
+    def cached_encoders(self) -> list[str]:
+        """Text encoders whose outputs are computed once, before training."""
+        if not self.run[CachingConfig].cache_text_encoder_outputs:
+            return []
+        return [name for name in self.family.text_outputs if name not in self.method.trained_encoders]
+
+    def check_caching(self) -> None:
+        """Raise UserError if captions that vary are to be encoded once."""
+        if self.run[CachingConfig].cache_text_encoder_outputs:
+            if not self.cached_encoders:
+                raise UserError(
+                    "--cache_text_encoder_outputs: every text encoder is trained, so nothing can be cached; "
+                    "drop it, or train fewer of them"
+                )
+            require_constant_captions(self.training_set)
+
+    def train(self) -> None:
+        """Load, cache, train, save."""
+        parts = self._parts()
+        self._fill_caches(parts)
+        torch.manual_seed(seeds.derive("initial weights", self.seed))
+        live = [name for name in self.family.text_outputs if name not in self.cached_encoders]
+        trainable = self.method.build(parts, self.precision, live)
+        update = self._update(trainable.groups())
+        if self.state is not None:
+            self.state.restore(trainable, update)
+            logger.info("resuming after step %d", self.finished)
+        self._run(trainable, update)
+
+    def _parts(self) -> Parts:
+        kept = (VAE,) if self.run[ModelConfig].no_half_vae else ()
+        names = (DENOISER, VAE, *self.family.text_outputs)
+        dtypes = {name: self.precision.frozen(name, DENOISER, kept) for name in names}
+        return Parts(self.family, self.processes.device, dtypes)
+
+    def _fill_caches(self, parts: Parts) -> None:
+        config, processes = self.run[CachingConfig], self.processes
+        shared: dict[str, Any] = {
+            "trust": config.skip_cache_check,
+            "rank": processes.rank,
+            "world": processes.world,
+            "wait": processes.wait,
+        }
+        with self.precision.autocast():
+            if config.cache_latents:
+                size, to_disk = config.vae_batch_size, config.cache_latents_to_disk
+                fill_latents(
+                    self.training_set, self.family, parts, batch_size=size, to_disk=to_disk, **shared
+                )
+                parts.release(VAE)
+            if self.cached_encoders:
+                size, to_disk = (
+                    config.text_encoder_batch_size or 1,
+                    config.cache_text_encoder_outputs_to_disk,
+                )
+                names = self.cached_encoders
+                fill_texts(
+                    self.training_set, self.family, parts, names, batch_size=size, to_disk=to_disk, **shared
+                )
+                parts.release(*names)
+
+    def _update(self, groups: Sequence[ParameterGroup]) -> Update:
+        config = self.run[OptimizerConfig]
+        rate = config.learning_rate
+        optimizer = self.optimizer.build([group.as_dict() for group in groups], rate)
+        scheduler = schedulers.build(
+            self.run[ScheduleConfig], optimizer, self.optimizer, rate, self.plan.num_steps
+        )
+        scaler = torch.amp.GradScaler(self.processes.device.type) if self.precision.needs_scaler else None
+        return Update(optimizer, scheduler, self.processes, config.max_grad_norm, scaler)
+
+    def _run(self, trainable: Trainable, update: Update) -> None:
+        observers = self._observers(trainable, update)
+        interrupt = Interrupt()
+        loop = Loop(
+            trainable,
+            update,
+            self.plan,
+            self._batches(),
+            self.seed,
+            observers,
+            self.finished,
+            lambda: self.processes.any(interrupt.is_asked),
+        )
+        try:
+            with interrupt.listening():
+                last = loop.run()
+        finally:
+            for observer in observers:
+                getattr(observer, "close", lambda: None)()
+        for path, times in self.training_set.skipped.items():
+            logger.warning("%s could not be decoded and was replaced %d times", path, times)
+        if not last.is_last:
+            self._leave_early(observers, last, interrupt)
+
+    def _leave_early(self, observers: Sequence[Observer], last: Step, interrupt: Interrupt) -> None:
+        if saver := next((o for o in observers if isinstance(o, Saver)), None):
+            folder = saver.save_interrupted(last)
+            raise UserError(
+                f"{interrupt.name} ended the run after step {last.number}; "
+                f"to go on, start it again with --resume {folder}"
+            )
+
+    def _observers(self, trainable: Trainable, update: Update) -> list[Observer]:
+        guard = FiniteGuard()
+        observers: list[Observer] = [guard, Bar(self.plan, self._pictures_per_step(), self.finished)]
+        if not self.processes.is_first:
+            return observers
+        stem = self.names.last().with_suffix("")
+        stem.with_name(f"{stem.name}.config.toml").write_text(to_toml(public_values(self.run)), "utf-8")
+        rates = [group.name for group in trainable.groups()]
+        metrics = stem.with_name(f"{stem.name}.metrics.jsonl")
+        observers.append(trackers.MetricsFile(metrics, rates, self.finished))
+        started = trackers.start(self.run[TrackingConfig], "network_train", public_values(self.run))
+        observers.append(trackers.Recorder(started, rates, self.plan.steps_per_epoch))
+        save, keep = self._save_with(trainable), self._save_state_with(trainable, update)
+        observers.append(Saver(self.names, self.keeping, self.plan, save, keep, guard.remember))
+        return observers
+
+    def _pictures_per_step(self) -> float:
+        sets = self.training_set.sets
+        return sum(len(items) for s in sets for items in s.buckets.values()) / self.plan.steps_per_epoch
+
+    def _save_with(self, trainable: Trainable) -> Callable[[Path, Step], None]:
+        # Hashing a 24 GB base takes a minute, so it happens beside the first steps.
+        record = ThreadPoolExecutor(1).submit(self._metadata)
+
+        def save(path: Path, step: Step) -> None:
+            trainable.save(path, record.result() | metadata.at_save(step))
+
+        return save
+
+    def _save_state_with(self, trainable: Trainable, update: Update) -> Callable[[Path, Step], None]:
+        record = {"seed": self.seed, "options": public_values(self.run)}
+
+        def save(folder: Path, step: Step) -> None:
+            save_state(folder, trainable, update, step.number, step.epoch, record)
+
+        return save
+
+    def _metadata(self) -> dict[str, str]:
+        rate = self.run[OptimizerConfig].learning_rate
+        return metadata.adapter_metadata(
+            self.run,
+            self.family,
+            self.training_set,
+            self.plan,
+            seed=self.seed,
+            world=self.processes.world,
+            optimizer=self.optimizer.description,
+            scheduler=schedulers.describe(self.run[ScheduleConfig], self.optimizer, rate),
+            started_at=self.started_at,
+        )
+
+    def _batches(self) -> Iterator[Batch]:
+        """Yield this process's batches from the first step that is to run, epoch after epoch."""
+        config, processes = self.run[LoaderConfig], self.processes
+        loader = Loader(
+            self.training_set,
+            num_workers=min(config.max_data_loader_n_workers, os.cpu_count() or 1),
+            persistent=config.persistent_data_loader_workers,
+            pin=processes.device.type == "cuda",
+        )
+        for epoch in range(self.plan.step(self.finished + 1).epoch, self.plan.num_epochs + 1):
+            plans = self.training_set.batches(epoch, num_per_step=self.plan.group)
+            steps = self.plan.steps_of(epoch, self.finished)
+            mine = [at for step in steps for at, _ in step.of_process(processes.rank, processes.world)]
+            yield from loader([plans[position] for position in mine])
