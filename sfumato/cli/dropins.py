@@ -1,4 +1,4 @@
-"""The drop-in folder: one small file with the name of each script of sd-scripts."""
+"""The drop-in folder: one small file with the name of each script and each network module of sd-scripts."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +19,20 @@ if __name__ == "__main__":
     sys.exit(script("{name}"))
 '''
 
+_NETWORK_TEMPLATE = '''"""The network module of this name, for programs that import it as they would from sd-scripts."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from sfumato.adapters.legacy import create_network, create_network_from_weights
+
+__all__ = ["create_network", "create_network_from_weights"]
+'''
+
+NETWORK_MODULES = ("networks/lora_flux",)
+"""Modules that other programs import, by their path below the drop-in folder."""
+
 
 def main(argv: Sequence[str]) -> int:
     """Write the drop-ins into the folder that the command line names."""
@@ -26,16 +40,22 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("folder", metavar="FOLDER", help="folder to write; made if it is not there")
     folder = Path(parse_flags(parser, argv)["folder"])
     try:
-        for script in SCRIPTS:
-            path = folder / f"{script.name}.py"
+        for name, text in files().items():
+            path = folder / name
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(drop_in(script), encoding="utf-8")
+            path.write_text(text, encoding="utf-8")
     except OSError as error:
         raise UserError(f"{folder}: cannot write there: {error.strerror}") from None
-    print(f"{len(SCRIPTS)} scripts written to {folder}")  # noqa: T201
+    print(f"{len(files())} files written to {folder}")  # noqa: T201
     return 0
 
 
-def drop_in(script: Script) -> str:
-    """Return the text of one drop-in; the folder above the drop-in folder goes on Python's path."""
+def files() -> dict[str, str]:
+    """Return the text of every drop-in by its path below the folder."""
+    scripts = {f"{script.name}.py": _drop_in(script) for script in SCRIPTS}
+    return scripts | {f"{name}.py": _NETWORK_TEMPLATE for name in NETWORK_MODULES}
+
+
+def _drop_in(script: Script) -> str:
+    # The folder above the drop-in folder goes on Python's path.
     return _TEMPLATE.format(summary=script.summary, name=script.name, depth=script.name.count("/") + 1)

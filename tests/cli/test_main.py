@@ -1,5 +1,6 @@
 """The `sfumato` command and the drop-ins: exit codes, one-line errors, and no torch before work begins."""
 
+import importlib
 import json
 import logging
 import os
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from sfumato.cli import requirements, start
-from sfumato.cli.dropins import drop_in
+from sfumato.cli.dropins import files
 from sfumato.cli.main import main, script
 from sfumato.cli.runs import SCRIPTS
 from sfumato.config.run import Run
@@ -81,12 +82,21 @@ def test_the_drop_in_folder_is_what_the_table_generates(
 ) -> None:
     assert main(["sd-scripts", str(tmp_path / "new")]) == 0
     assert str(tmp_path / "new") in capsys.readouterr().out
-    for row in SCRIPTS:
-        name = f"{row.name}.py"
-        assert (ROOT / "sd-scripts" / name).read_text("utf-8") == drop_in(row)
-        assert (tmp_path / "new" / name).read_text("utf-8") == drop_in(row)
-    checked_in = {str(path.relative_to(ROOT / "sd-scripts")) for path in (ROOT / "sd-scripts").rglob("*.py")}
-    assert {f"{row.name}.py" for row in SCRIPTS} <= checked_in
+    assert {f"{row.name}.py" for row in SCRIPTS} < files().keys()
+    for folder in (ROOT / "sd-scripts", tmp_path / "new"):
+        found = {
+            path.relative_to(folder).as_posix(): path.read_text("utf-8") for path in folder.rglob("*.py")
+        }
+        assert found == files()
+
+
+def test_other_programs_can_import_a_network_module_from_the_drop_in_folder(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.syspath_prepend(ROOT / "sd-scripts")
+    module = importlib.import_module("networks.lora_flux")
+    assert callable(module.create_network)
+    assert callable(module.create_network_from_weights)
 
 
 def test_a_drop_in_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:

@@ -1,0 +1,9 @@
+"""The network module of this name, for programs that import it as they would from sd-scripts."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from sfumato.adapters.legacy import create_network, create_network_from_weights
+
+__all__ = ["create_network", "create_network_from_weights"]
