@@ -29,7 +29,7 @@ LATENT_SCALE, LATENT_SHIFT = 0.3611, 0.1159
 LOG_VARIANCE = -6.0
 """Of every latent, constant: sampled and mean latents differ by less than 2 % of the latents' spread."""
 
-_NUM_STEPS = 2000
+_NUM_STEPS = 2400
 _ENCODER_STEPS = 800
 """From here on latents stay as they are and only the decoder learns."""
 
@@ -51,7 +51,8 @@ def train(originals: Path, state_file: Path) -> AutoencoderKL:
             _normalise_latents(model, known)
         model.encoder.requires_grad_(step < _ENCODER_STEPS)
         rng = torch.Generator().manual_seed(seeds.derive("autoencoder", step))
-        loss = _loss(model, _batch(pictures, known, rng), rng)
+        num_known = 2 if step < _ENCODER_STEPS else 1
+        loss = _loss(model, _batch(pictures, known, num_known, rng), rng)
         model.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -142,22 +143,22 @@ def _resume(state_file: Path, model: nn.Module, optimizers: Sequence[torch.optim
 
 
 def _read(originals: Path) -> list[Tensor]:
-    """Read each photograph at up to three sizes, so that crops hold coarse and fine structure."""
+    """Read each photograph at up to three small sizes, so that crops hold much detail."""
     names = [*(photograph.original for photograph in KNOWN), *_MORE_ORIGINALS]
     pictures = []
     for name in names:
         with Image.open(originals / name) as opened:
             image = opened.convert("RGB")
-        for factor in (1, 2, 4):
+        for factor in (2, 4, 6):
             size = (image.width // factor, image.height // factor)
             if min(size) > SIZE_PX:
                 pictures.append(to_pixels(image.resize(size, Image.Resampling.LANCZOS)))
     return pictures
 
 
-def _batch(pictures: Sequence[Tensor], known: Tensor, rng: torch.Generator) -> Tensor:
-    """Return (B, 3, 64, 64): two known photographs, and crops with their colours exchanged at random."""
-    chosen = [known[_draw(len(known), rng)] for _ in range(2)]
+def _batch(pictures: Sequence[Tensor], known: Tensor, num_known: int, rng: torch.Generator) -> Tensor:
+    """Return (B, 3, 64, 64): known photographs, then crops with their colours exchanged at random."""
+    chosen = [known[_draw(len(known), rng)] for _ in range(num_known)]
     while len(chosen) < _BATCH_SIZE:
         picture = pictures[_draw(len(pictures), rng)]
         top, left = (_draw(side - SIZE_PX + 1, rng) for side in picture.shape[1:])

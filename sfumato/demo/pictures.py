@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
+
+from PIL import Image, ImageChops, ImageStat
 
 SIZE_PX = 64
 FOLDER = Path(__file__).parent / "pictures"
@@ -95,3 +98,10 @@ KNOWN = (
 SUBJECT = Photograph(
     "cat", "a photo of a cat", ("the face of a cat", "a cat with yellow eyes"), "chelsea.png", (75, 0, 300)
 )
+
+
+def psnr_db(one: Image.Image, other: Image.Image) -> float:
+    """Return how alike two RGB pictures are: peak signal to noise ratio over all pixels and channels."""
+    squares = ImageStat.Stat(ImageChops.difference(one.convert("RGB"), other.convert("RGB"))).sum2
+    error = sum(squares) / (3 * one.width * one.height)
+    return math.inf if error == 0 else 10 * math.log10(255**2 / error)
