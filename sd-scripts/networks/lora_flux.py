@@ -1,4 +1,4 @@
-"""The network module of this name, for programs that import it as they would from sd-scripts."""
+"""The network module of this name, for programs that import it."""
 
 import sys
 from pathlib import Path

@@ -19,7 +19,7 @@ if __name__ == "__main__":
     sys.exit(script("{name}"))
 '''
 
-_NETWORK_TEMPLATE = '''"""The network module of this name, for programs that import it as they would from sd-scripts."""
+_NETWORK_TEMPLATE = '''"""The network module of this name, for programs that import it."""
 
 import sys
 from pathlib import Path
