@@ -51,8 +51,13 @@ PACKAGES = {
     "schedulefree": "schedulefree",
 }
 
+EXTRAS = {root: "adam8bit" if root == "bitsandbytes" else "optimizers" for root in PACKAGES}
+
 GUESSES_ITS_RATE = ("dadaptation", "prodigyopt")
 """Packages whose optimizers find the learning rate themselves and want 1.0."""
+
+TAKES_ONE_RATE = ("Prodigy", "DAdaptAdam", "DAdaptAdamPreprint", "DAdaptLion", "DAdaptSGD")
+"""Those of them that fail in their first step if parameter groups have different rates."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +90,7 @@ class OptimizerPlan:
 
     def build(self, groups: Sequence[Mapping[str, Any]], learning_rate: float) -> torch.optim.Optimizer:
         """Make the optimizer for parameter groups that each hold `params` and may hold `lr`."""
+        self._check_rates([group.get("lr", learning_rate) for group in groups])
         known = ("params",) if self.relative_step else ("params", "lr")
         groups = [{key: group[key] for key in known if key in group} for group in groups]
         rate = None if self.relative_step else learning_rate
@@ -92,6 +98,14 @@ class OptimizerPlan:
             return self.kind(groups, **{"lr": rate, **self.implied, **self.arguments})  # type: ignore[call-arg]
         except (TypeError, ValueError) as error:
             raise UserError(f"--optimizer_args do not suit {self.kind.__name__}: {error}") from error
+
+    def _check_rates(self, rates: Sequence[float]) -> None:
+        different = sorted({rate for rate in rates if rate})
+        if self.kind.__name__ in TAKES_ONE_RATE and len(different) > 1:
+            raise UserError(
+                f"--optimizer_type {self.kind.__name__} finds one rate for everything, but rates are "
+                f"{', '.join(map(str, different))}; make --unet_lr and --text_encoder_lr equal"
+            )
 
 
 def plan(config: OptimizerConfig) -> OptimizerPlan:
@@ -106,7 +120,7 @@ def plan(config: OptimizerConfig) -> OptimizerPlan:
     is_adafactor = NAMED["adafactor"].endswith(kind.__name__) and "transformers" in kind.__module__
     if is_adafactor:
         arguments = _settle_adafactor(arguments, config)
-    if kind.__module__.split(".")[0] in GUESSES_ITS_RATE and config.learning_rate <= 0.1:
+    if _guesses_its_rate(kind) and config.learning_rate <= 0.1:
         logger.warning(
             "--learning_rate is %g; %s finds the rate itself, so use about 1.0",
             config.learning_rate,
@@ -142,13 +156,21 @@ def _find_class(path: str, name: str) -> type[torch.optim.Optimizer]:
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
-        package = PACKAGES.get(module_name.split(".")[0], module_name.split(".")[0])
-        raise UserError(f"--optimizer_type {name} needs {package}: run `pip install {package}`") from error
+        root = module_name.split(".")[0]
+        extra = f" (the extra [{EXTRAS[root]}] has it)" if root in EXTRAS else ""
+        package = PACKAGES.get(root, root)
+        raise UserError(
+            f"--optimizer_type {name} needs {package}: run `pip install {package}`{extra}"
+        ) from error
     kind = getattr(module, class_name, None)
     if not inspect.isclass(kind) or not issubclass(kind, torch.optim.Optimizer):
         known = ", ".join(sorted(path.rpartition(".")[2] for path in NAMED.values()))
         raise UserError(f"--optimizer_type is {name}; known are {known}, or give package.module.Class")
     return kind
+
+
+def _guesses_its_rate(kind: type[torch.optim.Optimizer]) -> bool:
+    return kind.__module__.split(".")[0] in GUESSES_ITS_RATE
 
 
 def _implied_arguments(

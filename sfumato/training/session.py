@@ -36,6 +36,7 @@ from sfumato.training.loop import Loop, Observer
 from sfumato.training.optimizers import OptimizerPlan
 from sfumato.training.plan import Plan, Step
 from sfumato.training.precision import Precision
+from sfumato.training.preview import PreviewObserver, Previews
 from sfumato.training.progress import Bar, FiniteGuard
 from sfumato.training.resume import State, save_state
 from sfumato.training.saving import Keeping, Names, Saver
@@ -68,6 +69,7 @@ class Session:
     seed: int
     started_at: float
     state: State | None = None
+    previews: Previews | None = None
     finished: int = 0
 
     @cached_property
@@ -98,7 +100,7 @@ class Session:
         if self.state is not None:
             self.state.restore(trainable, update)
             logger.info("resuming after step %d", self.finished)
-        self._run(trainable, update)
+        self._run(parts, trainable, update)
 
     def _parts(self) -> Parts:
         kept = (VAE,) if self.run[ModelConfig].no_half_vae else ()
@@ -107,6 +109,7 @@ class Session:
         return Parts(self.family, self.processes.device, dtypes)
 
     def _fill_caches(self, parts: Parts) -> None:
+        """Compute once what does not change, then let go of whatever computed it."""
         config, processes = self.run[CachingConfig], self.processes
         shared: dict[str, Any] = {
             "trust": config.skip_cache_check,
@@ -116,21 +119,21 @@ class Session:
         }
         with self.precision.autocast():
             if config.cache_latents:
-                size, to_disk = config.vae_batch_size, config.cache_latents_to_disk
-                fill_latents(
-                    self.training_set, self.family, parts, batch_size=size, to_disk=to_disk, **shared
-                )
+                shared |= {"batch_size": config.vae_batch_size, "to_disk": config.cache_latents_to_disk}
+                fill_latents(self.training_set, self.family, parts, **shared)
                 parts.release(VAE)
             if self.cached_encoders:
-                size, to_disk = (
-                    config.text_encoder_batch_size or 1,
-                    config.cache_text_encoder_outputs_to_disk,
+                shared |= {
+                    "batch_size": config.text_encoder_batch_size or 1,
+                    "to_disk": config.cache_text_encoder_outputs_to_disk,
+                }
+                fill_texts(self.training_set, self.family, parts, self.cached_encoders, **shared)
+            if self.previews is not None:
+                trained = self.method.trained_encoders
+                self.previews.encode(
+                    parts, [name for name in self.family.text_outputs if name not in trained]
                 )
-                names = self.cached_encoders
-                fill_texts(
-                    self.training_set, self.family, parts, names, batch_size=size, to_disk=to_disk, **shared
-                )
-                parts.release(*names)
+            parts.release(*self.cached_encoders)
 
     def _update(self, groups: Sequence[ParameterGroup]) -> Update:
         config = self.run[OptimizerConfig]
@@ -142,9 +145,21 @@ class Session:
         scaler = torch.amp.GradScaler(self.processes.device.type) if self.precision.needs_scaler else None
         return Update(optimizer, scheduler, self.processes, config.max_grad_norm, scaler)
 
-    def _run(self, trainable: Trainable, update: Update) -> None:
+    def _run(self, parts: Parts, trainable: Trainable, update: Update) -> None:
         observers = self._observers(trainable, update)
         interrupt = Interrupt()
+        if self.previews is not None:
+            network = getattr(trainable, "network", None)
+            shown = self.previews.observer(
+                parts,
+                network,
+                self.names,
+                self.precision,
+                self.processes,
+                evaluating=update.evaluating,
+                should_stop=lambda: interrupt.is_asked,
+            )
+            observers.append(shown)
         loop = Loop(
             trainable,
             update,
@@ -157,6 +172,8 @@ class Session:
         )
         try:
             with interrupt.listening():
+                for shown in (o for o in observers if isinstance(o, PreviewObserver) and not self.finished):
+                    shown.at_first()
                 last = loop.run()
         finally:
             for observer in observers:
@@ -186,7 +203,7 @@ class Session:
         observers.append(trackers.MetricsFile(metrics, rates, self.finished))
         started = trackers.start(self.run[TrackingConfig], "network_train", public_values(self.run))
         observers.append(trackers.Recorder(started, rates, self.plan.steps_per_epoch))
-        save, keep = self._save_with(trainable), self._save_state_with(trainable, update)
+        save, keep = self._save_with(trainable, update), self._save_state_with(trainable, update)
         observers.append(Saver(self.names, self.keeping, self.plan, save, keep, guard.remember))
         return observers
 
@@ -194,12 +211,13 @@ class Session:
         sets = self.training_set.sets
         return sum(len(items) for s in sets for items in s.buckets.values()) / self.plan.steps_per_epoch
 
-    def _save_with(self, trainable: Trainable) -> Callable[[Path, Step], None]:
+    def _save_with(self, trainable: Trainable, update: Update) -> Callable[[Path, Step], None]:
         # Hashing a 24 GB base takes a minute, so it happens beside the first steps.
         record = ThreadPoolExecutor(1).submit(self._metadata)
 
         def save(path: Path, step: Step) -> None:
-            trainable.save(path, record.result() | metadata.at_save(step))
+            with update.evaluating():
+                trainable.save(path, record.result() | metadata.at_save(step))
 
         return save
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -29,9 +31,10 @@ class Update:
     scaler: torch.amp.GradScaler | None = None
 
     def __post_init__(self) -> None:
-        parameters: list[nn.Parameter] = [p for group in self.optimizer.param_groups for p in group["params"]]
-        self.gradients = FlatGradients(parameters)
-        self._loss = torch.zeros((), device=parameters[0].device)
+        self.gradients = FlatGradients(self._parameters)
+        self._loss = torch.zeros((), device=self._parameters[0].device)
+        if train := getattr(self.optimizer, "train", None):
+            train()
 
     def begin(self) -> None:
         """Start a step."""
@@ -71,6 +74,31 @@ class Update:
     def _advance(self) -> None:
         if self.scheduler is not None:
             self.scheduler.step()
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Let the weights be those to use, not those to train, for the duration of a `with` block.
+
+        They differ for schedule-free optimizers alone: gradients are taken at y, between the fast sequence
+        and the average x that is the result (Defazio et al. 2024, equations 3 to 5).
+        """
+        evaluate, train = (getattr(self.optimizer, name, None) for name in ("eval", "train"))
+        if evaluate is None or train is None:
+            yield
+            return
+        # Going to x and back rounds, so that the run would depend on when it saves: y is kept instead.
+        kept = [parameter.detach().to("cpu", copy=True) for parameter in self._parameters]
+        evaluate()
+        try:
+            yield
+        finally:
+            train()
+            for parameter, before in zip(self._parameters, kept, strict=True):
+                parameter.detach().copy_(before)
+
+    @property
+    def _parameters(self) -> list[nn.Parameter]:
+        return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
 
     def rates(self) -> list[float]:
         """Return each group's effective rate; optimizers that find it themselves scale theirs by `d`."""

@@ -1,28 +1,57 @@
+import importlib
+import math
+
 import pytest
 import torch
 
 from sfumato.config.optimizer import OptimizerConfig
+from sfumato.config.schedule import ScheduleConfig
 from sfumato.errors import UserError
-from sfumato.training import optimizers
+from sfumato.training import optimizers, schedulers
+from sfumato.training.update import Update
+
+STEPS_BY_NAME = {
+    **dict.fromkeys(("", *optimizers.NAMED, "bitsandbytes.optim.AdEMAMix8bit"), 20),
+    **dict.fromkeys(("bitsandbytes.optim.PagedAdEMAMix8bit", "RMSprop", "torch.optim.Adamax"), 20),
+    # They start from a rate of 1e-6 and take their time to raise it.
+    **dict.fromkeys((name for name in optimizers.NAMED if name.startswith("dadapt")), 150),
+    "prodigy": 100,
+}
 
 
-@pytest.mark.parametrize(
-    "name", ["", "AdamW", "adamw8bit", "Adafactor", "SGDNesterov", "Lion8bit", "RMSprop"]
-)
-def test_named_optimizers_reduce_a_quadratic_loss(name: str) -> None:
+@pytest.mark.parametrize(("name", "num_steps"), STEPS_BY_NAME.items())
+@pytest.mark.filterwarnings("ignore:Paged optimizers are not supported on CPU")
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script_method.* is deprecated")
+def test_every_named_optimizer_reduces_a_loss(name: str, num_steps: int) -> None:
+    weight = _weight()
+    update = _update(name, weight, 1.0 if name.startswith(("dadapt", "prodigy")) else 1e-2)
+    losses = []
+    for _ in range(num_steps):
+        update.begin()
+        update.accumulate((weight**2).sum() / 2)
+        loss, norm = update.finish().tolist()
+        assert math.isfinite(norm)
+        losses.append(loss)
+    assert losses[-1] < 0.9 * losses[0]
+    assert update.rates()[0] > 0
+
+
+def _weight() -> torch.nn.Parameter:
     torch.manual_seed(0)
-    weight = torch.nn.Parameter(torch.randn(64, 64))
-    before = weight.detach().norm()
-    arguments = ("relative_step=False", "scale_parameter=False") if name == "Adafactor" else None
-    config = OptimizerConfig(
-        optimizer_type=name, optimizer_args=arguments, learning_rate=1e-2, max_grad_norm=0.0
-    )
-    optimizer = optimizers.plan(config).build([{"params": [weight], "lr": 1e-2}], 1e-2)
-    for _ in range(20):
-        optimizer.zero_grad()
-        (weight**2).sum().backward()
-        optimizer.step()
-    assert weight.detach().norm() < 0.95 * before
+    return torch.nn.Parameter(torch.randn(32, 48))
+
+
+def _update(name: str, weight: torch.nn.Parameter, rate: float, *arguments: str) -> Update:
+    config = OptimizerConfig(optimizer_type=name, optimizer_args=arguments, learning_rate=rate)
+    chosen = optimizers.plan(config)
+    optimizer = chosen.build([{"params": [weight], "lr": rate}], rate)
+    scheduler = schedulers.build(ScheduleConfig(), optimizer, chosen, rate, 20)
+    return Update(optimizer, scheduler, Alone(), max_grad_norm=0)  # type: ignore[arg-type]
+
+
+class Alone:
+    def sum_(self, tensor: torch.Tensor) -> None:
+        """Sum over one process."""
 
 
 def test_arguments_are_python_literals_and_are_recorded_as_given() -> None:
@@ -56,3 +85,72 @@ def test_unknown_arguments_name_the_optimizer() -> None:
     plan = optimizers.plan(OptimizerConfig(optimizer_args=("speed=3",)))
     with pytest.raises(UserError, match="do not suit AdamW"):
         plan.build([{"params": [torch.nn.Parameter(torch.zeros(1))]}], 1e-3)
+
+
+@pytest.mark.parametrize("name", ["Prodigy", "DAdaptAdam"])
+def test_a_rate_that_the_optimizer_finds_is_shown_as_it_grows(name: str) -> None:
+    weight = _weight()
+    update = _update(name, weight, 1.0)
+    rates = []
+    for _ in range(30):
+        update.begin()
+        update.accumulate((weight**2).sum())
+        update.finish()
+        rates += update.rates()
+    assert rates[0] < 1e-4 < rates[-1] < 10
+    assert rates == sorted(rates)
+
+
+def test_optimizers_that_find_one_rate_refuse_several() -> None:
+    plan = optimizers.plan(OptimizerConfig(optimizer_type="prodigy", learning_rate=1.0))
+    groups = [{"params": [torch.nn.Parameter(torch.zeros(1))], "lr": rate} for rate in (1.0, 0.5)]
+    with pytest.raises(UserError, match=r"finds one rate for everything, but rates are 0\.5, 1\.0"):
+        plan.build(groups, 1.0)
+
+
+def test_a_low_rate_is_warned_about_where_1_is_meant(caplog: pytest.LogCaptureFixture) -> None:
+    optimizers.plan(OptimizerConfig(optimizer_type="DAdaptLion", learning_rate=1e-4))
+    assert "DAdaptLion finds the rate itself, so use about 1.0" in caplog.text
+
+
+def test_a_missing_package_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    def without_it(name: str) -> None:
+        raise ModuleNotFoundError(f"No module named {name!r}")
+
+    monkeypatch.setattr(importlib, "import_module", without_it)
+    with pytest.raises(UserError, match=r"`pip install lion-pytorch` \(the extra \[optimizers\] has it\)"):
+        optimizers.plan(OptimizerConfig(optimizer_type="Lion"))
+
+
+@pytest.mark.parametrize("name", ["AdamWScheduleFree", "SGDScheduleFree"])
+def test_schedule_free_weights_are_the_average_of_the_fast_ones_while_evaluating(name: str) -> None:
+    weight = _weight()
+    update = _update(name, weight, 1e-2)
+    fast = []
+    for _ in range(5):
+        update.begin()
+        update.accumulate((weight**2).sum())
+        update.finish()
+        fast.append(update.optimizer.state[weight]["z"].clone())
+    trained = weight.detach().clone()
+    with update.evaluating():
+        torch.testing.assert_close(weight.detach(), torch.stack(fast).mean(0), rtol=1e-5, atol=1e-6)
+        assert not torch.equal(weight, trained)
+    assert torch.equal(weight, trained)
+
+
+@pytest.mark.parametrize("name", ["AdamWScheduleFree", "SGDScheduleFree", "AdamW"])
+def test_evaluating_between_steps_changes_nothing(name: str) -> None:
+    weights = []
+    for looks in (False, True):
+        weight = _weight()
+        update = _update(name, weight, 1e-2)
+        for _ in range(5):
+            update.begin()
+            update.accumulate((weight**2).sum())
+            update.finish()
+            if looks:
+                with update.evaluating():
+                    pass
+        weights.append(weight.detach())
+    assert torch.equal(*weights)
