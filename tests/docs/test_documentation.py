@@ -1,0 +1,74 @@
+"""What the documentation tells people to type is understood, and what it points to exists."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from sfumato.cli.parse import parse
+from sfumato.cli.runs import SCRIPTS, Script, script_for, script_named
+from sfumato.config.dataset import DatasetConfig
+from sfumato.config.run import Run
+from sfumato.data import blueprint
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+START = re.compile(r"(accelerate launch .*?sd-scripts/\w+\.py|sfumato train|sfumato generate)\s")
+
+
+def commands() -> list[str]:
+    """Return the indented commands of all pages that train or generate, each on one line."""
+    found = []
+    for page in PAGES:
+        text = page.read_text("utf-8").replace("\\\n", " ")
+        found += [
+            line.strip()
+            for line in text.splitlines()
+            if line.startswith("    ") and START.match(line.strip())
+        ]
+    return found
+
+
+def read(command: str) -> Run:
+    words = shlex.split(command)
+    if words[0] == "accelerate":
+        number = next(number for number, word in enumerate(words) if word.startswith("sd-scripts/"))
+        script, rest, as_command = script_named(Path(words[number]).name), words[number + 1 :], False
+    elif words[1] == "train":
+        script, rest, as_command = script_for("train", *words[2:4]), words[4:], True
+    else:
+        script, rest, as_command = generating(), words[2:], True
+    return parse(script, rest, prog="docs", as_command=as_command).run
+
+
+def generating() -> Script:
+    return next(script for script in SCRIPTS if script.command == "generate")
+
+
+@pytest.mark.parametrize("command", commands())
+def test_command_is_understood(command: str) -> None:
+    assert read(command).script in {"flux_train_network", "flux_minimal_inference"}
+
+
+def test_commands_are_found() -> None:
+    assert len(commands()) >= 3
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    targets = re.findall(r"\]\(([^)#]+)", page.read_text("utf-8"))
+    assert [target for target in targets if "://" not in target and not (page.parent / target).exists()] == []
+
+
+def test_python_examples_are_python() -> None:
+    for page in PAGES:
+        for code in re.findall(r"```python\n(.*?)```", page.read_text("utf-8"), re.DOTALL):
+            compile(code, page.name, "exec")
+
+
+@pytest.mark.parametrize("example", sorted((ROOT / "examples").glob("*.toml")), ids=lambda path: path.name)
+def test_example_data_set_is_understood(example: Path) -> None:
+    run = Run("flux_train_network", "flux", [DatasetConfig(dataset_config=example)])
+    (plan,) = blueprint.plans(run)
+    assert [subset.is_reg for subset in plan.subsets] == [False, True]
