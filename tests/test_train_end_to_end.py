@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -21,21 +22,21 @@ from tests import tiny
 ROOT = Path(__file__).parents[1]
 DROP_IN = ROOT / "sd-scripts" / "flux_train_network.py"
 
-LORA_24_GB = """
+LORA_24_GB = shlex.split("""
 --cache_latents_to_disk --save_model_as safetensors --sdpa --persistent_data_loader_workers
 --max_data_loader_n_workers 2 --seed 42 --gradient_checkpointing --mixed_precision bf16 --save_precision bf16
 --network_module networks.lora_flux --network_dim 4 --optimizer_type adamw8bit --learning_rate 1e-4
 --cache_text_encoder_outputs --cache_text_encoder_outputs_to_disk --fp8_base
 --highvram --max_train_epochs 4 --save_every_n_epochs 1
 --timestep_sampling shift --discrete_flow_shift 3.1582 --model_prediction_type raw --guidance_scale 1.0
-""".split()
+""")
 """The options of sd-scripts' own example for FLUX.1 LoRA training on 24 GB, paths left out."""
 
 LORA_16_GB = [
     *LORA_24_GB[: LORA_24_GB.index("--optimizer_type")],
     *LORA_24_GB[LORA_24_GB.index("--optimizer_type") + 2 :],
-    *"--optimizer_type adafactor --optimizer_args relative_step=False scale_parameter=False".split(),
-    *"warmup_init=False --lr_scheduler constant_with_warmup --max_grad_norm 0.0".split(),
+    *shlex.split("--optimizer_type adafactor --optimizer_args relative_step=False scale_parameter=False"),
+    *shlex.split("warmup_init=False --lr_scheduler constant_with_warmup --max_grad_norm 0.0"),
 ]
 
 MULTI_RESOLUTION = """
@@ -243,9 +244,9 @@ def test_schnell_and_the_loss_and_timestep_options_train(
     schnell = tiny.flux(tmp_path / "schnell", schnell=True)
     for number, options in enumerate(
         (
-            "--timestep_sampling flux_shift --model_prediction_type additive --loss_type huber --huber_schedule exponential",
-            "--timestep_sampling sigmoid --sigmoid_scale 2 --loss_type smooth_l1 --huber_schedule constant",
-            "--weighting_scheme logit_normal --logit_mean 0.5 --apply_t5_attn_mask --loss_type l1",
+            "--timestep_sampling flux_shift --loss_type huber --huber_schedule exponential",
+            "--timestep_sampling sigmoid --model_prediction_type additive --loss_type l1",
+            "--weighting_scheme mode --apply_t5_attn_mask --loss_type smooth_l1 --huber_schedule constant",
             "--timestep_sampling uniform --model_prediction_type raw --t5xxl_max_token_length 64",
         )
     ):
@@ -377,7 +378,10 @@ def test_a_trained_adapter_changes_the_pictures_it_makes(
     model: tiny.TinyFlux, pictures: Path, tmp_path: Path
 ) -> None:
     run(*simple(model, pictures, tmp_path, "--network_alpha", "64"))
-    shared = [*model.generation_arguments, *"--width 32 --height 32 --steps 2 --seed 1 --dtype fp32".split()]
+    shared = [
+        *model.generation_arguments,
+        *shlex.split("--width 32 --height 32 --steps 2 --seed 1 --dtype fp32"),
+    ]
     found = []
     for strength in (0, 1):
         out = tmp_path / str(strength)
@@ -386,6 +390,22 @@ def test_a_trained_adapter_changes_the_pictures_it_makes(
         with Image.open(next(out.glob("*.png"))) as picture:
             found.append(torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8).float())
     assert (found[0] - found[1]).abs().mean() > 0.5
+
+
+def test_previews_are_made_and_leave_no_trace_in_the_weights(
+    model: tiny.TinyFlux, pictures: Path, tmp_path: Path
+) -> None:
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a red cat --w 64 --h 64 --d 3 --s 2\n# a comment\na dog --w 96 --h 64 --s 1\n")
+    cached = ["--cache_latents", "--cache_text_encoder_outputs"]
+    shown = ["--sample_prompts", str(prompts), "--sample_every_n_steps", "2", "--sample_at_first"]
+    run(*simple(model, pictures, tmp_path / "without", *cached))
+    run(*simple(model, pictures, tmp_path / "with", *cached, *shown))
+    assert_equal(tensors(tmp_path / "without"), tensors(tmp_path / "with"))
+    names = sorted(path.name for path in (tmp_path / "with" / "sample").iterdir())
+    marks = ["lora_000002_00_", "lora_000002_01_", "lora_e000000_00_", "lora_e000000_01_"]
+    assert [name[: len(mark)] for name, mark in zip(names, marks, strict=True)] == marks
+    assert names[0].endswith("_3.png")
 
 
 def test_torchrun_starts_the_drop_in(model: tiny.TinyFlux, pictures: Path, tmp_path: Path) -> None:

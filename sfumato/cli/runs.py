@@ -139,7 +139,6 @@ NOT_BUILT_FOR_TRAINING = (
     )
     | _names("huggingface_repo_id huggingface_repo_type huggingface_path_in_repo huggingface_repo_visibility")
     | _names("huggingface_token save_state_to_huggingface resume_from_huggingface async_upload")
-    | _names("sample_every_n_steps sample_every_n_epochs sample_at_first sample_prompts sample_sampler")
     | _names(
         "validation_seed validation_split validate_every_n_steps validate_every_n_epochs max_validation_steps"
     )

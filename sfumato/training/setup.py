@@ -24,7 +24,16 @@ from sfumato.data import blueprint, dataset
 from sfumato.data.dataset import TrainingSet
 from sfumato.errors import UserError
 from sfumato.models.family import DENOISER, VAE, Family, family_for
-from sfumato.training import distributed, optimizers, precision, resume, saving, schedulers, trackers
+from sfumato.training import (
+    distributed,
+    optimizers,
+    precision,
+    preview,
+    resume,
+    saving,
+    schedulers,
+    trackers,
+)
 from sfumato.training.distributed import Processes
 from sfumato.training.objective import settings_without_effect
 from sfumato.training.plan import Plan, plan_for
@@ -68,6 +77,7 @@ def prepare(run: Run, processes: Processes) -> Session:
     family.check((DENOISER, VAE, *family.text_outputs))
     method = method_for(run, family)
     num_bytes = method.check()
+    previews = preview.plan(run, family)
     training_set = _training_set(run, family, seed)
     plan = plan_for(run[LengthConfig], training_set.num_batches, processes.world)
     training_set.max_steps = plan.num_steps
@@ -89,6 +99,7 @@ def prepare(run: Run, processes: Processes) -> Session:
         seed=seed,
         started_at=started_at,
         state=state,
+        previews=previews,
         finished=_finished(run[LengthConfig], plan, state),
     )
     session.check_caching()
