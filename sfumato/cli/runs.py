@@ -165,7 +165,6 @@ SCRIPTS: tuple[Script, ...] = (
         ),
         command_overrides={"network_module": "networks.lora_flux", "strict": True},
         unsupported=NOT_BUILT_FOR_TRAINING,
-        unsupported_values={"log_with": ("wandb", "all")},
         without_effect={
             **NOT_WITH_FLOW,
             **OWN_ATTENTION,

@@ -7,6 +7,7 @@ import time
 from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import psutil
 import torch
@@ -17,6 +18,23 @@ from sfumato.errors import UserError
 from sfumato.training.plan import Plan, Step
 
 
+class Rate(NamedTuple):
+    """The learning rate of one parameter group.
+
+    Attributes:
+        scheduled: what the schedule says.
+        factor: the d by which an optimizer that finds its rate itself multiplies it; None for all others.
+    """
+
+    scheduled: float
+    factor: float | None = None
+
+    @property
+    def effective(self) -> float:
+        """The rate at which weights move."""
+        return self.scheduled if self.factor is None else self.factor * self.scheduled
+
+
 @dataclass(frozen=True)
 class Reading:
     """One step's figures, on the host.
@@ -24,14 +42,14 @@ class Reading:
     Attributes:
         loss: mean over the step's micro-batches.
         grad_norm: L2 norm before clipping.
-        rates: learning rate of each parameter group.
+        rates: of each parameter group.
         paths: the pictures this process computed.
     """
 
     step: Step
     loss: float
     grad_norm: float
-    rates: list[float]
+    rates: list[Rate]
     paths: list[str]
 
 
@@ -39,9 +57,9 @@ class LateReader:
     """Hold a step's figures until the next step is under way, when copying them costs no waiting."""
 
     def __init__(self) -> None:
-        self._held: tuple[Step, Tensor, list[str], list[float], torch.cuda.Event | None] | None = None
+        self._held: tuple[Step, Tensor, list[str], list[Rate], torch.cuda.Event | None] | None = None
 
-    def exchange(self, step: Step, values: Tensor, paths: list[str], rates: list[float]) -> Reading | None:
+    def exchange(self, step: Step, values: Tensor, paths: list[str], rates: list[Rate]) -> Reading | None:
         """Take in a step's (2,) loss and gradient norm; return the step before, or None at the first."""
         reading = self.flush()
         event = None
@@ -101,9 +119,9 @@ class Bar:
         self.average = self._averages.add(reading.loss)
         elapsed_s = time.monotonic() - self._started
         speed = (reading.step.number - self._finished) * self._pictures_per_step / max(elapsed_s, 1e-9)
+        rate = reading.rates[-1].effective
         self._bar.set_postfix_str(
-            f"loss {self.average:.4f}, lr {reading.rates[-1]:.2e}, {speed:.2f} images/s, {_memory()}",
-            refresh=False,
+            f"loss {self.average:.4f}, lr {rate:.2e}, {speed:.2f} images/s, {_memory()}", refresh=False
         )
 
     def close(self) -> None:

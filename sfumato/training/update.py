@@ -12,6 +12,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from sfumato.training.distributed import Processes
 from sfumato.training.gradients import FlatGradients
+from sfumato.training.progress import Rate
 
 
 @dataclass
@@ -100,9 +101,12 @@ class Update:
     def _parameters(self) -> list[nn.Parameter]:
         return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
 
-    def rates(self) -> list[float]:
-        """Return each group's effective rate; optimizers that find it themselves scale theirs by `d`."""
+    def rates(self) -> list[Rate]:
+        """Return each group's learning rate."""
         return [
-            float(group.get("scheduled_lr", group["lr"]) or 0.0) * float(group.get("d", 1.0))
+            Rate(
+                float(group.get("scheduled_lr", group["lr"]) or 0.0),
+                float(group["d"]) if "d" in group else None,
+            )
             for group in self.optimizer.param_groups
         ]

@@ -101,7 +101,7 @@ def test_the_loop_learns_and_reports_every_step_once_and_in_order() -> None:
     assert notes.steps == list(range(1, 61))
     losses = [reading.loss for reading in notes.readings]
     assert sum(losses[-10:]) < 0.2 * sum(losses[:10])
-    assert notes.readings[0].rates == [pytest.approx(0.02, rel=1e-2)]
+    assert notes.readings[0].rates == [(pytest.approx(0.02, rel=1e-2), None)]
     assert notes.readings[6].paths == ["1.png"]
 
 

@@ -33,7 +33,7 @@ def test_every_named_optimizer_reduces_a_loss(name: str, num_steps: int) -> None
         assert math.isfinite(norm)
         losses.append(loss)
     assert losses[-1] < 0.9 * losses[0]
-    assert update.rates()[0] > 0
+    assert update.rates()[0].effective > 0
 
 
 def _weight() -> torch.nn.Parameter:
@@ -96,7 +96,7 @@ def test_a_rate_that_the_optimizer_finds_is_shown_as_it_grows(name: str) -> None
         update.begin()
         update.accumulate((weight**2).sum())
         update.finish()
-        rates += update.rates()
+        rates += [rate.effective for rate in update.rates()]
     assert rates[0] < 1e-4 < rates[-1] < 10
     assert rates == sorted(rates)
 
