@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from sfumato.adapters.layer import Strength
-from sfumato.adapters.network import Network, ParameterGroup
+from sfumato.adapters.network import Network, ParameterGroup, norm_figures
 from sfumato.errors import UserError
 from sfumato.models.family import DENOISER, VAE, Family
 
@@ -173,6 +173,17 @@ class ForeignNetwork:
         """Tell the network if it wants to know."""
         if hasattr(self._network, "on_step_start"):
             self._network.on_step_start(self._text_encoders, self._denoiser)
+
+    @property
+    def can_limit_norms(self) -> bool:
+        """Whether the network's makers thought of it."""
+        return hasattr(self._network, "apply_max_norm_regularization")
+
+    def limit_norms(self, limit: float) -> dict[str, Tensor]:
+        """Let the network scale its weights."""
+        device = next(self._network.parameters()).device
+        figures = self._network.apply_max_norm_regularization(limit, device)
+        return norm_figures(*(torch.as_tensor(figure, device=device) for figure in figures))
 
     def save(self, path: Path, dtype: torch.dtype | None, metadata: Mapping[str, str]) -> None:
         """Let the network write its file beside `path`, and rename it when it is complete."""

@@ -44,6 +44,14 @@ class AdapterLayer(Protocol):
         """Return the change of the layer's weight at strength 1, shaped like the weight, in float32."""
         ...
 
+    def limit_norm(self, limit: float) -> tuple[Tensor, Tensor]:
+        """Scale the change down where its norm at strength 1 is above `limit`.
+
+        Returns:
+            What is left of the norm, and whether something was scaled; 0-d, on the adapter's device.
+        """
+        ...
+
     def plus_parameters(self) -> list[nn.Parameter]:
         """Return the parameters that LoRA+ trains at a higher rate."""
         ...

@@ -42,18 +42,34 @@ def network_from_file(
         UserError: the file is broken, of an unknown kind, or fits no target.
     """
     tensors = read_adapter(path)
+    layers = layers_from(path, tensors, targets, makers)
+    network = AdapterNetwork(layers, text_parts, plus_ratios)
+    logger.info(network.load_layers(path, tensors))
+    return network
+
+
+def layers_from(
+    path: Path,
+    tensors: Mapping[str, Mapping[str, Tensor]],
+    targets: Iterable[AdapterTarget],
+    makers: Mapping[str, LayerMaker] | None = None,
+) -> list[AdapterLayer]:
+    """Make, without loading them, the layers among `targets` that a file's tensors describe.
+
+    Args:
+        path: the file, for messages.
+        tensors: of each layer, as `read_adapter` returns them.
+        targets, makers: as in `network_from_file`.
+    """
     makers = makers or {mark: maker for mark, (_, maker) in _KINDS.items()}
     marks = {name: _mark(path, name, layer) for name, layer in tensors.items()}
     prefixes = {_KINDS[mark][0] for mark in marks.values()}
-    layers = [
+    return [
         makers[marks[prefix + target.name]](target, tensors[prefix + target.name])
         for target in targets
         for prefix in prefixes
         if prefix + target.name in tensors
     ]
-    network = AdapterNetwork(layers, text_parts, plus_ratios)
-    logger.info(network.load(path))
-    return network
 
 
 def _mark(path: Path, name: str, tensors: Mapping[str, Tensor]) -> str:

@@ -110,6 +110,20 @@ class Lora(nn.Module):
         product = up.flatten(1) @ down.flatten(1)
         return (product * self._scale).reshape(self.target.module.get_parameter("weight").shape)
 
+    @torch.no_grad()
+    def limit_norm(self, limit: float) -> tuple[Tensor, Tensor]:
+        """Scale up and down alike where the norm of their product is too large; see `AdapterLayer`.
+
+        The Frobenius norm comes from two rank x rank matrices, |U D|^2 = sum(U^T U * D D^T), so that the
+        product itself, as large as the layer, is never made.
+        """
+        up, down = self._up_weight().float().flatten(1), self.lora_down.weight.float().flatten(1)
+        norm = ((up.T @ up) * (down @ down.T)).sum().clamp(min=0).sqrt() * abs(self._scale)
+        ratio = (limit / norm).clamp(max=1.0)
+        for weight in (self.lora_up.weight, self.lora_down.weight):
+            weight.mul_(ratio.sqrt())
+        return norm * ratio, ratio < 1
+
     def plus_parameters(self) -> list[nn.Parameter]:
         """Return `up`, which LoRA+ (arXiv:2402.12354) trains faster than `down`."""
         return list(self.lora_up.parameters())

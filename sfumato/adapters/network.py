@@ -101,6 +101,20 @@ class Network(Protocol):
         """Get ready for an optimizer step."""
         ...
 
+    @property
+    def can_limit_norms(self) -> bool:
+        """Whether `limit_norms` may be called."""
+        ...
+
+    def limit_norms(self, limit: float) -> dict[str, Tensor]:
+        """Scale every layer's change down to a norm of `limit` at most.
+
+        Returns:
+            Figures for logs, 0-d on the device: `max_norm/keys_scaled`, `max_norm/average_key_norm` and
+            `max_norm/max_key_norm`.
+        """
+        ...
+
     def save(self, path: Path, dtype: torch.dtype | None, metadata: Mapping[str, str]) -> None:
         """Write the adapter file; `dtype` None keeps what was trained."""
         ...
@@ -206,6 +220,17 @@ class AdapterNetwork(nn.Module):
     def on_step_start(self) -> None:
         """Do nothing: no kind of ours needs it."""
 
+    @property
+    def can_limit_norms(self) -> bool:
+        """Say yes: all our kinds can."""
+        return True
+
+    def limit_norms(self, limit: float) -> dict[str, Tensor]:
+        """Scale every layer's change down to a norm of `limit` at most; see `Network`."""
+        norms, are_scaled = zip(*[layer.limit_norm(limit) for layer in self.layers], strict=True)
+        left = torch.stack(norms)
+        return norm_figures(torch.stack(are_scaled).sum(), left.mean(), left.max())
+
     def save(self, path: Path, dtype: torch.dtype | None, metadata: Mapping[str, str]) -> None:
         """Write the adapter file, hashes included; `dtype` None keeps what was trained."""
         write_adapter(path, self.state_dict(), metadata, dtype)
@@ -216,7 +241,10 @@ class AdapterNetwork(nn.Module):
         Layers that only one of the two has are counted in a warning: those of the file would be lost in the
         next save, those of the network start untrained.
         """
-        tensors = read_adapter(path)
+        return self.load_layers(path, read_adapter(path))
+
+    def load_layers(self, path: Path, tensors: Mapping[str, Mapping[str, Tensor]]) -> str:
+        """Load what `read_adapter` returned of a file, as `load` does."""
         known = {layer.name: _as_module(layer) for layer in self.layers}
         shared = [name for name in tensors if name in known]
         if not shared:
@@ -256,6 +284,15 @@ class AdapterNetwork(nn.Module):
         plus_ids = {id(parameter) for parameter in plus}
         others = [parameter for parameter in parameters if id(parameter) not in plus_ids]
         return [ParameterGroup(others, rate, name), ParameterGroup(plus, rate * ratio, f"{name} plus")]
+
+
+def norm_figures(num_scaled: Tensor, mean: Tensor, largest: Tensor) -> dict[str, Tensor]:
+    """Return what `Network.limit_norms` reports, under the names that sd-scripts logs."""
+    return {
+        "max_norm/keys_scaled": num_scaled,
+        "max_norm/average_key_norm": mean,
+        "max_norm/max_key_norm": largest,
+    }
 
 
 def _as_module(layer: AdapterLayer) -> nn.Module:

@@ -250,6 +250,7 @@ class _Encoder:
                 store.model_identity(self.family.source(name)),
                 str(self.parts.dtypes.get(name, torch.float32)),
                 self._lengths[name],
+                *filter(None, [self.parts.mark(name)]),
             ]
             for name in self.encoders
         }

@@ -109,7 +109,6 @@ IDLE_WITHOUT: Mapping[str, tuple[str, ...]] = {
     "dynamo_backend": ("torch_compile",),
     "zero_stage": ("deepspeed",),
     "dataset_repeats": ("in_json",),
-    "base_weights_multiplier": ("base_weights",),
     "save_last_n_epochs_state": ("save_state",),
     "save_last_n_steps_state": ("save_state",),
     "validation_seed": ("validation_split", "dataset_config"),
@@ -144,7 +143,6 @@ NOT_BUILT_FOR_TRAINING = (
     )
     | _names("masked_loss alpha_mask conditioning_data_dir in_json dataset_class dataset_repeats cache_info")
     | _names("color_aug random_crop face_crop_aug_range debug_dataset weighted_captions")
-    | _names("scale_weight_norms base_weights base_weights_multiplier")
     | _names("model_type controlnet_model_name_or_path")
 )
 """Options of the trainers that stop a run when they ask for something."""
@@ -171,6 +169,7 @@ SCRIPTS: tuple[Script, ...] = (
             "max_token_length": "CLIP-L always reads 77 tokens; --t5xxl_max_token_length sets T5's",
             "vae": "the autoencoder is given as --ae",
             "no_half_vae": "this autoencoder does not overflow",
+            "lowram": "models are always loaded straight onto the device, one tensor at a time",
         },
     ),
     Script(

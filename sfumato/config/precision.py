@@ -18,7 +18,8 @@ class PrecisionConfig:
     """Keep weights and gradients in bf16 too. Needs `--mixed_precision bf16`."""
 
     fp8_base: bool = False
-    """Store the frozen base model in 8-bit floats, for half the memory. Needs mixed precision."""
+    """Store the frozen base model, and text encoders that run in every step, in 8-bit floats, for half the
+    memory. Needs mixed precision."""
 
     fp8_base_unet: bool = False
     """Store only the denoiser in 8-bit floats and leave the text encoders alone. Needs mixed precision."""

@@ -221,35 +221,58 @@ def family_for(run: Run) -> Family:
     return importlib.import_module(f"sfumato.models.{run.family}.family").create(run)
 
 
+class PartChange(Protocol):
+    """What is done to each part right after it has been loaded."""
+
+    def __call__(self, part: str, module: nn.Module) -> None:
+        """Change a part in place."""
+        ...
+
+    def mark(self, part: str) -> str:
+        """Return what tells a changed part from others, for caches; "" if it is as it was."""
+        ...
+
+
 @dataclass
 class Parts:
     """The parts of one run's model, loaded when first asked for.
 
     Attributes:
         dtypes: storage dtype by part; a part that is not listed takes float32.
+        change: what is done to a part that was loaded, or None.
+        keeps_memory: do not hand the memory of released parts back to the device.
         loaded: names of all parts that were ever loaded, in order.
     """
 
     family: Family
     device: torch.device
     dtypes: Mapping[str, torch.dtype] = field(default_factory=dict)
+    change: PartChange | None = None
+    keeps_memory: bool = False
     loaded: list[str] = field(default_factory=list)
     _modules: dict[str, nn.Module] = field(default_factory=dict)
 
     def __getitem__(self, part: str) -> nn.Module:
         if part not in self._modules:
             logger.info("loading %s from %s", part, self.family.source(part))
-            self._modules[part] = self.family.load(part, self.dtypes.get(part, torch.float32), self.device)
+            module = self.family.load(part, self.dtypes.get(part, torch.float32), self.device)
+            if self.change is not None:
+                self.change(part, module)
+            self._modules[part] = module
             self.loaded.append(part)
         return self._modules[part]
 
     def __contains__(self, part: str) -> bool:
         return part in self._modules
 
+    def mark(self, part: str) -> str:
+        """Return what tells a part that is changed after loading from others; "" if it is not changed."""
+        return self.change.mark(part) if self.change is not None else ""
+
     def release(self, *parts: str) -> None:
         """Forget these parts, so that their memory can be used for something else."""
         for part in parts:
             self._modules.pop(part, None)
         gc.collect()
-        if self.device.type == "cuda":
+        if self.device.type == "cuda" and not self.keeps_memory:
             torch.cuda.empty_cache()

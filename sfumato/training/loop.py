@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
-from torch import Tensor
 
 from sfumato import seeds
 from sfumato.data.collate import Batch
@@ -55,7 +54,7 @@ class Loop:
         step = self.plan.step(max(1, self.finished))
         for step in self.plan.steps(self.finished):
             paths = self._take(step)
-            self._tell(self._late.exchange(step, self._values, paths, self.update.rates()))
+            self._tell(self._late.exchange(step, self._values, paths, self.update.rates(), self._names))
             for observer in self.observers:
                 observer.after(step)
             if self.should_stop():
@@ -75,7 +74,10 @@ class Loop:
             loss = self.trainable.loss(batch, rng)
             self.update.accumulate(loss.per_sample.mean() / len(step.micro_batches))
             paths += batch.paths
-        self._values: Tensor = self.update.finish()
+        values = self.update.finish()
+        figures = self.trainable.step_ends()
+        self._names = tuple(figures)
+        self._values = torch.stack([*values, *(figure.to(values) for figure in figures.values())])
         return paths
 
     def _tell(self, reading: Reading | None) -> None:

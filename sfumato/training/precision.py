@@ -22,12 +22,14 @@ class Precision:
         compute: dtype of matrix products under `autocast`.
         trained: dtype of the weights that are trained.
         fp8: store frozen denoiser weights as float8_e4m3fn.
+        fp8_encoders: store those of text encoders that run in every step so, too.
     """
 
     device: torch.device
     compute: torch.dtype
     trained: torch.dtype
     fp8: bool = False
+    fp8_encoders: bool = False
 
     def autocast(self) -> AbstractContextManager[object]:
         """Return the context in which the models run."""
@@ -35,11 +37,18 @@ class Precision:
             return nullcontext()
         return torch.autocast(self.device.type, dtype=self.compute)
 
-    def frozen(self, part: str, denoiser: str, kept_float32: Collection[str] = ()) -> torch.dtype:
-        """Return the storage dtype of a frozen part."""
+    def frozen(
+        self, part: str, eight_bit: Collection[str], kept_float32: Collection[str] = ()
+    ) -> torch.dtype:
+        """Return the storage dtype of a frozen part.
+
+        Args:
+            eight_bit: parts that are stored in 8 bits if that is asked for at all.
+            kept_float32: parts that are stored in full precision whatever is asked for.
+        """
         if part in kept_float32:
             return torch.float32
-        return torch.float8_e4m3fn if self.fp8 and part == denoiser else self.compute
+        return torch.float8_e4m3fn if self.fp8 and part in eight_bit else self.compute
 
     @property
     def needs_scaler(self) -> bool:
@@ -59,4 +68,4 @@ def precision_for(config: PrecisionConfig, device: torch.device) -> Precision:
         trained = torch.bfloat16
     if config.full_fp16:
         trained = torch.float16
-    return Precision(device, compute, trained, config.fp8_base)
+    return Precision(device, compute, trained, config.fp8_base, config.fp8_base and not config.fp8_base_unet)

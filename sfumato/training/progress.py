@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -44,6 +45,7 @@ class Reading:
         grad_norm: L2 norm before clipping.
         rates: of each parameter group.
         paths: the pictures this process computed.
+        figures: what else the trainable reports, by the name under which it is recorded.
     """
 
     step: Step
@@ -51,16 +53,23 @@ class Reading:
     grad_norm: float
     rates: list[Rate]
     paths: list[str]
+    figures: Mapping[str, float] = field(default_factory=dict)
 
 
 class LateReader:
     """Hold a step's figures until the next step is under way, when copying them costs no waiting."""
 
     def __init__(self) -> None:
-        self._held: tuple[Step, Tensor, list[str], list[Rate], torch.cuda.Event | None] | None = None
+        self._held: tuple[Tensor, torch.cuda.Event | None, Callable[[list[float]], Reading]] | None = None
 
-    def exchange(self, step: Step, values: Tensor, paths: list[str], rates: list[Rate]) -> Reading | None:
-        """Take in a step's (2,) loss and gradient norm; return the step before, or None at the first."""
+    def exchange(
+        self, step: Step, values: Tensor, paths: list[str], rates: list[Rate], names: Sequence[str] = ()
+    ) -> Reading | None:
+        """Take in a step's figures; return those of the step before, or None at the first.
+
+        Args:
+            values: (2 + N,): loss, gradient norm, and what `names` names.
+        """
         reading = self.flush()
         event = None
         if values.is_cuda:
@@ -68,19 +77,23 @@ class LateReader:
             values = host.copy_(values, non_blocking=True)
             event = torch.cuda.Event()
             event.record()
-        self._held = (step, values, paths, rates, event)
+
+        def reading_of(read: list[float]) -> Reading:
+            loss, norm, *others = read
+            return Reading(step, loss, norm, rates, paths, dict(zip(names, others, strict=True)))
+
+        self._held = values, event, reading_of
         return reading
 
     def flush(self) -> Reading | None:
         """Return what is held."""
         if self._held is None:
             return None
-        step, values, paths, rates, event = self._held
+        values, event, reading_of = self._held
         self._held = None
         if event is not None:
             event.synchronize()
-        loss, norm = values.tolist()
-        return Reading(step, loss, norm, rates, paths)
+        return reading_of(values.tolist())
 
 
 class Averages:

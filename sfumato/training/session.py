@@ -18,6 +18,7 @@ from sfumato.caching.latents import fill_latents
 from sfumato.caching.texts import fill_texts, require_constant_captions
 from sfumato.config.caching import CachingConfig
 from sfumato.config.loader import LoaderConfig
+from sfumato.config.memory import MemoryConfig
 from sfumato.config.model import ModelConfig
 from sfumato.config.optimizer import OptimizerConfig
 from sfumato.config.public import public_values, to_toml
@@ -79,6 +80,11 @@ class Session:
             return []
         return [name for name in self.family.text_outputs if name not in self.method.trained_encoders]
 
+    @property
+    def live_encoders(self) -> list[str]:
+        """Text encoders that run in every step."""
+        return [name for name in self.family.text_outputs if name not in self.cached_encoders]
+
     def check_caching(self) -> None:
         """Raise UserError if captions that vary are to be encoded once."""
         if self.run[CachingConfig].cache_text_encoder_outputs:
@@ -94,8 +100,7 @@ class Session:
         parts = self._parts()
         self._fill_caches(parts)
         torch.manual_seed(seeds.derive("initial weights", self.seed))
-        live = [name for name in self.family.text_outputs if name not in self.cached_encoders]
-        trainable = self.method.build(parts, self.precision, live)
+        trainable = self.method.build(parts, self.precision, self.live_encoders)
         update = self._update(trainable.groups())
         if self.state is not None:
             self.state.restore(trainable, update)
@@ -105,8 +110,16 @@ class Session:
     def _parts(self) -> Parts:
         kept = (VAE,) if self.run[ModelConfig].no_half_vae else ()
         names = (DENOISER, VAE, *self.family.text_outputs)
-        dtypes = {name: self.precision.frozen(name, DENOISER, kept) for name in names}
-        return Parts(self.family, self.processes.device, dtypes)
+        # Encoders that run once need no room in the steps, and lose nothing.
+        encoders = self.live_encoders if self.precision.fp8_encoders else ()
+        dtypes = {name: self.precision.frozen(name, (DENOISER, *encoders), kept) for name in names}
+        return Parts(
+            self.family,
+            self.processes.device,
+            dtypes,
+            change=self.method.base_change,
+            keeps_memory=self.run[MemoryConfig].highvram,
+        )
 
     def _fill_caches(self, parts: Parts) -> None:
         """Compute once what does not change, then let go of whatever computed it."""

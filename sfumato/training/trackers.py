@@ -148,6 +148,7 @@ class MetricsFile:
             "loss": reading.loss,
             "grad_norm": reading.grad_norm,
             **_rates(self._rate_names, reading),
+            **reading.figures,
         }
         self._file.write(json.dumps(line) + "\n")
         self._file.flush()
@@ -172,7 +173,7 @@ class Recorder:
     def read(self, reading: Reading) -> None:
         """Record one step, and the epoch it ends."""
         values = {"loss/current": reading.loss, "loss/average": self._averages.add(reading.loss)}
-        values |= _rates(self._rate_names, reading)
+        values |= {**_rates(self._rate_names, reading), **reading.figures}
         self._epoch_losses.append(reading.loss)
         if reading.step.ends_epoch:
             values["loss/epoch_average"] = sum(self._epoch_losses) / len(self._epoch_losses)

@@ -145,6 +145,19 @@ def test_it_learns_and_its_strength_can_be_set() -> None:
         made.set_strength(torch.tensor([0.5, 1.0]))
 
 
+def test_it_limits_its_norms_if_it_can() -> None:
+    made, foreign = build(toy.models())
+    assert not made.can_limit_norms
+    foreign.apply_max_norm_regularization = lambda limit, device: (2, 0.25, limit)
+    assert made.can_limit_norms
+    figures = {name: figure.item() for name, figure in made.limit_norms(0.5).items()}
+    assert figures == {
+        "max_norm/keys_scaled": 2,
+        "max_norm/average_key_norm": 0.25,
+        "max_norm/max_key_norm": 0.5,
+    }
+
+
 def test_its_groups_keep_their_options_and_old_signatures_work() -> None:
     made, foreign = build(toy.models())
     groups = made.parameter_groups(1e-3, 1e-4, [1e-5, 1e-6])

@@ -226,3 +226,24 @@ def test_what_lies_between_the_blocks_is_not_loaded() -> None:
 def test_layers_that_lora_cannot_adapt_are_refused() -> None:
     with pytest.raises(ValueError, match="not Embedding"):
         Lora(target(nn.Embedding(4, 4)), 2)
+
+
+@pytest.mark.parametrize("splits", [(), (8, 8, 8)])
+def test_a_norm_above_the_limit_is_scaled_to_it_and_others_are_left(splits: tuple[int, ...]) -> None:
+    layer = trained(Lora(target(nn.Linear(8, 24)), 4, 2, splits=splits))
+    before, norm = layer.delta(), layer.delta().norm()
+    left, is_scaled = layer.limit_norm(2 * norm.item())
+    assert not is_scaled
+    assert torch.equal(layer.delta(), before)
+    torch.testing.assert_close(left, norm)
+    left, is_scaled = layer.limit_norm(norm.item() / 4)
+    assert is_scaled
+    torch.testing.assert_close(left, norm / 4)
+    torch.testing.assert_close(layer.delta(), before / 4)
+
+
+def test_an_untrained_layer_has_norm_zero_and_stays_finite() -> None:
+    layer = Lora(target(nn.Linear(8, 8)), 4)
+    left, is_scaled = layer.limit_norm(0.1)
+    assert (left.item(), bool(is_scaled)) == (0, False)
+    assert all(parameter.isfinite().all() for parameter in layer.parameters())

@@ -42,6 +42,9 @@ class Line:
     def step_begins(self, step: Step) -> None:
         self.step = step
 
+    def step_ends(self) -> Mapping[str, Tensor]:
+        return {"biggest": max(parameter.abs().max() for parameter in self.model.parameters())}
+
     def loss(self, batch: Numbers, rng: torch.Generator) -> StepLoss:
         noise = 0.01 * torch.randn(batch.values.shape, generator=rng)
         error = self.model(batch.values[:, None])[:, 0] - (3 * batch.values + 1 + noise)
@@ -103,6 +106,8 @@ def test_the_loop_learns_and_reports_every_step_once_and_in_order() -> None:
     assert sum(losses[-10:]) < 0.2 * sum(losses[:10])
     assert notes.readings[0].rates == [(pytest.approx(0.02, rel=1e-2), None)]
     assert notes.readings[6].paths == ["1.png"]
+    biggest = max(parameter.abs().max().item() for parameter in line.model.parameters())
+    assert notes.readings[-1].figures == {"biggest": biggest}
 
 
 @pytest.mark.parametrize("kind", ["AdamW", "Adafactor", "SGDNesterov", "adamw8bit"])

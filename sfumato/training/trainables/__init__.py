@@ -13,7 +13,7 @@ from torch import Tensor
 from sfumato.adapters.network import ParameterGroup
 from sfumato.config.run import Run
 from sfumato.data.collate import Batch
-from sfumato.models.family import Family, Parts
+from sfumato.models.family import Family, PartChange, Parts
 from sfumato.training.objective import StepLoss
 from sfumato.training.plan import Step
 from sfumato.training.precision import Precision
@@ -34,6 +34,10 @@ class Trainable(Protocol):
         """Get ready for an optimizer step."""
         ...
 
+    def step_ends(self) -> Mapping[str, Tensor]:
+        """Act on the weights as an optimizer step left them; return figures to record, 0-d on the device."""
+        ...
+
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Yield what a state must hold, by name; the tensors are the live ones."""
         ...
@@ -48,9 +52,11 @@ class Method(Protocol):
 
     Attributes:
         trained_encoders: text encoders whose outputs change during the run, so that they cannot be cached.
+        base_change: what is done to the parts that are trained on, or None.
     """
 
     trained_encoders: Sequence[str]
+    base_change: PartChange | None
 
     def check(self) -> int:
         """Raise UserError for what cannot work; return the bytes of one save."""

@@ -14,9 +14,11 @@ from torch import Tensor
 
 from sfumato import seeds
 from sfumato.adapters import legacy
+from sfumato.adapters.base import BaseAdapters
 from sfumato.adapters.network import Network, ParameterGroup
 from sfumato.checkpoints import modelspec
 from sfumato.checkpoints.metadata import minimum_set
+from sfumato.config.file import FileConfig
 from sfumato.config.flow import FlowConfig
 from sfumato.config.images import ImageConfig
 from sfumato.config.memory import MemoryConfig
@@ -28,7 +30,7 @@ from sfumato.config.run import Run
 from sfumato.config.saving import SavingConfig
 from sfumato.data.collate import Batch
 from sfumato.errors import UserError
-from sfumato.models.family import DENOISER, VAE, Conditioning, Family, ImageSizes, Parts
+from sfumato.models.family import DENOISER, VAE, Conditioning, Family, ImageSizes, PartChange, Parts
 from sfumato.nn import checkpointing
 from sfumato.nn.precision import dtype_named
 from sfumato.training.objective import Objective, StepLoss, objective_for
@@ -42,7 +44,12 @@ def create(run: Run, family: Family) -> AdapterMethod:
     """Return the way to train the adapter that `run` asks for."""
     plan = legacy.resolve(run)
     parts = plan.parts(family)
-    return AdapterMethod(run, family, plan, [part for part in parts if part != DENOISER])
+    trained = [part for part in parts if part != DENOISER]
+    config = run[NetworkConfig]
+    if not config.base_weights:
+        return AdapterMethod(run, family, plan, trained)
+    base = BaseAdapters(family, config.base_weights, config.base_weights_multiplier or ())
+    return AdapterMethod(run, family, plan, trained, base)
 
 
 @dataclass(frozen=True)
@@ -53,6 +60,7 @@ class AdapterMethod:
     family: Family
     plan: legacy.Plan
     trained_encoders: Sequence[str]
+    base_change: PartChange | None = None
 
     def check(self) -> int:
         """Build the adapter on models without memory: everything that does not fit is found in a second."""
@@ -62,6 +70,8 @@ class AdapterMethod:
         logger.info("the adapter %s", network.describe())
         if not self.groups(network):
             raise UserError("every learning rate is 0, so nothing would be trained; raise --learning_rate")
+        if self.run[NetworkConfig].scale_weight_norms and not network.can_limit_norms:
+            self._complain("--scale_weight_norms has no effect: this --network_module cannot scale weights")
         width = (self.save_dtype or torch.float32).itemsize
         return sum(tensor.numel() * width for tensor in network.trainable.state_dict().values())
 
@@ -103,6 +113,11 @@ class AdapterMethod:
             timestep_range=(self.run[NoiseConfig].min_timestep, self.run[NoiseConfig].max_timestep),
         )
 
+    def _complain(self, line: str) -> None:
+        if self.run[FileConfig].strict:
+            raise UserError(f"{line}; leave it out")
+        logger.warning(line)
+
     def groups(self, network: Network) -> list[ParameterGroup]:
         """Return what is trained at which rate."""
         config = self.run[NetworkConfig]
@@ -142,6 +157,11 @@ class AdapterTraining:
             self._epoch = step.epoch
             self.network.on_epoch_start()
         self.network.on_step_start()
+
+    def step_ends(self) -> Mapping[str, Tensor]:
+        """Keep the adapter's norms within their limit, if there is one."""
+        limit = self.method.run[NetworkConfig].scale_weight_norms
+        return self.network.limit_norms(limit) if limit and self.network.can_limit_norms else {}
 
     def loss(self, batch: Batch, rng: torch.Generator) -> StepLoss:
         """Return the loss of each picture of `batch`."""
