@@ -38,7 +38,7 @@ def atomic_file(path: Path, size_bytes: int = 0) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     except OSError as error:
         raise _explained(error, path, size_bytes) from error
     finally:
@@ -57,6 +57,17 @@ def require_disk_space(folder: Path, needed_bytes: int, purpose: str) -> None:
         )
 
 
+def sync_folder(folder: Path) -> None:
+    """Make renames within `folder` outlast a power failure."""
+    if os.name == "nt":  # folders cannot be opened there; the rename is journalled anyway
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def _remove_abandoned(path: Path) -> None:
     """Remove what killed processes left of `path`; a living writer touches its file all the time."""
     for leftover in path.parent.glob(f".{_glob_escape(path.name)}.*.part"):
@@ -67,16 +78,6 @@ def _remove_abandoned(path: Path) -> None:
 
 def _glob_escape(name: str) -> str:
     return "".join(f"[{char}]" if char in "*?[" else char for char in name)
-
-
-def _sync_folder(folder: Path) -> None:
-    if os.name == "nt":  # folders cannot be opened there; the rename is journalled anyway
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _explained(error: OSError, path: Path, size_bytes: int) -> UserError:

@@ -5,7 +5,9 @@ Nothing is imported here before it is needed: help texts, typos and a Python tha
 
 from __future__ import annotations
 
+import os
 import sys
+import time
 from collections.abc import Callable, Sequence
 
 USAGE = """usage: sfumato COMMAND ...
@@ -20,7 +22,10 @@ USAGE = """usage: sfumato COMMAND ...
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the `sfumato` command; return its exit status: 2 for what the user can mend, 130 for Ctrl-C."""
+    """Run the `sfumato` command; return its exit status.
+
+    It is 2 for what the user can mend, and 128 + its number for a signal (130 for Ctrl-C, 143 for SIGTERM).
+    """
     return _guarded(_dispatch, sys.argv[1:] if argv is None else argv)
 
 
@@ -35,17 +40,24 @@ def _guarded(action: Callable[[Sequence[str]], int], argv: Sequence[str]) -> int
         return _fail(
             f"sfumato needs Python 3.10 or newer; this one is {sys.version.split()[0]}, {sys.executable}"
         )
-    from sfumato.errors import UserError
+    from sfumato.errors import StoppedError, UserError
 
     try:
         return action(argv)
     except UserError as error:
         return _fail(str(error))
+    except StoppedError as stop:
+        print(stop, file=sys.stderr)  # noqa: T201
+        return stop.status
     except KeyboardInterrupt:
         return 130
 
 
 def _fail(message: str) -> int:
+    # Processes that were started together mostly fail alike. Then the first one speaks, and the launcher ends
+    # the others while they wait; one that failed alone is heard a moment later.
+    if os.environ.get("RANK", "0") not in ("", "0"):
+        time.sleep(2)
     print(f"error: {message}", file=sys.stderr)  # noqa: T201
     return 2
 

@@ -22,10 +22,10 @@ class LengthConfig:
     """Epoch to start in, from 1, where training goes on from earlier weights."""
 
     initial_step: int | None = None
-    """Step to start at, from 0; wins over `initial_epoch` and over what a resumed state says."""
+    """Step to start at, from 0; wins over `initial_epoch`. A resumed state knows its own."""
 
     skip_until_initial_step: bool = False
-    """Pass over the data that earlier steps have seen instead of only counting from there."""
+    """Begin with `initial_step` or `initial_epoch` exactly; otherwise only the epoch's number moves on."""
 
     gradient_accumulation_steps: int = 1
     """Batches whose gradients are averaged into one optimizer step."""

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from types import FrameType
 from typing import Any, cast
 
 import torch
@@ -11,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from sfumato.data.collate import Batch
 from sfumato.data.dataset import TrainingSet
 from sfumato.data.order import BatchPlan
+from sfumato.errors import UserError
 
 
 class Loader:
@@ -32,24 +37,63 @@ class Loader:
         self._training_set = training_set
         self._plans = _Plans()
         self._loader = DataLoader(
-            cast("Dataset[Batch]", training_set),
+            cast("Dataset[Batch]", _Loading(training_set)),
             sampler=self._plans,
             batch_size=None,
             num_workers=num_workers,
             collate_fn=cast("Any", _as_is),
             pin_memory=pin,
             persistent_workers=persistent and num_workers > 0,
+            worker_init_fn=_leave_signals_to_the_run,
             # Otherwise each epoch would draw from the global generator, and training would depend on it.
             generator=torch.Generator(),
         )
 
     def __call__(self, plans: Iterable[BatchPlan]) -> Iterator[Batch]:
-        """Yield the batch of each plan, in order; a resumed run leaves out the plans it has done."""
+        """Yield the batch of each plan, in order; a resumed run leaves out the plans it has done.
+
+        Raises:
+            UserError: a batch cannot be loaded.
+            RuntimeError: a worker died; see `is_worker_death`.
+        """
         self._plans.plans = list(plans)
         for batch in self._loader:
+            if isinstance(batch, UserError):
+                raise batch
             for path in batch.skipped:
                 self._training_set.skipped[path] = self._training_set.skipped.get(path, 0) + 1
             yield batch
+
+
+def is_worker_death(error: RuntimeError) -> bool:
+    """Whether this is how torch says that a loading process is no more; it may say so at any moment."""
+    return str(error).startswith("DataLoader worker (pid")
+
+
+@dataclass(frozen=True)
+class _Loading:
+    """Hand a user's mistake over as a value: torch would wrap its one line in the worker's traceback."""
+
+    training_set: TrainingSet
+
+    def __getitem__(self, plan: BatchPlan) -> Batch | UserError:
+        try:
+            return self.training_set[plan]
+        except UserError as error:
+            return error
+
+
+def _leave_signals_to_the_run(_worker: int) -> None:
+    """Outlive a Ctrl-C, which reaches every process of a terminal; end quietly at a SIGTERM.
+
+    The run then finishes its step and saves, instead of failing in the middle because a worker is gone.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _end)
+
+
+def _end(_number: int, _frame: FrameType | None) -> None:
+    os._exit(0)
 
 
 class _Plans:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -12,17 +13,21 @@ logger = logging.getLogger(__name__)
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
+REPEAT_S = 3.0
+"""A launcher passes on the signal that its processes got from the terminal too; that is no second wish."""
+
 
 class Interrupt:
     """Whether somebody asked the run to end."""
 
     def __init__(self) -> None:
-        self.name: str | None = None
+        self.signal: signal.Signals | None = None
+        self._asked_at = 0.0
 
     @property
     def is_asked(self) -> bool:
         """Whether the run is to end."""
-        return self.name is not None
+        return self.signal is not None
 
     @contextmanager
     def listening(self) -> Iterator[Interrupt]:
@@ -35,7 +40,11 @@ class Interrupt:
                 signal.signal(number, handler)
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
-        if self.name:
+        now = time.monotonic()
+        if self.signal is None:
+            self.signal, self._asked_at = signal.Signals(number), now
+            logger.warning(
+                "%s: finishing this step, then saving; again later to stop at once", self.signal.name
+            )
+        elif now - self._asked_at > REPEAT_S:
             raise KeyboardInterrupt
-        self.name = signal.Signals(number).name
-        logger.warning("%s: finishing this step, then saving; once more to stop at once", self.name)

@@ -37,6 +37,7 @@ class Loop:
         batches: this process's batches, in order, from the first step that is to run.
         finished: steps that were finished before, in an earlier run.
         should_stop: asked after each step; True ends the run there.
+        reached: the last step that is done; None before the first, and while weights are changing.
     """
 
     trainable: Trainable
@@ -47,20 +48,27 @@ class Loop:
     observers: Sequence[Observer] = ()
     finished: int = 0
     should_stop: Callable[[], bool] = lambda: False
+    reached: Step | None = None
     _late: LateReader = field(default_factory=LateReader)
 
     def run(self) -> Step:
         """Train to the end of the plan, or until asked to stop; return the last step that was taken."""
         step = self.plan.step(max(1, self.finished))
+        self.reached = step if self.finished else None
         for step in self.plan.steps(self.finished):
             paths = self._take(step)
+            self.reached = step
             self._tell(self._late.exchange(step, self._values, paths, self.update.rates(), self._names))
             for observer in self.observers:
                 observer.after(step)
             if self.should_stop():
                 break
-        self._tell(self._late.flush())
+        self.catch_up()
         return step
+
+    def catch_up(self) -> None:
+        """Tell the observers the last step's figures now, at the price of waiting for the device."""
+        self._tell(self._late.flush())
 
     def _take(self, step: Step) -> list[str]:
         """Take one optimizer step; return the files of this process's pictures."""
@@ -74,6 +82,7 @@ class Loop:
             loss = self.trainable.loss(batch, rng)
             self.update.accumulate(loss.per_sample.mean() / len(step.micro_batches))
             paths += batch.paths
+        self.reached = None
         values = self.update.finish()
         figures = self.trainable.step_ends()
         self._names = tuple(figures)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -151,6 +151,15 @@ class FiniteGuard:
     def remember(self, path: Path) -> None:
         """Note the last good save."""
         self.last_save = f"the last good save is {path}"
+
+    def check_weights(self, step: Step, tensors: Iterable[tuple[str, Tensor]]) -> None:
+        """Raise UserError rather than save weights that a step made infinite."""
+        for name, tensor in tensors:
+            if tensor.is_floating_point() and tensor.itemsize > 1 and not tensor.isfinite().all():
+                raise UserError(
+                    f"step {step.number} left {name} infinite or not a number; lower --learning_rate "
+                    f"({self.last_save})"
+                )
 
     def after(self, step: Step) -> None:
         """Do nothing: a step is judged when it is read."""

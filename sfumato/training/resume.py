@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sfumato.checkpoints.atomic import atomic_file
+from sfumato.checkpoints.atomic import atomic_file, sync_folder
 from sfumato.checkpoints.tensors import TensorReader, open_tensors, write_tensors
 from sfumato.errors import UserError
 from sfumato.training.trainables import Trainable
@@ -29,6 +29,12 @@ logger = logging.getLogger(__name__)
 
 TENSORS, RECORD, POSITION = "state.safetensors", "state.json", "train_state.json"
 VERSION = 1
+
+PLACES = ("resume", "output_dir", "output_name", "logging_dir", "log_tracker_name", "wandb_run_name")
+"""Options that say where things are; they may differ without a word."""
+
+HELD = ("learning_rate", "unet_lr", "text_encoder_lr", "optimizer_args")
+"""Options whose values the optimizer's groups hold, so that a state brings its own."""
 
 
 @dataclass(frozen=True)
@@ -55,12 +61,13 @@ class State:
         return int(self.record["seed"])
 
     def differences(self, options: Mapping[str, Any]) -> list[str]:
-        """Return a line for each option that has another value now."""
+        """Return a line for each option that has another value now and matters to what is trained."""
         before = self.record["options"]
         now = json.loads(json.dumps(options))
         return [
             f"--{name} was {before.get(name, 'not given')} and is {now.get(name, 'not given')}"
-            for name in sorted(before.keys() | now.keys())
+            + ("; the state's holds" if name in HELD else "")
+            for name in sorted((before.keys() | now.keys()) - set(PLACES))
             if before.get(name) != now.get(name)
         ]
 
@@ -68,11 +75,17 @@ class State:
         """Put weights, optimizer, schedule and scaler back as they were.
 
         Raises:
-            UserError: the state belongs to other weights.
+            UserError: the state belongs to other weights or to another optimizer.
         """
+        kind = _kind(update.optimizer)
+        if self.record["kind"] != kind:
+            raise UserError(
+                f"--resume {self.folder} was saved with {self.record['kind']} and the run has {kind}; "
+                "resume with the same --optimizer_type"
+            )
         with open_tensors(self.folder / TENSORS) as reader:
             _restore_weights(trainable, reader, self.folder)
-            _restore_optimizer(update.optimizer, self.record["optimizer"], reader)
+            _restore_optimizer(update.optimizer, self.record["optimizer"], reader, self.folder)
             for name, part in (("scheduler", update.scheduler), ("scaler", update.scaler)):
                 if part is not None and self.record[name] is not None:
                     part.load_state_dict(put_together(self.record[name], lambda key, _: reader.get(key)))
@@ -98,10 +111,9 @@ def save_state(
         tensors |= found
     with _replacing(folder) as unfinished:
         write_tensors(unfinished / TENSORS, tensors, {"format": "pt"})
-        _write_json(
-            unfinished / RECORD, {"version": VERSION, "finished": finished, "epoch": epoch, **trees, **record}
-        )
-        # The file by which sd-scripts knows a state's position.
+        position = {"finished": finished, "epoch": epoch, "kind": _kind(update.optimizer)}
+        _write_json(unfinished / RECORD, {"version": VERSION, **position, **trees, **record})
+        # The file by which sd-scripts knows a state's position. It comes last: with it a state is complete.
         _write_json(unfinished / POSITION, {"current_epoch": epoch, "current_step": finished + 1})
 
 
@@ -111,6 +123,7 @@ def read_state(folder: Path) -> State:
     Raises:
         UserError: the folder is no state, or one that cannot be read safely.
     """
+    folder = _survivor(folder)
     if not folder.is_dir():
         raise UserError(f"--resume {folder} is not a folder; give the folder that ends in -state")
     if not (folder / RECORD).exists():
@@ -122,12 +135,48 @@ def read_state(folder: Path) -> State:
         raise UserError(
             f"--resume {folder} holds no {RECORD}; give a folder that was saved with --save_state"
         )
-    record = json.loads((folder / RECORD).read_text("utf-8"))
+    record = _read_record(folder)
     if record.get("version") != VERSION:
         raise UserError(
             f"--resume {folder} has version {record.get('version')}; this program reads version {VERSION}"
         )
+    _check_tensors(folder, record)
     return State(folder, record)
+
+
+def _survivor(folder: Path) -> Path:
+    """Return where a state really lies: a process may have been killed between two renames."""
+    unfinished, previous = _names(folder)
+    places = (unfinished, previous) if (unfinished / POSITION).exists() else (previous,)
+    found = next((place for place in (folder, *places) if place.is_dir()), folder)
+    if found != folder:
+        logger.warning("%s was being replaced when its run ended; resuming from %s", folder, found.name)
+    return found
+
+
+def _read_record(folder: Path) -> Any:
+    try:
+        record = json.loads((folder / RECORD).read_text("utf-8"))
+        missing = {"version", "finished", "epoch", "kind", "seed", "options", "optimizer"} - record.keys()
+    except (ValueError, AttributeError) as error:
+        raise UserError(f"{folder / RECORD} is damaged ({error}); resume from another state") from error
+    if missing:
+        raise UserError(f"{folder / RECORD} lacks {', '.join(sorted(missing))}; resume from another state")
+    return record
+
+
+def _check_tensors(folder: Path, record: Any) -> None:
+    """Open the tensors, which shows a file that is missing or cut off before any model is loaded."""
+    wanted: list[str] = []
+
+    def note(name: str, _: str) -> Tensor:
+        wanted.append(name)
+        return torch.empty(0)
+
+    put_together(record["optimizer"], note)
+    with open_tensors(folder / TENSORS) as reader:
+        if missing := [name for name in wanted if name not in reader]:
+            raise UserError(f"{folder / TENSORS} lacks {missing[0]}; resume from another state")
 
 
 def _restore_weights(trainable: Trainable, reader: TensorReader, folder: Path) -> None:
@@ -143,6 +192,10 @@ def _restore_weights(trainable: Trainable, reader: TensorReader, folder: Path) -
             tensor.copy_(reader.get(key))
 
 
+def _kind(optimizer: torch.optim.Optimizer) -> str:
+    return f"{type(optimizer).__module__}.{type(optimizer).__qualname__}"
+
+
 def _parameters(optimizer: torch.optim.Optimizer) -> list[torch.nn.Parameter]:
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
@@ -156,13 +209,20 @@ def _optimizer_content(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     }
 
 
-def _restore_optimizer(optimizer: torch.optim.Optimizer, plain: Any, reader: TensorReader) -> None:
+def _restore_optimizer(
+    optimizer: torch.optim.Optimizer, plain: Any, reader: TensorReader, folder: Path
+) -> None:
     parameters = _parameters(optimizer)
 
     def tensor(key: str, device: str) -> Tensor:
         return reader.get(key, device if device == "cpu" else parameters[0].device)
 
     saved = put_together(plain, tensor)
+    if len(saved["groups"]) != len(optimizer.param_groups):
+        raise UserError(
+            f"--resume {folder} has {len(saved['groups'])} groups of weights and the run has "
+            f"{len(optimizer.param_groups)}; resume with the learning rates of the run that saved it"
+        )
     for group, before in zip(optimizer.param_groups, saved["groups"], strict=True):
         group |= before
     for index, values in saved["state"].items():
@@ -172,8 +232,7 @@ def _restore_optimizer(optimizer: torch.optim.Optimizer, plain: Any, reader: Ten
 @contextmanager
 def _replacing(folder: Path) -> Iterator[Path]:
     """Make a folder appear under its name only when it is complete."""
-    unfinished = folder.with_name(f".{folder.name}.part")
-    previous = folder.with_name(f".{folder.name}.previous")
+    unfinished, previous = _names(folder)
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
     yield unfinished
@@ -181,7 +240,13 @@ def _replacing(folder: Path) -> Iterator[Path]:
     if folder.exists():
         folder.rename(previous)
     unfinished.rename(folder)
+    sync_folder(folder.parent)
     shutil.rmtree(previous, ignore_errors=True)
+
+
+def _names(folder: Path) -> tuple[Path, Path]:
+    """Return what a state is called until it is complete, and the one it replaces until it is gone."""
+    return folder.with_name(f".{folder.name}.part"), folder.with_name(f".{folder.name}.previous")
 
 
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:

@@ -162,6 +162,7 @@ class Saver:
         save: writes the weights as they are now to a path.
         save_state: writes a state as it is now to a folder.
         on_saved: told each path, so that others can mention the last good save.
+        before: called before each save; may raise to prevent it.
     """
 
     names: Names
@@ -170,6 +171,7 @@ class Saver:
     save: Callable[[Path, Step], None]
     save_state: Callable[[Path, Step], None]
     on_saved: Callable[[Path], None] = lambda path: None
+    before: Callable[[], None] = lambda: None
 
     def after(self, step: Step) -> None:
         """Save if this step asks for it, then remove what became stale."""
@@ -195,6 +197,7 @@ class Saver:
         return self.names.state(path)
 
     def _save(self, path: Path, step: Step, with_state: bool) -> None:
+        self.before()
         self.save(path, step)
         logger.info("saved %s", path)
         if with_state:

@@ -32,6 +32,7 @@ from sfumato.errors import UserError
 from sfumato.models.family import DENOISER, VAE, Family, Parts
 from sfumato.training import metadata, schedulers, trackers
 from sfumato.training.distributed import Processes
+from sfumato.training.ending import run_or_save
 from sfumato.training.interrupt import Interrupt
 from sfumato.training.loop import Loop, Observer
 from sfumato.training.optimizers import OptimizerPlan
@@ -159,8 +160,9 @@ class Session:
         return Update(optimizer, scheduler, self.processes, config.max_grad_norm, scaler)
 
     def _run(self, parts: Parts, trainable: Trainable, update: Update) -> None:
-        observers = self._observers(trainable, update)
-        interrupt = Interrupt()
+        guard, interrupt = FiniteGuard(), Interrupt()
+        saver = self._saver(trainable, update, guard) if self.processes.is_first else None
+        observers = self._observers(trainable, guard, saver)
         if self.previews is not None:
             network = getattr(trainable, "network", None)
             shown = self.previews.observer(
@@ -183,31 +185,22 @@ class Session:
             self.finished,
             lambda: self.processes.any(interrupt.is_asked),
         )
+        if saver is not None:
+            saver.before = loop.catch_up  # so that the figures of what is saved are checked, and recorded
         try:
             with interrupt.listening():
                 for shown in (o for o in observers if isinstance(o, PreviewObserver) and not self.finished):
                     shown.at_first()
-                last = loop.run()
+                run_or_save(loop, interrupt, saver, guard)
         finally:
             for observer in observers:
                 getattr(observer, "close", lambda: None)()
-        for path, times in self.training_set.skipped.items():
-            logger.warning("%s could not be decoded and was replaced %d times", path, times)
-        if not last.is_last:
-            self._leave_early(observers, last, interrupt)
+            for path, times in self.training_set.skipped.items():
+                logger.warning("%s could not be decoded and was replaced %d times", path, times)
 
-    def _leave_early(self, observers: Sequence[Observer], last: Step, interrupt: Interrupt) -> None:
-        if saver := next((o for o in observers if isinstance(o, Saver)), None):
-            folder = saver.save_interrupted(last)
-            raise UserError(
-                f"{interrupt.name} ended the run after step {last.number}; "
-                f"to go on, start it again with --resume {folder}"
-            )
-
-    def _observers(self, trainable: Trainable, update: Update) -> list[Observer]:
-        guard = FiniteGuard()
+    def _observers(self, trainable: Trainable, guard: FiniteGuard, saver: Saver | None) -> list[Observer]:
         observers: list[Observer] = [guard, Bar(self.plan, self._pictures_per_step(), self.finished)]
-        if not self.processes.is_first:
+        if saver is None:
             return observers
         stem = self.names.last().with_suffix("")
         stem.with_name(f"{stem.name}.config.toml").write_text(to_toml(public_values(self.run)), "utf-8")
@@ -216,20 +209,26 @@ class Session:
         observers.append(trackers.MetricsFile(metrics, rates, self.finished))
         started = trackers.start(self.run[TrackingConfig], "network_train", public_values(self.run))
         observers.append(trackers.Recorder(started, rates, self.plan.steps_per_epoch))
-        save, keep = self._save_with(trainable, update), self._save_state_with(trainable, update)
-        observers.append(Saver(self.names, self.keeping, self.plan, save, keep, guard.remember))
+        observers.append(saver)
         return observers
 
     def _pictures_per_step(self) -> float:
         sets = self.training_set.sets
         return sum(len(items) for s in sets for items in s.buckets.values()) / self.plan.steps_per_epoch
 
-    def _save_with(self, trainable: Trainable, update: Update) -> Callable[[Path, Step], None]:
+    def _saver(self, trainable: Trainable, update: Update, guard: FiniteGuard) -> Saver:
+        save, keep = self._save_with(trainable, update, guard), self._save_state_with(trainable, update)
+        return Saver(self.names, self.keeping, self.plan, save, keep, guard.remember)
+
+    def _save_with(
+        self, trainable: Trainable, update: Update, guard: FiniteGuard
+    ) -> Callable[[Path, Step], None]:
         # Hashing a 24 GB base takes a minute, so it happens beside the first steps.
         record = ThreadPoolExecutor(1).submit(self._metadata)
 
         def save(path: Path, step: Step) -> None:
             with update.evaluating():
+                guard.check_weights(step, trainable.tensors())
                 trainable.save(path, record.result() | metadata.at_save(step))
 
         return save

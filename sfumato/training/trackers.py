@@ -244,7 +244,11 @@ def _is_path(name: str, value: Any) -> bool:
 
 
 def _lines_until(path: Path, finished: int) -> list[str]:
-    """Return the lines of steps up to `finished`: those of an interrupted run's lost steps go."""
+    """Return the lines of steps up to `finished`: those of an interrupted run's lost steps go.
+
+    A line that a killed process left unfinished goes as well.
+    """
     if not finished or not path.exists():
         return []
-    return [line for line in path.read_text("utf-8").splitlines(True) if json.loads(line)["step"] <= finished]
+    whole = [line for line in path.read_text("utf-8").splitlines(True) if line.endswith("\n")]
+    return [line for line in whole if json.loads(line)["step"] <= finished]
