@@ -12,12 +12,12 @@ from sfumato.demo import base
 from sfumato.demo.data_sets import PLAIN, REMINDED
 from sfumato.errors import UserError
 
-_NUM_STEPS = {PLAIN: 120, REMINDED: 180}
+_NUM_STEPS = {PLAIN: 100, REMINDED: 200}
 
 _OPTIONS = {
     "network_dim": "8",
-    "network_alpha": "8",
-    "learning_rate": "2e-3",
+    "network_alpha": "64",
+    "learning_rate": "4e-3",
     "lr_scheduler": "cosine",
     "lr_warmup_steps": "10",
     "optimizer_type": "AdamW",
