@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import inspect
+from collections.abc import Collection, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from sfumato.config.precision import PrecisionConfig
 from sfumato.errors import UserError
+from sfumato.training.scaling import HalfScaler, Scaler
+
+LEAST_HALF_EPS = 1e-5
+"""Below this, Adam's eps no longer keeps float16 weights from jumping."""
 
 COMPUTE = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -50,10 +56,26 @@ class Precision:
             return torch.float32
         return torch.float8_e4m3fn if self.fp8 and part in eight_bit else self.compute
 
-    @property
-    def needs_scaler(self) -> bool:
-        """Whether gradients must be scaled to survive float16."""
-        return self.compute is torch.float16
+    def scaler(self) -> Scaler | None:
+        """Return what makes gradients survive float16; None where they need no help."""
+        if self.compute is not torch.float16:
+            return None
+        return HalfScaler() if self.trained is torch.float16 else torch.amp.GradScaler(self.device.type)
+
+    def check_optimizer(self, kind: type[torch.optim.Optimizer], arguments: Mapping[str, Any]) -> None:
+        """Raise UserError for an optimizer of torch's own that would divide by zero in float16.
+
+        It keeps squares of gradients in the format of the weights, where they vanish, and its eps, too.
+        """
+        if self.trained is not torch.float16 or not kind.__module__.startswith("torch.optim"):
+            return
+        own = inspect.signature(kind).parameters.get("eps")
+        eps = arguments.get("eps", own.default if own is not None else None)
+        if eps is not None and eps < LEAST_HALF_EPS:
+            raise UserError(
+                f"--full_fp16 with {kind.__name__}: eps {eps:g} is too small for float16; "
+                "give --optimizer_args eps=1e-4, or --optimizer_type AdamW8bit"
+            )
 
 
 def precision_for(config: PrecisionConfig, device: torch.device) -> Precision:

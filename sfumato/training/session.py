@@ -156,8 +156,7 @@ class Session:
         scheduler = schedulers.build(
             self.run[ScheduleConfig], optimizer, self.optimizer, rate, self.plan.num_steps
         )
-        scaler = torch.amp.GradScaler(self.processes.device.type) if self.precision.needs_scaler else None
-        return Update(optimizer, scheduler, self.processes, config.max_grad_norm, scaler)
+        return Update(optimizer, scheduler, self.processes, config.max_grad_norm, self.precision.scaler())
 
     def _run(self, parts: Parts, trainable: Trainable, update: Update) -> None:
         guard, interrupt = FiniteGuard(), Interrupt()

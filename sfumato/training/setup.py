@@ -68,6 +68,7 @@ def prepare(run: Run, processes: Processes) -> Session:
     trackers.check(run[TrackingConfig])
     policy = precision.precision_for(run[PrecisionConfig], processes.device)
     optimizer = optimizers.plan(run[OptimizerConfig])
+    policy.check_optimizer(optimizer.kind, optimizer.arguments)
     if not (optimizer.is_schedule_free or optimizer.relative_step):
         schedulers.check(run[ScheduleConfig])
     _complain(settings_without_effect(run), run[FileConfig].strict)

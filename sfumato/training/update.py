@@ -13,6 +13,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from sfumato.training.distributed import Processes
 from sfumato.training.gradients import FlatGradients
 from sfumato.training.progress import Rate
+from sfumato.training.scaling import Scaler
 
 
 @dataclass
@@ -29,7 +30,7 @@ class Update:
     scheduler: LRScheduler | None
     processes: Processes
     max_grad_norm: float
-    scaler: torch.amp.GradScaler | None = None
+    scaler: Scaler | None = None
 
     def __post_init__(self) -> None:
         self.gradients = FlatGradients(self._parameters)
@@ -62,7 +63,7 @@ class Update:
         self._advance()
         return torch.stack([self._loss, norm])
 
-    def _finish_scaled(self, scaler: torch.amp.GradScaler) -> Tensor:
+    def _finish_scaled(self, scaler: Scaler) -> Tensor:
         """Step as float16 asks: an overflow lowers the scale and skips the step, which is no failure."""
         scaler.unscale_(self.optimizer)
         norm = self.gradients.norm()

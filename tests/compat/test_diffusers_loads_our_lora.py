@@ -125,10 +125,11 @@ def test_diffusers_pipeline_loads_it_and_both_models_change_as_ours_do(tmp_path:
     with torch.no_grad():
         before = denoisers(), encoders()
         network.attach()
-        pipeline.load_lora_weights(tmp_path, weight_name="lora.safetensors")
+        pipeline.load_lora_weights(str(tmp_path), weight_name="lora.safetensors")
         after = denoisers(), encoders()
     for (plain, their_plain), (changed, their_changed) in zip(before, after, strict=True):
         assert relative(plain, their_plain) < 1e-5
+        assert relative(their_changed, their_plain) > 0.05
         assert relative(changed, plain) > 0.05  # a change worth comparing
         assert relative(changed, their_changed) < 1e-3
         assert relative(changed - plain, their_changed - their_plain) < 1e-3
