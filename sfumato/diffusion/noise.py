@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 
 def draw(shape: Sequence[int], rng: torch.Generator) -> Tensor:
@@ -21,7 +23,14 @@ def draw(shape: Sequence[int], rng: torch.Generator) -> Tensor:
     return torch.randn(tuple(shape), generator=rng)
 
 
-def perturb(noise: Tensor, gamma: float, rng: torch.Generator, is_random: bool = False) -> Tensor:
+def perturb(
+    noise: Tensor,
+    gamma: float,
+    rng: torch.Generator,
+    is_random: bool = False,
+    *,
+    is_strength_first: bool = False,
+) -> Tensor:
     """Add the input perturbation of Ning et al. 2023 (arXiv:2301.11706): `noise + gamma * xi`.
 
     Only the noisy input takes the perturbed noise; the target keeps the plain one.
@@ -29,11 +38,60 @@ def perturb(noise: Tensor, gamma: float, rng: torch.Generator, is_random: bool =
     Args:
         noise: (B, C, H/8, W/8), on the CPU.
         gamma: standard deviation of the perturbation relative to the noise.
-        is_random: scale gamma by one uniform draw in [0, 1), made after xi.
+        is_random: scale gamma by one uniform draw in [0, 1).
+        is_strength_first: make that draw before xi instead of after it.
     """
+    before = torch.rand(1, generator=rng) if is_random and is_strength_first else None
     xi = draw(noise.shape, rng)
-    strength = torch.rand(1, generator=rng) * gamma if is_random else gamma
-    return noise + strength * xi
+    if not is_random:
+        return noise + gamma * xi
+    return noise + (torch.rand(1, generator=rng) if before is None else before) * gamma * xi
+
+
+def offset(
+    noise: Tensor,
+    strength: float,
+    rng: torch.Generator,
+    *,
+    is_random: bool = False,
+    brightness: Tensor | None = None,
+    adaptive_scale: float = 0.0,
+) -> Tensor:
+    """Add one normal number to each channel, so that a picture's mean can be learned.
+
+    Args:
+        noise: (B, C, H/8, W/8), on the CPU.
+        strength: of the added numbers.
+        is_random: scale it by one uniform draw in [0, 1), made first.
+        brightness: (B, C, 1, 1), absolute means of the latents' channels.
+        adaptive_scale: how much of it is added to the strength, which never falls below 0.
+    """
+    scale = torch.rand(1, generator=rng) * strength if is_random else torch.tensor(strength)
+    if brightness is not None:
+        scale = (scale + adaptive_scale * brightness).clamp(min=0)
+    return noise + scale * draw((*noise.shape[:2], 1, 1), rng)
+
+
+def pyramid(
+    noise: Tensor, num_levels: int, discount: float, rng: torch.Generator, ratios: random.Random
+) -> Tensor:
+    """Add coarser and coarser noise, then scale the sum to unit deviation.
+
+    Args:
+        noise: (B, C, H/8, W/8), on the CPU.
+        num_levels: at most; a level one pixel wide or high is the last.
+        discount: level i, counted from 0, has the weight `discount^i`.
+        ratios: each level draws its ratio r evenly from [2, 4) here, and is `r^i` times smaller.
+    """
+    height, width = noise.shape[2:]
+    for level in range(num_levels):
+        shrink = (2 + 2 * ratios.random()) ** level
+        size = max(1, int(height / shrink)), max(1, int(width / shrink))
+        coarse = draw((*noise.shape[:2], *size), rng)
+        noise = noise + functional.interpolate(coarse, (height, width), mode="bilinear") * discount**level
+        if 1 in size:
+            break
+    return noise / noise.std()
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:

@@ -1,6 +1,7 @@
-"""What a flow model is shown, what it should answer, and how its answer is read.
+"""What a model is shown, what it should answer, and how its answer is read.
 
-All tensors are (B, C, H/8, W/8); `sigmas` is (B,), 0 = clean, and broadcasts over the rest.
+All tensors are (B, C, H/8, W/8); `sigmas` is (B,), 0 = clean, and broadcasts over the rest. For discrete-time
+models `kept` is alpha_bar, (B,), 1 = clean; see `diffusion/schedules.py`.
 """
 
 from __future__ import annotations
@@ -41,6 +42,38 @@ def flow_interpret(output: Tensor, noisy: Tensor, sigmas: Tensor, how: Interpret
 def flow_clean(output: Tensor, noisy: Tensor, sigmas: Tensor) -> Tensor:
     """Return the clean latents that a velocity points to: `noisy - sigma * velocity`."""
     return noisy - per_sample(sigmas, noisy) * output
+
+
+def ddpm_noisy(latents: Tensor, noise: Tensor, kept: Tensor) -> Tensor:
+    """Mix latents and noise at constant variance: `sqrt(a) * latents + sqrt(1 - a) * noise`."""
+    level = per_sample(kept, latents)
+    return level.sqrt() * latents + (1 - level).sqrt() * noise
+
+
+def ddpm_velocity(latents: Tensor, noise: Tensor, kept: Tensor) -> Tensor:
+    """Return `sqrt(a) * noise - sqrt(1 - a) * latents` (Salimans & Ho 2022, arXiv:2202.00512, appendix D)."""
+    level = per_sample(kept, latents)
+    return level.sqrt() * noise - (1 - level).sqrt() * latents
+
+
+def clean_from_noise(predicted: Tensor, x: Tensor, sigma: float) -> Tensor:
+    """Return the clean latents that a noise prediction points to: `x - sigma * predicted`.
+
+    Args:
+        x: latents with noise of standard deviation sigma added, not rescaled.
+    """
+    return x - sigma * predicted
+
+
+def clean_from_velocity(predicted: Tensor, x: Tensor, sigma: float) -> Tensor:
+    """Return the clean latents that a velocity prediction of a discrete-time model points to.
+
+    Args:
+        x: as in `clean_from_noise`; with a = 1 / (1 + sigma^2) the result is
+            `a * x - sqrt(1 - a) * predicted`.
+    """
+    kept = 1 / (1 + sigma**2)
+    return kept * x - sigma * kept**0.5 * predicted
 
 
 def per_sample(values: Tensor, like: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
-"""Noise levels for training flow models: five ways to draw sigma, (B,) float32 in [0, 1], 0 = clean.
+"""Noise levels for training: five ways to draw a flow model's sigma, (B,) float32 in [0, 1], 0 = clean.
 
-Every function makes exactly one draw of size (B,) from a CPU generator. A timestep is 1000 * sigma.
+Every function makes exactly one draw of size (B,) from a CPU generator. A flow model's timestep is
+1000 * sigma; discrete-time models draw whole timesteps.
 """
 
 from __future__ import annotations
@@ -56,3 +57,8 @@ def size_shifted(num: int, rng: torch.Generator, *, num_tokens: float, scale: fl
 def restrict(sigmas: Tensor, low: float, high: float) -> Tensor:
     """Squeeze levels from [0, 1] into [low, high], keeping the shape of their distribution."""
     return low + (high - low) * sigmas
+
+
+def whole(num: int, rng: torch.Generator, *, low: int = 0, high: int = schedules.NUM_TIMESTEPS) -> Tensor:
+    """Draw whole timesteps evenly from [low, high), (num,) int64."""
+    return torch.randint(low, high, (num,), generator=rng)

@@ -1,5 +1,6 @@
 """Which noise levels matter: densities to draw them from, weights for their losses.
 
+Flow models have schemes; discrete-time models have weights that depend on the signal-to-noise ratio (SNR).
 The schemes are those of Esser et al. 2024 (arXiv:2403.03206), section 3.1.
 
 The scheme's density is used when levels are drawn from the discrete table, its weight when the prediction is
@@ -60,3 +61,33 @@ def loss_weight(scheme: Scheme, sigmas: Tensor) -> Tensor:
     if scheme == "cosmap":
         return 2 / (math.pi * (1 - 2 * sigmas + 2 * sigmas**2))
     return torch.ones_like(sigmas)
+
+
+MAX_SNR = 1000.0
+"""Ratios above count as this where weights rise or fall with them without bound: only timestep 0's does."""
+
+
+def min_snr(snr: Tensor, gamma: float, is_velocity: bool = False) -> Tensor:
+    """Return `min(snr, gamma) / snr`, or over `snr + 1` for velocities (Hang et al. 2023, arXiv:2303.09556).
+
+    Args:
+        snr: any shape, positive.
+    """
+    return snr.clamp(max=gamma) / (snr + 1 if is_velocity else snr)
+
+
+def noise_like(snr: Tensor) -> Tensor:
+    """Return the weight that turns the loss of a velocity into the loss of the noise: `snr / (snr + 1)`."""
+    snr = snr.clamp(max=MAX_SNR)
+    return snr / (snr + 1)
+
+
+def velocity_like(snr: Tensor, strength: float) -> Tensor:
+    """Return 1 plus `strength` times the weight that turns the loss of the noise into a velocity's."""
+    return 1 + strength / noise_like(snr)
+
+
+def debiased(snr: Tensor, is_velocity: bool = False) -> Tensor:
+    """Return `1 / sqrt(snr)` (Yu et al. 2023, arXiv:2310.08442), or `1 / (snr + 1)` for velocities."""
+    snr = snr.clamp(max=MAX_SNR)
+    return 1 / (snr + 1) if is_velocity else snr.rsqrt()

@@ -1,14 +1,11 @@
-"""What one training step measures: noise in, a prediction out, one loss per picture.
-
-The order of everything random is noise, then timesteps, then the input's perturbation, all from one CPU
-generator, so that a step is a function of its generator alone, on every device.
-"""
+"""What one training step measures: noise in, a prediction out, one loss per picture."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
-from typing import Literal, Protocol
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -17,10 +14,13 @@ from sfumato.config.flow import FlowConfig
 from sfumato.config.loss import LossConfig
 from sfumato.config.noise import NoiseConfig
 from sfumato.config.run import Run
-from sfumato.diffusion import losses, noise, objectives, timesteps, weighting
+from sfumato.diffusion import losses, noise
 from sfumato.diffusion.schedules import NUM_TIMESTEPS
 from sfumato.errors import UserError
 from sfumato.models.family import Prediction
+from sfumato.training.noising import DdpmNoising, FlowNoising, NoiseShape, Noising, SnrWeights
+
+logger = logging.getLogger(__name__)
 
 Predict = Callable[[Tensor, Tensor], Tensor]
 """`predict(noisy, timesteps) -> output`: (B, C, H/8, W/8) in the latents' dtype, (B,) float32 in [0, 1000],
@@ -41,63 +41,40 @@ class StepLoss:
 
 
 @dataclass(frozen=True)
-class Noised:
-    """A batch as the model is shown it, with what it should answer.
-
-    Attributes:
-        noisy, target: (B, C, H/8, W/8) float32.
-        levels: (B,) float32, the noise level in the terms of the noising that made it (sigma for flow).
-        timesteps: (B,) float32 in [0, 1000].
-    """
-
-    noisy: Tensor
-    target: Tensor
-    levels: Tensor
-    timesteps: Tensor
-
-
-class Noising(Protocol):
-    """How one kind of model is shown noise and how its answer is read."""
-
-    def __call__(self, latents: Tensor, rng: torch.Generator) -> Noised:
-        """Draw noise and timesteps for latents (B, C, H/8, W/8) float32, scaled."""
-        ...
-
-    def read(self, output: Tensor, noised: Noised) -> Tensor:
-        """Turn the model's output into what the loss compares with the target."""
-        ...
-
-    def weigh(self, noised: Noised) -> Tensor | None:
-        """Return (B,) factors on the loss, or None for 1."""
-        ...
-
-
-@dataclass(frozen=True)
 class ElementLoss:
     """How the distance between prediction and target is measured, element by element.
 
     Attributes:
         kind: `l1`, `l2`, or two that grow linearly above a threshold.
-        schedule: how that threshold depends on the timestep.
+        schedule: how that threshold depends on the timestep or, for `snr`, on the ratio of noise to signal.
         c, scale: the threshold's parameters; see `diffusion/losses.py`.
     """
 
     kind: Literal["l1", "l2", "huber", "smooth_l1"] = "l2"
-    schedule: Literal["constant", "exponential"] = "constant"
+    schedule: Literal["constant", "exponential", "snr"] = "constant"
     c: float = 0.1
     scale: float = 1.0
 
-    def __call__(self, prediction: Tensor, target: Tensor, timesteps: Tensor) -> Tensor:
-        """Return (B, C, H/8, W/8), unreduced, of float32 tensors of that shape and timesteps (B,)."""
+    def __call__(self, prediction: Tensor, target: Tensor, timesteps: Tensor, levels: Tensor) -> Tensor:
+        """Return (B, C, H/8, W/8), unreduced.
+
+        Args:
+            prediction, target: float32 tensors of that shape.
+            timesteps, levels: (B,), as in `Noised`.
+        """
         if self.kind == "l1":
             return losses.l1(prediction, target)
         if self.kind == "l2":
             return losses.l2(prediction, target)
-        threshold = (
-            losses.constant_threshold if self.schedule == "constant" else losses.exponential_threshold
-        )(timesteps, self.c, self.scale)
         element = losses.huber if self.kind == "huber" else losses.smooth_l1
-        return element(prediction, target, threshold)
+        return element(prediction, target, self._threshold(timesteps, levels))
+
+    def _threshold(self, timesteps: Tensor, levels: Tensor) -> Tensor:
+        if self.schedule == "snr":
+            return losses.snr_threshold(levels, self.c)
+        if self.schedule == "exponential":
+            return losses.exponential_threshold(timesteps, self.c, self.scale)
+        return losses.constant_threshold(timesteps, self.c, self.scale)
 
 
 @dataclass(frozen=True)
@@ -127,7 +104,8 @@ class Objective:
         """
         noised = self.noising(latents.float(), rng)
         output = predict(noised.noisy.to(latents.dtype), noised.timesteps).float()
-        loss = self.loss(self.noising.read(output, noised), noised.target, noised.timesteps)
+        answer = self.noising.read(output, noised)
+        loss = self.loss(answer, noised.target, noised.timesteps, noised.levels)
         if mask is not None:
             loss = losses.masked(loss, noise.to_device(mask, loss.device))
         per_sample = loss.mean(dim=tuple(range(1, loss.ndim)))
@@ -135,82 +113,6 @@ class Objective:
             if factor is not None:
                 per_sample = per_sample * noise.to_device(factor, loss.device)
         return StepLoss(per_sample, noised.timesteps)
-
-
-@dataclass(frozen=True)
-class FlowNoising:
-    """The noising of rectified flow: straight paths from the latents to noise.
-
-    Attributes:
-        sampling: how noise levels are drawn; the names are those of `--timestep_sampling`.
-        interpretation: how the output is read; see `diffusion/objectives.py`.
-        scheme: density and weight of the noise levels; see `diffusion/weighting.py`.
-        shift: factor towards more noise, for the samplings `sigma` and `shift`.
-        sigmoid_scale: spread of the levels, for the samplings that take a sigmoid.
-        logit_mean, logit_std, mode_scale: parameters of the scheme's density.
-        patch: latent pixels per token side, for the sampling that shifts by the picture's size.
-        low, high: levels are squeezed into this range.
-        perturbation: standard deviation of extra noise that only the input takes, relative to the noise.
-    """
-
-    sampling: Literal["sigma", "uniform", "sigmoid", "shift", "flux_shift"] = "sigma"
-    interpretation: objectives.Interpretation = "sigma_scaled"
-    scheme: weighting.Scheme = "none"
-    shift: float = 3.0
-    sigmoid_scale: float = 1.0
-    logit_mean: float = 0.0
-    logit_std: float = 1.0
-    mode_scale: float = 1.29
-    patch: int = 2
-    low: float = 0.0
-    high: float = 1.0
-    perturbation: float = 0.0
-    is_perturbation_random: bool = False
-
-    def __call__(self, latents: Tensor, rng: torch.Generator) -> Noised:
-        """Draw noise, then levels, then the perturbation if there is one."""
-        plain = noise.draw(latents.shape, rng)
-        drawn = self.levels(latents.shape, rng)
-        shown = plain
-        if self.perturbation:
-            shown = noise.perturb(plain, self.perturbation, rng, self.is_perturbation_random)
-        levels, plain_there = (noise.to_device(t, latents.device) for t in (drawn, plain))
-        shown = plain_there if shown is plain else noise.to_device(shown, latents.device)
-        return Noised(
-            noisy=objectives.flow_noisy(latents, shown, levels),
-            target=objectives.flow_target(latents, plain_there),
-            levels=levels,
-            timesteps=levels * NUM_TIMESTEPS,
-        )
-
-    def levels(self, shape: torch.Size, rng: torch.Generator) -> Tensor:
-        """Draw sigma, (B,) in [low, high] on the CPU, for latents shaped (B, C, H/8, W/8)."""
-        sigmas = self._draw(shape, rng)
-        return sigmas if (self.low, self.high) == (0, 1) else timesteps.restrict(sigmas, self.low, self.high)
-
-    def read(self, output: Tensor, noised: Noised) -> Tensor:
-        """Apply the interpretation."""
-        return objectives.flow_interpret(output, noised.noisy, noised.levels, self.interpretation)
-
-    def weigh(self, noised: Noised) -> Tensor | None:
-        """Return the scheme's weights; as in sd-scripts, only outputs scaled by sigma are weighted."""
-        if self.interpretation != "sigma_scaled":
-            return None
-        return weighting.loss_weight(self.scheme, noised.levels)
-
-    def _draw(self, shape: torch.Size, rng: torch.Generator) -> Tensor:
-        num = shape[0]
-        if self.sampling == "uniform":
-            return timesteps.uniform(num, rng)
-        if self.sampling == "sigmoid":
-            return timesteps.sigmoid(num, rng, scale=self.sigmoid_scale)
-        if self.sampling == "shift":
-            return timesteps.shifted(num, rng, shift=self.shift, scale=self.sigmoid_scale)
-        if self.sampling == "flux_shift":
-            tokens = (shape[2] // self.patch) * (shape[3] // self.patch)
-            return timesteps.size_shifted(num, rng, num_tokens=tokens, scale=self.sigmoid_scale)
-        density = {"logit_mean": self.logit_mean, "logit_std": self.logit_std, "mode_scale": self.mode_scale}
-        return timesteps.sigma(num, rng, shift=self.shift, scheme=self.scheme, **density)
 
 
 def objective_for(run: Run, prediction: Prediction, patch: int = 2) -> Objective:
@@ -223,49 +125,111 @@ def objective_for(run: Run, prediction: Prediction, patch: int = 2) -> Objective
     Raises:
         UserError: options contradict each other or the kind of model.
     """
-    if prediction is not Prediction.FLOW:
-        raise ValueError(f"no objective is known for {prediction}")
-    return Objective(_flow_noising(run[FlowConfig], run[NoiseConfig], patch), _element_loss(run[LossConfig]))
+    loss, extra = run[LossConfig], run[NoiseConfig]
+    if prediction is Prediction.FLOW:
+        return Objective(_flow_noising(run[FlowConfig], extra, patch), _flow_loss(loss))
+    if extra.zero_terminal_snr and prediction is Prediction.EPSILON:
+        logger.warning(
+            "--zero_terminal_snr with a noise-predicting model: at the last timestep it is asked for what it "
+            "is shown; the option is meant for --v_parameterization"
+        )
+    return Objective(_ddpm_noising(loss, extra, prediction is Prediction.VELOCITY), _element_loss(loss))
 
 
-def settings_without_effect(run: Run) -> list[str]:
-    """Return one line for each option of a flow run that is not at its default and yet does nothing."""
-    flow, loss, extra = run[FlowConfig], run[LossConfig], run[NoiseConfig]
+def settings_without_effect(run: Run, prediction: Prediction = Prediction.FLOW) -> list[str]:
+    """Return one line for each option that is not at its default and yet does nothing.
+
+    Args:
+        prediction: what the family's denoiser predicts. For flow models, options that none of them listens to
+            are not repeated here: their scripts list them.
+    """
+    needs = (_flow_needs if prediction is Prediction.FLOW else _ddpm_needs)(run)
+    return [
+        f"--{field.name} {getattr(section, field.name)} has no effect without {needs[field.name][1]}"
+        for section in (run[FlowConfig], run[LossConfig], run[NoiseConfig])
+        for field in fields(section)
+        if field.name in needs and not needs[field.name][0] and getattr(section, field.name) != field.default
+    ]
+
+
+Needs = Mapping[str, tuple[bool, str]]
+"""By option: whether what it needs is given, and what that is."""
+
+FOR_HUBER = "--loss_type huber or smooth_l1"
+
+
+def _ddpm_needs(run: Run) -> Needs:
+    extra = run[NoiseConfig]
+    is_scaled = _is_huber(run) and run[LossConfig].huber_schedule != "snr"
+    return {
+        **_shared_needs(run),
+        "huber_scale": (is_scaled, f"{FOR_HUBER} and --huber_schedule exponential or constant"),
+        "noise_offset_random_strength": (bool(extra.noise_offset), "--noise_offset"),
+        "multires_noise_discount": (bool(extra.multires_noise_iterations), "--multires_noise_iterations"),
+        **{field.name: (False, "a flow-matching model") for field in fields(FlowConfig)},
+    }
+
+
+def _flow_needs(run: Run) -> Needs:
+    flow = run[FlowConfig]
     is_table, is_scaled = flow.timestep_sampling == "sigma", flow.model_prediction_type == "sigma_scaled"
     is_density = flow.weighting_scheme in ("logit_normal", "mode")
     is_logit, is_mode = (is_table and flow.weighting_scheme == name for name in ("logit_normal", "mode"))
     is_shifted = flow.timestep_sampling in ("sigma", "shift")
     is_sigmoid = flow.timestep_sampling not in ("sigma", "uniform")
-    is_huber = loss.loss_type in ("huber", "smooth_l1")
     for_scheme = "--timestep_sampling sigma" if is_density else "--model_prediction_type sigma_scaled"
-    for_huber = "--loss_type huber or smooth_l1"
-    needs = {
+    return {
+        **_shared_needs(run),
+        "huber_scale": (_is_huber(run), FOR_HUBER),
         "weighting_scheme": (is_table if is_density else is_scaled, for_scheme),
         "logit_mean": (is_logit, "--timestep_sampling sigma --weighting_scheme logit_normal"),
         "logit_std": (is_logit, "--timestep_sampling sigma --weighting_scheme logit_normal"),
         "mode_scale": (is_mode, "--timestep_sampling sigma --weighting_scheme mode"),
         "discrete_flow_shift": (is_shifted, "--timestep_sampling sigma or shift"),
         "sigmoid_scale": (is_sigmoid, "--timestep_sampling sigmoid, shift or flux_shift"),
-        "huber_c": (is_huber, for_huber),
-        "huber_scale": (is_huber, for_huber),
-        "huber_schedule": (is_huber, for_huber),
-        "ip_noise_gamma_random_strength": (bool(extra.ip_noise_gamma), "--ip_noise_gamma"),
     }
-    return [
-        f"--{field.name} {getattr(section, field.name)} has no effect without {needs[field.name][1]}"
-        for section in (flow, loss, extra)
-        for field in fields(section)
-        if field.name in needs and not needs[field.name][0] and getattr(section, field.name) != field.default
-    ]
+
+
+def _shared_needs(run: Run) -> Needs:
+    return {
+        "huber_c": (_is_huber(run), FOR_HUBER),
+        "huber_schedule": (_is_huber(run), FOR_HUBER),
+        "ip_noise_gamma_random_strength": (bool(run[NoiseConfig].ip_noise_gamma), "--ip_noise_gamma"),
+    }
+
+
+def _is_huber(run: Run) -> bool:
+    return run[LossConfig].loss_type in ("huber", "smooth_l1")
+
+
+def _ddpm_noising(loss: LossConfig, extra: NoiseConfig, is_velocity: bool) -> DdpmNoising:
+    low, high = _timestep_range(extra)
+    return DdpmNoising(
+        is_velocity=is_velocity,
+        zero_terminal=extra.zero_terminal_snr,
+        shape=NoiseShape(
+            offset=extra.noise_offset or 0.0,
+            is_offset_random=extra.noise_offset_random_strength,
+            adaptive_scale=extra.adaptive_noise_scale or 0.0,
+            pyramid_levels=extra.multires_noise_iterations or 0,
+            pyramid_discount=extra.multires_noise_discount,
+        ),
+        weights=SnrWeights(
+            is_velocity=is_velocity,
+            min_snr_gamma=loss.min_snr_gamma,
+            is_noise_like=loss.scale_v_pred_loss_like_noise_pred,
+            velocity_like=loss.v_pred_like_loss,
+            is_debiased=loss.debiased_estimation_loss,
+        ),
+        low=low,
+        high=high,
+        perturbation=extra.ip_noise_gamma or 0.0,
+        is_perturbation_random=extra.ip_noise_gamma_random_strength,
+    )
 
 
 def _flow_noising(flow: FlowConfig, extra: NoiseConfig, patch: int) -> FlowNoising:
-    low = extra.min_timestep or 0
-    high = NUM_TIMESTEPS if extra.max_timestep is None else extra.max_timestep
-    if low >= high:
-        raise UserError(
-            f"--min_timestep is {low} and --max_timestep is {high}; the first must be the smaller"
-        )
+    low, high = _timestep_range(extra)
     return FlowNoising(
         sampling=flow.timestep_sampling,
         interpretation=flow.model_prediction_type,
@@ -283,12 +247,26 @@ def _flow_noising(flow: FlowConfig, extra: NoiseConfig, patch: int) -> FlowNoisi
     )
 
 
-def _element_loss(loss: LossConfig) -> ElementLoss:
-    if loss.loss_type not in ("huber", "smooth_l1"):
-        return ElementLoss(loss.loss_type)
-    if loss.huber_schedule == "snr":
+def _timestep_range(extra: NoiseConfig) -> tuple[int, int]:
+    low = extra.min_timestep or 0
+    high = NUM_TIMESTEPS if extra.max_timestep is None else extra.max_timestep
+    if low >= high:
+        raise UserError(
+            f"--min_timestep is {low} and --max_timestep is {high}; the first must be the smaller"
+        )
+    return low, high
+
+
+def _flow_loss(loss: LossConfig) -> ElementLoss:
+    if loss.loss_type in ("huber", "smooth_l1") and loss.huber_schedule == "snr":
         raise UserError(
             f"--huber_schedule is snr, which flow models do not have; with --loss_type {loss.loss_type} "
             "use --huber_schedule exponential or constant"
         )
+    return _element_loss(loss)
+
+
+def _element_loss(loss: LossConfig) -> ElementLoss:
+    if loss.loss_type not in ("huber", "smooth_l1"):
+        return ElementLoss(loss.loss_type)
     return ElementLoss(loss.loss_type, loss.huber_schedule, loss.huber_c, loss.huber_scale)

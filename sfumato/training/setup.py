@@ -38,6 +38,7 @@ from sfumato.training.distributed import Processes
 from sfumato.training.objective import settings_without_effect
 from sfumato.training.plan import Plan, plan_for
 from sfumato.training.resume import State
+from sfumato.training.saving import Names
 from sfumato.training.session import Session
 from sfumato.training.trainables import method_for
 
@@ -71,10 +72,10 @@ def prepare(run: Run, processes: Processes) -> Session:
     policy.check_optimizer(optimizer.kind, optimizer.arguments)
     if not (optimizer.is_schedule_free or optimizer.relative_step):
         schedulers.check(run[ScheduleConfig])
-    _complain(settings_without_effect(run), run[FileConfig].strict)
+    family = family_for(run)
+    _complain(settings_without_effect(run, family.prediction), run[FileConfig].strict)
     state = _state(run)
     seed = _seed(run, state, processes)
-    family = family_for(run)
     family.check((DENOISER, VAE, *family.text_outputs))
     method = method_for(run, family)
     num_bytes = method.check()
@@ -101,7 +102,7 @@ def prepare(run: Run, processes: Processes) -> Session:
         started_at=started_at,
         state=state,
         previews=previews,
-        finished=_finished(run[LengthConfig], plan, state),
+        finished=_finished(run[LengthConfig], plan, state, names),
     )
     session.check_caching()
     _report(training_set, plan, seed)
@@ -136,7 +137,7 @@ def _seed(run: Run, state: State | None, processes: Processes) -> int:
     return int(chosen)
 
 
-def _finished(config: LengthConfig, plan: Plan, state: State | None) -> int:
+def _finished(config: LengthConfig, plan: Plan, state: State | None, names: Names) -> int:
     """Return how many steps count as done: a state knows; otherwise --initial_step or --initial_epoch say."""
     asked = config.initial_step or (config.initial_epoch or 1) * plan.steps_per_epoch - plan.steps_per_epoch
     if state is not None:
@@ -145,6 +146,8 @@ def _finished(config: LengthConfig, plan: Plan, state: State | None) -> int:
         asked = state.finished
     elif not config.skip_until_initial_step:
         asked -= asked % plan.steps_per_epoch  # only the epoch's number moves on
+    if state is not None and asked == plan.num_steps and not names.last().exists():
+        return asked  # what is left to do is to save
     if asked >= plan.num_steps:
         raise UserError(
             f"{asked} steps are done and the run has {plan.num_steps}; "

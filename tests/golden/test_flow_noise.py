@@ -13,7 +13,8 @@ from torch import Tensor
 
 from sfumato.diffusion import noise, objectives, schedules, weighting
 from sfumato.models.flux import packing
-from sfumato.training.objective import ElementLoss, FlowNoising, Noised
+from sfumato.training.noising import FlowNoising, Noised
+from sfumato.training.objective import ElementLoss
 from tests.golden.derived import HERE, cases, error, inputs
 
 TOLERANCE = 1e-6
@@ -84,7 +85,7 @@ def test_step_equals_the_recorded_one(version: str, case: dict[str, Any]) -> Non
     assert error(reading, recorded[f"{name}/pred_after_type"]) < TOLERANCE
     weights = maker.weigh(noised)
     assert (weights is None) == (case["weighting"] is None)
-    losses = ElementLoss()(reading, noised.target, noised.timesteps).mean((1, 2, 3))
+    losses = ElementLoss()(reading, noised.target, noised.timesteps, sigmas).mean((1, 2, 3))
     if weights is not None:
         assert error(weights, case["weighting"]) < TOLERANCE
         losses = losses * weights

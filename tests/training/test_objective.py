@@ -13,9 +13,9 @@ from sfumato.config.noise import NoiseConfig
 from sfumato.config.run import Run
 from sfumato.errors import UserError
 from sfumato.models.family import Prediction
+from sfumato.training.noising import FlowNoising
 from sfumato.training.objective import (
     ElementLoss,
-    FlowNoising,
     Objective,
     StepLoss,
     objective_for,
@@ -162,11 +162,6 @@ def test_contradictions_are_one_line(sections: list[Any], words: tuple[str, str]
         objective_for(run_of(*sections), Prediction.FLOW)
     assert all(word in str(caught.value) for word in words)
     assert "\n" not in str(caught.value)
-
-
-def test_other_kinds_of_models_are_refused() -> None:
-    with pytest.raises(ValueError, match="EPSILON"):
-        objective_for(run_of(), Prediction.EPSILON)
 
 
 @pytest.mark.parametrize(

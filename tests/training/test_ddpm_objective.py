@@ -1,0 +1,206 @@
+"""One step of training a discrete-time model: what it is shown and should answer, what options change."""
+
+import logging
+import random
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from sfumato.config.flow import FlowConfig
+from sfumato.config.loss import LossConfig
+from sfumato.config.noise import NoiseConfig
+from sfumato.config.run import Run
+from sfumato.diffusion import schedules, weighting
+from sfumato.models.family import Prediction
+from sfumato.training.noising import DdpmNoising, NoiseShape, SnrWeights
+from sfumato.training.objective import ElementLoss, Objective, objective_for, settings_without_effect
+
+SHAPE = (3, 4, 8, 6)
+LATENTS = torch.randn(SHAPE, generator=torch.Generator().manual_seed(9))
+KINDS = (Prediction.EPSILON, Prediction.VELOCITY)
+
+
+def run_of(*sections: Any) -> Run:
+    return Run("some_script", "some_family", sections)
+
+
+def rng(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def losses(*sections: Any, prediction: Prediction = Prediction.EPSILON) -> Tensor:
+    objective = objective_for(run_of(*sections), prediction)
+    return objective(lambda noisy, timesteps: torch.zeros_like(noisy), LATENTS, rng()).per_sample
+
+
+def test_the_right_answer_costs_nothing() -> None:
+    noise = torch.randn(SHAPE, generator=rng())
+
+    def answer(noisy: Tensor, timesteps: Tensor, is_velocity: bool) -> Tensor:
+        kept = schedules.ddpm_kept()[timesteps.long()].reshape(-1, 1, 1, 1)
+        return kept.sqrt() * noise - (1 - kept).sqrt() * LATENTS if is_velocity else noise
+
+    for kind in KINDS:
+        objective = objective_for(run_of(), kind)
+        is_velocity = kind is Prediction.VELOCITY
+        step = objective(lambda x, t, v=is_velocity: answer(x, t, v), LATENTS, rng())
+        assert step.per_sample.max() < 1e-9
+
+
+def test_the_model_is_shown_whole_timesteps_and_latents_of_constant_variance() -> None:
+    seen: list[Tensor] = []
+
+    def predict(noisy: Tensor, timesteps: Tensor) -> Tensor:
+        seen.extend((noisy, timesteps))
+        return noisy
+
+    latents = torch.randn((64, 4, 16, 16), generator=rng(1))
+    step = objective_for(run_of(), Prediction.EPSILON)(predict, latents.bfloat16(), rng())
+    noisy, timesteps = seen
+    assert noisy.dtype == torch.bfloat16
+    assert noisy.float().var((1, 2, 3)).tolist() == pytest.approx([1.0] * 64, abs=0.3)
+    assert torch.equal(timesteps, timesteps.round())
+    assert (timesteps.min() < 100, timesteps.max() > 900, timesteps.max() <= 999) == (True, True, True)
+    assert torch.equal(step.timesteps, timesteps)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        NoiseConfig(noise_offset=0.1),
+        NoiseConfig(noise_offset=0.1, noise_offset_random_strength=True),
+        NoiseConfig(noise_offset=0.1, adaptive_noise_scale=0.1),
+        NoiseConfig(multires_noise_iterations=4),
+        NoiseConfig(zero_terminal_snr=True),
+        NoiseConfig(max_timestep=100),
+        LossConfig(min_snr_gamma=0.1),
+        LossConfig(debiased_estimation_loss=True),
+        LossConfig(scale_v_pred_loss_like_noise_pred=True),
+        LossConfig(loss_type="l1"),
+        LossConfig(loss_type="huber"),
+    ],
+)
+def test_every_option_changes_the_loss(options: Any) -> None:
+    plain, changed = losses(prediction=Prediction.VELOCITY), losses(options, prediction=Prediction.VELOCITY)
+    assert changed.isfinite().all()
+    assert not torch.allclose(plain, changed, rtol=1e-3)
+
+
+def test_weights_multiply() -> None:
+    noising = DdpmNoising(weights=SnrWeights(min_snr_gamma=5.0, is_debiased=True))
+    noised = noising(LATENTS, rng())
+    assert noised.snr is not None
+    expected = weighting.min_snr(noised.snr, 5.0) * weighting.debiased(noised.snr)
+    factors = noising.weigh(noised)
+    assert factors is not None
+    assert torch.allclose(factors, expected)
+    weighted = losses(LossConfig(min_snr_gamma=5.0, debiased_estimation_loss=True))
+    assert torch.allclose(weighted, losses() * expected)
+
+
+def test_the_noisiest_step_of_a_zero_terminal_schedule_is_pure_noise_and_counts_finitely() -> None:
+    for kind in KINDS:
+        run = run_of(
+            NoiseConfig(zero_terminal_snr=True, min_timestep=999),
+            LossConfig(min_snr_gamma=5.0, debiased_estimation_loss=True, loss_type="huber"),
+        )
+        noising = objective_for(run, kind).noising
+        noised = noising(LATENTS, rng())
+        assert torch.equal(noised.noisy, torch.randn(SHAPE, generator=rng()))
+        step = objective_for(run, kind)(lambda noisy, _: noisy * 0.5, LATENTS, rng())
+        assert step.per_sample.isfinite().all()
+        assert step.per_sample.min() > 0
+
+
+def test_a_step_is_a_function_of_its_generator_whatever_pythons_own_says() -> None:
+
+    options = NoiseConfig(multires_noise_iterations=6, ip_noise_gamma=0.1)
+    random.seed(1)
+    state, first = random.getstate(), losses(options)
+    assert random.getstate() == state
+    random.seed(2)
+    assert torch.equal(first, losses(options))
+
+
+def test_only_the_input_takes_the_perturbation() -> None:
+    plain, perturbed = DdpmNoising()(LATENTS, rng()), DdpmNoising(perturbation=0.5)(LATENTS, rng())
+    assert torch.equal(plain.target, perturbed.target)
+    assert not torch.equal(plain.noisy, perturbed.noisy)
+
+
+def test_offset_noise_moves_whole_channels() -> None:
+    plain, moved = NoiseShape(), NoiseShape(offset=0.5)
+    difference = moved(LATENTS, rng(), _ratios()) - plain(LATENTS, rng(), _ratios())
+    assert torch.allclose(difference, difference[..., :1, :1].expand(SHAPE), atol=1e-6)
+    assert 0.1 < difference[..., 0, 0].std() < 1.0
+
+
+def test_coarser_noises_keep_unit_deviation_and_correlate_neighbours() -> None:
+    latents = torch.zeros(2, 4, 32, 32)
+    made = NoiseShape(pyramid_levels=6, pyramid_discount=0.6)(latents, rng(), _ratios())
+    assert made.std().item() == pytest.approx(1, abs=1e-5)
+    assert (made[..., 1:] * made[..., :-1]).mean() > 0.1
+
+
+def test_options_reach_the_objective() -> None:
+    extra = NoiseConfig(0.1, True, 6, 0.4, 0.05, True, 0.02, True, 10, 900)
+    loss = LossConfig(
+        loss_type="smooth_l1",
+        huber_c=0.2,
+        huber_scale=0.5,
+        min_snr_gamma=5.0,
+        scale_v_pred_loss_like_noise_pred=True,
+        debiased_estimation_loss=True,
+    )
+    assert objective_for(run_of(loss, extra), Prediction.VELOCITY) == Objective(
+        DdpmNoising(
+            is_velocity=True,
+            zero_terminal=True,
+            shape=NoiseShape(0.1, True, 0.02, 6, 0.4),
+            weights=SnrWeights(True, 5.0, True, None, True),
+            low=10,
+            high=900,
+            perturbation=0.05,
+            is_perturbation_random=True,
+        ),
+        ElementLoss("smooth_l1", "snr", 0.2, 0.5),
+    )
+    assert objective_for(run_of(), Prediction.EPSILON) == Objective(DdpmNoising(), ElementLoss())
+
+
+def test_a_zero_terminal_schedule_for_a_noise_predicting_model_is_remarked_upon(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+
+    monkeypatch.setattr(logging.getLogger("sfumato"), "propagate", True)
+    for kind in KINDS:
+        objective_for(run_of(NoiseConfig(zero_terminal_snr=True)), kind)
+    assert [record.getMessage().split()[0] for record in caplog.records] == ["--zero_terminal_snr"]
+
+
+@pytest.mark.parametrize(
+    ("sections", "idle"),
+    [
+        ([], []),
+        ([NoiseConfig(noise_offset=0.1, noise_offset_random_strength=True)], []),
+        ([NoiseConfig(noise_offset_random_strength=True)], ["noise_offset_random_strength"]),
+        ([NoiseConfig(multires_noise_discount=0.5)], ["multires_noise_discount"]),
+        ([NoiseConfig(multires_noise_discount=0.5, multires_noise_iterations=6)], []),
+        ([NoiseConfig(ip_noise_gamma_random_strength=True)], ["ip_noise_gamma_random_strength"]),
+        ([LossConfig(loss_type="huber", huber_scale=0.5)], ["huber_scale"]),
+        ([LossConfig(loss_type="huber", huber_scale=0.5, huber_schedule="constant")], []),
+        ([LossConfig(huber_c=0.5, min_snr_gamma=5.0)], ["huber_c"]),
+        ([FlowConfig(discrete_flow_shift=2.0)], ["discrete_flow_shift"]),
+    ],
+)
+def test_options_that_do_nothing_are_named(sections: list[Any], idle: list[str]) -> None:
+    for kind in KINDS:
+        lines = settings_without_effect(run_of(*sections), kind)
+        assert [line.split()[0] for line in lines] == [f"--{name}" for name in idle]
+
+
+def _ratios() -> random.Random:
+
+    return random.Random(0)
