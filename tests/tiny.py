@@ -308,3 +308,246 @@ def _picture(size: tuple[int, int], rng: torch.Generator) -> Image.Image:
         colour = tuple(torch.randint(0, 256, (3,), generator=rng).tolist())
         draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=colour)
     return picture
+
+
+@dataclass(frozen=True)
+class TinyCheckpoint:
+    """One tiny Stable Diffusion: everything in one file, or in a folder as diffusers lays it out.
+
+    Attributes:
+        path: the file or folder.
+        tokenizers: laid out like `--tokenizer_cache_dir`.
+        flags: what a script must be told about this kind of model.
+    """
+
+    path: Path
+    tokenizers: Path
+    flags: tuple[str, ...] = ()
+
+    @property
+    def arguments(self) -> list[str]:
+        """The options of a trainer that name these files."""
+        model = ["--pretrained_model_name_or_path", str(self.path), *self.flags]
+        return [*model, "--tokenizer_cache_dir", str(self.tokenizers)]
+
+
+CLIP_G_WIDTH = 128
+
+
+def sd(
+    folder: Path,
+    *,
+    v2: bool = False,
+    v_parameterization: bool = False,
+    as_folder: bool = False,
+    suffix: str = ".safetensors",
+    seed: int = 0,
+    dtype: torch.dtype = torch.float32,
+    widths: tuple[int, ...] = (32, 32, 64, 64),
+    latent_channels: int = 4,
+) -> TinyCheckpoint:
+    """Write a tiny Stable Diffusion 1 or 2 with the topology of the real one.
+
+    Args:
+        as_folder: write diffusers' folders, by diffusers' own conversion of the same weights.
+        suffix: of the single file; `.ckpt` writes a pickled one.
+    """
+    tokenizers, vocabulary = _clip_tokenizers(folder)
+    unet = dict(ldm_unet(widths, (1, 1, 1, 0), CLIP_WIDTH, is_linear=v2))
+    text = dict(openclip(vocabulary, CLIP_WIDTH) if v2 else clip_l(vocabulary))
+    parts: dict[str, Shapes] = {
+        "model.diffusion_model.": unet,
+        "first_stage_model.": dict(ldm_autoencoder(latent_channels)),
+        "cond_stage_model." + ("model." if v2 else "transformer."): text,
+    }
+    weights = _prefixed_weights(parts, seed)
+    if not v2:
+        positions = "cond_stage_model.transformer.text_model.embeddings.position_ids"
+        weights[positions] = torch.arange(77)[None]
+    weights["betas"] = torch.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2
+    flags = ("--v2",) * v2 + ("--v_parameterization",) * v_parameterization
+    path = _write_checkpoint(folder, "sd2" if v2 else "sd1", suffix, weights, dtype)
+    if as_folder:
+        prediction = "v_prediction" if v_parameterization else "epsilon"
+        path = _as_folder(path, folder / "diffusers", "sd2" if v2 else "sd1", tokenizers, dtype, prediction)
+    return TinyCheckpoint(path, tokenizers, flags)
+
+
+def sdxl(
+    folder: Path,
+    *,
+    as_folder: bool = False,
+    suffix: str = ".safetensors",
+    seed: int = 0,
+    dtype: torch.dtype = torch.float32,
+    widths: tuple[int, ...] = (32, 64, 64),
+    depths: tuple[int, ...] = (0, 1, 2),
+    projection: int = CLIP_G_WIDTH,
+) -> TinyCheckpoint:
+    """Write a tiny SDXL with the topology of the real one but for the depth of its transformers.
+
+    Args:
+        as_folder: write diffusers' folders, by diffusers' own conversion of the same weights.
+        projection: width of the pooled text.
+    """
+    tokenizers, vocabulary = _clip_tokenizers(folder)
+    context, vector = CLIP_WIDTH + CLIP_G_WIDTH, projection + 6 * 256
+    parts: dict[str, Shapes] = {
+        "model.diffusion_model.": dict(ldm_unet(widths, depths, context, is_linear=True, vector=vector)),
+        "first_stage_model.": dict(ldm_autoencoder(4)),
+        "conditioner.embedders.0.transformer.": dict(clip_l(vocabulary, layers=3)),
+        "conditioner.embedders.1.model.": dict(openclip(vocabulary, CLIP_G_WIDTH, projection)),
+    }
+    weights = _prefixed_weights(parts, seed)
+    positions = "conditioner.embedders.0.transformer.text_model.embeddings.position_ids"
+    weights[positions] = torch.arange(77)[None]
+    path = _write_checkpoint(folder, "sdxl", suffix, weights, dtype)
+    if as_folder:
+        path = _as_folder(path, folder / "diffusers", "sdxl", tokenizers, dtype, "epsilon")
+    return TinyCheckpoint(path, tokenizers)
+
+
+def ldm_unet(
+    widths: tuple[int, ...],
+    depths: tuple[int, ...],
+    context: int,
+    *,
+    is_linear: bool,
+    vector: int = 0,
+    resnets: int = 2,
+    channels: int = 4,
+) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Yield names and shapes of a UNet as checkpoints hold it, without prefix.
+
+    Args:
+        depths: transformer blocks of each level; 0 is a level without attention.
+        is_linear: projections around the transformers are Linear instead of 1x1 convolutions.
+        vector: width of the vector that is added to the timestep, or 0 where there is none.
+    """
+    first, time = widths[0], 4 * widths[0]
+    yield from _linear("time_embed.0", first, time)
+    yield from _linear("time_embed.2", time, time)
+    if vector:
+        yield from _linear("label_emb.0.0", vector, time)
+        yield from _linear("label_emb.0.2", time, time)
+    yield from _conv("input_blocks.0.0", channels, first)
+    skips, before, number = [first], first, 1
+    for level, (width, depth) in enumerate(zip(widths, depths, strict=True)):
+        for _ in range(resnets):
+            yield from _ldm_resnet(f"input_blocks.{number}.0", before, width, time)
+            yield from _ldm_transformer(f"input_blocks.{number}.1", width, depth, context, is_linear)
+            skips.append(width)
+            before, number = width, number + 1
+        if level < len(widths) - 1:
+            yield from _conv(f"input_blocks.{number}.0.op", width, width)
+            skips.append(width)
+            number += 1
+    last = widths[-1]
+    yield from _ldm_resnet("middle_block.0", last, last, time)
+    yield from _ldm_transformer("middle_block.1", last, depths[-1] or 1, context, is_linear)
+    yield from _ldm_resnet("middle_block.2", last, last, time)
+    number = 0
+    for level, (width, depth) in reversed(list(enumerate(zip(widths, depths, strict=True)))):
+        for index in range(resnets + 1):
+            yield from _ldm_resnet(f"output_blocks.{number}.0", before + skips.pop(), width, time)
+            yield from _ldm_transformer(f"output_blocks.{number}.1", width, depth, context, is_linear)
+            if level > 0 and index == resnets:
+                yield from _conv(f"output_blocks.{number}.{2 if depth else 1}.conv", width, width)
+            before, number = width, number + 1
+    yield from _norm("out.0", first)
+    yield from _conv("out.2", first, channels)
+
+
+def openclip(
+    vocabulary: int, width: int, projection: int | None = None, layers: int = 3
+) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Yield names and shapes of an OpenCLIP text encoder as checkpoints hold it, without prefix."""
+    yield "positional_embedding", (77, width)
+    yield "token_embedding.weight", (vocabulary, width)
+    yield "text_projection", (width, projection or width)
+    yield "logit_scale", ()
+    for block in (f"transformer.resblocks.{i}" for i in range(layers)):
+        yield f"{block}.attn.in_proj_weight", (3 * width, width)
+        yield f"{block}.attn.in_proj_bias", (3 * width,)
+        yield from _linear(f"{block}.attn.out_proj", width, width)
+        yield from _norm(f"{block}.ln_1", width)
+        yield from _norm(f"{block}.ln_2", width)
+        yield from _linear(f"{block}.mlp.c_fc", width, 4 * width)
+        yield from _linear(f"{block}.mlp.c_proj", 4 * width, width)
+    yield from _norm("ln_final", width)
+
+
+def ldm_autoencoder(channels: int) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Yield names and shapes of an autoencoder of Stable Diffusion, without prefix."""
+    yield from autoencoder(32, channels, resnets=1)
+    yield from _conv("quant_conv", 2 * channels, 2 * channels, 1)
+    yield from _conv("post_quant_conv", channels, channels, 1)
+
+
+def _ldm_resnet(name: str, before: int, after: int, time: int) -> Iterator[tuple[str, tuple[int, ...]]]:
+    yield from _norm(f"{name}.in_layers.0", before)
+    yield from _conv(f"{name}.in_layers.2", before, after)
+    yield from _linear(f"{name}.emb_layers.1", time, after)
+    yield from _norm(f"{name}.out_layers.0", after)
+    yield from _conv(f"{name}.out_layers.3", after, after)
+    if before != after:
+        yield from _conv(f"{name}.skip_connection", before, after, 1)
+
+
+def _ldm_transformer(
+    name: str, width: int, depth: int, context: int, is_linear: bool
+) -> Iterator[tuple[str, tuple[int, ...]]]:
+    if not depth:
+        return
+    yield from _norm(f"{name}.norm", width)
+    for projection in ("proj_in", "proj_out"):
+        whole = f"{name}.{projection}"
+        yield from _linear(whole, width, width) if is_linear else _conv(whole, width, width, 1)
+    for block in (f"{name}.transformer_blocks.{i}" for i in range(depth)):
+        for attention, source in (("attn1", width), ("attn2", context)):
+            yield f"{block}.{attention}.to_q.weight", (width, width)
+            yield f"{block}.{attention}.to_k.weight", (width, source)
+            yield f"{block}.{attention}.to_v.weight", (width, source)
+            yield from _linear(f"{block}.{attention}.to_out.0", width, width)
+        yield from _linear(f"{block}.ff.net.0.proj", width, 8 * width)
+        yield from _linear(f"{block}.ff.net.2", 4 * width, width)
+        for number in (1, 2, 3):
+            yield from _norm(f"{block}.norm{number}", width)
+
+
+def _clip_tokenizers(folder: Path) -> tuple[Path, int]:
+    """Write the tokenizers of all Stable Diffusions; return their folder and the size of the vocabulary."""
+    tokenizers = folder / "tokenizers"
+    names = ("openai_clip-vit-large-patch14", "laion_CLIP-ViT-bigG-14-laion2B-39B-b160k")
+    return tokenizers, [_clip_tokenizer(tokenizers / name) for name in names][0]
+
+
+def _prefixed_weights(parts: dict[str, Shapes], seed: int) -> dict[str, Tensor]:
+    weights = {}
+    for number, (prefix, shapes) in enumerate(parts.items()):
+        values = random_weights({name: shape for name, shape in shapes.items() if shape}, seed + number)
+        values |= {name: torch.tensor(4.6052) for name, shape in shapes.items() if not shape}
+        weights |= {prefix + name: value for name, value in values.items()}
+    return weights
+
+
+def _write_checkpoint(
+    folder: Path, name: str, suffix: str, weights: dict[str, Tensor], dtype: torch.dtype
+) -> Path:
+    path = folder / f"{name}{suffix}"
+    stored = {key: value.to(dtype) if value.is_floating_point() else value for key, value in weights.items()}
+    if suffix == ".safetensors":
+        save_file(stored, path)
+    else:
+        torch.save({"state_dict": stored, "epoch": 3, "global_step": 700}, path)
+    return path
+
+
+def _as_folder(
+    file: Path, folder: Path, kind: str, tokenizers: Path, dtype: torch.dtype, prediction: str
+) -> Path:
+    """Write a single file's weights as a pipeline in diffusers' layout."""
+    from tests.pipelines import pipeline_from
+
+    pipeline_from(file, kind, tokenizers, prediction).to(dtype).save_pretrained(folder)
+    return folder
