@@ -97,6 +97,29 @@ ROWS = {
 """Options, what is trained, and which text encoders can be cached."""
 
 
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        (("--text_encoder_lr", "1e-4", "1e-5"), "--text_encoder_lr has no effect beyond its first 1"),
+        (
+            (*WITH_T5, "--text_encoder_lr", "1", "1", "1"),
+            "--text_encoder_lr has no effect beyond its first 2",
+        ),
+        (("--network_train_unet_only", "--text_encoder_lr", "1e-4"), "no text encoder is trained"),
+        ((TEXT_ONLY, "--unet_lr", "1e-4"), f"--unet_lr has no effect with {TEXT_ONLY}"),
+    ],
+)
+def test_a_rate_of_what_is_not_trained_is_refused_when_strict(
+    options: tuple[str, ...],
+    complaint: str,
+    model: tiny.TinyFlux,
+    pictures: Path,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    assert complaint in refusal(capfd, *arguments(model, pictures, tmp_path, *options, "--strict"))
+
+
 @pytest.mark.parametrize(("options", "trained", "cached"), ROWS.values(), ids=ROWS)
 def test_what_is_asked_for_is_trained_and_what_is_cached_is_not_loaded_again(
     options: tuple[str, ...],
@@ -290,7 +313,8 @@ def test_frozen_weights_are_stored_as_asked_and_all_of_it_trains(
     files = tiny.flux(tmp_path / "eight", dtype=EIGHT, text_dtype=EIGHT)
     found = stored(monkeypatch)
     t5 = () if "--cache_text_encoder_outputs" in options else WITH_T5
-    run(*arguments(files, pictures, tmp_path / "out", "--mixed_precision", "bf16", *options, *t5))
+    shared = ("--mixed_precision", "bf16", "--gradient_checkpointing")
+    run(*arguments(files, pictures, tmp_path / "out", *shared, *options, *t5))
     del found["vae"]
     assert found == expected
     weights = saved(tmp_path / "out")

@@ -102,6 +102,13 @@ class PluginNetwork(nn.Module):
 
     prepare_optimizer_params_with_multiple_te_lrs = prepare_optimizer_params
 
+    def apply_max_norm_regularization(
+        self, max_norm_value: float, device: torch.device | str
+    ) -> tuple[int, float, float]:
+        """Scale norms down to a limit; return how many layers were scaled, the mean norm and the largest."""
+        scaled, mean, largest = self._network[0].limit_norms(max_norm_value).values()
+        return int(scaled), float(mean), float(largest)
+
     def prepare_grad_etc(self, text_encoder: Any, unet: Any) -> None:
         """Make all parameters trainable."""
         self.requires_grad_(True)

@@ -214,3 +214,8 @@ def test_programs_that_speak_the_plug_in_interface_get_a_network(
     assert other.is_mergeable()
     other.merge_to(encoders, denoiser, weights)
     torch.testing.assert_close(denoiser(inputs), live, rtol=1e-4, atol=1e-5)
+    assert other.apply_max_norm_regularization(0.01, "cpu") == (
+        1,
+        pytest.approx(0.01 / len(other.unet_loras)),
+        pytest.approx(0.01),
+    )

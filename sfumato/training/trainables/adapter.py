@@ -70,8 +70,10 @@ class AdapterMethod:
         logger.info("the adapter %s", network.describe())
         if not self.groups(network):
             raise UserError("every learning rate is 0, so nothing would be trained; raise --learning_rate")
-        if self.run[NetworkConfig].scale_weight_norms and not network.can_limit_norms:
-            self._complain("--scale_weight_norms has no effect: this --network_module cannot scale weights")
+        for line in self._without_effect(network):
+            if self.run[FileConfig].strict:
+                raise UserError(f"{line}; leave it out")
+            logger.warning(line)
         width = (self.save_dtype or torch.float32).itemsize
         return sum(tensor.numel() * width for tensor in network.trainable.state_dict().values())
 
@@ -113,10 +115,21 @@ class AdapterMethod:
             timestep_range=(self.run[NoiseConfig].min_timestep, self.run[NoiseConfig].max_timestep),
         )
 
-    def _complain(self, line: str) -> None:
-        if self.run[FileConfig].strict:
-            raise UserError(f"{line}; leave it out")
-        logger.warning(line)
+    def _without_effect(self, network: Network) -> Iterator[str]:
+        """Yield a line for each option that was given although it changes nothing."""
+        config, names = self.run[NetworkConfig], list(self.family.text_outputs)
+        if config.scale_weight_norms and not network.can_limit_norms:
+            yield "--scale_weight_norms has no effect: this --network_module cannot scale weights"
+        if config.unet_lr and config.network_train_text_encoder_only:
+            yield "--unet_lr has no effect with --network_train_text_encoder_only"
+        rates, numbers = (
+            config.text_encoder_lr or (),
+            [names.index(part) + 1 for part in self.trained_encoders],
+        )
+        if any(rates) and not numbers:
+            yield "--text_encoder_lr has no effect: no text encoder is trained"
+        elif numbers and any(rates[max(numbers) :]):
+            yield f"--text_encoder_lr has no effect beyond its first {max(numbers)}: the others are not trained"
 
     def groups(self, network: Network) -> list[ParameterGroup]:
         """Return what is trained at which rate."""
