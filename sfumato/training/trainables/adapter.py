@@ -129,7 +129,7 @@ class AdapterMethod:
         if any(rates) and not numbers:
             yield "--text_encoder_lr has no effect: no text encoder is trained"
         elif numbers and any(rates[max(numbers) :]):
-            yield f"--text_encoder_lr has no effect beyond its first {max(numbers)}: the others are not trained"
+            yield f"--text_encoder_lr has no effect beyond its first {max(numbers)}: no more is trained"
 
     def groups(self, network: Network) -> list[ParameterGroup]:
         """Return what is trained at which rate."""
