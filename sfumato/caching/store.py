@@ -39,7 +39,8 @@ def read(path: Path, names: Iterable[str]) -> Arrays:
         BrokenCacheError: the file is damaged.
     """
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        # numpy leaves a damaged file open if it is given a path.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             return {name: archive[name] for name in names if name in archive.files}
     except FileNotFoundError:
         return {}

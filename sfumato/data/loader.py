@@ -65,7 +65,7 @@ class Loader:
             yield batch
 
 
-def is_worker_death(error: RuntimeError) -> bool:
+def is_worker_death(error: Exception) -> bool:
     """Whether this is how torch says that a loading process is no more; it may say so at any moment."""
     return str(error).startswith("DataLoader worker (pid")
 

@@ -20,12 +20,18 @@ def run_or_save(loop: Loop, interrupt: Interrupt, saver: Saver | None, guard: Fi
         StoppedError: a signal ended the run.
         UserError: a process that loads pictures died.
     """
+    if loop.finished == loop.plan.num_steps:
+        # The run was killed after its last step's state and before its last file.
+        if saver is not None:
+            saver.after(loop.plan.step(loop.finished))
+        return
     death = ""
     try:
         if loop.run().is_last:
             return
-    except RuntimeError as error:
-        if not is_worker_death(error):
+    except (RuntimeError, OSError, EOFError) as error:
+        # A signal to the whole group reaches what starts and feeds the loading processes too.
+        if not interrupt.is_asked and not is_worker_death(error):
             raise
         death = str(error).strip().removeprefix("DataLoader worker ").rstrip(".")
     how = _save(loop, saver, guard)

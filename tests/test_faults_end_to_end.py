@@ -1,0 +1,202 @@
+"""What goes wrong in a long run: one clear line each, and nothing that was done before is lost."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import re
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch.utils.data import _utils, get_worker_info
+
+from sfumato.caching import store
+from sfumato.cli.main import script
+from sfumato.data import images
+from tests import tiny
+from tests.test_resume_end_to_end import CACHED, WORKERS, arguments, assert_same_weights, run
+from tests.test_resume_end_to_end import model as model
+from tests.test_resume_end_to_end import pictures as pictures
+
+EVERY_STEP = ["--save_every_n_steps", "1", "--save_state"]
+
+
+def failure(options: list[str], capfd: pytest.CaptureFixture[str]) -> str:
+    """Run what must fail; return its one line."""
+    capfd.readouterr()
+    assert script("flux_train_network", options) == 2
+    shown = capfd.readouterr().err
+    (line,) = (line for line in shown.splitlines() if line.startswith("error: "))
+    assert "Traceback" not in shown
+    return line
+
+
+class _FullDisk(io.FileIO):
+    """A file on a disk that has room for a few more bytes."""
+
+    room = 200
+
+    def write(self, data: object) -> int:
+        size = memoryview(data).nbytes  # type: ignore[arg-type]
+        if size > self.room:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self.room -= size
+        return super().write(data)  # type: ignore[arg-type]
+
+
+def fill_disk(monkeypatch: pytest.MonkeyPatch, is_full: Callable[[Path], bool]) -> None:
+    """Let the disk be full for files that are written under certain names."""
+    real = Path.open
+
+    def opened(path: Path, mode: str = "r", *others: object, **named: object) -> object:
+        if "w" in mode and is_full(path):
+            return io.BufferedWriter(_FullDisk(path, mode))
+        return real(path, mode, *others, **named)  # type: ignore[call-overload]
+
+    monkeypatch.setattr(Path, "open", opened)
+
+
+@pytest.mark.parametrize("full", ["lora-step00000003.safetensors", "lora-step00000003-state"])
+def test_a_disk_that_fills_up_while_saving_leaves_every_earlier_save(
+    full: str,
+    model: tiny.TinyFlux,
+    pictures: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    out = tmp_path / "out"
+    run(*arguments(model, pictures, tmp_path / "whole", *CACHED["cached"]))
+    with monkeypatch.context() as patch:
+        fill_disk(patch, lambda path: full in str(path))
+        line = failure(arguments(model, pictures, out, *CACHED["cached"], *EVERY_STEP), capfd)
+    assert re.search(r"is full: \S+ needs [\d,]+ bytes; free some space", line)
+    assert not (out / full).exists()
+    for step in (1, 2):
+        assert load_file(out / f"lora-step{step:08d}.safetensors")
+    state = str(out / "lora-step00000002-state")
+    run(*arguments(model, pictures, out, *CACHED["cached"], *EVERY_STEP, "--resume", state))
+    assert_same_weights(tmp_path / "whole", out)
+
+
+@pytest.mark.parametrize("suffix", ["flux.npz", "flux_te.npz"])
+def test_a_disk_that_fills_up_while_caching_leaves_what_was_cached(
+    suffix: str,
+    model: tiny.TinyFlux,
+    pictures: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    options = arguments(model, pictures, tmp_path, *CACHED["cached"])
+    with monkeypatch.context() as patch:
+        fill_disk(patch, lambda path: "picture_02" in path.name and suffix in path.name)
+        assert "is full: picture_02" in failure(options, capfd)
+    made = {path: path.stat().st_mtime_ns for path in pictures.glob(f"*_{suffix}")}
+    assert len(made) == 2
+    assert not list(pictures.glob(".*"))
+    run(*options)
+    assert len(list(pictures.glob(f"*_{suffix}"))) == 4
+    assert all(path.stat().st_mtime_ns == time for path, time in made.items())
+
+
+def _poison(path: Path) -> None:
+    """Make the latents of a cache file not a number; its record still says that it is valid."""
+    arrays = store.read(path, store.names(path))
+    bad = {
+        name: np.full_like(array, np.nan) for name, array in arrays.items() if re.match(r"latents_\d", name)
+    }
+    assert bad
+    store.write(path, {**arrays, **bad})
+
+
+def test_a_batch_that_is_not_a_number_stops_with_step_files_and_last_good_save(
+    model: tiny.TinyFlux, pictures: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run(*arguments(model, pictures, tmp_path / "caches", *CACHED["cached"], "--max_train_steps", "1"))
+    (path,) = pictures.glob("picture_02_*_flux.npz")
+    _poison(path)
+    out = tmp_path / "out"
+    line = failure(arguments(model, pictures, out, *CACHED["cached"], *EVERY_STEP), capfd)
+    found = re.search(r"step (\d): loss nan, gradient norm nan; .*files: (.*) \((.*)\)", line)
+    assert found
+    assert found[2] == str(pictures / "picture_02.png")
+    step = int(found[1])
+    saved = sorted(out.glob("*.safetensors"))
+    assert [file.name for file in saved] == [f"lora-step{n:08d}.safetensors" for n in range(1, step)]
+    assert found[3] == (f"the last good save is {saved[-1]}" if saved else "nothing was saved yet")
+    assert all(tensor.isfinite().all() for file in saved for tensor in load_file(file).values())
+
+
+def test_weights_that_a_step_made_infinite_are_not_saved(
+    model: tiny.TinyFlux, pictures: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    options = [*CACHED["cached"], *EVERY_STEP, "--learning_rate", "1e39"]
+    line = failure(arguments(model, pictures, tmp_path, *options), capfd)
+    assert re.search(r"step 1 left \S+ infinite or not a number; lower --learning_rate \(nothing was", line)
+    assert not list(tmp_path.glob("*.safetensors"))
+
+
+def _let_workers_end(monkeypatch: pytest.MonkeyPatch, at_load: int, end: Callable[[], None]) -> None:
+    """Let each loading process end when it loads its n-th picture."""
+    load, count = images.load, [0]
+
+    def dying(*arguments: object) -> torch.Tensor:
+        count[0] += 1
+        if get_worker_info() is not None and count[0] == at_load:
+            end()
+        return load(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(images, "load", dying)
+
+
+def test_a_loading_process_that_is_killed_ends_the_run_with_one_line(
+    model: tiny.TinyFlux,
+    pictures: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    _let_workers_end(monkeypatch, 1, lambda: os.kill(os.getpid(), signal.SIGKILL))
+    line = failure(arguments(model, pictures, tmp_path, *WORKERS[2]), capfd)
+    assert "a process that loads pictures died" in line
+    assert "lower --max_data_loader_n_workers: nothing was saved yet" in line
+
+
+def test_a_loading_process_that_ends_costs_no_finished_step(
+    model: tiny.TinyFlux,
+    pictures: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    run(*arguments(model, pictures, tmp_path / "whole"))
+    out = tmp_path / "out"
+    options = [*WORKERS[2], "--persistent_data_loader_workers"]
+    with monkeypatch.context() as patch:
+        patch.setattr(_utils, "MP_STATUS_CHECK_INTERVAL", 0.2)
+        _let_workers_end(patch, 3, lambda: os._exit(0))
+        line = failure(arguments(model, pictures, out, *options), capfd)
+    state = out / "lora-step00000004-state"
+    assert line.endswith(f"step 4 is saved; to go on, start it again with --resume {state}")
+    run(*arguments(model, pictures, out, "--resume", str(state)))
+    assert_same_weights(tmp_path / "whole", out)
+
+
+@pytest.mark.parametrize("workers", WORKERS)
+def test_a_damaged_cache_file_is_one_line_from_workers_too(
+    workers: int, model: tiny.TinyFlux, pictures: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run(*arguments(model, pictures, tmp_path, *CACHED["cached"], "--max_train_steps", "1"))
+    (path,) = pictures.glob("picture_02_*_flux.npz")
+    path.write_bytes(path.read_bytes()[:-40])
+    options = [*CACHED["cached"], "--skip_cache_check", *WORKERS[workers]]
+    line = failure(arguments(model, pictures, tmp_path / "out", *options), capfd)
+    assert f"{path} is damaged" in line
+    assert "delete it and start again" in line

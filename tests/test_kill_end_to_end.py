@@ -1,0 +1,159 @@
+"""Runs that are killed: what is left lets them go on, and they end as if nothing had happened."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable
+from itertools import product
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import pytest
+
+from tests import processes, tiny
+from tests.test_resume_end_to_end import CACHED, OPTIMIZERS, WORKERS, arguments, assert_same_weights, metrics
+from tests.test_resume_end_to_end import model as model
+
+pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="there is no SIGKILL on Windows")
+
+SAVING = ["--save_every_n_steps", "1", "--save_state"]
+
+
+class Runs:
+    """One training that is started again and again in the same folder until it ends by itself."""
+
+    def __init__(self, model: tiny.TinyFlux, folder: Path, options: list[str]) -> None:
+        self.folder, self.out, self.log = folder, folder / "out", folder / "log.txt"
+        self._model, self._options = model, [*SAVING, *options]
+        self._pictures = folder / "data" / "1_sks cat"
+        folder.mkdir(parents=True)
+        tiny.pictures(self._pictures, 4)
+
+    def start(self, meddle: Callable[..., None] | None = None, *extra: object) -> BaseProcess:
+        """Start from the newest state, or from the beginning where there is none."""
+        states = sorted(self.out.glob("lora-step*-state"))
+        resume = ["--resume", str(states[-1])] if states else []
+        asked = arguments(self._model, self._pictures, self.out, *self._options, *resume)
+        return processes.start(asked, self.log, meddle, *extra)
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the run came to its end."""
+        return (self.out / "lora.safetensors").exists()
+
+    def finish(self) -> None:
+        """Run to the end, if that was not reached yet."""
+        if self.is_done:
+            return
+        assert processes.finish(self.start()) == 0, self.log.read_text()[-3000:]
+
+    def phase(self) -> str:
+        """Return what a killed run seems to have been doing, by the unfinished files it left."""
+        if list(self._pictures.glob(".*.part")):
+            return "caching"
+        if list(self.out.glob(".*.part*")):
+            return "saving"
+        return "stepping" if (self.out / "lora.metrics.jsonl").exists() else "starting"
+
+
+def _kill(process: BaseProcess) -> bool:
+    """Kill a run; return whether it was still alive."""
+    process.kill()
+    return processes.finish(process) == -signal.SIGKILL
+
+
+def _kill_at_random(runs: Runs, rng: random.Random, whole_s: float, times: int) -> Counter[str]:
+    phases: Counter[str] = Counter()
+    for _ in range(times):
+        if runs.is_done:
+            break
+        process = runs.start()
+        # The first third of a short run goes into imports and loading, which a kill cannot harm.
+        time.sleep(whole_s * rng.uniform(0.3, 1))
+        if _kill(process):
+            phases[runs.phase()] += 1
+    return phases
+
+
+def _kill_when_unfinished(runs: Runs, folder: Path, rng: random.Random) -> bool:
+    """Kill a run while a file in `folder` is being written; which one is random."""
+    process, seen = runs.start(), set()
+    wanted = rng.randint(1, 4)
+    while process.is_alive():
+        seen |= {path.name for path in folder.glob(".*.part")}
+        if len(seen) >= wanted:
+            return _kill(process)
+    return False
+
+
+def _check(model: tiny.TinyFlux, tmp_path: Path, options: list[str], seed: int, times: int) -> Counter[str]:
+    whole, killed = (Runs(model, tmp_path / name, options) for name in ("whole", "killed"))
+    started = time.monotonic()
+    whole.finish()
+    whole_s = time.monotonic() - started
+    rng = random.Random(seed)
+    phases = Counter[str]()
+    if "--cache_latents_to_disk" in options and _kill_when_unfinished(killed, killed._pictures, rng):
+        phases[killed.phase()] += 1
+    phases += _kill_at_random(killed, rng, whole_s, times)
+    if not killed.is_done and _kill_when_unfinished(killed, killed.out, rng):
+        phases[killed.phase()] += 1
+    killed.finish()
+    assert_same_weights(whole.out, killed.out)
+    assert metrics(killed.out) == metrics(whole.out)
+    assert phases, "no kill came in time"
+    return phases
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "cached", "workers"),
+    [("AdamW", "cached", 2), ("Prodigy", "cached", 0), ("schedule-free", "live, with CLIP-L", 0)],
+)
+def test_a_killed_run_goes_on_to_the_same_weights(
+    optimizer: str, cached: str, workers: int, model: tiny.TinyFlux, tmp_path: Path
+) -> None:
+    options = [*OPTIMIZERS[optimizer], *CACHED[cached], *WORKERS[workers]]
+    _check(model, tmp_path, options, seed=1, times=1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("optimizer", "cached", "workers", "seed"),
+    list(product(OPTIMIZERS, CACHED, WORKERS, range(2))),
+)
+def test_killed_at_any_moment_with_any_optimizer(
+    optimizer: str,
+    cached: str,
+    workers: int,
+    seed: int,
+    model: tiny.TinyFlux,
+    tmp_path: Path,
+    record_property: Callable[[str, object], None],
+) -> None:
+    options = [*OPTIMIZERS[optimizer], *CACHED[cached], *WORKERS[workers]]
+    phases = _check(model, tmp_path, options, seed, times=3)
+    record_property("kills", dict(phases))
+    print("kills:", dict(phases))
+
+
+@pytest.mark.parametrize("meddle", [processes.die_at_rename, processes.die_at_sync])
+def test_a_run_killed_in_every_rename_or_flush_of_a_save_goes_on(
+    meddle: Callable[..., None], model: tiny.TinyFlux, tmp_path: Path
+) -> None:
+    options = [*CACHED["cached"], "--max_train_steps", "2"]
+    whole, killed = (Runs(model, tmp_path / name, options) for name in ("whole", "killed"))
+    whole.finish()
+    shutil.copytree(whole._pictures, killed._pictures, dirs_exist_ok=True)  # caches are another test's
+    num_deaths = 0
+    for number in (1, 3, 5, 6, 7, 2, 1):
+        if killed.is_done:
+            break
+        num_deaths += processes.finish(killed.start(meddle, number)) == -signal.SIGKILL
+    killed.finish()
+    assert num_deaths >= 3
+    assert_same_weights(whole.out, killed.out)
+    assert metrics(killed.out) == metrics(whole.out)
