@@ -88,9 +88,9 @@ def test_only_what_is_missing_is_installed(
         1 - installs_torch :
     ]
     assert calls[-1][-1] == str(project) + ("[dev]" if extra else "")
-    constraints = Path(calls[-1][2]).read_text()
-    assert "torch==" not in constraints
-    assert "numpy==" in constraints
+    constrained = [line.split("==")[0] for line in Path(calls[-1][2]).read_text().splitlines()]
+    assert "torch" not in constrained
+    assert "numpy" in constrained
     calls.clear()
     quickstart.prepare(project, None, "")
     assert calls == []

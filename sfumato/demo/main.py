@@ -26,7 +26,10 @@ STRENGTHS = (0.0, 0.5, 1.0)
 SHEET = "contact-sheet.png"
 FIGURES = "figures.json"
 
-_TITLES = {PLAIN: "after learning the cat alone", REMINDED: "after learning it with regularisation pictures"}
+_TITLES = {
+    PLAIN: "after training on the cat alone",
+    REMINDED: "after training on the cat and on regularisation pictures, equally long",
+}
 
 _HONEST = """
 The base is a toy: four million parameters that have memorised eight photographs, 64 pixels wide, so that
@@ -41,11 +44,13 @@ class Pictures:
 
     Attributes:
         subject: the subject by strength of the LoRA that was trained with regularisation.
+        alone: the subject, drawn with the LoRA that was trained on it alone.
         before: the known prompts, drawn by the base alone.
         after: the same by run, drawn with its LoRA.
     """
 
     subject: Mapping[float, Image.Image]
+    alone: Image.Image
     before: Sequence[Image.Image]
     after: Mapping[str, Sequence[Image.Image]]
 
@@ -55,12 +60,14 @@ class Figures:
     """How alike pictures are, in dB.
 
     Attributes:
-        subject_db: the subject and its photograph, by strength of the LoRA.
+        subject_db: the subject and its photograph, by strength of the LoRA trained with regularisation.
+        alone_db: the same for the LoRA that was trained on the subject alone.
         kept_db: each known prompt's picture before and after training, by run.
         seconds: how long the demonstration took.
     """
 
     subject_db: dict[str, float]
+    alone_db: float
     kept_db: dict[str, dict[str, float]]
     seconds: float
 
@@ -91,7 +98,8 @@ def _demonstrate(folder: Path) -> Pictures:
     loras = training.train(folder, sets)
     _say("4/4  drawing with the LoRAs")
     subject = {strength: base.draw([SUBJECT.prompt], loras[REMINDED], strength)[0] for strength in STRENGTHS}
-    return Pictures(subject, before, {name: base.draw(prompts, lora) for name, lora in loras.items()})
+    (alone,) = base.draw([SUBJECT.prompt], loras[PLAIN])
+    return Pictures(subject, alone, before, {name: base.draw(prompts, lora) for name, lora in loras.items()})
 
 
 def _measure(pictures: Pictures, seconds: float) -> Figures:
@@ -101,7 +109,7 @@ def _measure(pictures: Pictures, seconds: float) -> Figures:
         name: {known.name: psnr_db(*pair) for known, *pair in zip(KNOWN, pictures.before, after, strict=True)}
         for name, after in pictures.after.items()
     }
-    return Figures(subject, kept, seconds)
+    return Figures(subject, psnr_db(pictures.alone, photograph), kept, seconds)
 
 
 def _sheet(pictures: Pictures) -> Image.Image:
@@ -110,10 +118,12 @@ def _sheet(pictures: Pictures) -> Image.Image:
         Tile(cat, f"strength {strength:g}: {psnr_db(cat, photograph):.1f} dB")
         for strength, cat in pictures.subject.items()
     ]
+    alone = Tile(pictures.alone, f"cat alone: {psnr_db(pictures.alone, photograph):.1f} dB")
     known = [Tile(picture, photo.name) for photo, picture in zip(KNOWN, pictures.before, strict=True)]
     rows = [
         Row(
-            f'"{SUBJECT.prompt}", which the base had never seen', [*cats, Tile(photograph, "the photograph")]
+            f'"{SUBJECT.prompt}", which the base had never seen',
+            [*cats, Tile(photograph, "the photograph"), alone],
         ),
         Row("what the base knows", known),
     ]
@@ -128,11 +138,12 @@ def _sheet(pictures: Pictures) -> Image.Image:
 def _report(folder: Path, figures: Figures) -> None:
     """Say what came out, where it lies and what to try next."""
     _say("\nThe cat and its photograph, by strength of the LoRA:")
-    _say("".join(f"  {strength}: {db:.1f} dB" for strength, db in figures.subject_db.items()))
+    by_strength = "".join(f"  {strength}: {db:.1f} dB" for strength, db in figures.subject_db.items())
+    _say(f"{by_strength}   (trained alone: {figures.alone_db:.1f} dB)")
     _say("All else, compared with what the base drew before:")
     for name, kept in figures.kept_db.items():
         low, high, mean = min(kept.values()), max(kept.values()), sum(kept.values()) / len(kept)
-        _say(f"  {_TITLES[name]:48} {low:.1f} to {high:.1f} dB, mean {mean:.1f}")
+        _say(f"  {_TITLES[name]:72} {low:.1f} to {high:.1f} dB, mean {mean:.1f}")
     _say(_HONEST)
     _say(f"Look at      {folder / SHEET}")
     for name in figures.kept_db:

@@ -9,10 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from sfumato.demo import base
-from sfumato.demo.data_sets import PLAIN, REMINDED
 from sfumato.errors import UserError
-
-_NUM_STEPS = {PLAIN: 100, REMINDED: 200}
 
 _OPTIONS = {
     "network_dim": "8",
@@ -26,6 +23,7 @@ _OPTIONS = {
     "guidance_scale": "1",
     "t5xxl_max_token_length": str(base.TEXT_LENGTH),
     "max_data_loader_n_workers": "0",
+    "max_train_steps": "200",
     "seed": "1",
 }
 _SWITCHES = ("network_train_unet_only", "cache_latents", "cache_text_encoder_outputs", "apply_t5_attn_mask")
@@ -60,7 +58,6 @@ def command(folder: Path, name: str, data_set: Path) -> list[str]:
         "dataset_config": str(data_set),
         "output_dir": str(folder),
         "output_name": name,
-        "max_train_steps": str(_NUM_STEPS[name]),
     }
     flags = [text for option, value in options.items() for text in (f"--{option}", value)]
     flags += [f"--{switch}" for switch in _SWITCHES]
@@ -74,7 +71,7 @@ def lora_file(folder: Path, name: str) -> Path:
 
 def _start(folder: Path, name: str, data_set: Path, *, is_quiet: bool) -> subprocess.Popen[bytes]:
     arguments = [sys.executable, "-m", *command(folder, name, data_set)]
-    threads = str(max(1, (os.cpu_count() or 1) // len(_NUM_STEPS)))
+    threads = str(max(1, (os.cpu_count() or 1) // 2))  # two runs share the machine
     environment = os.environ | {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
     if not is_quiet:
         return subprocess.Popen(arguments, env=environment)
