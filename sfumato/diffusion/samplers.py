@@ -2,17 +2,23 @@
 
 Both kinds satisfy `dx/dsigma = (x - x0) / sigma`, where x0 is the denoised prediction (Karras et al. 2022,
 arXiv:2206.00364, eq. 1 and 3; for a flow model the right side is its velocity), so a sampler need not know
-which kind it integrates.
+which kind it integrates. Discrete-time models are of the second kind once their latents are divided by the
+part of the signal that is kept; the right side, called slope here, is then the predicted noise, and DDIM is
+Euler's method (Song et al. 2021, arXiv:2010.02502, eq. 14). `ancestral` samplers, which add noise as they go,
+and the DPM-Solvers are written for this second kind alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Protocol
 
 import torch
 from torch import Tensor
+
+from sfumato.diffusion import noise
 
 Denoise = Callable[[Tensor, float], Tensor]
 """`denoise(x, sigma) -> x0`: the clean latents predicted for x, (B, C, H/8, W/8), at noise level sigma."""
@@ -84,5 +90,232 @@ def heun(
     return x
 
 
+def euler_ancestral(
+    denoise: Denoise,
+    x: Tensor,
+    sigmas: Tensor,
+    rng: torch.Generator | None = None,
+    on_step: OnStep | None = None,
+) -> Tensor:
+    """Take Euler's steps to a lower level than asked for, and add the noise that is missing there."""
+    levels = sigmas.tolist()
+    for i, (level, following) in enumerate(pairwise(levels)):
+        down, up = _ancestral(level, following)
+        x = x + (down - level) * _slope(denoise, x, level)
+        if up > 0:
+            x = x + up * _noise_like(x, rng)
+        if on_step:
+            on_step(i, x)
+    return x
+
+
+def dpm_2(
+    denoise: Denoise,
+    x: Tensor,
+    sigmas: Tensor,
+    rng: torch.Generator | None = None,
+    on_step: OnStep | None = None,
+) -> Tensor:
+    """Take steps along the slope at the geometric mean of both levels (DPM-Solver-2).
+
+    Lu et al. 2022, arXiv:2206.00927, algorithm 1. Calls `denoise` twice a step, but once in a step to 0.
+    """
+    levels = sigmas.tolist()
+    for i, (level, following) in enumerate(pairwise(levels)):
+        x = x + (following - level) * _middle_slope(denoise, x, level, following)
+        if on_step:
+            on_step(i, x)
+    return x
+
+
+def dpm_2_ancestral(
+    denoise: Denoise,
+    x: Tensor,
+    sigmas: Tensor,
+    rng: torch.Generator | None = None,
+    on_step: OnStep | None = None,
+) -> Tensor:
+    """Take the steps of `dpm_2` to a lower level than asked for, and add the noise that is missing there."""
+    levels = sigmas.tolist()
+    for i, (level, following) in enumerate(pairwise(levels)):
+        down, up = _ancestral(level, following)
+        x = x + (down - level) * _middle_slope(denoise, x, level, down)
+        if up > 0:
+            x = x + up * _noise_like(x, rng)
+        if on_step:
+            on_step(i, x)
+    return x
+
+
+def lms(
+    denoise: Denoise,
+    x: Tensor,
+    sigmas: Tensor,
+    rng: torch.Generator | None = None,
+    on_step: OnStep | None = None,
+) -> Tensor:
+    """Extrapolate the slope by the polynomial through the last four (linear multistep)."""
+    levels = sigmas.tolist()
+    slopes: list[Tensor] = []
+    for i, (level, following) in enumerate(pairwise(levels)):
+        slopes = [_slope(denoise, x, level), *slopes[:3]]
+        nodes = [levels[i - k] for k in range(len(slopes))]
+        parts = (_integral(nodes, k, level, following) * slope for k, slope in enumerate(slopes))
+        x = x + torch.stack(list(parts)).sum(dim=0)
+        if on_step:
+            on_step(i, x)
+    return x
+
+
+def plms(
+    denoise: Denoise,
+    x: Tensor,
+    sigmas: Tensor,
+    rng: torch.Generator | None = None,
+    on_step: OnStep | None = None,
+) -> Tensor:
+    """Extrapolate the slope as if the levels of the last four were evenly spaced, as timesteps are.
+
+    Liu et al. 2022, arXiv:2202.09778 (PNDM), with Heun's method for the first step.
+    """
+    levels = sigmas.tolist()
+    slopes: list[Tensor] = []
+    for i, (level, following) in enumerate(pairwise(levels)):
+        slopes = [_slope(denoise, x, level), *slopes[:3]]
+        mixed = sum(part * slope for part, slope in zip(ADAMS_BASHFORTH[len(slopes)], slopes, strict=True))
+        if i == 0 and len(levels) > 2:
+            ahead = x + (following - level) * slopes[0]
+            mixed = (slopes[0] + _slope(denoise, ahead, following)) / 2
+        x = x + (following - level) * mixed
+        if on_step:
+            on_step(i, x)
+    return x
+
+
+ADAMS_BASHFORTH = {
+    1: (1.0,),
+    2: (3 / 2, -1 / 2),
+    3: (23 / 12, -16 / 12, 5 / 12),
+    4: (55 / 24, -59 / 24, 37 / 24, -9 / 24),
+}
+"""By number of slopes, newest first: their weights, where they are evenly spaced."""
+
+FEW_STEPS = 15
+"""With fewer steps than this, the last step of the multistep DPM-Solvers is one of first order."""
+
+
+def dpm_solver(
+    denoise: Denoise,
+    x: Tensor,
+    sigmas: Tensor,
+    rng: torch.Generator | None = None,
+    on_step: OnStep | None = None,
+) -> Tensor:
+    """Extrapolate the slope linearly in log sigma from the last two (DPM-Solver, second order, multistep)."""
+    levels = sigmas.tolist()
+    before = None
+    for i, (level, following) in enumerate(pairwise(levels)):
+        slope = _slope(denoise, x, level)
+        change = _extrapolation(levels, i) * (slope - before) if before is not None else 0
+        x = x + (following - level) * (slope + change)
+        before = slope
+        if on_step:
+            on_step(i, x)
+    return x
+
+
+def dpm_solver_pp(
+    denoise: Denoise,
+    x: Tensor,
+    sigmas: Tensor,
+    rng: torch.Generator | None = None,
+    on_step: OnStep | None = None,
+) -> Tensor:
+    """Extrapolate the clean latents linearly in log sigma from the last two (DPM-Solver++ 2M).
+
+    Lu et al. 2022, arXiv:2211.01095, algorithm 2.
+    """
+    levels = sigmas.tolist()
+    before = None
+    for i, (level, following) in enumerate(pairwise(levels)):
+        clean = denoise(x, level)
+        change = _extrapolation(levels, i) * (clean - before) if before is not None else 0
+        x = _towards(clean + change, x, level, following)
+        before = clean
+        if on_step:
+            on_step(i, x)
+    return x
+
+
+def dpm_solver_pp_single(
+    denoise: Denoise,
+    x: Tensor,
+    sigmas: Tensor,
+    rng: torch.Generator | None = None,
+    on_step: OnStep | None = None,
+) -> Tensor:
+    """Take steps in pairs, of which the second starts again from where the first did (DPM-Solver++ 2S).
+
+    Lu et al. 2022, arXiv:2211.01095, algorithm 1. The last step is of first order, and of an even number
+    the one before it too.
+    """
+    levels = sigmas.tolist()
+    num_paired = (len(levels) - 2) // 2 * 2
+    start, before = x, x
+    for i, (level, following) in enumerate(pairwise(levels)):
+        clean = denoise(x, level)
+        if i % 2 == 0 or i >= num_paired:
+            start, before = x, clean
+            x = _towards(clean, x, level, following)
+        else:
+            first = levels[i - 1]
+            ratio = math.log(first / level) / math.log(first / following)
+            x = _towards(before + (clean - before) / (2 * ratio), start, first, following)
+        if on_step:
+            on_step(i, x)
+    return x
+
+
 def _slope(denoise: Denoise, x: Tensor, level: float) -> Tensor:
     return (x - denoise(x, level)) / level
+
+
+def _middle_slope(denoise: Denoise, x: Tensor, level: float, following: float) -> Tensor:
+    slope = _slope(denoise, x, level)
+    if following == 0:
+        return slope
+    middle = math.sqrt(level * following)
+    return _slope(denoise, x + (middle - level) * slope, middle)
+
+
+def _ancestral(level: float, following: float) -> tuple[float, float]:
+    """Return the level to go down to, and the deviation of the noise that leads up again to `following`."""
+    up = following * math.sqrt(1 - (following / level) ** 2)
+    return following**2 / level, up
+
+
+def _noise_like(x: Tensor, rng: torch.Generator | None) -> Tensor:
+    if rng is None:
+        raise ValueError("this sampler adds noise; give it a generator")
+    return noise.to_device(noise.draw(x.shape, rng), x.device).to(x.dtype)
+
+
+def _integral(nodes: Sequence[float], k: int, start: float, end: float) -> float:
+    """Integrate the polynomial that is 1 at node k and 0 at the others; exact for up to four nodes."""
+    middle, half = (start + end) / 2, (end - start) / 2
+    others = [node for j, node in enumerate(nodes) if j != k]
+    places = (middle - half / math.sqrt(3), middle + half / math.sqrt(3))  # Gauss and Legendre's
+    return half * sum(math.prod((at - node) / (nodes[k] - node) for node in others) for at in places)
+
+
+def _extrapolation(levels: Sequence[float], i: int) -> float:
+    """Return the weight of the last change in the step from level i: 0 in steps of first order."""
+    num_steps = len(levels) - 1
+    if i == 0 or levels[i + 1] == 0 or (i == num_steps - 1 and num_steps < FEW_STEPS):
+        return 0.0
+    return math.log(levels[i] / levels[i + 1]) / (2 * math.log(levels[i - 1] / levels[i]))
+
+
+def _towards(clean: Tensor, x: Tensor, level: float, following: float) -> Tensor:
+    """Go straight towards clean latents, from one level to the following."""
+    return clean + following / level * (x - clean)

@@ -16,18 +16,16 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from sfumato.diffusion import samplers
 from sfumato.diffusion.guidance import classifier_free
 from sfumato.diffusion.noise import draw
-from sfumato.diffusion.samplers import Denoise, OnStep, Sampler
-from sfumato.errors import UserError
-from sfumato.models.family import DENOISER, VAE, Conditioning, Family, Parts, Prediction
+from sfumato.diffusion.samplers import Denoise, OnStep
+from sfumato.models.family import DENOISER, VAE, Conditioning, Family, ImageSizes, Parts
+from sfumato.sampling import methods
 from sfumato.sampling.request import Request
+from sfumato.sampling.spaces import Space, space_for
 
 Text = Mapping[str, Tensor]
 """One prompt as the denoiser reads it: the text encoders' outputs by name, each (1, ...)."""
-
-SAMPLERS: Mapping[str, Sampler] = {"euler": samplers.euler, "heun": samplers.heun}
 
 Result = TypeVar("Result")
 
@@ -46,6 +44,7 @@ class Pipeline:
         is_reused: with `offload`, whether parts wait in main memory for the next picture; otherwise they are
             forgotten after use, and read from disk again should they be needed.
         on_load: called with a part's name and the part after each loading, to attach adapters.
+        zero_terminal: whether the denoiser's schedule in training ended in pure noise; see `space_for`.
     """
 
     def __init__(
@@ -58,9 +57,8 @@ class Pipeline:
         offload: bool = False,
         is_reused: bool = False,
         on_load: Callable[[str, nn.Module], None] | None = None,
+        zero_terminal: bool = False,
     ) -> None:
-        if family.prediction is not Prediction.FLOW:
-            raise ValueError(f"no sampler integrates {family.prediction.value} predictions yet")
         self.family = family
         self.parts = parts
         self._dtype = dtype
@@ -68,6 +66,7 @@ class Pipeline:
         self._offload = offload
         self._is_reused = is_reused
         self._on_load = on_load
+        self._zero_terminal = zero_terminal
 
     def encode(self, prompts: Iterable[str]) -> dict[str, Text]:
         """Return what the text encoders make of each prompt, by prompt.
@@ -113,8 +112,7 @@ class Pipeline:
         Raises:
             UserError: there is no such sampler.
         """
-        if request.sampler not in SAMPLERS:
-            raise UserError(f"sampler is '{request.sampler}'; use one of {', '.join(SAMPLERS)}")
+        methods.check(request.sampler, self.family.prediction)
         unit = self.family.latents.downscale * self.family.latents.patch
         width, height = (max(side // unit * unit, unit) for side in (request.width, request.height))
         if (width, height) != (request.width, request.height):
@@ -132,23 +130,26 @@ class Pipeline:
         on_step: OnStep | None,
     ) -> Tensor:
         """Return clean latents (1, C, H/8, W/8), float32."""
-        space = self.family.latents
+        size = self.family.latents
+        shape = (1, size.channels, request.height // size.downscale, request.width // size.downscale)
         rng = torch.Generator().manual_seed(request.seed)
-        shape = (1, space.channels, request.height // space.downscale, request.width // space.downscale)
-        sigmas = self.family.sampling_sigmas(request.steps, request.width, request.height).cpu()
         noise = draw(shape, rng).to(self.parts.device)
-        denoise = self._denoise(model, conditioning, request)
-        return SAMPLERS[request.sampler](denoise, noise * float(sigmas[0]), sigmas, rng, on_step)
+        space = space_for(self.family, request, zero_terminal=self._zero_terminal)
+        sigmas = space.sigmas(request)
+        denoise = self._denoise(model, space, conditioning, request)
+        x = space.sampler(denoise, space.start(noise, float(sigmas[0])), sigmas, rng, on_step)
+        return space.end(x, float(sigmas[-1]))
 
-    def _denoise(self, model: nn.Module, conditioning: Conditioning, request: Request) -> Denoise:
+    def _denoise(
+        self, model: nn.Module, space: Space, conditioning: Conditioning, request: Request
+    ) -> Denoise:
         copies = 2 if request.is_guided_by_negative else 1
 
         def denoise(x: Tensor, sigma: float) -> Tensor:
-            timesteps = torch.full((copies,), sigma * 1000, device=x.device)
-            noisy = x.expand(copies, *x.shape[1:])
-            velocity = self.family.predict(model, noisy, timesteps, conditioning)
-            # Along a straight path x = (1 - sigma) x0 + sigma noise, the velocity is noise - x0.
-            clean = x - sigma * velocity.float()
+            timesteps = torch.full((copies,), space.timestep(sigma), device=x.device)
+            noisy = space.shown(x, sigma).expand(copies, *x.shape[1:])
+            output = self.family.predict(model, noisy, timesteps, conditioning)
+            clean = space.clean(output.float(), x, sigma)
             if copies == 1:
                 return clean
             return classifier_free(clean[:1], clean[1:], request.cfg_scale)
@@ -160,7 +161,8 @@ class Pipeline:
         rows = [texts[prompt] for prompt in request.prompts()]
         device = self.parts.device
         text = {name: torch.cat([row[name] for row in rows]).to(device) for name in rows[0]}
-        return Conditioning(text, guidance=torch.full((len(rows),), request.guidance, device=device))
+        guidance = torch.full((len(rows),), request.guidance, device=device)
+        return Conditioning(text, guidance, _sizes(request, len(rows), device))
 
     def _run(self, part: str, use: Callable[[nn.Module], Result]) -> Result:
         """Have `use` work with a part on the device, without gradients; with offload, put the part away.
@@ -192,6 +194,12 @@ class Pipeline:
 
     def _compute_dtype(self, part: str) -> torch.dtype:
         return self._dtypes.get(part, self._dtype)
+
+
+def _sizes(request: Request, num: int, device: torch.device) -> ImageSizes:
+    """Tell the model that the picture is as large as asked for, and whole."""
+    size = torch.tensor([[request.height, request.width]], device=device).expand(num, 2)
+    return ImageSizes(original=size, crop=torch.zeros_like(size), target=size)
 
 
 def _inputs(encoder: str, tokens: Mapping[str, Tensor]) -> list[str]:

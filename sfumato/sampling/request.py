@@ -20,7 +20,7 @@ class Request:
         seed: of the starting noise, which is the same on every device.
         guidance: distilled guidance scale, for the models that have one.
         cfg_scale: classifier-free guidance scale; 1 turns it off.
-        sampler: a name in `sampling.pipeline.SAMPLERS`.
+        sampler: a name in `sampling.methods` for the kind of model that is sampled.
     """
 
     prompt: str

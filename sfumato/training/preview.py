@@ -21,12 +21,14 @@ from PIL import Image
 from torch import Tensor
 
 from sfumato.adapters.network import Network
+from sfumato.config.noise import NoiseConfig
 from sfumato.config.preview import PreviewConfig
 from sfumato.config.run import Run
 from sfumato.errors import UserError
-from sfumato.models.family import DENOISER, VAE, Family, Parts
+from sfumato.models.family import DENOISER, VAE, Family, Parts, Prediction
+from sfumato.sampling import methods
 from sfumato.sampling.output import write_picture
-from sfumato.sampling.pipeline import SAMPLERS, Pipeline, Text
+from sfumato.sampling.pipeline import Pipeline, Text
 from sfumato.sampling.prompts import PromptOptions, read_prompts
 from sfumato.sampling.request import Request, random_seed
 from sfumato.training.distributed import Processes
@@ -58,7 +60,8 @@ def plan(run: Run, family: Family) -> Previews | None:
     if not config.sample_prompts:
         logger.warning("no previews are made: --sample_prompts, the file that says of what, is not given")
         return None
-    return Previews(family, rhythm, _read(Path(config.sample_prompts), config.sample_sampler, family))
+    prompts = _read(Path(config.sample_prompts), config.sample_sampler, family)
+    return Previews(family, rhythm, prompts, run[NoiseConfig].zero_terminal_snr)
 
 
 @dataclass(frozen=True)
@@ -120,6 +123,7 @@ class Previews:
     """What is shown and when; nothing heavy is in memory before `encode`.
 
     Attributes:
+        zero_terminal: whether the schedule that is trained with ends in pure noise.
         texts: outputs of the encoders that are not trained, on the CPU, by prompt.
         encoders: these encoders; the others run anew for each picture.
     """
@@ -127,6 +131,7 @@ class Previews:
     family: Family
     rhythm: PreviewRhythm
     prompts: Sequence[PreviewPrompt]
+    zero_terminal: bool = False
     texts: dict[str, Text] = field(default_factory=dict)
     encoders: tuple[str, ...] = ()
 
@@ -166,7 +171,13 @@ class Previews:
             should_stop: asked before each sampler step; True leaves the remaining pictures out.
         """
         vae_dtype = parts.dtypes.get(VAE, precision.compute)  # with --no_half_vae it computes in float32
-        pipeline = Pipeline(self.family, parts, dtype=precision.compute, dtypes={VAE: vae_dtype})
+        pipeline = Pipeline(
+            self.family,
+            parts,
+            dtype=precision.compute,
+            dtypes={VAE: vae_dtype},
+            zero_terminal=self.zero_terminal,
+        )
         return PreviewObserver(
             self, pipeline, network, names, precision, processes, evaluating, on_picture, should_stop
         )
@@ -300,7 +311,7 @@ def _read(path: Path, default_sampler: str, family: Family) -> list[PreviewPromp
         lines = read_prompts(path)
     except UserError as error:
         raise UserError(f"--sample_prompts: {error}") from None
-    _say_what_differs(lines, default_sampler)
+    _say_what_differs(lines, default_sampler, family.prediction)
     prompts = []
     for number, options in enumerate(lines, 1):
         try:
@@ -330,28 +341,22 @@ def _request(options: PromptOptions, default_sampler: str, family: Family) -> Re
             "the preview of '%s' will be %d x %d, not %d x %d: sides are multiples of %d from %d on",
             *(asked.prompt, width, height, asked.width, asked.height, unit, MINIMUM_SIDE),
         )
-    return replace(asked, width=width, height=height, sampler=_ours(asked.sampler) or "euler")
+    sampler = methods.own_name(asked.sampler, family.prediction) or methods.PREFERRED[family.prediction]
+    return replace(asked, width=width, height=height, sampler=sampler)
 
 
 def _fitted(side: int, unit: int) -> int:
     return max(side // unit, -(-MINIMUM_SIDE // unit)) * unit
 
 
-def _ours(sampler: str) -> str | None:
-    """Return our name of one of sd-scripts' samplers, or None where it is not built."""
-    bare = sampler.lower().removeprefix("k_")
-    # DDIM is Euler's method along the noise level (Song et al., arXiv:2010.02502, eq. 14).
-    bare = "euler" if bare == "ddim" else bare
-    return bare if bare in SAMPLERS else None
-
-
-def _say_what_differs(lines: Sequence[PromptOptions], default_sampler: str) -> None:
+def _say_what_differs(lines: Sequence[PromptOptions], default_sampler: str, prediction: Prediction) -> None:
     asked = dict.fromkeys(line.sampler or default_sampler for line in lines)
     known = get_args(get_type_hints(PreviewConfig)["sample_sampler"])
-    missing = [name for name in asked if _ours(name) is None]
+    missing = [name for name in asked if methods.own_name(name, prediction) is None]
     if missing:
         unknown = [name for name in missing if name not in known]
         hint = f" ({', '.join(unknown)} is no sampler's name)" if unknown else ""
-        logger.warning("previews are drawn with euler instead of %s%s", ", ".join(missing), hint)
+        preferred = methods.PREFERRED[prediction]
+        logger.warning("previews are drawn with %s instead of %s%s", preferred, ", ".join(missing), hint)
     if any(line.strengths for line in lines):
         logger.warning("--m has no effect in --sample_prompts: the adapter that is trained acts fully")

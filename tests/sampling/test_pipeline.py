@@ -12,7 +12,7 @@ from PIL import Image, ImageChops
 from torch import nn
 
 from sfumato.errors import UserError
-from sfumato.models.family import DENOISER, VAE, Parts, Prediction
+from sfumato.models.family import DENOISER, VAE, Parts
 from sfumato.sampling.pipeline import Pipeline
 from sfumato.sampling.request import Request
 from tests.sampling.fake import FakeFamily
@@ -194,10 +194,3 @@ def test_an_unknown_sampler_is_named_before_anything_loads() -> None:
     with pytest.raises(UserError, match=r"sampler is 'ddim'; use one of euler, heun"):
         pipeline(replace(REQUEST, sampler="ddim"))
     assert not pipeline.parts.loaded
-
-
-def test_other_predictions_are_refused() -> None:
-    family = FakeFamily()
-    family.prediction = Prediction.EPSILON
-    with pytest.raises(ValueError, match="epsilon"):
-        Pipeline(family, Parts(family, CPU), dtype=torch.float32)
