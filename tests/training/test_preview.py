@@ -136,6 +136,9 @@ class Learner:
         if step.number == 1:
             self.network.on_epoch_start()
 
+    def step_ends(self) -> Mapping[str, Tensor]:
+        return {}
+
     def loss(self, batch: Any, rng: torch.Generator) -> StepLoss:
         self.network.set_strength(0.7)
         noisy = torch.randn(1, self.family.latents.channels, 4, 4, generator=rng) + random.random()
