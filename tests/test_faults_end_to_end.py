@@ -134,6 +134,31 @@ def test_a_batch_that_is_not_a_number_stops_with_step_files_and_last_good_save(
     assert all(tensor.isfinite().all() for file in saved for tensor in load_file(file).values())
 
 
+def test_a_batch_that_is_not_a_number_is_skipped_where_that_is_asked_for(
+    model: tiny.TinyFlux, pictures: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run(*arguments(model, pictures, tmp_path / "caches", *CACHED["cached"], "--max_train_steps", "1"))
+    (path,) = pictures.glob("picture_02_*_flux.npz")
+    _poison(path)
+    capfd.readouterr()
+    run(
+        *arguments(
+            model, pictures, tmp_path / "out", *CACHED["cached"], *EVERY_STEP, "--on_nonfinite", "skip"
+        )
+    )
+    picture = re.escape(str(pictures / "picture_02.png"))
+    skipped = re.findall(
+        rf"step (\d): .* the step is skipped, its files: {picture}$", capfd.readouterr().err, re.M
+    )
+    assert 1 <= len(skipped) <= 2
+    for step in map(int, skipped):
+        saved = [tmp_path / "out" / f"lora-step{number:08d}.safetensors" for number in (step - 1, step)]
+        if step > 1:
+            before, after = map(load_file, saved)
+            assert all(before[name].equal(after[name]) for name in before)
+    assert all(tensor.isfinite().all() for tensor in load_file(tmp_path / "out/lora.safetensors").values())
+
+
 def test_weights_that_a_step_made_infinite_are_not_saved(
     model: tiny.TinyFlux, pictures: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

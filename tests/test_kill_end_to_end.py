@@ -45,6 +45,12 @@ class Runs:
         """Whether the run came to its end."""
         return (self.out / "lora.safetensors").exists()
 
+    @property
+    def num_recorded(self) -> int:
+        """The steps in the metrics file."""
+        path = self.out / "lora.metrics.jsonl"
+        return path.read_bytes().count(b"\n") if path.exists() else 0
+
     def finish(self) -> None:
         """Run to the end, if that was not reached yet."""
         if self.is_done:
@@ -66,14 +72,17 @@ def _kill(process: BaseProcess) -> bool:
     return processes.finish(process) == -signal.SIGKILL
 
 
-def _kill_at_random(runs: Runs, rng: random.Random, whole_s: float, times: int) -> Counter[str]:
+def _kill_at_random(runs: Runs, rng: random.Random, times: int) -> Counter[str]:
+    """Kill a run a few steps after it started, anywhere between two of them."""
     phases: Counter[str] = Counter()
     for _ in range(times):
         if runs.is_done:
             break
         process = runs.start()
-        # The first third of a short run goes into imports and loading, which a kill cannot harm.
-        time.sleep(whole_s * rng.uniform(0.3, 1))
+        wanted = runs.num_recorded + rng.randint(1, 2)
+        while process.is_alive() and runs.num_recorded < wanted:
+            time.sleep(0.001)
+        time.sleep(rng.uniform(0, 0.1))
         if _kill(process):
             phases[runs.phase()] += 1
     return phases
@@ -92,14 +101,12 @@ def _kill_when_unfinished(runs: Runs, folder: Path, rng: random.Random) -> bool:
 
 def _check(model: tiny.TinyFlux, tmp_path: Path, options: list[str], seed: int, times: int) -> Counter[str]:
     whole, killed = (Runs(model, tmp_path / name, options) for name in ("whole", "killed"))
-    started = time.monotonic()
     whole.finish()
-    whole_s = time.monotonic() - started
     rng = random.Random(seed)
     phases = Counter[str]()
     if "--cache_latents_to_disk" in options and _kill_when_unfinished(killed, killed._pictures, rng):
         phases[killed.phase()] += 1
-    phases += _kill_at_random(killed, rng, whole_s, times)
+    phases += _kill_at_random(killed, rng, times)
     if not killed.is_done and _kill_when_unfinished(killed, killed.out, rng):
         phases[killed.phase()] += 1
     killed.finish()
@@ -111,7 +118,7 @@ def _check(model: tiny.TinyFlux, tmp_path: Path, options: list[str], seed: int, 
 
 @pytest.mark.parametrize(
     ("optimizer", "cached", "workers"),
-    [("AdamW", "cached", 2), ("Prodigy", "cached", 0), ("schedule-free", "live, with CLIP-L", 0)],
+    [("AdamW8bit", "cached", 2), ("schedule-free", "live, with CLIP-L", 0)],
 )
 def test_a_killed_run_goes_on_to_the_same_weights(
     optimizer: str, cached: str, workers: int, model: tiny.TinyFlux, tmp_path: Path
@@ -121,21 +128,17 @@ def test_a_killed_run_goes_on_to_the_same_weights(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("optimizer", "cached", "workers", "seed"),
-    list(product(OPTIMIZERS, CACHED, WORKERS, range(2))),
-)
+@pytest.mark.parametrize(("optimizer", "cached", "workers"), list(product(OPTIMIZERS, CACHED, WORKERS)))
 def test_killed_at_any_moment_with_any_optimizer(
     optimizer: str,
     cached: str,
     workers: int,
-    seed: int,
     model: tiny.TinyFlux,
     tmp_path: Path,
     record_property: Callable[[str, object], None],
 ) -> None:
     options = [*OPTIMIZERS[optimizer], *CACHED[cached], *WORKERS[workers]]
-    phases = _check(model, tmp_path, options, seed, times=3)
+    phases = _check(model, tmp_path, options, seed=len(options), times=3)
     record_property("kills", dict(phases))
     print("kills:", dict(phases))
 
@@ -149,11 +152,11 @@ def test_a_run_killed_in_every_rename_or_flush_of_a_save_goes_on(
     whole.finish()
     shutil.copytree(whole._pictures, killed._pictures, dirs_exist_ok=True)  # caches are another test's
     num_deaths = 0
-    for number in (1, 3, 5, 6, 7, 2, 1):
+    for number in (1, 3, 5, 2):
         if killed.is_done:
             break
         num_deaths += processes.finish(killed.start(meddle, number)) == -signal.SIGKILL
     killed.finish()
-    assert num_deaths >= 3
+    assert num_deaths >= 2
     assert_same_weights(whole.out, killed.out)
     assert metrics(killed.out) == metrics(whole.out)

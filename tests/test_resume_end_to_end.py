@@ -230,6 +230,16 @@ def test_a_state_that_is_none_is_refused_in_one_line_before_any_weight_is_loaded
     assert message in error_of(capfd)
 
 
+@pytest.mark.parametrize("left", [".x-state.previous", ".x-state.part"])
+def test_a_state_whose_run_was_killed_between_two_renames_is_found(
+    left: str, model: tiny.TinyFlux, pictures: Path, saved_state: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(saved_state, tmp_path / left)
+    (tmp_path / ".x-state.previous").mkdir(exist_ok=True)
+    run(*arguments(model, pictures, tmp_path, "--resume", str(tmp_path / "x-state")))
+    assert [line["step"] for line in metrics(tmp_path)] == [2, 3, 4, 5, 6]
+
+
 @pytest.fixture(scope="module")
 def saved_state(model: tiny.TinyFlux, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a state of AdamW after one step."""

@@ -1,6 +1,7 @@
 """How weights are updated."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from sfumato.config.checks import at_least
 
@@ -26,6 +27,9 @@ class OptimizerConfig:
 
     optimizer_args: tuple[str, ...] | None = None
     """Its arguments as `name=value`, values in Python's notation: `betas=0.9,0.99 weight_decay=0.01`."""
+
+    on_nonfinite: Literal["stop", "skip"] = "stop"
+    """What a step whose loss or gradients are not finite does: stop the run, or change nothing and go on."""
 
     fused_backward_pass: bool = False
     """Update each weight as soon as its gradient is known; saves the memory of gradients. Adafactor only."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections import deque
@@ -17,6 +18,8 @@ from torch import Tensor
 from sfumato import log
 from sfumato.errors import UserError
 from sfumato.training.plan import Plan, Step
+
+logger = logging.getLogger(__name__)
 
 
 class Rate(NamedTuple):
@@ -104,7 +107,9 @@ class Averages:
         self._sum = 0.0
 
     def add(self, loss: float) -> float:
-        """Take in one step's loss; return the mean."""
+        """Take in one step's loss; return the mean, which skipped steps do not spoil."""
+        if not math.isfinite(loss):
+            return self._sum / len(self._losses) if self._losses else math.nan
         if len(self._losses) == self._losses.maxlen:
             self._sum -= self._losses[0]
         self._losses.append(loss)
@@ -144,8 +149,13 @@ class Bar:
 
 @dataclass
 class FiniteGuard:
-    """Stop the run when a step's loss or gradient was not finite; that step did not touch the weights."""
+    """Stop the run when a step's loss or gradient was not finite; that step did not touch the weights.
 
+    Attributes:
+        skips: say so and go on instead.
+    """
+
+    skips: bool = False
     last_save: str = "nothing was saved yet"
 
     def remember(self, path: Path) -> None:
@@ -168,10 +178,13 @@ class FiniteGuard:
         """Raise UserError for a step that was not finite."""
         if math.isfinite(reading.loss) and math.isfinite(reading.grad_norm):
             return
-        raise UserError(
-            f"step {reading.step.number}: loss {reading.loss}, gradient norm {reading.grad_norm}; lower "
-            f"--learning_rate or look at that step's files: {', '.join(reading.paths)} ({self.last_save})"
-        )
+        what = f"step {reading.step.number}: loss {reading.loss}, gradient norm {reading.grad_norm}"
+        files = ", ".join(reading.paths)
+        if not self.skips:
+            raise UserError(
+                f"{what}; lower --learning_rate or look at that step's files: {files} ({self.last_save})"
+            )
+        logger.warning("%s; the step is skipped, its files: %s", what, files)
 
 
 def _memory() -> str:

@@ -156,10 +156,13 @@ class Session:
         scheduler = schedulers.build(
             self.run[ScheduleConfig], optimizer, self.optimizer, rate, self.plan.num_steps
         )
-        return Update(optimizer, scheduler, self.processes, config.max_grad_norm, self.precision.scaler())
+        skips = config.on_nonfinite == "skip"
+        scaler = self.precision.scaler()
+        return Update(optimizer, scheduler, self.processes, config.max_grad_norm, scaler, skips)
 
     def _run(self, parts: Parts, trainable: Trainable, update: Update) -> None:
-        guard, interrupt = FiniteGuard(), Interrupt()
+        guard = FiniteGuard(skips=self.run[OptimizerConfig].on_nonfinite == "skip")
+        interrupt = Interrupt()
         saver = self._saver(trainable, update, guard) if self.processes.is_first else None
         observers = self._observers(trainable, guard, saver)
         if self.previews is not None:

@@ -24,6 +24,8 @@ class Update:
         scheduler: None for optimizers that need none.
         scaler: None unless gradients are float16.
         max_grad_norm: 0 for no clipping.
+        skips_nonfinite: whether a step whose gradients are not finite changes nothing at all. Each step then
+            waits for the device.
     """
 
     optimizer: torch.optim.Optimizer
@@ -31,6 +33,7 @@ class Update:
     processes: Processes
     max_grad_norm: float
     scaler: Scaler | None = None
+    skips_nonfinite: bool = False
 
     def __post_init__(self) -> None:
         self.gradients = FlatGradients(self._parameters)
@@ -51,7 +54,7 @@ class Update:
     def finish(self) -> Tensor:
         """Change the weights; return (2,) float32 on the device: the step's loss and gradient norm.
 
-        Gradients that are not finite are taken as zero; whoever reads the norm stops the run.
+        Gradients that are not finite are taken as zero or skipped; whoever reads the norm deals with it.
         """
         self.gradients.sum_over(self.processes.sum_)
         self.processes.sum_(self._loss)
@@ -59,7 +62,8 @@ class Update:
             return self._finish_scaled(self.scaler)
         norm = self.gradients.norm()
         self.gradients.tame_(norm, self.max_grad_norm)
-        self.optimizer.step()
+        if not self.skips_nonfinite or bool(norm.isfinite()):
+            self.optimizer.step()
         self._advance()
         return torch.stack([self._loss, norm])
 
