@@ -123,6 +123,11 @@ OWN_ATTENTION: Mapping[str, str] = {
     "mem_eff_attn": "attention always runs in PyTorch's scaled_dot_product_attention",
 }
 
+OWN_GRADIENTS: Mapping[str, str] = {
+    "ddp_gradient_as_bucket_view": "gradients always lie in the one buffer that processes sum",
+    "ddp_static_graph": "gradients are summed once a step, whichever weights it used",
+}
+
 
 def _names(text: str) -> frozenset[str]:
     return frozenset(text.split())
@@ -166,6 +171,7 @@ SCRIPTS: tuple[Script, ...] = (
         without_effect={
             **NOT_WITH_FLOW,
             **OWN_ATTENTION,
+            **OWN_GRADIENTS,
             "max_token_length": "CLIP-L always reads 77 tokens; --t5xxl_max_token_length sets T5's",
             "vae": "the autoencoder is given as --ae",
             "no_half_vae": "this autoencoder does not overflow",

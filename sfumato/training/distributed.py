@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import logging
+import os
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
+import psutil
 import torch
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
 from torch import Tensor
 
 from sfumato.config.distributed import DistributedConfig
+from sfumato.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+_LAST_WORDS_S = 5.0
+"""How long a process that has lost another waits, so that the other can say first what happened."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +53,7 @@ class Processes:
     def sum_(self, tensor: Tensor) -> None:
         """Replace `tensor` by its sum over all processes."""
         if self.world > 1:
-            torch.distributed.all_reduce(tensor)
+            _together(lambda: torch.distributed.all_reduce(tensor))
 
     def any(self, value: bool) -> bool:
         """Return whether `value` is true in any process, so that all of them do the same."""
@@ -54,7 +65,7 @@ class Processes:
 
     def wait(self) -> None:
         """Wait until every process is here."""
-        self.accelerator.wait_for_everyone()
+        _together(self.accelerator.wait_for_everyone)
 
     def finish(self) -> None:
         """Take the process group down, so that the launcher sees a clean exit."""
@@ -68,7 +79,58 @@ def start(config: DistributedConfig) -> Processes:
     if config.ddp_timeout:
         handlers.append(InitProcessGroupKwargs(timeout=timedelta(minutes=config.ddp_timeout)))
     # Autocast is ours (training/precision.py); accelerate finds devices and processes.
-    return Processes(Accelerator(mixed_precision="no", cpu=not _has_accelerator(), kwargs_handlers=handlers))
+    processes = Processes(
+        Accelerator(mixed_precision="no", cpu=not _has_accelerator(), kwargs_handlers=handlers)
+    )
+    if line := missing_processes(processes.world, _launcher()):
+        logger.warning(line)
+    return processes
+
+
+def missing_processes(world: int, launcher: Sequence[str]) -> str | None:
+    """Return a line for the user if a launcher was asked for more processes than there are.
+
+    `accelerate launch --num_processes 2` starts one, and says nothing, on a CPU or with a single card; its
+    command line is the only place where the wish can be seen.
+
+    Args:
+        world: processes of this run.
+        launcher: command line of the accelerate that started this process, or nothing.
+    """
+    words = [part for word in launcher for part in word.split("=", 1)]
+    if "--num_processes" not in words[:-1]:
+        return None
+    asked = words[words.index("--num_processes") + 1]
+    if not asked.isdigit() or int(asked) <= world:
+        return None
+    return (
+        f"accelerate was asked for --num_processes {asked} and started {world}; "
+        f"for {asked}, start the script with torchrun --nproc_per_node {asked}"
+    )
+
+
+def _launcher() -> list[str]:
+    if "ACCELERATE_MIXED_PRECISION" not in os.environ:
+        return []
+    try:
+        parent = psutil.Process().parent()
+        return parent.cmdline() if parent else []
+    except psutil.Error:  # it has ended, or belongs to somebody else
+        return []
+
+
+def _together(act: Callable[[], object]) -> None:
+    """Do what all processes do together.
+
+    Raises:
+        UserError: one of them is gone.
+    """
+    try:
+        act()
+    except RuntimeError as error:
+        logger.debug("a collective operation failed: %s", error)
+        time.sleep(_LAST_WORDS_S)
+        raise UserError("another process of this run has ended; what it said tells why") from error
 
 
 def _has_accelerator() -> bool:

@@ -1,0 +1,158 @@
+"""Runs of several processes, as torchrun starts them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from sfumato.cli.main import script
+from sfumato.training.distributed import missing_processes
+from tests import tiny
+
+ROOT = Path(__file__).parents[1]
+DROP_IN = ROOT / "sd-scripts" / "flux_train_network.py"
+
+ONE_FAILS = """
+import sys
+sys.path.insert(0, {root!r})
+from sfumato.cli import main
+from sfumato.config.distributed import DistributedConfig
+from sfumato.errors import UserError
+from sfumato.training import distributed
+
+def work(_):
+    processes = distributed.start(DistributedConfig())
+    processes.wait()
+    if processes.rank == 1:
+        raise UserError("the second one is unwell")
+    processes.wait()
+
+main._COMMANDS["work"] = work
+sys.exit(main.main(["work"]))
+"""
+
+STARTS = """
+import sys
+sys.path.insert(0, {root!r})
+from sfumato import log
+from sfumato.config.distributed import DistributedConfig
+from sfumato.training import distributed
+
+log.set_up()
+distributed.start(DistributedConfig())
+"""
+
+
+def torchrun(*command: str) -> subprocess.CompletedProcess[str]:
+    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run([*start, *command], capture_output=True, text=True, check=False, env=environment)
+
+
+def options(model: tiny.TinyFlux, data: Path, out: Path, *more: str) -> list[str]:
+    """Return the arguments of three epochs of five pictures: the last step of each has one of its two."""
+    prompts = data.parent / "prompts.txt"
+    prompts.write_text("a cat --w 64 --h 64 --s 1 --d 1\na dog --w 64 --h 64 --s 1 --d 2\n")
+    return [
+        *model.arguments,
+        *("--output_dir", str(out), "--output_name", "lora", "--logging_dir", str(out / "logs")),
+        *("--train_data_dir", str(data), "--resolution", "64", "--caption_extension", ".txt"),
+        *("--max_train_epochs", "3", "--learning_rate", "1e-2", "--seed", "5", "--save_every_n_epochs", "2"),
+        *("--network_module", "networks.lora_flux", "--network_dim", "2", "--network_train_unet_only"),
+        *("--max_data_loader_n_workers", "0", "--cache_latents_to_disk", "--cache_text_encoder_outputs"),
+        *("--sample_prompts", str(prompts), "--sample_every_n_epochs", "3", *more),
+    ]
+
+
+def files(folder: Path) -> list[str]:
+    """Return the files below `folder`; what names hold of date, time and process is left out."""
+    names = (str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+    return sorted("".join(c for c in name.split("tfevents")[0] if not c.isdigit()) for name in names)
+
+
+def test_two_processes_train_what_one_trains_with_twice_the_accumulation_and_do_the_rest_once(
+    tmp_path: Path,
+) -> None:
+    model = tiny.flux(tmp_path / "model")
+    for name in ("one", "two"):
+        tiny.pictures(tmp_path / name / "data" / "1_cat", 5)
+    one, two = (tmp_path / name / "out" for name in ("one", "two"))
+    done = torchrun(str(DROP_IN), *options(model, tmp_path / "two" / "data", two))
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert (
+        script(
+            "flux_train_network",
+            options(model, tmp_path / "one" / "data", one, "--gradient_accumulation_steps", "2"),
+        )
+        == 0
+    )
+    theirs, ours = (load_file(out / "lora.safetensors") for out in (one, two))
+    assert theirs.keys() == ours.keys()
+    for name, tensor in theirs.items():
+        torch.testing.assert_close(ours[name], tensor, rtol=0, atol=1e-6, msg=name)
+    assert any(tensor.any() for name, tensor in ours.items() if "lora_up" in name)
+    losses = [
+        [json.loads(line)["loss"] for line in (out / "lora.metrics.jsonl").read_text().splitlines()]
+        for out in (one, two)
+    ]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-6)
+    assert len(losses[1]) == 9
+    assert files(one) == files(two)
+    assert len(list((two / "sample").iterdir())) == 2
+    assert len(list((tmp_path / "two" / "data" / "1_cat").glob("*.npz"))) == 5
+    saved = [f"saved {two / name}" for name in ("lora.safetensors", "lora-000002.safetensors")]
+    for line in (*saved, "encoding pictures: 100%", "differs from its defaults"):
+        assert done.stderr.count(line) == 1, line
+
+
+def test_an_error_of_one_process_ends_all_with_its_message(tmp_path: Path) -> None:
+    program = tmp_path / "work.py"
+    program.write_text(ONE_FAILS.format(root=str(ROOT)))
+    done = torchrun(str(program))
+    assert done.returncode != 0
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert errors[0] == "error: the second one is unwell"
+    assert errors[1:] in ([], ["error: another process of this run has ended; what it said tells why"])
+    assert "RuntimeError" not in done.stderr
+
+
+def test_an_error_of_all_processes_is_told_once() -> None:
+    done = torchrun(str(DROP_IN), "--lerning_rate", "1")
+    assert done.returncode != 0
+    assert done.stderr.count("did you mean --learning_rate?") == 1
+
+
+@pytest.mark.parametrize(
+    ("launcher", "world", "is_told"),
+    [
+        ("python accelerate launch --cpu --num_processes 2 train.py", 1, True),
+        ("python accelerate launch --num_processes=8 train.py", 4, True),
+        ("python accelerate launch --num_processes 2 train.py", 2, False),
+        ("python accelerate launch train.py", 1, False),
+        ("", 1, False),
+    ],
+)
+def test_a_launch_of_fewer_processes_than_asked_for_is_noticed(
+    launcher: str, world: int, is_told: bool
+) -> None:
+    line = missing_processes(world, launcher.split())
+    assert (line is not None) == is_told
+    if line is not None:
+        assert f"started {world}" in line
+        assert "torchrun --nproc_per_node" in line
+
+
+def test_accelerate_that_starts_one_process_instead_of_two_is_noticed(tmp_path: Path) -> None:
+    program = tmp_path / "start.py"
+    program.write_text(STARTS.format(root=str(ROOT)))
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
+    done = subprocess.run([*launch, str(program)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "accelerate was asked for --num_processes 2 and started 1" in done.stderr
