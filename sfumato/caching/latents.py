@@ -22,7 +22,7 @@ from sfumato.data.dataset import TrainingSet
 from sfumato.data.images import BrokenPictureError
 from sfumato.data.pictures import PictureSet
 from sfumato.errors import UserError
-from sfumato.models.family import VAE, Family, Parts
+from sfumato.models.family import VAE, CacheFormat, Family, LatentSpace, Parts
 
 Job = tuple[int, int]
 """Index of a data set and of a picture in it."""
@@ -35,15 +35,15 @@ class LatentCache:
     """Where cached latents lie; a `LatentSource` of the training set.
 
     Attributes:
-        suffix: of the family's cache files.
-        downscale: pixels per latent pixel.
+        format: of the family's cache files.
+        space: of the family's latents.
         memory: latents by (data set, picture, flipped), or None where they are on disk.
         broken: pictures that could not be decoded.
     """
 
     sets: Sequence[PictureSet]
-    suffix: str
-    downscale: int
+    format: CacheFormat
+    space: LatentSpace
     memory: MemoryStore | None = None
     broken: set[Job] = field(default_factory=set)
 
@@ -59,31 +59,34 @@ class LatentCache:
         except BrokenCacheError as error:
             raise UserError(f"{path} is damaged ({error}); delete it and start again") from error
         if name in found:
-            return torch.from_numpy(found[name])
+            stored = torch.from_numpy(found[name])
+            return stored if self.format.is_scaled else self.space.scaled(stored)
         if path.exists():
             raise UserError(f"{path} has no {name}; start again without --skip_cache_check")
         # Another process found the picture broken and wrote no file.
         raise BrokenPictureError(f"{path} is missing")
 
     def path(self, dataset: int, picture: int) -> Path:
-        """Return the cache file of a picture: `<base>_<width>x<height>_<suffix>.npz`, of its own size."""
+        """Return the cache file of a picture: `<base>_<width>x<height>_<family>.npz`, of its own size."""
         found = self.sets[dataset].pictures[picture]
         width, height = found.size
-        return Path(f"{os.path.splitext(found.path)[0]}_{width:04d}x{height:04d}_{self.suffix}.npz")
+        return Path(f"{os.path.splitext(found.path)[0]}_{width:04d}x{height:04d}{self.format.latents}")
 
     def name(self, dataset: int, picture: int, flipped: bool) -> str:
-        """Return the name of the latents within the file: `latents_<h>x<w>` or `latents_flipped_<h>x<w>`."""
+        """Return the name of latents within the file: `latents` or `latents_flipped`, and `key_suffix`."""
         return ("latents_flipped" if flipped else "latents") + self.key_suffix(dataset, picture)
 
     def key_suffix(self, dataset: int, picture: int) -> str:
-        """Return `_<h>x<w>`, the size of the latents; one file holds those of several resolutions."""
+        """Return `_<h>x<w>`, the latents' size, where one file holds those of several sizes; "" elsewhere."""
+        if not self.format.is_sized:
+            return ""
         height, width = self.size(dataset, picture)
         return f"_{height}x{width}"
 
     def size(self, dataset: int, picture: int) -> tuple[int, int]:
         """Return (height, width) of a picture's latents."""
         width, height = self.sets[dataset].fit(picture).bucket
-        return height // self.downscale, width // self.downscale
+        return height // self.space.downscale, width // self.space.downscale
 
 
 def fill_latents(
@@ -110,12 +113,11 @@ def fill_latents(
         rank, world: this process among all.
         wait: called when this process's part of the files is done; returns when that of all is.
     """
-    cache = LatentCache(
-        training_set.sets, family.cache_suffix, family.latents.downscale, None if to_disk else MemoryStore()
-    )
+    cache = LatentCache(training_set.sets, family.caches, family.latents, None if to_disk else MemoryStore())
     encoder = _Encoder(cache, family, parts, "" if trust else store.model_identity(family.source(VAE)))
     jobs = [(dataset, index) for dataset, s in enumerate(cache.sets) for index in range(len(s.pictures))]
     if to_disk:
+        _require_one_size_per_file(cache, jobs)
         jobs = [job for job in jobs if _is_mine(cache, job, rank, world)]
         jobs = _Checker(encoder, family, trust).missing(jobs)
     if jobs:
@@ -134,6 +136,18 @@ def _encode_all(encoder: _Encoder, jobs: Sequence[Job], batch_size: int) -> None
         for batch in _batches(encoder.cache, jobs, batch_size):
             encoder.encode(batch)
             bar.update(len(batch))
+
+
+def _require_one_size_per_file(cache: LatentCache, jobs: Sequence[Job]) -> None:
+    """Raise UserError if a file would have to hold latents of two sizes and cannot."""
+    sizes: dict[Path, tuple[int, int]] = {}
+    for job in () if cache.format.is_sized else jobs:
+        path, size = cache.path(*job), cache.size(*job)
+        if sizes.setdefault(path, size) != size:
+            raise UserError(
+                f"{path} cannot hold latents of two sizes, which two data sets ask for; "
+                "use --cache_latents without --cache_latents_to_disk, or copies of the pictures"
+            )
 
 
 def _is_mine(cache: LatentCache, job: Job, rank: int, world: int) -> bool:
@@ -210,7 +224,10 @@ class _Encoder:
                 self.cache.memory.put((*job, flipped), tensor)
             return
         pictures, suffix = self.cache.sets[job[0]], self.cache.key_suffix(*job)
-        arrays: Arrays = {self.cache.name(*job, flipped): store.as_array(x) for flipped, x in latents.items()}
+        stored = latents
+        if not self.cache.format.is_scaled:
+            stored = {flipped: self.cache.space.raw(tensor) for flipped, tensor in latents.items()}
+        arrays: Arrays = {self.cache.name(*job, flipped): store.as_array(x) for flipped, x in stored.items()}
         size, fit = pictures.pictures[job[1]].size, pictures.fit(job[1])
         arrays |= _framing(size, fit, suffix)
         arrays[store.RECORD + suffix] = store.record_array(self.record(job))

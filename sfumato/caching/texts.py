@@ -33,7 +33,7 @@ class TextCache:
     """Where cached outputs lie; a `TextSource` of the training set.
 
     Attributes:
-        suffix: of the family's cache files.
+        suffix: what the names of the family's cache files end in.
         names: outputs to load.
         memory: outputs by (caption, name), or None where they are on disk.
     """
@@ -64,9 +64,9 @@ class TextCache:
         return captions.process(pictures.pictures[picture].caption, settings, Random(0), epoch=1)
 
     def path(self, dataset: int, picture: int) -> Path:
-        """Return the cache file of a picture's caption: `<base>_<suffix>_te.npz`."""
+        """Return the cache file of a picture's caption: `<base><suffix>`."""
         base = os.path.splitext(self.sets[dataset].pictures[picture].path)[0]
-        return Path(f"{base}_{self.suffix}_te.npz")
+        return Path(base + self.suffix)
 
 
 def fill_texts(
@@ -96,7 +96,7 @@ def fill_texts(
     """
     require_constant_captions(training_set)
     names = tuple(name for encoder in encoders for name in family.text_outputs[encoder])
-    cache = TextCache(training_set.sets, family.cache_suffix, names, None if to_disk else MemoryStore())
+    cache = TextCache(training_set.sets, family.caches.texts, names, None if to_disk else MemoryStore())
     encoder = _Encoder(cache, family, parts, tuple(encoders), trust)
     todo = encoder.missing(rank, world) if to_disk else {caption: [] for caption in _by_caption(cache)}
     if todo:
@@ -258,7 +258,7 @@ class _Encoder:
     @cached_property
     def _lengths(self) -> dict[str, int]:
         tokens = self.family.tokenize([""])
-        return {name: tokens[name].shape[-1] for name in self.encoders}
+        return {name: _num_positions(tokens[name]) for name in self.encoders}
 
     @cached_property
     def _extras_digest(self) -> str:
@@ -270,6 +270,12 @@ class _Encoder:
         pictures = self.cache.sets[picture[0]]
         path = pictures.pictures[picture[1]].path
         return [path, os.path.splitext(path)[0] + pictures.subset(picture[1]).caption_extension]
+
+
+def _num_positions(ids: Tensor) -> int:
+    """Return how many positions an encoder makes of (1, L) ids, or of (1, windows, L) joined at the ends."""
+    windows, length = (1, *ids.shape[1:])[-2:]
+    return windows * (length - 2) + 2
 
 
 def _digest(data: bytes) -> str:

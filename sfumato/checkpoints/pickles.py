@@ -35,11 +35,32 @@ def read_pickle(path: Path) -> dict[str, Tensor]:
     return _tensors_of(path, content)
 
 
-def write_pickle(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write tensors as a pickled dictionary; such files carry no metadata."""
+def read_counters(path: Path) -> dict[str, int]:
+    """Return the whole numbers that a pickled checkpoint holds beside its tensors: epoch, global_step ...
+
+    A file that is not pickled has none.
+    """
+    if path.suffix.lower() not in SUFFIXES:
+        return {}
+    content = torch.load(path, map_location="cpu", weights_only=True)
+    if not isinstance(content, Mapping):
+        return {}
+    return {str(name): value for name, value in content.items() if isinstance(value, int)}
+
+
+def write_pickle(
+    path: Path, tensors: Mapping[str, Tensor], counters: Mapping[str, int] | None = None
+) -> None:
+    """Write tensors as a pickled dictionary; such files carry no metadata.
+
+    Args:
+        counters: whole numbers to write beside the tensors, which then lie in an entry `state_dict`, as
+            training frameworks have it.
+    """
     size_bytes = sum(tensor.nbytes for tensor in tensors.values())
+    plain: dict[str, Any] = {name: tensor.detach().cpu() for name, tensor in tensors.items()}
     with atomic_file(path, size_bytes) as file:
-        torch.save({name: tensor.detach().cpu() for name, tensor in tensors.items()}, file)
+        torch.save(plain if counters is None else {"state_dict": plain, **counters}, file)
 
 
 def _tensors_of(path: Path, content: Any) -> dict[str, Tensor]:

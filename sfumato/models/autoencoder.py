@@ -13,20 +13,26 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import count, takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sfumato.checkpoints.tensors import open_tensors, write_tensors
-from sfumato.models.loading import check_names, fill, shapes_of, sizes_of
+from sfumato.models.loading import check_names, fill, sizes_of
+from sfumato.models.views import View, view_of
+from sfumato.nn.precision import compute_dtype
 
 if TYPE_CHECKING:
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
 Shapes = Mapping[str, tuple[int, ...]]
 
+PREFIX = "first_stage_model."
+"""What whole checkpoints put before every name."""
+
 _PUBLISHED_GROUPS = 32
+_LOG_VARIANCE = (-30.0, 20.0)
 _ATTENTION = {"q": "to_q", "k": "to_k", "v": "to_v", "proj_out": "to_out.0", "norm": "group_norm"}
 _RENAMES = (
     (r"\.mid\.block_(\d)\.", lambda match, _: f".mid_block.resnets.{int(match[1]) - 1}."),
@@ -37,7 +43,14 @@ _RENAMES = (
     (r"\.up\.(\d+)\.upsample\.", lambda match, top: f".up_blocks.{top - int(match[1])}.upsamplers.0."),
     (r"\.nin_shortcut\.", lambda _match, _top: ".conv_shortcut."),
     (r"\.norm_out\.", lambda _match, _top: ".conv_norm_out."),
+    (
+        r"\.mid_block\.attentions\.0\.(query|key|value|proj_attn)\.",
+        lambda match, _: f".mid_block.attentions.0.{_OLDER[match[1]]}.",
+    ),
 )
+_OLDER = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+"""What early versions of diffusers called the attention's layers."""
+_OWN = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.")
 _FLATTENED = re.compile(r"\.mid_block\.attentions\.0\.to_.*weight$")
 
 
@@ -97,12 +110,45 @@ def load(
         what: the model that is expected, for messages.
     """
     with open_tensors(path, use_mmap=use_mmap) as file:
-        shapes = shapes_of(file)
-        sources = {new: old for old, new in diffusers_names(shapes).items()}
-        vae = build(sizes_of(path, what, lambda: AutoencoderShape.of(shapes)))
-        check_names(path, what, set(vae.state_dict()), sources)
-        fill(vae, path, lambda name: _flattened(name, file.get(sources[name])), dtype, device)
+        return load_view(view_of(file), dtype, device, what=what)
+
+
+def load_view(
+    view: View, dtype: torch.dtype, device: torch.device, *, what: str = "an autoencoder"
+) -> AutoencoderKL:
+    """Load an autoencoder from tensors in either naming, frozen and in eval mode."""
+    sources = {new: old for old, new in diffusers_names(view.shapes).items()}
+    vae = build(sizes_of(view.path, what, lambda: AutoencoderShape.of(view.shapes)))
+    check_names(view.path, what, set(vae.state_dict()), sources)
+    fill(vae, view.path, lambda name: _flattened(name, view.get(sources[name])), dtype, device)
     return vae
+
+
+def own_tensors(view: View) -> View:
+    """Return the autoencoder in a file, which may be a whole checkpoint or hold leftovers of training."""
+    if any(name.startswith(PREFIX) for name in view.shapes):
+        view = view.below(PREFIX)
+    return view.renamed({name: name for name in view.shapes if name.startswith(_OWN)})
+
+
+def encode(vae: nn.Module, pixels: Tensor, rng: torch.Generator | None) -> Tensor:
+    """Return unscaled latents (B, C, H/8, W/8) float32 of pixels (B, 3, H, W) in [-1, 1].
+
+    Args:
+        rng: draws the sample from the encoder's posterior; None takes its mean.
+    """
+    dtype = compute_dtype(vae, pixels.device)
+    moments = cast(Any, vae).encode(pixels.to(dtype)).latent_dist.parameters.float()
+    mean, log_variance = moments.chunk(2, dim=1)
+    if rng is None:
+        return mean
+    noise = torch.randn(mean.shape, generator=rng, device=rng.device).to(mean.device)
+    return mean + torch.exp(0.5 * log_variance.clamp(*_LOG_VARIANCE)) * noise
+
+
+def decode(vae: nn.Module, latents: Tensor) -> Tensor:
+    """Return pixels (B, 3, H, W) in about [-1, 1] of unscaled latents (B, C, H/8, W/8)."""
+    return cast(Any, vae).decode(latents.to(compute_dtype(vae, latents.device))).sample
 
 
 def build(shape: AutoencoderShape) -> AutoencoderKL:

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -44,6 +44,31 @@ class LatentSpace:
     shift: float = 0.0
     patch: int = 1
     """Latent pixels per token side; picture sides must be multiples of `downscale * patch`."""
+
+    def scaled(self, raw: Tensor) -> Tensor:
+        """Return the VAE's latents as the denoiser sees them."""
+        return (raw - self.shift) * self.scale
+
+    def raw(self, scaled: Tensor) -> Tensor:
+        """Return the denoiser's latents as the VAE makes them."""
+        return scaled / self.scale + self.shift
+
+
+@dataclass(frozen=True)
+class CacheFormat:
+    """How a family's cache files are called and what latent files hold, as sd-scripts has it.
+
+    Attributes:
+        latents: what the names of latent files end in, behind the picture's name and size.
+        texts: what the names of text files end in, behind the picture's name.
+        is_scaled: latents are stored as the denoiser sees them; otherwise as the VAE makes them.
+        is_sized: names within a latent file carry the latents' size, so that one file can hold several.
+    """
+
+    latents: str
+    texts: str
+    is_scaled: bool = True
+    is_sized: bool = True
 
 
 @dataclass(frozen=True)
@@ -141,8 +166,8 @@ class Family(Protocol):
     sampling: SamplingDefaults
     text_outputs: Mapping[str, tuple[str, ...]]
     """For each text encoder, in order, the names in `Conditioning.text` that it makes."""
-    cache_suffix: str
-    """What cache files of this family end in: `_<suffix>.npz` for latents, `_<suffix>_te.npz` for text."""
+    caches: CacheFormat
+    """How cache files of this family are called and laid out."""
 
     def check(self, parts: Sequence[str]) -> None:
         """Read the headers behind `parts`; raise UserError if a file is missing, broken or another model."""
@@ -161,7 +186,11 @@ class Family(Protocol):
         ...
 
     def tokenize(self, captions: Sequence[str]) -> dict[str, Tensor]:
-        """Return token ids, (B, L) int64, by each text encoder's name; masks as `<name>_mask`."""
+        """Return token ids, (B, L) int64, by each text encoder's name; masks as `<name>_mask`.
+
+        Encoders that read long captions in windows take (B, windows, L), and weights of single tokens, where
+        captions are read with emphasis, as `<name>_weights`.
+        """
         ...
 
     def encode_text(
@@ -213,6 +242,15 @@ class Family(Protocol):
         self, part: str, model: nn.Module, path: Path, dtype: torch.dtype, metadata: Mapping[str, str]
     ) -> None:
         """Write one part in the family's published file format."""
+        ...
+
+
+@runtime_checkable
+class ReadsEmphasis(Protocol):
+    """A family that can read brackets in prompts as emphasis; training does so only where it is asked to."""
+
+    def tokenize_prompts(self, prompts: Sequence[str]) -> dict[str, Tensor]:
+        """Return what `tokenize` does, with `(word:1.3)` and `[word]` as emphasis: `<name>_weights`."""
         ...
 
 

@@ -10,29 +10,31 @@ import re
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, cast, overload
 
 import torch
 from torch import Tensor, nn
 
 from sfumato.checkpoints.tensors import TensorReader, open_tensors, write_tensors
 from sfumato.models.loading import check_names, fill, shapes_of, sizes_of
+from sfumato.models.views import Shapes, View, view_of
 from sfumato.nn.precision import linear_weights
 
 if TYPE_CHECKING:
-    from transformers import CLIPTextModel, T5EncoderModel
+    from transformers import CLIPTextModel, CLIPTextModelWithProjection, T5EncoderModel
 
 CLIP_PREFIX = "text_model."
 CLIP_HEAD_WIDTH = 64
 """Dimensions per attention head of every published CLIP text encoder; files do not say."""
 
+_PROJECTION = "text_projection.weight"
 _IGNORED_BY_CLIP = re.compile(r"text_projection(\.weight)?|logit_scale|.*\.position_ids")
 _T5_EMBEDDINGS = ("shared.weight", "encoder.embed_tokens.weight")
 
 
 def layers(encoder: nn.Module) -> list[nn.Module]:
     """Return the repeated layers of a CLIP or T5 text encoder in execution order."""
-    stack = cast(Any, encoder).encoder
+    stack = clip_body(encoder).encoder
     return [*(stack.layers if hasattr(stack, "layers") else stack.block)]
 
 
@@ -56,23 +58,64 @@ def load_clip(
         what: the model that is expected, for messages.
     """
     with open_tensors(path, use_mmap=use_mmap) as file:
-        shapes = {n: shape for n, shape in shapes_of(file).items() if not _IGNORED_BY_CLIP.fullmatch(n)}
-        bare = {name.removeprefix(CLIP_PREFIX): shape for name, shape in shapes.items()}
-        prefix = CLIP_PREFIX if f"{CLIP_PREFIX}final_layer_norm.weight" in shapes else ""
-        model = sizes_of(path, what, lambda: build_clip(bare, activation, num_heads))
-        check_names(path, what, {f"{prefix}{name}" for name in model.state_dict()}, shapes)
-        fill(model, path, lambda name: file.get(f"{prefix}{name}"), dtype, device, linear_weights(model))
+        model = load_clip_view(
+            view_of(file), dtype, device, activation=activation, num_heads=num_heads, what=what
+        )
+    return cast("CLIPTextModel", model)
+
+
+def load_clip_view(
+    view: View,
+    dtype: torch.dtype,
+    device: torch.device,
+    *,
+    activation: str = "quick_gelu",
+    num_heads: int | None = None,
+    has_projection: bool = False,
+    what: str = "a CLIP text encoder",
+) -> CLIPTextModel | CLIPTextModelWithProjection:
+    """Load a CLIP text encoder from tensors with transformers' names, frozen and in eval mode.
+
+    Args:
+        view: with or without `text_model.` before the names.
+        has_projection: load the text projection too.
+        activation, num_heads, what: as `load_clip` has it.
+    """
+    names = {_bare(name): name for name in view.shapes if not _is_ignored(name, has_projection)}
+    own = view.renamed(names)
+    model = sizes_of(view.path, what, lambda: build_clip(own.shapes, activation, num_heads, has_projection))
+    prefix = CLIP_PREFIX if f"{CLIP_PREFIX}final_layer_norm.weight" in view.shapes else ""
+    wanted = {name if name == _PROJECTION else f"{prefix}{name}" for name in map(_bare, model.state_dict())}
+    check_names(view.path, what, wanted, names.values())
+    fill(model, view.path, lambda name: own.get(_bare(name)), dtype, device, linear_weights(model))
     positions = torch.arange(model.config.max_position_embeddings, device=device)
+    embeddings = clip_body(model).embeddings
     # Not in the file, so still without numbers.
-    model.embeddings.register_buffer("position_ids", positions.expand(1, -1), persistent=False)
+    embeddings.register_buffer("position_ids", positions.expand(1, -1), persistent=False)
     return model
 
 
+def clip_body(encoder: nn.Module) -> Any:
+    """Return the module that holds embeddings, layers and norm: the encoder itself or what it wraps."""
+    return getattr(encoder, "text_model", encoder)
+
+
+def clip_tensors(encoder: nn.Module) -> dict[str, Tensor]:
+    """Return a CLIP text encoder's tensors by transformers' names without `text_model.`."""
+    return {_bare(name): value for name, value in encoder.state_dict().items()}
+
+
+@overload
+def build_clip(shapes: Shapes, activation: str, num_heads: int | None) -> CLIPTextModel: ...
+@overload
 def build_clip(
-    shapes: Mapping[str, tuple[int, ...]], activation: str, num_heads: int | None
-) -> CLIPTextModel:
+    shapes: Shapes, activation: str, num_heads: int | None, has_projection: bool
+) -> CLIPTextModel | CLIPTextModelWithProjection: ...
+def build_clip(
+    shapes: Shapes, activation: str, num_heads: int | None, has_projection: bool = False
+) -> CLIPTextModel | CLIPTextModelWithProjection:
     """Return a CLIP text encoder of these sizes (names without `text_model.`) on the meta device."""
-    from transformers import CLIPTextConfig, CLIPTextModel
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
     vocabulary, width = shapes["embeddings.token_embedding.weight"]
     config = CLIPTextConfig(
@@ -83,18 +126,25 @@ def build_clip(
         num_attention_heads=num_heads or max(1, width // CLIP_HEAD_WIDTH),
         max_position_embeddings=shapes["embeddings.position_embedding.weight"][0],
         hidden_act=activation,
-        projection_dim=width,
+        projection_dim=shapes[_PROJECTION][0] if has_projection else width,
         bos_token_id=vocabulary - 2,
         eos_token_id=vocabulary - 1,
     )
     with torch.device("meta"):
-        return CLIPTextModel(config)
+        return CLIPTextModelWithProjection(config) if has_projection else CLIPTextModel(config)
 
 
 def save_clip(model: nn.Module, path: Path, dtype: torch.dtype, metadata: Mapping[str, str]) -> None:
     """Write a CLIP text encoder as `clip_l.safetensors` is written."""
-    tensors = {f"{CLIP_PREFIX}{name}": value for name, value in model.state_dict().items()}
-    write_tensors(path, tensors, metadata, dtype)
+    write_tensors(path, published_clip(model), metadata, dtype)
+
+
+def published_clip(model: nn.Module) -> dict[str, Tensor]:
+    """Return a CLIP text encoder's tensors by the names of published files."""
+    return {
+        name if name == _PROJECTION else f"{CLIP_PREFIX}{name}": value
+        for name, value in clip_tensors(model).items()
+    }
 
 
 def load_t5(
@@ -146,6 +196,14 @@ def save_t5(model: nn.Module, path: Path, dtype: torch.dtype, metadata: Mapping[
     tensors = dict(model.state_dict())
     tensors |= dict.fromkeys(_T5_EMBEDDINGS, tensors[_T5_EMBEDDINGS[0]])
     write_tensors(path, tensors, metadata, dtype)
+
+
+def _bare(name: str) -> str:
+    return name.removeprefix(CLIP_PREFIX)
+
+
+def _is_ignored(name: str, has_projection: bool) -> bool:
+    return bool(_IGNORED_BY_CLIP.fullmatch(name)) and not (has_projection and name == _PROJECTION)
 
 
 def _t5_tensor(file: TensorReader, name: str) -> Tensor:

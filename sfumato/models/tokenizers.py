@@ -71,13 +71,39 @@ class Tokenizer:
             (B, num, length) int64; a window that the text does not reach holds start, end and padding.
         """
         inner = length - 2
-        content = self.vocabulary(
-            self._mend(texts), add_special_tokens=False, truncation=True, max_length=num * inner
-        )["input_ids"]
+        content = self._ids(texts, num * inner)
         rows = [
             [self._window(ids[i * inner : (i + 1) * inner], length) for i in range(num)] for ids in content
         ]
         return torch.tensor(rows, dtype=torch.int64).reshape(len(rows), num, length)
+
+    def weighted_windows(
+        self, texts: Sequence[Sequence[tuple[str, float]]], num: int, length: int = CLIP_LENGTH
+    ) -> tuple[Tensor, Tensor]:
+        """Spread texts whose pieces have weights over encoder inputs as `windows` does.
+
+        Args:
+            texts: the pieces of each text with their weights; a piece is read without its neighbours.
+
+        Returns:
+            (B, num, length) ids int64 and weights float32; start, end and padding weigh 1.
+        """
+        inner = length - 2
+        id_rows, weight_rows = [], []
+        for pieces in texts:
+            found = self._ids([text for text, _ in pieces], num * inner)
+            ids = [number for row in found for number in row][: num * inner]
+            weights = [weight for row, (_, weight) in zip(found, pieces, strict=True) for _ in row]
+            starts = range(0, num * inner, inner)
+            id_rows.append([self._window(ids[at : at + inner], length) for at in starts])
+            weight_rows.append([_framed(weights[at : at + inner], length) for at in starts])
+        shape = (len(id_rows), num, length)
+        return torch.tensor(id_rows).reshape(shape), torch.tensor(weight_rows).reshape(shape)
+
+    def _ids(self, texts: Sequence[str], most: int) -> list[list[int]]:
+        """Return the ids of each text without start and end token, `most` at most."""
+        found = self.vocabulary(self._mend(texts), add_special_tokens=False, truncation=True, max_length=most)
+        return found["input_ids"]
 
     def _window(self, ids: list[int], length: int) -> list[int]:
         vocabulary: Any = self.vocabulary
@@ -90,6 +116,10 @@ class Tokenizer:
         import ftfy
 
         return [ftfy.fix_text(text) for text in texts]
+
+
+def _framed(weights: Sequence[float], length: int) -> list[float]:
+    return [1.0, *weights, *[1.0] * (length - 1 - len(weights))]
 
 
 def load_clip(

@@ -9,7 +9,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from sfumato.models.family import VAE, Family, LatentSpace, Parts
+from sfumato.models.family import VAE, CacheFormat, Family, LatentSpace, Parts
 
 LENGTH = 6
 
@@ -19,7 +19,7 @@ class FakeFamily:
 
     latents = LatentSpace(channels=4, downscale=8, scale=0.5, shift=0.1, patch=2)
     text_outputs: Mapping[str, tuple[str, ...]] = {"clip": ("pooled",), "t5": ("t5_out", "t5_mask")}
-    cache_suffix = "fake"
+    caches = CacheFormat("_fake.npz", "_fake_te.npz")
 
     def __init__(self, folder: Path, mask: bool = False) -> None:
         self.mask = mask

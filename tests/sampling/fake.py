@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from sfumato.models.family import (
+    CacheFormat,
     DENOISER,
     VAE,
     AdapterTarget,
@@ -46,7 +47,7 @@ class FakeFamily:
     identity = ModelIdentity("fake", "fake", "fake", (64, 64))
     sampling = SamplingDefaults(steps=3, guidance=2.0, scale="guidance")
     text_outputs: Mapping[str, tuple[str, ...]] = {"first": ("a",), "second": ("b", "mask")}
-    cache_suffix = "fake"
+    caches = CacheFormat("_fake.npz", "_fake_te.npz")
 
     def __init__(self) -> None:
         self.encoded: list[tuple[str, int]] = []

@@ -24,6 +24,7 @@ from sfumato.models.family import (
     DENOISER,
     VAE,
     AdapterTarget,
+    CacheFormat,
     Conditioning,
     LatentSpace,
     ModelIdentity,
@@ -105,7 +106,7 @@ class FluxFamily:
 
     prediction = Prediction.FLOW
     text_outputs: Mapping[str, tuple[str, ...]] = {CLIP_L: ("l_pooled",), T5XXL: ("t5_out", "t5_attn_mask")}
-    cache_suffix = "flux"
+    caches = CacheFormat("_flux.npz", "_flux_te.npz")
 
     def __init__(
         self,

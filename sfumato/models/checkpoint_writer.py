@@ -1,0 +1,203 @@
+"""Write whole checkpoints: one file with the original names, or a folder in diffusers' layout."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from sfumato.checkpoints.atomic import atomic_file
+from sfumato.checkpoints.pickles import SUFFIXES as PICKLE_SUFFIXES
+from sfumato.checkpoints.pickles import read_counters, write_pickle
+from sfumato.checkpoints.tensors import LazyTensor, TensorReader, write_tensors
+from sfumato.models import autoencoder, openclip, text_encoders, unet
+from sfumato.models.checkpoint import Checkpoint, PartFormat
+from sfumato.models.tokenizers import Tokenizer
+
+Lazy = Mapping[str, LazyTensor]
+
+_POSITION_IDS = "text_model.embeddings.position_ids"
+_SCHEDULE = {
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "num_train_timesteps": 1000,
+    "steps_offset": 1,
+}
+_SCHEDULERS: Mapping[str, dict[str, Any]] = {
+    "DDIMScheduler": {"clip_sample": False, "set_alpha_to_one": False},
+    "EulerDiscreteScheduler": {"timestep_spacing": "leading"},
+}
+
+
+def save_part(
+    spec: PartFormat, model: nn.Module, path: Path, dtype: torch.dtype | None, metadata: Mapping[str, str]
+) -> None:
+    """Write one part as it is published: a UNet as in checkpoints, a text encoder as transformers has it."""
+    if spec.network == "unet":
+        write_tensors(path, _prefixed(spec.prefix, _published(spec, model)), metadata, dtype)
+    elif spec.network == "vae":
+        write_tensors(path, _published(spec, model), metadata, dtype)
+    else:
+        write_tensors(path, text_encoders.published_clip(model), metadata, dtype)
+
+
+def save_file(
+    path: Path,
+    checkpoint: Checkpoint,
+    models: Mapping[str, nn.Module],
+    dtype: torch.dtype | None,
+    metadata: Mapping[str, str],
+    *,
+    epoch: int = 0,
+    step: int = 0,
+) -> None:
+    """Write one file with all parts, safetensors or, by its suffix, pickled.
+
+    Args:
+        checkpoint: what the models come from. What its file holds besides is kept as it is, where the layout
+            says so.
+        models: each part; one that is not given is loaded from the checkpoint.
+        dtype: of all floating-point tensors of the parts; None keeps each tensor's own.
+        epoch, step: added to those of a pickled base, for a pickled file.
+    """
+    with checkpoint.file() as base:
+        tensors: dict[str, LazyTensor] = {}
+        for part, spec in checkpoint.layout.parts.items():
+            model = models.get(part) or checkpoint.load(part, dtype or torch.float32, torch.device("cpu"))
+            own = _published(spec, model) | _unused(spec, model, base)
+            tensors |= _prefixed(spec.prefix, {name: _cast(value, dtype) for name, value in own.items()})
+        if base is not None and checkpoint.layout.keeps_unknown:
+            tensors |= {name: base.lazy(name) for name in base.keys() if name not in tensors}  # noqa: SIM118
+        if path.suffix.lower() in PICKLE_SUFFIXES:
+            before = read_counters(base.path) if base is not None else {}
+            counters = {"epoch": epoch, "global_step": step}
+            counters = {name: before.get(name, 0) + value for name, value in counters.items()}
+            write_pickle(path, {name: value.load() for name, value in tensors.items()}, counters)
+        else:
+            write_tensors(path, tensors, metadata)
+
+
+def save_folder(
+    folder: Path,
+    checkpoint: Checkpoint,
+    models: Mapping[str, nn.Module],
+    dtype: torch.dtype | None,
+    tokenizers: Mapping[str, Tokenizer],
+    *,
+    as_safetensors: bool = True,
+    prediction: str = "epsilon",
+) -> None:
+    """Write a folder that diffusers opens as a pipeline.
+
+    Args:
+        models, dtype: as for `save_file`.
+        tokenizers: by the name of their folder.
+        prediction: `epsilon` or `v_prediction`.
+    """
+    pipeline, scheduler = checkpoint.layout.pipeline
+    index: dict[str, Any] = {"_class_name": pipeline, "scheduler": ["diffusers", scheduler]}
+    for part, spec in checkpoint.layout.parts.items():
+        model = models.get(part) or checkpoint.load(part, dtype or torch.float32, torch.device("cpu"))
+        _save_model(folder / spec.folder, spec, model, dtype, as_safetensors, checkpoint.layout.scale)
+        library = "diffusers" if spec.network in ("unet", "vae") else "transformers"
+        index[spec.folder] = [library, type(model).__name__]
+    for name, tokenizer in tokenizers.items():
+        tokenizer.vocabulary.save_pretrained(folder / name)
+        index[name] = ["transformers", "CLIPTokenizer"]
+    if "text_encoder_2" not in index:
+        index |= {"safety_checker": [None, None], "feature_extractor": [None, None]}
+        index["requires_safety_checker"] = False
+    settings = {
+        "_class_name": scheduler,
+        **_SCHEDULE,
+        **_SCHEDULERS[scheduler],
+        "prediction_type": prediction,
+    }
+    _write_json(folder / "scheduler" / "scheduler_config.json", settings)
+    _write_json(folder / "model_index.json", index)
+
+
+def _published(spec: PartFormat, model: nn.Module) -> dict[str, LazyTensor]:
+    """Return a part's tensors under the names of single files, without prefix."""
+    if spec.network == "openclip":
+        return openclip.published(text_encoders.clip_tensors(model))
+    if spec.network == "clip":
+        tensors = text_encoders.published_clip(model)
+    elif spec.network == "vae":
+        tensors = autoencoder.published(model.state_dict())
+    else:
+        state = model.state_dict()
+        tensors = {name: state[ours] for ours, name in unet.published_names(state).items()}
+    return {name: LazyTensor(t.dtype, tuple(t.shape), _returning(t)) for name, t in tensors.items()}
+
+
+def _unused(spec: PartFormat, model: nn.Module, base: TensorReader | None) -> dict[str, LazyTensor]:
+    """Return what files hold of a text encoder besides what is used: the base's own where it has it."""
+    if spec.network not in ("clip", "openclip"):
+        return {}
+    if spec.network == "openclip":
+        tensors = text_encoders.clip_tensors(model)
+        usual = openclip.unused_layer(tensors) if spec.leaves_last else openclip.logit_scale()
+    else:
+        length = model.config.max_position_embeddings  # type: ignore[union-attr]
+        ids = torch.arange(cast(int, length))[None]
+        usual = {_POSITION_IDS: LazyTensor(ids.dtype, tuple(ids.shape), _returning(ids))}
+        if base is not None and spec.prefix + _POSITION_IDS not in base:
+            usual = {}
+    if base is None:
+        return usual
+    return {
+        name: base.lazy(spec.prefix + name) if spec.prefix + name in base else value
+        for name, value in usual.items()
+    }
+
+
+def _save_model(
+    folder: Path,
+    spec: PartFormat,
+    model: nn.Module,
+    dtype: torch.dtype | None,
+    as_safetensors: bool,
+    scale: float,
+) -> None:
+    is_text = spec.network in ("clip", "openclip")
+    config: Any = model.config
+    settings = config.to_dict() if is_text else dict(config)
+    settings |= (
+        {"architectures": [type(model).__name__]} if is_text else {"_class_name": type(model).__name__}
+    )
+    if spec.network == "vae":
+        settings["scaling_factor"] = scale
+    _write_json(folder / "config.json", settings)
+    tensors = text_encoders.published_clip(model) if is_text else model.state_dict()
+    stem = "model" if is_text else "diffusion_pytorch_model"
+    if as_safetensors:
+        write_tensors(folder / f"{stem}.safetensors", tensors, {"format": "pt"}, dtype)
+    else:
+        cast_to = {name: t.to(dtype) if t.is_floating_point() and dtype else t for name, t in tensors.items()}
+        write_pickle(folder / f"{'pytorch_' if is_text else ''}{stem}.bin", cast_to)
+
+
+def _prefixed(prefix: str, tensors: Lazy) -> dict[str, LazyTensor]:
+    return {prefix + name: value for name, value in tensors.items()}
+
+
+def _cast(tensor: LazyTensor, dtype: torch.dtype | None) -> LazyTensor:
+    if dtype is None or not tensor.dtype.is_floating_point:
+        return tensor
+    return LazyTensor(dtype, tensor.shape, lambda: tensor.load().to(dtype))
+
+
+def _returning(tensor: Tensor) -> Callable[[], Tensor]:
+    return lambda: tensor
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    text = json.dumps(content, indent=2, sort_keys=True, default=str) + "\n"
+    with atomic_file(path) as file:
+        file.write(text.encode())
