@@ -43,13 +43,10 @@ class FlatGradients:
         factor = torch.ones_like(norm)
         if max_norm > 0:
             factor = (max_norm / (norm + 1e-6)).clamp(max=1.0)
-        is_finite = torch.isfinite(norm)
+        factor = torch.where(torch.isfinite(norm), factor, 0.0)
         for buffer in self._buffers:
-            buffer.mul_(factor.to(buffer.dtype))
-            # where() instead of a product: 0 * nan is nan.
-            buffer.copy_(
-                torch.where(is_finite, buffer, torch.zeros((), dtype=buffer.dtype, device=buffer.device))
-            )
+            # 0 * nan is nan; where the norm is finite there is none.
+            buffer.mul_(factor.to(buffer.dtype)).nan_to_num_(0.0, 0.0, 0.0)
 
 
 def _flatten(parameters: list[nn.Parameter]) -> Tensor:
