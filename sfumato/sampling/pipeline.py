@@ -21,6 +21,7 @@ from sfumato.diffusion.noise import draw
 from sfumato.diffusion.samplers import Denoise, OnStep
 from sfumato.models.family import DENOISER, VAE, Conditioning, Family, ImageSizes, Parts
 from sfumato.sampling import methods
+from sfumato.sampling.encoding import encode_prompt, tokenize_prompt
 from sfumato.sampling.request import Request
 from sfumato.sampling.spaces import Space, space_for
 
@@ -73,18 +74,17 @@ class Pipeline:
 
         Prompts are encoded one by one, so that a prompt's numbers do not depend on its company.
         """
-        tokens = {prompt: self.family.tokenize([prompt]) for prompt in prompts}
-        texts: dict[str, dict[str, Tensor]] = {prompt: {} for prompt in tokens}
+        tokens = {prompt: tokenize_prompt(self.family, prompt) for prompt in prompts}
+        encoded: dict[str, dict[str, Tensor]] = {prompt: {} for prompt in tokens}
 
         for encoder in self.family.text_outputs if tokens else ():
 
             def encode_all(model: nn.Module, encoder: str = encoder) -> None:
                 for prompt, ids in tokens.items():
-                    own = {name: ids[name].to(self.parts.device) for name in _inputs(encoder, ids)}
-                    texts[prompt] |= self.family.encode_text({encoder: model}, own)
+                    encoded[prompt] |= encode_prompt(self.family, encoder, model, ids)
 
             self._run(encoder, encode_all)
-        return dict(texts)
+        return dict(encoded)
 
     def __call__(
         self, request: Request, texts: Mapping[str, Text] | None = None, on_step: OnStep | None = None
@@ -200,11 +200,6 @@ def _sizes(request: Request, num: int, device: torch.device) -> ImageSizes:
     """Tell the model that the picture is as large as asked for, and whole."""
     size = torch.tensor([[request.height, request.width]], device=device).expand(num, 2)
     return ImageSizes(original=size, crop=torch.zeros_like(size), target=size)
-
-
-def _inputs(encoder: str, tokens: Mapping[str, Tensor]) -> list[str]:
-    """Return the names of an encoder's token ids and of their mask, where there is one."""
-    return [name for name in (encoder, f"{encoder}_mask") if name in tokens]
 
 
 def _autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[object]:

@@ -27,6 +27,7 @@ from sfumato.config.run import Run
 from sfumato.errors import UserError
 from sfumato.models.family import DENOISER, VAE, Family, Parts, Prediction
 from sfumato.sampling import methods
+from sfumato.sampling.encoding import encode_prompt, tokenize_prompt
 from sfumato.sampling.output import write_picture
 from sfumato.sampling.pipeline import Pipeline, Text
 from sfumato.sampling.prompts import PromptOptions, read_prompts
@@ -270,12 +271,12 @@ def _encode(family: Family, parts: Parts, encoders: Sequence[str], text: str) ->
     """Return the outputs of these encoders for one prompt, each (1, ...), without gradients."""
     if not encoders:
         return {}
-    tokens = {name: ids.to(parts.device) for name, ids in family.tokenize([text]).items()}
+    tokens = tokenize_prompt(family, text)
     outputs: dict[str, Tensor] = {}
     for name in encoders:
         module = parts[name]  # loaded outside no_grad, for it may be trained
         with torch.no_grad():
-            outputs |= family.encode_text({name: module}, tokens)
+            outputs |= encode_prompt(family, name, module, tokens)
     return outputs
 
 

@@ -1,0 +1,48 @@
+"""Prompts as the denoiser reads them, with emphasis where the family knows what that is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from sfumato.models.family import Family, ReadsEmphasis
+
+Tokens = Mapping[str, Tensor]
+"""One prompt as the text encoders take it: `Family.tokenize`'s output for it."""
+
+
+def tokenize_prompt(family: Family, prompt: str) -> dict[str, Tensor]:
+    """Return a prompt's tokens; brackets in it are emphasis if the family can read them so."""
+    if isinstance(family, ReadsEmphasis):
+        return family.tokenize_prompts([prompt])
+    return family.tokenize([prompt])
+
+
+def encode_prompt(family: Family, name: str, encoder: nn.Module, tokens: Tokens) -> dict[str, Tensor]:
+    """Return one encoder's outputs, each (1, ...), for a prompt.
+
+    Emphasis leaves the mean of an output as it would be without, so that it does not move the whole picture.
+
+    Args:
+        name: of the encoder.
+        tokens: of all encoders; what is not this one's is left alone.
+    """
+    device = next(encoder.parameters()).device
+    own = {key: tokens[key].to(device) for key in (name, f"{name}_mask") if key in tokens}
+    plain = family.encode_text({name: encoder}, own)
+    weights = tokens.get(f"{name}_weights")
+    if weights is None or bool((weights == 1).all()):
+        return plain
+    weighted = family.encode_text({name: encoder}, {**own, f"{name}_weights": weights.to(device)})
+    return {key: _with_mean(value, plain[key]) for key, value in weighted.items()}
+
+
+def _with_mean(weighted: Tensor, plain: Tensor) -> Tensor:
+    """Scale `weighted`, (1, ...), so that its mean is that of `plain`; whole numbers stay as they are."""
+    if not weighted.is_floating_point():
+        return weighted
+    axes = tuple(range(1, weighted.ndim))
+    wanted, found = (value.float().mean(axes, keepdim=True) for value in (plain, weighted))
+    return (weighted * torch.where(found == 0, 1.0, wanted / found)).to(weighted.dtype)
