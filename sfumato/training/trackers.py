@@ -133,8 +133,10 @@ class MetricsFile:
     def __init__(self, path: Path, rate_names: Sequence[str], finished: int) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         kept = _lines_until(path, finished)
-        self._file = path.open("w", encoding="utf-8")
-        self._file.writelines(kept)
+        # Without a buffer each line is there at once, and none is left over when the disk is full.
+        self._file = path.open("wb", buffering=0)
+        for line in kept:
+            self._file.write(line.encode())
         self._rate_names = rate_names
 
     def after(self, step: Step) -> None:
@@ -150,12 +152,19 @@ class MetricsFile:
             **_rates(self._rate_names, reading),
             **reading.figures,
         }
-        self._file.write(json.dumps(line) + "\n")
-        self._file.flush()
+        if not self._file.closed:
+            self._append(json.dumps(line) + "\n")
 
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+
+    def _append(self, line: str) -> None:
+        try:
+            self._file.write(line.encode())
+        except OSError as error:
+            logger.warning("%s: %s; figures are no longer recorded there", self._file.name, error.strerror)
+            self._file.close()
 
 
 class Recorder:

@@ -263,3 +263,13 @@ def test_the_metrics_file_of_a_resumed_run_has_every_step_once(tmp_path: Path) -
     assert [row["step"] for row in rows] == [1, 2, 3, 4]
     assert [row["loss"] for row in rows] == [1, 2, 23, 24]
     assert rows[0] == {"step": 1, "epoch": 1, "loss": 1.0, "grad_norm": 0.5, "lr/unet": 1e-4}
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_figures_that_find_no_room_do_not_end_the_run(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
+    metrics = trackers.MetricsFile(tmp_path / "metrics.jsonl", ["clip_l", "unet"], 0)
+    _record(metrics, Plan(1, 1, 3), [3.0, 2.0, 1.0], Rate(0.25))
+    assert caplog.text.count("No space left on device; figures are no longer recorded there") == 1
