@@ -4,6 +4,8 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from sfumato.adapters.legacy import create_network, create_network_from_weights
+from sfumato.adapters.legacy import PluginModule
 
-__all__ = ["create_network", "create_network_from_weights"]
+_module = PluginModule("networks.lora_flux")
+create_network = _module.create_network
+create_network_from_weights = _module.create_network_from_weights

@@ -86,6 +86,19 @@ def to_ranks(text: str) -> list[int]:
     return [to_rank(item) for item in text.strip().strip("[]").split(",")]
 
 
+def to_numbers(text: str) -> list[float]:
+    """Return the numbers of `[1,0.5,2]` or `1,,2`; an empty place is 0. None of them is negative."""
+    return [to_ratio(item) if item.strip() else 0.0 for item in text.strip().strip("[]").split(",")]
+
+
+def to_factor(text: str) -> int:
+    """Return a number of parts: 1 or more, or -1 for as many as there can be."""
+    value = int(text)
+    if value == 0 or value < -1:
+        raise ValueError(text)
+    return value
+
+
 def to_indices(text: str) -> frozenset[int] | None:
     """Return the numbers that `0-3,7` selects; None for `all`, which selects every number."""
     if text == "all":

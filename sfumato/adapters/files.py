@@ -15,6 +15,11 @@ from sfumato.checkpoints.pickles import write_pickle
 from sfumato.checkpoints.tensors import open_tensors, write_tensors
 from sfumato.errors import UserError
 
+_BY_RANK = ("lora_down.weight", "hada_w1_b", "lokr_w1_b", "lokr_w2_b")
+"""Tensors whose first side is the rank."""
+_IS_WHOLE = {"lokr_w1"}
+"""Tensors of layers that need not have a rank."""
+
 
 def read_adapter(path: Path) -> dict[str, dict[str, Tensor]]:
     """Return the tensors of each layer: `{"lora_unet_img_in": {"alpha": ..., "lora_down.weight": ...}}`.
@@ -30,8 +35,9 @@ def read_adapter(path: Path) -> dict[str, dict[str, Tensor]]:
     if not layers:
         raise UserError(f"{path} holds no tensors; use another file")
     for tensors in layers.values():
-        if "lora_down.weight" in tensors:  # some tools leave alpha out, which means: do not scale
-            tensors.setdefault("alpha", torch.tensor(float(tensors["lora_down.weight"].shape[0])))
+        ranks = [tensor.shape[0] for name, tensor in tensors.items() if name in _BY_RANK]
+        if ranks or _IS_WHOLE & tensors.keys():  # some tools leave alpha out, which means: do not scale
+            tensors.setdefault("alpha", torch.tensor(float((ranks or [1])[0])))
     return dict(layers)
 
 

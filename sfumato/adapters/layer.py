@@ -6,6 +6,7 @@ A kind of adapter is one file beside this one (`lora.py` is the first): an `nn.M
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -16,6 +17,24 @@ from sfumato.models.family import AdapterTarget
 
 Strength = float | Tensor
 """How strongly an adapter acts: one number, or (B,), one number per sample of a batch."""
+
+
+@dataclass(frozen=True)
+class Dropouts:
+    """Probabilities in [0, 1) of leaving something out during training; None or 0 leaves nothing out.
+
+    Attributes:
+        neuron: each value between the two halves of a low-rank change; other kinds have no such place.
+        rank: each rank of a sample, or where a change has no ranks to leave out, each output of the layer.
+        module: the whole layer, for one forward pass.
+    """
+
+    neuron: float | None = None
+    rank: float | None = None
+    module: float | None = None
+
+
+NO_DROPOUTS = Dropouts()
 
 
 class AdapterLayer(Protocol):

@@ -8,42 +8,49 @@ from pathlib import Path
 
 from torch import Tensor
 
-from sfumato.adapters import lora
+from sfumato.adapters import dense, lora
 from sfumato.adapters.files import read_adapter
-from sfumato.adapters.layer import AdapterLayer
-from sfumato.adapters.network import NO_PLUS, AdapterNetwork, PlusRatios
+from sfumato.adapters.layer import NO_DROPOUTS, AdapterLayer, Dropouts
+from sfumato.adapters.loha import Loha
+from sfumato.adapters.lokr import Lokr
+from sfumato.adapters.network import PLAIN_RATES, AdapterNetwork, Rates
 from sfumato.errors import UserError
 from sfumato.models.family import AdapterTarget
 
 logger = logging.getLogger(__name__)
 
-LayerMaker = Callable[[AdapterTarget, Mapping[str, Tensor]], AdapterLayer]
+LayerMaker = Callable[[AdapterTarget, Mapping[str, Tensor], Dropouts], AdapterLayer]
 
-_KINDS: Mapping[str, tuple[str, LayerMaker]] = {"lora_down.weight": (lora.PREFIX, lora.Lora.from_tensors)}
+_KINDS: Mapping[str, tuple[str, LayerMaker]] = {
+    "lora_down.weight": (lora.PREFIX, lora.Lora.from_tensors),
+    "hada_w1_a": (dense.PREFIX, Loha.from_tensors),
+    "lokr_w1": (dense.PREFIX, Lokr.from_tensors),
+    "lokr_w1_a": (dense.PREFIX, Lokr.from_tensors),
+}
 """A tensor that only this kind of adapter has, the kind's prefix, and how one layer is made."""
 
 
 def network_from_file(
     path: Path,
     targets: Iterable[AdapterTarget],
-    makers: Mapping[str, LayerMaker] | None = None,
+    dropouts: Dropouts = NO_DROPOUTS,
     text_parts: Sequence[str] = (),
-    plus_ratios: PlusRatios = NO_PLUS,
+    rates: Rates = PLAIN_RATES,
 ) -> AdapterNetwork:
     """Make and load the network that a file describes.
 
     Args:
         path: an adapter file.
         targets: layers of the parts to adapt, those included that are adapted only when asked for.
-        makers: how layers are made, by the tensor that tells the kind; None makes them without dropouts.
-        text_parts, plus_ratios: as in `AdapterNetwork`.
+        dropouts: what the layers leave out during training.
+        text_parts, rates: as in `AdapterNetwork`.
 
     Raises:
         UserError: the file is broken, of an unknown kind, or fits no target.
     """
     tensors = read_adapter(path)
-    layers = layers_from(path, tensors, targets, makers)
-    network = AdapterNetwork(layers, text_parts, plus_ratios)
+    layers = layers_from(path, tensors, targets, dropouts)
+    network = AdapterNetwork(layers, text_parts, rates)
     logger.info(network.load_layers(path, tensors))
     return network
 
@@ -52,20 +59,19 @@ def layers_from(
     path: Path,
     tensors: Mapping[str, Mapping[str, Tensor]],
     targets: Iterable[AdapterTarget],
-    makers: Mapping[str, LayerMaker] | None = None,
+    dropouts: Dropouts = NO_DROPOUTS,
 ) -> list[AdapterLayer]:
     """Make, without loading them, the layers among `targets` that a file's tensors describe.
 
     Args:
         path: the file, for messages.
         tensors: of each layer, as `read_adapter` returns them.
-        targets, makers: as in `network_from_file`.
+        targets, dropouts: as in `network_from_file`.
     """
-    makers = makers or {mark: maker for mark, (_, maker) in _KINDS.items()}
     marks = {name: _mark(path, name, layer) for name, layer in tensors.items()}
     prefixes = {_KINDS[mark][0] for mark in marks.values()}
     return [
-        makers[marks[prefix + target.name]](target, tensors[prefix + target.name])
+        _KINDS[marks[prefix + target.name]][1](target, tensors[prefix + target.name], dropouts)
         for target in targets
         for prefix in prefixes
         if prefix + target.name in tensors

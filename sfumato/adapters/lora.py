@@ -4,35 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sfumato.adapters.layer import Strength, per_sample
+from sfumato.adapters.layer import NO_DROPOUTS, Dropouts, Strength, per_sample
 from sfumato.models.family import AdapterTarget
 
 PREFIX = "lora_"
-
-
-@dataclass(frozen=True)
-class Dropouts:
-    """Probabilities in [0, 1) of leaving something out during training; None or 0 leaves nothing out.
-
-    Attributes:
-        neuron: each value between down and up.
-        rank: each rank of a sample, as a whole.
-        module: the whole layer, for one forward pass.
-    """
-
-    neuron: float | None = None
-    rank: float | None = None
-    module: float | None = None
-
-
-NO_DROPOUTS = Dropouts()
 
 
 class Lora(nn.Module):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -55,6 +55,25 @@ class PlusRatios:
 
 
 NO_PLUS = PlusRatios()
+
+
+@dataclass(frozen=True)
+class Rates:
+    """How learning rates differ between the layers of one part, and how they are grouped.
+
+    Attributes:
+        plus: rates of the plus parameters.
+        blocks: for each of the denoiser's blocks, counted through, its rate relative to the denoiser's; empty
+            for one rate.
+        joins_text_encoders: all text encoders share one group, and the first of their rates.
+    """
+
+    plus: PlusRatios = NO_PLUS
+    blocks: tuple[float, ...] = ()
+    joins_text_encoders: bool = False
+
+
+PLAIN_RATES = Rates()
 
 
 class Network(Protocol):
@@ -139,19 +158,19 @@ class AdapterNetwork(nn.Module):
         self,
         layers: Iterable[AdapterLayer],
         text_parts: Sequence[str] = (),
-        plus_ratios: PlusRatios = NO_PLUS,
+        rates: Rates = PLAIN_RATES,
     ) -> None:
         """Take layers, in the order in which optimizers and logs see them.
 
         Args:
             layers: adapters of any kinds, each with a name of its own.
             text_parts: names of the family's text encoders in order, for their learning rates.
-            plus_ratios: rates of the plus parameters.
+            rates: how learning rates differ between layers.
         """
         super().__init__()
         self.layers = list(layers)
         self.text_parts = list(text_parts)
-        self.plus_ratios = plus_ratios
+        self.rates = rates
         self._handles: list[RemovableHandle] = []
         for layer in self.layers:
             self.add_module(layer.name, _as_module(layer))
@@ -162,11 +181,11 @@ class AdapterNetwork(nn.Module):
         targets: Iterable[AdapterTarget],
         factory: LayerFactory,
         text_parts: Sequence[str] = (),
-        plus_ratios: PlusRatios = NO_PLUS,
+        rates: Rates = PLAIN_RATES,
     ) -> AdapterNetwork:
         """Let `factory` adapt the layers that it chooses among `targets`."""
         layers = [layer for layer in map(factory, targets) if layer is not None]
-        return cls(layers, text_parts, plus_ratios)
+        return cls(layers, text_parts, rates)
 
     @property
     def trainable(self) -> nn.Module:
@@ -204,10 +223,21 @@ class AdapterNetwork(nn.Module):
         self, default_lr: float | None, denoiser_lr: float | None, text_encoder_lrs: Sequence[float] | None
     ) -> list[ParameterGroup]:
         """Return what to train at which rate; see `Network`."""
+        named: dict[str, list[AdapterLayer]] = defaultdict(list)
+        for layer in self.layers:
+            named[self._group_name(layer.target)].append(layer)
         groups = []
-        for part in dict.fromkeys(layer.target.part for layer in self.layers):
-            own_lr = denoiser_lr if part == DENOISER else _nth(text_encoder_lrs, self._text_index(part))
-            groups += self._groups_of(part, default_lr if own_lr is None else own_lr)
+        for name, layers in named.items():
+            target = layers[0].target
+            if target.part == DENOISER:
+                own, ratio = denoiser_lr, self.rates.plus.denoiser
+            else:
+                own, ratio = (
+                    _nth(text_encoder_lrs, self._text_index(target.part)),
+                    self.rates.plus.text_encoders,
+                )
+            rate = default_lr if own is None else own
+            groups += _groups(name, layers, None if rate is None else rate * self._weight(target), ratio)
         return [group for group in groups if group.parameters and group.learning_rate != 0]
 
     def enable_checkpointing(self) -> None:
@@ -270,20 +300,19 @@ class AdapterNetwork(nn.Module):
         return f"adapts {parts.replace(' of', ' layers of', 1)}" if parts else "adapts nothing"
 
     def _text_index(self, part: str) -> int:
-        return self.text_parts.index(part) if part in self.text_parts else 0
+        if self.rates.joins_text_encoders or part not in self.text_parts:
+            return 0
+        return self.text_parts.index(part)
 
-    def _groups_of(self, part: str, rate: float | None) -> list[ParameterGroup]:
-        is_denoiser = part == DENOISER
-        name = "unet" if is_denoiser else f"textencoder {self._text_index(part) + 1} "
-        ratio = self.plus_ratios.denoiser if is_denoiser else self.plus_ratios.text_encoders
-        layers = [layer for layer in self.layers if layer.target.part == part]
-        parameters = [parameter for layer in layers for parameter in _as_module(layer).parameters()]
-        if not ratio or rate is None:
-            return [ParameterGroup(parameters, rate, name)]
-        plus = [parameter for layer in layers for parameter in layer.plus_parameters()]
-        plus_ids = {id(parameter) for parameter in plus}
-        others = [parameter for parameter in parameters if id(parameter) not in plus_ids]
-        return [ParameterGroup(others, rate, name), ParameterGroup(plus, rate * ratio, f"{name} plus")]
+    def _group_name(self, target: AdapterTarget) -> str:
+        if target.part != DENOISER:
+            is_joined = self.rates.joins_text_encoders
+            return "textencoder" if is_joined else f"textencoder {self._text_index(target.part) + 1} "
+        return f"unet_block{target.block[1]}" if self.rates.blocks and target.block else "unet"
+
+    def _weight(self, target: AdapterTarget) -> float:
+        is_weighted = target.part == DENOISER and self.rates.blocks and target.block
+        return self.rates.blocks[target.block[1]] if is_weighted and target.block else 1.0
 
 
 def norm_figures(num_scaled: Tensor, mean: Tensor, largest: Tensor) -> dict[str, Tensor]:
@@ -293,6 +322,19 @@ def norm_figures(num_scaled: Tensor, mean: Tensor, largest: Tensor) -> dict[str,
         "max_norm/average_key_norm": mean,
         "max_norm/max_key_norm": largest,
     }
+
+
+def _groups(
+    name: str, layers: Sequence[AdapterLayer], rate: float | None, ratio: float | None
+) -> list[ParameterGroup]:
+    """Return one group, or two where LoRA+ trains some parameters faster."""
+    parameters = [parameter for layer in layers for parameter in _as_module(layer).parameters()]
+    if not ratio or rate is None:
+        return [ParameterGroup(parameters, rate, name)]
+    plus = [parameter for layer in layers for parameter in layer.plus_parameters()]
+    plus_ids = {id(parameter) for parameter in plus}
+    others = [parameter for parameter in parameters if id(parameter) not in plus_ids]
+    return [ParameterGroup(others, rate, name), ParameterGroup(plus, rate * ratio, f"{name} plus")]
 
 
 def _as_module(layer: AdapterLayer) -> nn.Module:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 from torch import nn
 
+from sfumato.adapters.layer import NO_DROPOUTS, AdapterLayer, Dropouts
 from sfumato.adapters.loading import network_from_file
-from sfumato.adapters.lora import NO_DROPOUTS, Dropouts, Lora
-from sfumato.adapters.network import NO_PLUS, AdapterNetwork, Network, PlusRatios
-from sfumato.adapters.selection import RankRule
+from sfumato.adapters.network import PLAIN_RATES, AdapterNetwork, Network, Rates
+from sfumato.adapters.selection import Rule, Size
 from sfumato.errors import UserError
 from sfumato.models.family import DENOISER, AdapterTarget, Family
 
@@ -45,21 +45,27 @@ class Plan(Protocol):
         ...
 
 
+LayerMaker = Callable[[AdapterTarget, Size], AdapterLayer]
+"""Makes the untrained adapter of one layer."""
+
+
 @dataclass(frozen=True)
-class LoraPlan:
-    """A LoRA to be built once the model is there; see `Plan`.
+class AdapterPlan:
+    """An adapter of a kind of ours, to be built once the model is there; see `Plan`.
 
     Attributes:
+        rule: which layers are adapted, and how large.
+        make: makes one layer's adapter.
+        dropouts: of layers that are made from `weights`.
         text_encoders: positions of the text encoders to adapt.
-        weights: file to take ranks and alphas from, or None.
+        weights: file to take kinds, ranks and alphas from, or None.
         start: file to load into the network, or None.
     """
 
-    rule: RankRule
-    alpha: float | None
+    rule: Rule
+    make: LayerMaker
     dropouts: Dropouts = NO_DROPOUTS
-    plus_ratios: PlusRatios = NO_PLUS
-    is_split: bool = False
+    rates: Rates = PLAIN_RATES
     is_verbose: bool = False
     text_encoders: tuple[int, ...] = ()
     trains_denoiser: bool = True
@@ -89,14 +95,10 @@ class LoraPlan:
 
     def _network(self, targets: Sequence[AdapterTarget], text_parts: Sequence[str]) -> AdapterNetwork:
         if self.weights:
-            makers = {
-                "lora_down.weight": lambda target, tensors: Lora.from_tensors(target, tensors, self.dropouts)
-            }
-            return network_from_file(self.weights, targets, makers, text_parts, self.plus_ratios)
+            return network_from_file(self.weights, targets, self.dropouts, text_parts, self.rates)
         self.rule.check(targets)
-        return AdapterNetwork.from_targets(targets, self._layer, text_parts, self.plus_ratios)
+        return AdapterNetwork.from_targets(targets, self._layer, text_parts, self.rates)
 
-    def _layer(self, target: AdapterTarget) -> Lora | None:
-        rank = self.rule.rank_of(target)
-        splits = target.splits if self.is_split else ()
-        return Lora(target, rank, self.alpha, self.dropouts, splits) if rank else None
+    def _layer(self, target: AdapterTarget) -> AdapterLayer | None:
+        size = self.rule.size_of(target)
+        return None if size is None else self.make(target, size)

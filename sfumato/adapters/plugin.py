@@ -53,7 +53,7 @@ class PluginNetwork(nn.Module):
         for layer in network.layers:
             if layer not in kept:
                 delattr(self, layer.name)
-        self._network = [AdapterNetwork(kept, network.text_parts, network.plus_ratios)]
+        self._network = [AdapterNetwork(kept, network.text_parts, network.rates)]
         self._network[0].attach()
 
     def load_weights(self, file: str) -> str:

@@ -25,12 +25,14 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from sfumato.adapters.legacy import create_network, create_network_from_weights
+from sfumato.adapters.legacy import PluginModule
 
-__all__ = ["create_network", "create_network_from_weights"]
+_module = PluginModule("{name}")
+create_network = _module.create_network
+create_network_from_weights = _module.create_network_from_weights
 '''
 
-NETWORK_MODULES = ("networks/lora_flux",)
+NETWORK_MODULES = ("networks/loha", "networks/lokr", "networks/lora", "networks/lora_flux")
 """Modules that other programs import, by their path below the drop-in folder."""
 
 
@@ -53,7 +55,11 @@ def main(argv: Sequence[str]) -> int:
 def files() -> dict[str, str]:
     """Return the text of every drop-in by its path below the folder."""
     scripts = {f"{script.name}.py": _drop_in(script) for script in SCRIPTS}
-    return scripts | {f"{name}.py": _NETWORK_TEMPLATE for name in NETWORK_MODULES}
+    return scripts | {f"{name}.py": _network_module(name) for name in NETWORK_MODULES}
+
+
+def _network_module(path: str) -> str:
+    return _NETWORK_TEMPLATE.format(name=path.replace("/", "."))
 
 
 def _drop_in(script: Script) -> str:

@@ -89,7 +89,7 @@ def test_dropouts_and_ratios_reach_the_layers() -> None:
     layer = made.layers[0]
     assert isinstance(layer, Lora)
     assert (layer.dropouts.neuron, layer.dropouts.rank, layer.dropouts.module) == (0.3, 0.1, 0.2)
-    assert made.plus_ratios.text_encoders == made.plus_ratios.denoiser == 4
+    assert made.rates.plus.text_encoders == made.rates.plus.denoiser == 4
 
 
 def test_verbose_names_every_layer(caplog: pytest.LogCaptureFixture) -> None:
@@ -129,7 +129,8 @@ def test_an_argument_without_effect_is_a_warning(caplog: pytest.LogCaptureFixtur
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"module": "networks.lora"}, "not supported yet; use networks.lora_flux"),
+        ({"module": "networks.lora_fa"}, "not supported yet; use networks.lora_flux"),
+        ({"module": "networks.lora"}, "is for another model; use networks.lora_flux"),
         ({"module": "networks.lora_fluks"}, "did you mean networks.lora_flux"),
         ({"module": "no_such_package.x"}, "cannot be imported"),
         ({"module": "json"}, "has no create_network"),
@@ -190,7 +191,9 @@ def test_programs_that_speak_the_plug_in_interface_get_a_network(
     encoders, denoiser = [flux["first"], flux["second"]], flux[DENOISER]
     inputs = torch.randn(2, toy.WIDTH)
     before = denoiser(inputs)
-    network = legacy.create_network(1.0, 4, 2.0, None, encoders, denoiser, rank_dropout="0.1")
+    network = legacy.PluginModule(FLUX).create_network(
+        1.0, 4, 2.0, None, encoders, denoiser, rank_dropout="0.1"
+    )
     network.apply_to(encoders, denoiser, apply_text_encoder=False, apply_unet=True)
     network.prepare_grad_etc(encoders, denoiser)
     network.on_epoch_start(encoders, denoiser)
@@ -206,7 +209,7 @@ def test_programs_that_speak_the_plug_in_interface_get_a_network(
     assert torch.equal(denoiser(inputs), before)
     network.save_weights(str(tmp_path / "x.safetensors"), None, None)
 
-    other, weights = legacy.create_network_from_weights(
+    other, weights = legacy.PluginModule(FLUX).create_network_from_weights(
         1.0, str(tmp_path / "x.safetensors"), None, encoders, denoiser, for_inference=True
     )
     assert len(weights) == 30

@@ -11,7 +11,7 @@ from torch import nn
 
 from sfumato.adapters.loading import network_from_file
 from sfumato.adapters.lora import Lora
-from sfumato.adapters.network import AdapterNetwork, PlusRatios
+from sfumato.adapters.network import AdapterNetwork, PlusRatios, Rates
 from sfumato.errors import UserError
 from sfumato.models.family import DENOISER
 from tests.adapters import toy
@@ -229,7 +229,7 @@ def test_parts_take_their_own_rate_or_the_common_one() -> None:
 
 
 def test_plus_parameters_are_trained_faster() -> None:
-    made = network(toy.models(), plus_ratios=PlusRatios(denoiser=16))
+    made = network(toy.models(), rates=Rates(PlusRatios(denoiser=16)))
     groups = made.parameter_groups(1.0, None, [0])
     assert [(g.name, g.learning_rate) for g in groups] == [("unet", 1.0), ("unet plus", 16.0)]
     ups = {id(layer.lora_up.weight) for layer in made.layers if isinstance(layer, Lora)}

@@ -1,0 +1,217 @@
+"""What `--network_args` can say: what a kind of adapter understands, and how a family's layers are named.
+
+`legacy.py` holds the tables; this file reads arguments by them.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from sfumato.adapters import arguments, blocks
+from sfumato.adapters.blocks import BlockList
+from sfumato.adapters.layer import Dropouts
+from sfumato.adapters.loha import Loha
+from sfumato.adapters.lokr import Lokr, shapes_for
+from sfumato.adapters.lora import Lora
+from sfumato.adapters.network import PlusRatios, Rates
+from sfumato.adapters.plan import LayerMaker
+from sfumato.adapters.selection import RankRule, Rule, Size
+from sfumato.config.network import NetworkConfig
+from sfumato.errors import UserError
+from sfumato.models.family import AdapterTarget
+
+logger = logging.getLogger(__name__)
+
+Given = Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Layers:
+    """How arguments speak of a family's layers.
+
+    Attributes:
+        kinds: arguments that set the rank of one kind of layer, with that kind.
+        listed: arguments that set several ranks at once, with the kinds in order.
+        blocks: arguments that select blocks by index, with the kind of block.
+        block_list: the blocks of a U-Net, or None for other models.
+        are_fused: some layers hold several projections, which can be adapted apart.
+        text_encoders: positions of the text encoders that are adapted by default.
+        on_request: arguments that call up further text encoders, with their positions.
+        without_effect: arguments that are taken although they change nothing.
+    """
+
+    kinds: Mapping[str, str] = field(default_factory=dict)
+    listed: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    blocks: Mapping[str, str] = field(default_factory=dict)
+    block_list: BlockList | None = None
+    are_fused: bool = False
+    text_encoders: tuple[int, ...] = (0,)
+    on_request: Mapping[str, int] = field(default_factory=dict)
+    without_effect: tuple[str, ...] = ()
+
+    @property
+    def arguments(self) -> tuple[str, ...]:
+        """All arguments about layers."""
+        own = (*self.kinds, *self.listed, *self.blocks, *self.on_request, *self.without_effect)
+        if self.block_list:
+            own += (*blocks.SIZE_ARGUMENTS, *blocks.RATE_ARGUMENTS)
+        return (*own, "train_blocks") if self.blocks else own
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of adapter.
+
+    Attributes:
+        maker: reads the kind's own arguments and returns what makes one layer.
+        arguments: the names of those.
+        has_plus: LoRA+ knows which of its parameters to train faster.
+        has_neurons: there is a place for `--network_dropout`.
+        can_split: projections that are fused in one layer can be adapted apart.
+    """
+
+    maker: Callable[[Given, Dropouts], LayerMaker]
+    arguments: tuple[str, ...] = ()
+    has_plus: bool = False
+    has_neurons: bool = False
+    can_split: bool = False
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """One of our modules under its name in `--network_module`.
+
+    Attributes:
+        layers: of each family that it adapts.
+        joins_text_encoders: all text encoders learn at the first of their rates.
+        without_effect: arguments that sd-scripts takes although they change nothing.
+        unsupported: arguments that are known but not built yet.
+    """
+
+    kind: Kind
+    layers: Mapping[str, Layers]
+    joins_text_encoders: bool = False
+    without_effect: tuple[str, ...] = ()
+    unsupported: tuple[str, ...] = ()
+
+    def check(self, given: Given, layers: Layers) -> None:
+        """Refuse arguments that are not known, and name those that change nothing."""
+        known = ["rank_dropout", "module_dropout", "verbose", *self.kind.arguments, *self.without_effect]
+        if self.kind.has_plus:
+            known += _PLUS
+        if self.kind.can_split and layers.are_fused:
+            known.append("split_qkv")
+        arguments.require_known(given, (*known, *layers.arguments), self.unsupported)
+        for key in given:
+            if key in (*self.without_effect, *layers.without_effect):
+                logger.warning("--network_args %s has no effect on this model; leave it out", key)
+
+
+_PLUS = ("loraplus_lr_ratio", "loraplus_unet_lr_ratio", "loraplus_text_encoder_lr_ratio")
+
+
+def read_rule(layers: Layers, common: Size, given: Given, rates: Sequence[float]) -> Rule:
+    """Return which layers are adapted, and how large.
+
+    Args:
+        common: rank and alpha where no argument says otherwise.
+        rates: of the blocks, as `read_rates` returns them.
+    """
+    if layers.block_list:
+        return blocks.read_rule(given, common, layers.block_list, rates)
+    by_kind = {}
+    for key, kind in layers.kinds.items():
+        own = arguments.read(given, key, arguments.to_rank, "a rank, 0 or more")
+        if own is not None:
+            by_kind[kind] = own
+    for key, kinds in layers.listed.items():
+        expected = f"{len(kinds)} ranks: {','.join(kinds)}"
+        ranks = arguments.read(given, key, arguments.to_ranks, expected)
+        if ranks is not None and len(ranks) != len(kinds):
+            raise UserError(f"--network_args {key}={given[key]}: give {expected}")
+        by_kind |= dict(zip(kinds, ranks or (), strict=False))
+    options = {kind: key for key, kind in layers.blocks.items()}
+    return RankRule(common.rank, common.alpha, by_kind, _selected(layers, given), options)
+
+
+def read_rates(dialect: Dialect, layers: Layers, given: Given) -> Rates:
+    """Return how learning rates differ between layers."""
+    common, denoiser, text_encoders = (
+        arguments.read(given, key, arguments.to_ratio, "how many times faster, for example 16")
+        for key in _PLUS
+    )
+    plus = PlusRatios(denoiser or common, text_encoders or common)
+    by_block = blocks.read_rates(given, layers.block_list) if layers.block_list else ()
+    return Rates(plus, by_block, dialect.joins_text_encoders)
+
+
+def read_dropouts(kind: Kind, config: NetworkConfig, given: Given) -> Dropouts:
+    """Return what is left out during training."""
+    rank, module = (
+        arguments.read(given, key, arguments.to_probability, "a probability below 1")
+        for key in ("rank_dropout", "module_dropout")
+    )
+    if config.network_dropout and not kind.has_neurons:
+        logger.warning("--network_dropout has no effect on this --network_module; use rank_dropout")
+    return Dropouts(config.network_dropout, rank, module)
+
+
+def read_text_encoders(layers: Layers, given: Given) -> tuple[int, ...]:
+    """Return the positions of the text encoders that are adapted."""
+    return (*layers.text_encoders, *(place for key, place in layers.on_request.items() if flag(given, key)))
+
+
+def flag(given: Given, key: str) -> bool:
+    """Return whether an argument is given and true."""
+    return bool(arguments.read(given, key, arguments.to_bool, "True or False"))
+
+
+def _selected(layers: Layers, given: Given) -> dict[str, frozenset[int] | None]:
+    expected = "indices such as 0-3,7, or all, or none"
+    selected = {
+        kind: arguments.read(given, key, arguments.to_indices, expected)
+        for key, kind in layers.blocks.items()
+    }
+    only = given.get("train_blocks", "all")
+    if only not in ("all", *selected):
+        raise UserError(f"--network_args train_blocks={only}: give all, {', '.join(selected)}")
+    return {kind: indices if only in ("all", kind) else frozenset() for kind, indices in selected.items()}
+
+
+def _lora(given: Given, dropouts: Dropouts) -> LayerMaker:
+    is_split = flag(given, "split_qkv")
+    return lambda target, size: Lora(
+        target, size.rank, size.alpha, dropouts, target.splits if is_split else ()
+    )
+
+
+def _loha(given: Given, dropouts: Dropouts) -> LayerMaker:
+    has_core = flag(given, "use_tucker")
+    return lambda target, size: Loha(target, size.rank, size.alpha, dropouts, has_core)
+
+
+def _lokr(given: Given, dropouts: Dropouts) -> LayerMaker:
+    factor = arguments.read(given, "factor", arguments.to_factor, "how many parts, or -1") or -1
+    decomposes, has_core, is_full = (
+        flag(given, key) for key in ("decompose_both", "use_tucker", "full_matrix")
+    )
+
+    def make(target: AdapterTarget, size: Size) -> Lokr:
+        shapes = shapes_for(
+            target.module,
+            size.rank,
+            factor,
+            has_low_rank_small=decomposes,
+            has_core=has_core,
+            is_full=is_full,
+        )
+        return Lokr(target, shapes, size.alpha, dropouts)
+
+    return make
+
+
+LORA = Kind(_lora, has_plus=True, has_neurons=True, can_split=True)
+LOHA = Kind(_loha, ("use_tucker",))
+LOKR = Kind(_lokr, ("factor", "decompose_both", "use_tucker", "full_matrix"))
