@@ -67,9 +67,10 @@ class ElementLoss:
         if self.kind == "l2":
             return losses.l2(prediction, target)
         element = losses.huber if self.kind == "huber" else losses.smooth_l1
-        return element(prediction, target, self._threshold(timesteps, levels))
+        return element(prediction, target, self.threshold(timesteps, levels))
 
-    def _threshold(self, timesteps: Tensor, levels: Tensor) -> Tensor:
+    def threshold(self, timesteps: Tensor, levels: Tensor) -> Tensor:
+        """Return (B,), where the loss turns from square to linear."""
         if self.schedule == "snr":
             return losses.snr_threshold(levels, self.c)
         if self.schedule == "exponential":

@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
 
-from sfumato.diffusion import losses
+from sfumato.diffusion import losses, schedules
+from sfumato.training.objective import ElementLoss
 from tests.golden.derived import HERE, cases, error, inputs
 
 TOLERANCE = 1e-6
@@ -18,20 +18,10 @@ LOSSES = [(version, case) for version, case in CASES if case["id"] != "masked"]
 SHAPE = (4, 4, 5, 6)
 
 
-def noise_to_signal(timesteps: Tensor) -> Tensor:
-    """Return sqrt((1 - alpha_bar) / alpha_bar) of Stable Diffusion's schedule."""
-    betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2
-    kept = torch.cumprod(1 - betas, 0)[timesteps]
-    return torch.sqrt((1 - kept) / kept)
-
-
-def threshold(case: dict[str, Any]) -> Tensor:
-    timesteps, c, scale = torch.tensor(case["timesteps"]), case["huber_c"], case["huber_scale"] or 1.0
-    if case["huber_schedule"] == "snr":
-        return losses.snr_threshold(noise_to_signal(timesteps), c)
-    if case["huber_schedule"] == "exponential":
-        return losses.exponential_threshold(timesteps, c, scale)
-    return losses.constant_threshold(timesteps, c, scale)
+def element_loss(case: dict[str, Any]) -> ElementLoss:
+    if case["huber_schedule"] is None:
+        return ElementLoss(case["loss_type"])
+    return ElementLoss(case["loss_type"], case["huber_schedule"], case["huber_c"], case["huber_scale"] or 1.0)
 
 
 def test_every_recorded_case_is_checked() -> None:
@@ -44,14 +34,12 @@ def test_every_recorded_case_is_checked() -> None:
 @pytest.mark.parametrize(("version", "case"), LOSSES, ids=[f"{v}-{c['id']}" for v, c in LOSSES])
 def test_loss_equals_the_recorded_one(version: str, case: dict[str, Any]) -> None:
     prediction, target = inputs("bloss.pred", SHAPE), inputs("bloss.target", SHAPE)
-    if case["loss_type"] in ("l1", "l2"):
-        loss = {"l1": losses.l1, "l2": losses.l2}[case["loss_type"]](prediction, target)
-    else:
-        limit = threshold(case)
-        assert error(limit, case["huber_per_sample"]) < TOLERANCE
-        loss = {"huber": losses.huber, "smooth_l1": losses.smooth_l1}[case["loss_type"]](
-            prediction, target, limit
-        )
+    timesteps = torch.tensor(case["timesteps"])
+    levels = schedules.noise_to_signal(schedules.ddpm_kept()[timesteps])
+    measure = element_loss(case)
+    loss = measure(prediction, target, timesteps.float(), levels)
+    if case["huber_per_sample"] is not None:
+        assert error(measure.threshold(timesteps.float(), levels), case["huber_per_sample"]) < TOLERANCE
     assert error(loss, NUMBERS[version][f"{case['id']}/loss_elementwise"]) < TOLERANCE
     assert error(loss.mean((1, 2, 3)), case["per_sample"]) < TOLERANCE
     assert loss.mean().item() == pytest.approx(case["mean"], rel=TOLERANCE)

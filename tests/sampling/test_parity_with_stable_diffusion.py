@@ -51,13 +51,13 @@ class Compared:
     """One tiny model: as a single file, as a folder, and in the public pipeline."""
 
     def __init__(self, kind: str, folder: Path) -> None:
-        import diffusers
+        from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
         maker, self.flags = KINDS[kind]
         self.kind, self.module = kind, maker
         self.folder: tiny.TinyCheckpoint = getattr(tiny, maker)(folder, as_folder=True, **self.flags)
         self.file = replace(self.folder, path=next(folder.glob("*.safetensors")))
-        self.public: Any = diffusers.DiffusionPipeline.from_pretrained(self.folder.path)
+        self.public: Any = DiffusionPipeline.from_pretrained(self.folder.path)
         self.public.set_progress_bar_config(disable=True)
         self._schedule = self.public.scheduler.config
         self._parts: dict[str, Parts] = {}
