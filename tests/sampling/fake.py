@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from sfumato.models.family import (
-    CacheFormat,
     DENOISER,
     VAE,
     AdapterTarget,
+    CacheFormat,
     Conditioning,
     LatentSpace,
     ModelIdentity,

@@ -204,3 +204,16 @@ def test_options_that_do_nothing_are_named(sections: list[Any], idle: list[str])
 def _ratios() -> random.Random:
 
     return random.Random(0)
+
+
+def test_tables_that_a_preview_made_first_can_be_trained_with() -> None:
+    for table in (schedules.ddpm_betas, schedules.ddpm_kept, schedules.ddpm_sigmas):
+        table.cache_clear()
+    with torch.inference_mode():
+        schedules.ddpm_sigmas(False)
+    factor = torch.ones(1, requires_grad=True)
+    run = run_of(LossConfig(loss_type="huber", min_snr_gamma=5.0))
+    step = objective_for(run, Prediction.EPSILON)(lambda noisy, _: noisy * factor, LATENTS, rng())
+    step.per_sample.mean().backward()
+    assert factor.grad is not None
+    assert factor.grad.isfinite().all()
