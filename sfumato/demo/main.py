@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import torch
 from PIL import Image
 
 from sfumato import log
@@ -78,6 +79,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("folder", nargs="?", type=Path, default=Path("sfumato-demo"), help="for all it makes")
     folder: Path = parser.parse_args(argv).folder
     log.set_up("WARNING")
+    torch.set_num_threads(1)  # layers this small only lose by sharing
     start = time.monotonic()
     pictures = _demonstrate(folder)
     _sheet(pictures).save(folder / SHEET)

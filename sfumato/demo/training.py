@@ -71,8 +71,7 @@ def lora_file(folder: Path, name: str) -> Path:
 
 def _start(folder: Path, name: str, data_set: Path, *, is_quiet: bool) -> subprocess.Popen[bytes]:
     arguments = [sys.executable, "-m", *command(folder, name, data_set)]
-    threads = str(max(1, (os.cpu_count() or 1) // 2))  # two runs share the machine
-    environment = os.environ | {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}  # layers this small only lose by sharing
     if not is_quiet:
         return subprocess.Popen(arguments, env=environment)
     with _log_file(folder, name).open("wb") as file:
