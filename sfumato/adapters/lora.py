@@ -82,8 +82,10 @@ class Lora(nn.Module):
         if not torch.is_autocast_enabled(inputs.device.type):
             inputs = inputs.to(self.lora_down.weight.dtype)
         hidden, scale = self._with_dropouts(self.lora_down(inputs))
-        own = self._up(hidden)
-        return output + (own * per_sample(self.strength, own) * scale).to(output.dtype)
+        factor = per_sample(self.strength, hidden) * scale
+        if isinstance(factor, Tensor) or factor != 1:
+            hidden = hidden * factor  # rank values a token, where the layer's own output may have thousands
+        return output + self._up(hidden).to(output.dtype)
 
     def delta(self) -> Tensor:
         """Return the change of the layer's weight at strength 1, shaped like the weight, in float32."""
