@@ -1,0 +1,170 @@
+"""Prompts with emphasis and of every length give the tokens and text states that sd-scripts gives."""
+
+import gzip
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load, load_file
+from torch import Tensor, nn
+
+from sfumato.models import clip, emphasis, text_encoders
+from sfumato.models.sd.family import SdFamily
+from sfumato.models.sdxl.family import SdxlFamily
+from sfumato.models.tokenizers import load_clip
+from sfumato.models.views import View
+from tests.golden.derived import HERE, cases, error, settings, weight
+from tests.vocabularies import write_clip
+
+CPU = torch.device("cpu")
+PIECES = cases("d_prompt_weights")
+TOKENS = load(gzip.decompress((HERE / "d_weighted_tokens.safetensors.gz").read_bytes()))
+TOKEN_CASES = [case for case in cases("d_tokens") if case["id"].startswith("sd") and case["id"] != "sd3"]
+ENCODINGS = settings("d_text_encode_seed")
+NUMBERS = load_file(HERE / "d_text_encode_sd.safetensors")
+SD = [case for case in ENCODINGS["cases"] if case["id"].startswith("sd_")]
+SDXL = [case for case in ENCODINGS["cases"] if case["id"].startswith("sdxl")]
+
+# The second tokenizer of SDXL was recorded from a file that ends after this many merges.
+RECORDED_MERGES = 40_212
+
+
+@pytest.fixture(scope="module")
+def tokenizers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("vocabularies")
+    write_clip(folder / "openai_clip-vit-large-patch14")
+    write_clip(folder / "laion_CLIP-ViT-bigG-14-laion2B-39B-b160k", RECORDED_MERGES)
+    return folder
+
+
+def test_every_recorded_case_is_checked() -> None:
+    print(f"prompts {len(PIECES)}, tokens {len(TOKEN_CASES)}, encodings {len(SD)} + {len(SDXL)}")
+    assert (len(PIECES), len(TOKEN_CASES), len(SD), len(SDXL)) == (30, 12, 16, 3)
+    assert {c["id"] for c in SD + SDXL} == {name.split("/")[0] for name in NUMBERS}
+    assert {c["id"] for c in TOKEN_CASES} == {name.split("/")[0] for name in TOKENS}
+
+
+@pytest.mark.parametrize("case", PIECES, ids=[case["id"] for case in PIECES])
+def test_emphasis_is_read_as_recorded(case: dict[str, Any]) -> None:
+    found = emphasis.parse(case["text"])
+    assert [text for text, _ in found] == [text for text, _ in case["parsed"]]
+    expected = [weight for _, weight in case["parsed"]]
+    assert [weight for _, weight in found] == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("case", TOKEN_CASES, ids=[case["id"] for case in TOKEN_CASES])
+def test_tokens_with_emphasis_have_the_recorded_weights(case: dict[str, Any], tokenizers: Path) -> None:
+    names = {"": "openai_clip-vit-large-patch14"}
+    if case["id"].startswith("sdxl"):
+        names = {"1": names[""], "2": "laion_CLIP-ViT-bigG-14-laion2B-39B-b160k"}
+    for number, name in names.items():
+        is_openclip = number == "2" or case.get("v2", False)
+        tokenizer = load_clip(name, cache_dir=tokenizers, pad_token="!" if is_openclip else None)
+        windows = clip.num_windows(case["max_token_length"])
+        words = clip.read(tokenizer, settings("d_tokens")["prompts"], windows, is_weighted=True)
+        assert torch.equal(words.ids, TOKENS[f"{case['id']}/w_ids{number}"].long())
+        assert words.weights is not None
+        assert error(words.weights, TOKENS[f"{case['id']}/w_weights{number}"]) < 1e-6
+
+
+def clip_shapes(width: int, layers: int, projection: int = 0) -> Iterator[tuple[str, tuple[int, ...]]]:
+    yield "text_model.embeddings.token_embedding.weight", (49_408, width)
+    yield "text_model.embeddings.position_embedding.weight", (77, width)
+    for layer in (f"text_model.encoder.layers.{i}" for i in range(layers)):
+        for name in ("q_proj", "k_proj", "v_proj", "out_proj"):
+            yield f"{layer}.self_attn.{name}.weight", (width, width)
+            yield f"{layer}.self_attn.{name}.bias", (width,)
+        for name, shape in {"fc1": (4 * width, width), "fc2": (width, 4 * width)}.items():
+            yield f"{layer}.mlp.{name}.weight", shape
+            yield f"{layer}.mlp.{name}.bias", shape[:1]
+        for norm in (f"{layer}.layer_norm1", f"{layer}.layer_norm2"):
+            yield f"{norm}.weight", (width,)
+            yield f"{norm}.bias", (width,)
+    yield "text_model.final_layer_norm.weight", (width,)
+    yield "text_model.final_layer_norm.bias", (width,)
+    if projection:
+        yield "text_projection.weight", (projection, width)
+
+
+def encoder(model: dict[str, Any]) -> nn.Module:
+    """Return a recorded case's text encoder."""
+    projection = model.get("projection_dim", 0)
+    shapes = dict(clip_shapes(model["hidden"], model["layers"], projection))
+    prefix = model.get("key_prefix", "")
+    values = {name: prefixed_weight(prefix, name, shape) for name, shape in shapes.items()}
+    return text_encoders.load_clip_view(
+        View(Path("derived"), shapes, values.__getitem__),
+        torch.float32,
+        CPU,
+        activation=model["act"],
+        num_heads=model["heads"],
+        has_projection=bool(projection),
+    )
+
+
+def prefixed_weight(prefix: str, name: str, shape: tuple[int, ...]) -> Tensor:
+    return weight(prefix + name, shape, ENCODINGS["weight_std"])
+
+
+def assert_sampled(actual: Tensor, name: str) -> None:
+    """Compare what is recorded of a large tensor."""
+    first, strided = NUMBERS[f"{name}/first"], NUMBERS[f"{name}/strided"]
+    flat, count = actual.flatten(), len(first)
+    assert error(flat[:count], first) < 1e-5
+    assert error(flat[:: flat.numel() // count][:count], strided) < 1e-5
+    assert flat.double().norm().item() == pytest.approx(NUMBERS[f"{name}/stats"][3].item(), rel=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("case", SD, ids=[case["id"] for case in SD])
+@pytest.mark.parametrize("is_weighted", [False, True], ids=["plain", "weighted"])
+def test_states_of_one_encoder_agree(
+    case: dict[str, Any], is_weighted: bool, tokenizers: Path, encoders: dict[str, nn.Module]
+) -> None:
+    family = SdFamily(
+        None,
+        tokenizers=tokenizers,
+        is_v2=case["v2"],
+        clip_skip=case["clip_skip"],
+        max_token_length=case["max_token_length"],
+        has_emphasis=is_weighted,
+    )
+    tokens = family.tokenize(ENCODINGS["prompts"])
+    state = family.encode_text({"text_encoder": encoders[case["model"]["act"]]}, tokens)["hidden_state"]
+    assert list(state.shape) == case["shape"]
+    suffix = "_weighted" if is_weighted else ""
+    assert_sampled(state, f"{case['id']}/out{suffix}")
+    assert error(state[..., :2], NUMBERS[f"{case['id']}/tok_mean_per_pos{suffix}"]) < 1e-5
+
+
+@pytest.fixture(scope="module")
+def encoders() -> dict[str, nn.Module]:
+    """Return the encoders of Stable Diffusion 1 and 2 by their activation."""
+    return {case["model"]["act"]: encoder(case["model"]) for case in (SD[0], SD[-1])}
+
+
+@pytest.fixture(scope="module")
+def both_encoders() -> dict[str, nn.Module]:
+    return {f"text_encoder{i}": encoder(model) for i, model in enumerate(SDXL[0]["models"], 1)}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("case", SDXL, ids=[case["id"] for case in SDXL])
+@pytest.mark.parametrize("is_weighted", [False, True], ids=["plain", "weighted"])
+def test_states_of_two_encoders_agree(
+    case: dict[str, Any], is_weighted: bool, tokenizers: Path, both_encoders: dict[str, nn.Module]
+) -> None:
+    family = SdxlFamily(
+        None, tokenizers=tokenizers, max_token_length=case["max_token_length"], has_emphasis=is_weighted
+    )
+    outputs = family.encode_text(both_encoders, family.tokenize(ENCODINGS["prompts"]))
+    assert [list(outputs[name].shape) for name in outputs] == case["shapes"]
+    suffix = "_weighted" if is_weighted else ""
+    for number in (1, 2):
+        state = outputs[f"hidden_state{number}"]
+        assert error(state[..., :2], NUMBERS[f"{case['id']}/h{number}{suffix}"]) < 1e-5
+        if not is_weighted:
+            assert_sampled(state, f"{case['id']}/h{number}_big")
+    assert error(outputs["pool2"], NUMBERS[f"{case['id']}/pool2{suffix}"]) < 1e-5
