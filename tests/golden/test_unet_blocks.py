@@ -1,0 +1,96 @@
+"""Ranks, alphas, learning rates and optimizer groups of U-Net blocks are those of sd-scripts."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from torch import nn
+
+from sfumato.adapters import blocks, legacy
+from sfumato.adapters.blocks import BlockList
+from sfumato.adapters.lora import Lora
+from sfumato.adapters.network import AdapterNetwork
+from sfumato.adapters.selection import Size
+from sfumato.config.network import NetworkConfig
+from sfumato.config.run import Run
+from sfumato.errors import UserError
+from sfumato.models.family import family_for
+from tests.golden.derived import cases
+from tests.golden.unet_models import SD, SDXL
+
+CASES = cases("g_blocks")
+RATES = [case for case in CASES if case["id"].startswith("lrw_")]
+SIZES = [case for case in CASES if case["id"].startswith("dims_")]
+GROUPS = [case for case in CASES if case["id"].startswith("groups_")]
+LISTS = {False: BlockList(12, 1, 12), True: BlockList(9, 3, 9, before=1, after=1)}
+
+
+@pytest.fixture(scope="module")
+def parts() -> dict[str, dict[str, nn.Module]]:
+    """Return models of the recorded sizes: the text encoders are smaller here than where layers were recorded."""
+    small = (32, 64, "quick_gelu")
+    return {r.family: replace(r, texts=dict.fromkeys(r.texts, small)).models() for r in (SD, SDXL)}
+
+
+@pytest.mark.parametrize("case", RATES, ids=lambda case: case["id"])
+def test_rates_of_blocks_equal(case: dict[str, Any]) -> None:
+    expected, block_list = case["block_lr_weight"], LISTS[case["sdxl"]]
+    if isinstance(expected, str):
+        with pytest.raises(UserError, match="one of sine, cosine"):
+            blocks.read_rates(case["kwargs"], block_list)
+        return
+    assert blocks.read_rates(case["kwargs"], block_list) == pytest.approx(tuple(expected or ()), rel=1e-6)
+
+
+@pytest.mark.parametrize("case", SIZES, ids=lambda case: case["id"])
+def test_sizes_of_blocks_equal(case: dict[str, Any]) -> None:
+    own = dict(case["inputs"])
+    common = Size(own.pop("network_dim"), own.pop("network_alpha"))
+    given = {name: str(value) for name, value in own.items() if value is not None}
+    block_list = LISTS[case["sdxl"]]
+    equal_rates = (1.0,) * len(block_list)
+    if isinstance(case["result"], str):
+        with pytest.raises(UserError, match="block_dims has 2 numbers for this model's"):
+            blocks.read_rule(given, common, block_list, equal_rates)
+        return
+    rule = blocks.read_rule(given, common, block_list, equal_rates)
+    found = [
+        list(values) if sizes else None
+        for sizes in (rule.by_block, rule.wide_by_block)
+        for values in ([size.rank for size in sizes], [size.alpha for size in sizes])
+    ]
+    assert found == case["result"]
+
+
+@pytest.mark.parametrize("case", GROUPS, ids=lambda case: case["id"])
+def test_parameter_groups_equal(case: dict[str, Any], parts: dict[str, dict[str, nn.Module]]) -> None:
+    config = NetworkConfig(
+        network_module="networks.lora",
+        network_dim=case["dim"],
+        network_alpha=case["alpha"],
+        network_args=tuple(f"{key}={value}" for key, value in case["kwargs"].items()),
+    )
+    plan = legacy.resolve(Run("", case["family"], [config]))
+    network = plan.build(family_for(Run("", case["family"], ())), parts[case["family"]])
+    assert isinstance(network, AdapterNetwork)
+    rate = case["text_encoder_lr"]
+    made = network.parameter_groups(
+        case["default_lr"], case["unet_lr"], None if rate is None else [rate, 9.0]
+    )
+    found = sorted((group.name, *_size(network, group.parameters), group.learning_rate) for group in made)
+    expected = sorted((g["description"], g["n_params"], g["numel"], g["lr"]) for g in case["groups"])
+    assert [group[:3] for group in found] == [group[:3] for group in expected]
+    assert [group[3] for group in found] == pytest.approx([group[3] for group in expected], rel=1e-6)
+
+
+def _size(network: AdapterNetwork, parameters: list[nn.Parameter]) -> tuple[int, int]:
+    """Count as was recorded: before the adapter was applied, while adapted layers were parts of it."""
+    ids = {id(parameter) for parameter in parameters}
+    own = [
+        parameter
+        for layer in network.layers
+        if isinstance(layer, Lora) and id(layer.lora_down.weight) in ids
+        for parameter in layer.target.module.parameters()
+    ]
+    everything = [*parameters, *own]
+    return len(everything), sum(parameter.numel() for parameter in everything)
