@@ -74,7 +74,7 @@ def _run(script: Script, options: Mapping[str, Option], values: Mapping[str, Any
     """Build the sections; each checks its own ranges."""
     sections = []
     for section in script.sections:
-        names = [field.name for field in fields(section)]
+        names = [field.name for field in fields(section) if field.name in options]
         sections.append(section(**{name: values.get(name, options[name].default) for name in names}))
     return Run(script.name, script.family, sections, script.trainable)
 
@@ -94,7 +94,7 @@ def _stray_complaints(
 
 def _effect_complaints(script: Script, options: Mapping[str, Option], run: Run) -> list[str]:
     """Say which options were given although they change nothing: never here, or not in this company."""
-    values = run.values()
+    values = _asked(options, run)
     used = [name for name in values if _is_used(options[name], values[name])]
     never = [
         f"--{name} has no effect here: {script.without_effect[name]}"
@@ -110,7 +110,7 @@ def _effect_complaints(script: Script, options: Mapping[str, Option], run: Run) 
 
 
 def _check_supported(script: Script, options: Mapping[str, Option], run: Run) -> None:
-    values = run.values()
+    values = _asked(options, run)
     for name, value in values.items():
         if value in script.unsupported_values.get(name, ()):
             raise UserError(f"--{name} {value} is not supported yet")
@@ -120,6 +120,11 @@ def _check_supported(script: Script, options: Mapping[str, Option], run: Run) ->
             and not _is_idle(name, options, values)
         ):
             raise UserError(f"--{name} is not supported yet")
+
+
+def _asked(options: Mapping[str, Option], run: Run) -> dict[str, Any]:
+    """Return the values of the script's own options: sections may hold some that it does not have."""
+    return {name: value for name, value in run.values().items() if name in options}
 
 
 def _is_used(option: Option, value: Any) -> bool:

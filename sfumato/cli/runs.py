@@ -49,6 +49,7 @@ class Script:
         method: the word for what is trained in `sfumato train FAMILY METHOD`.
         trainable: what the training package calls it; becomes `Run.method`.
         sections: where its options come from, in the order of the help text.
+        absent: options of these sections that the script does not have; their defaults hold.
         overrides: defaults that differ from the sections'.
         command_overrides: defaults that only the sub-command has.
         unsupported: options that are known but not built; they stop a run unless left at their defaults.
@@ -63,6 +64,7 @@ class Script:
     sections: tuple[type, ...]
     method: str = ""
     trainable: str = ""
+    absent: frozenset[str] = frozenset()
     overrides: Mapping[str, Any] = field(default_factory=dict)
     command_overrides: Mapping[str, Any] = field(default_factory=dict)
     unsupported: frozenset[str] = frozenset()
@@ -72,7 +74,8 @@ class Script:
     def options(self, *, as_command: bool = False) -> dict[str, Option]:
         """Return the script's options by name, with the defaults of the sub-command where it is one."""
         overrides = {**self.overrides, **self.command_overrides} if as_command else self.overrides
-        return options_of(self.sections, overrides)
+        options = options_of(self.sections, overrides)
+        return {name: option for name, option in options.items() if name not in self.absent}
 
 
 NOT_WITH_FLOW: Mapping[str, str] = {
@@ -134,9 +137,7 @@ def _names(text: str) -> frozenset[str]:
 
 
 NOT_BUILT_FOR_TRAINING = (
-    _names(
-        "blocks_to_swap split_mode cpu_offload_checkpointing fused_backward_pass torch_compile dynamo_backend"
-    )
+    _names("cpu_offload_checkpointing fused_backward_pass torch_compile dynamo_backend")
     | _names("deepspeed zero_stage zero3_init_flag zero3_save_16bit_model fp16_master_weights_and_gradients")
     | _names(
         "offload_optimizer_device offload_optimizer_nvme_path offload_param_device offload_param_nvme_path"
@@ -147,10 +148,26 @@ NOT_BUILT_FOR_TRAINING = (
         "validation_seed validation_split validate_every_n_steps validate_every_n_epochs max_validation_steps"
     )
     | _names("masked_loss alpha_mask conditioning_data_dir in_json dataset_class dataset_repeats cache_info")
-    | _names("color_aug random_crop face_crop_aug_range debug_dataset weighted_captions")
-    | _names("model_type controlnet_model_name_or_path")
+    | _names("color_aug random_crop face_crop_aug_range debug_dataset")
 )
 """Options of the trainers that stop a run when they ask for something."""
+
+_DATA = (
+    ConsoleConfig, ModelConfig, DatasetConfig, CaptionConfig, ImageConfig, CachingConfig, LoaderConfig,
+)  # fmt: skip
+_TRAINING = (
+    LengthConfig, OptimizerConfig, ScheduleConfig, PrecisionConfig, MemoryConfig, DistributedConfig,
+    NoiseConfig, LossConfig,
+)  # fmt: skip
+_OUTPUT = (
+    SavingConfig, MetadataConfig, HubConfig, TrackingConfig, PreviewConfig, ValidationConfig, FileConfig,
+)  # fmt: skip
+
+_ALWAYS_OURS: Mapping[str, str] = {
+    **OWN_ATTENTION,
+    **OWN_GRADIENTS,
+    "lowram": "models are always loaded straight onto the device, one tensor at a time",
+}
 
 SCRIPTS: tuple[Script, ...] = (
     Script(
@@ -160,22 +177,47 @@ SCRIPTS: tuple[Script, ...] = (
         command="train",
         method="lora",
         trainable="adapter",
-        sections=(
-            ConsoleConfig, ModelConfig, DatasetConfig, CaptionConfig, ImageConfig, CachingConfig,
-            LoaderConfig, LengthConfig, OptimizerConfig, ScheduleConfig, PrecisionConfig, MemoryConfig,
-            DistributedConfig, NoiseConfig, LossConfig, FlowConfig, NetworkConfig, FluxOptions, SavingConfig,
-            MetadataConfig, HubConfig, TrackingConfig, PreviewConfig, ValidationConfig, FileConfig,
-        ),
+        sections=(*_DATA, *_TRAINING, FlowConfig, NetworkConfig, FluxOptions, *_OUTPUT),
         command_overrides={"network_module": "networks.lora_flux", "strict": True},
-        unsupported=NOT_BUILT_FOR_TRAINING,
+        unsupported=NOT_BUILT_FOR_TRAINING
+        | _names("blocks_to_swap split_mode model_type controlnet_model_name_or_path weighted_captions"),
         without_effect={
             **NOT_WITH_FLOW,
-            **OWN_ATTENTION,
-            **OWN_GRADIENTS,
+            **_ALWAYS_OURS,
             "max_token_length": "CLIP-L always reads 77 tokens; --t5xxl_max_token_length sets T5's",
             "vae": "the autoencoder is given as --ae",
             "no_half_vae": "this autoencoder does not overflow",
-            "lowram": "models are always loaded straight onto the device, one tensor at a time",
+        },
+    ),
+    Script(
+        name="train_network",
+        summary="Train an adapter (LoRA) for Stable Diffusion 1 and 2.",
+        family="sd",
+        command="train",
+        method="lora",
+        trainable="adapter",
+        sections=(*_DATA, *_TRAINING, NetworkConfig, *_OUTPUT),
+        absent=_names("cache_text_encoder_outputs cache_text_encoder_outputs_to_disk text_encoder_batch_size")
+        | _names("disable_mmap_load_safetensors blocks_to_swap"),
+        command_overrides={"network_module": "networks.lora", "strict": True},
+        unsupported=NOT_BUILT_FOR_TRAINING,
+        without_effect=_ALWAYS_OURS,
+    ),
+    Script(
+        name="sdxl_train_network",
+        summary="Train an adapter (LoRA) for SDXL.",
+        family="sdxl",
+        command="train",
+        method="lora",
+        trainable="adapter",
+        sections=(*_DATA, *_TRAINING, NetworkConfig, *_OUTPUT),
+        absent=_names("text_encoder_batch_size blocks_to_swap"),
+        command_overrides={"network_module": "networks.lora", "strict": True},
+        unsupported=NOT_BUILT_FOR_TRAINING,
+        without_effect={
+            **_ALWAYS_OURS,
+            "v2": "it tells Stable Diffusion 1 from 2",
+            "clip_skip": "the model always listens to the text encoders' last layer but one",
         },
     ),
     Script(
@@ -186,7 +228,7 @@ SCRIPTS: tuple[Script, ...] = (
         sections=(FluxGenerationOptions, GenerationConfig),
         unsupported=frozenset({"model_type"}),
     ),
-)  # fmt: skip
+)
 
 
 def script_named(name: str) -> Script:
