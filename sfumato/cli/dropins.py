@@ -54,7 +54,7 @@ def main(argv: Sequence[str]) -> int:
 
 def files() -> dict[str, str]:
     """Return the text of every drop-in by its path below the folder."""
-    scripts = {f"{script.name}.py": _drop_in(script) for script in SCRIPTS}
+    scripts = {f"{script.name}.py": _drop_in(script) for script in SCRIPTS if script.is_drop_in}
     return scripts | {f"{name}.py": _network_module(name) for name in NETWORK_MODULES}
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 USAGE = """usage: sfumato COMMAND ...
 
   train FAMILY METHOD ...    train, e.g. `sfumato train flux lora --help`
-  generate ...               make pictures
+  generate [FAMILY] ...      make pictures; with FLUX where no family is named
   demo [FOLDER]              see it learn on a toy model, without downloads
   options SCRIPT [--json]    list the options of a script
   sd-scripts FOLDER          write drop-ins for the scripts of sd-scripts into a folder
@@ -88,11 +88,15 @@ def _train(argv: Sequence[str]) -> int:
 
 
 def _generate(argv: Sequence[str]) -> int:
-    from sfumato.cli.runs import SCRIPTS
+    from sfumato.cli.runs import script_for, script_named
     from sfumato.cli.start import start
 
-    row = next(row for row in SCRIPTS if row.command == "generate")
-    return start(row, argv, prog="sfumato generate", as_command=True)
+    if argv and not argv[0].startswith("-"):
+        family, *rest = argv
+        return start(
+            script_for("generate", family, ""), rest, prog=f"sfumato generate {family}", as_command=True
+        )
+    return start(script_named("flux_minimal_inference"), argv, prog="sfumato generate", as_command=True)
 
 
 def _demo(argv: Sequence[str]) -> int:

@@ -48,6 +48,7 @@ class Script:
         command: the sub-command of `sfumato` that runs it.
         method: the word for what is trained in `sfumato train FAMILY METHOD`.
         trainable: what the training package calls it; becomes `Run.method`.
+        is_drop_in: whether sd-scripts has a script of that name.
         sections: where its options come from, in the order of the help text.
         absent: options of these sections that the script does not have; their defaults hold.
         overrides: defaults that differ from the sections'.
@@ -64,6 +65,7 @@ class Script:
     sections: tuple[type, ...]
     method: str = ""
     trainable: str = ""
+    is_drop_in: bool = True
     absent: frozenset[str] = frozenset()
     overrides: Mapping[str, Any] = field(default_factory=dict)
     command_overrides: Mapping[str, Any] = field(default_factory=dict)
@@ -226,7 +228,28 @@ SCRIPTS: tuple[Script, ...] = (
         family="flux",
         command="generate",
         sections=(FluxGenerationOptions, GenerationConfig),
+        absent=frozenset({"sampler"}),
         unsupported=frozenset({"model_type"}),
+    ),
+    Script(
+        name="generate sd",
+        summary="Make pictures with Stable Diffusion 1 or 2.",
+        family="sd",
+        command="generate",
+        is_drop_in=False,
+        sections=(ModelConfig, GenerationConfig),
+        absent=frozenset({"guidance"}),
+        overrides={"width": 512, "height": 512, "cfg_scale": 7.5},
+    ),
+    Script(
+        name="generate sdxl",
+        summary="Make pictures with SDXL.",
+        family="sdxl",
+        command="generate",
+        is_drop_in=False,
+        sections=(ModelConfig, GenerationConfig),
+        absent=frozenset({"guidance", "v2", "clip_skip"}),
+        overrides={"width": 1024, "height": 1024, "cfg_scale": 7.5},
     ),
 )
 

@@ -48,6 +48,9 @@ class GenerationConfig:
     height: int = 768
     """Height of the picture in pixels."""
 
+    sampler: str | None = None
+    """Name of the sampler, `ddim` or `euler_a` for example; what suits the model when not given."""
+
     interactive: bool = False
     """Ask for one prompt after the other until an empty line."""
 

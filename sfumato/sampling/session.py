@@ -16,6 +16,7 @@ from sfumato.log import progress
 from sfumato.models.family import DENOISER, VAE, Family, Parts, family_for
 from sfumato.nn.device import default_device
 from sfumato.nn.precision import check_compute, computable, dtype_named
+from sfumato.sampling import methods
 from sfumato.sampling.attachments import Attachments, parse_adapter
 from sfumato.sampling.output import save_picture
 from sfumato.sampling.pipeline import Pipeline
@@ -71,8 +72,13 @@ class Session:
             seed=random_seed() if settings.seed is None else settings.seed,
             guidance=settings.guidance,
             cfg_scale=settings.cfg_scale,
+            sampler=self._sampler(),
         )
         return self._pipeline.fit(options.request(defaults, usual.scale))
+
+    def _sampler(self) -> str:
+        asked, prediction = self.settings.sampler, self.family.prediction
+        return methods.own_name(asked, prediction) or asked if asked else methods.PREFERRED[prediction]
 
     def make(self, options: PromptOptions) -> Path:
         """Make one picture and return where it was written."""
