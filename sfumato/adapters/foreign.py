@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import inspect
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,8 +22,11 @@ from torch import Tensor, nn
 
 from sfumato.adapters.layer import Strength
 from sfumato.adapters.network import Network, ParameterGroup, norm_figures
+from sfumato.adapters.renaming import Names, copy_by_path, names_in_files, rename_file, renamed, unknown
 from sfumato.errors import UserError
 from sfumato.models.family import DENOISER, VAE, Family
+
+logger = logging.getLogger(__name__)
 
 _MUST_HAVE = ("apply_to", "load_weights", "prepare_optimizer_params", "save_weights")
 
@@ -38,6 +42,7 @@ class ForeignPlan:
         weights: file to take the network's shape from (`--dim_from_weights`), or None.
         start: file to load into the network, or None.
         options: all options of the run, for modules that ask for them.
+        replaced: arguments that the module gets instead of those that were given.
     """
 
     module_name: str
@@ -50,6 +55,7 @@ class ForeignPlan:
     trains_denoiser: bool = True
     trains_text_encoders: bool = True
     options: Mapping[str, Any] = field(default_factory=dict)
+    replaced: Mapping[str, str] = field(default_factory=dict)
 
     def check(self) -> None:
         """Raise UserError unless the module can be imported and offers what is needed."""
@@ -71,7 +77,8 @@ class ForeignPlan:
         texts = [models.get(part, nn.Module()) for part in family.text_outputs]
         text_encoders = texts[0] if len(texts) == 1 else texts
         denoiser = models.get(DENOISER, nn.Module())
-        network = self._create(models.get(VAE), text_encoders, denoiser)
+        names = names_in_files(family, models)
+        network = self._create(models.get(VAE), text_encoders, denoiser, names)
         missing = [name for name in _MUST_HAVE if not callable(getattr(network, name, None))]
         if not isinstance(network, nn.Module) or missing:
             lack = ", ".join(missing) or "nn.Module's methods"
@@ -82,25 +89,41 @@ class ForeignPlan:
         if prepare is not None:
             prepare(argparse.Namespace(**self.options))
         wrapped = ForeignNetwork(
-            network, text_encoders, denoiser, self.trains_text_encoders, self.trains_denoiser
+            network, text_encoders, denoiser, self.trains_text_encoders, self.trains_denoiser, names
         )
         wrapped.attach()  # these networks make their parameters known only when applied
+        if rest := unknown(network.state_dict(), names):
+            logger.info("%d layers are saved under the module's own names (%s ...)", len(rest), rest[0])
         if self.start:
             wrapped.load(self.start)
         return wrapped
 
-    def _create(self, vae: nn.Module | None, text_encoders: Any, denoiser: nn.Module) -> Any:
+    def _create(self, vae: nn.Module | None, text_encoders: Any, denoiser: nn.Module, names: Names) -> Any:
         module = _import(self.module_name)
-        arguments: dict[str, Any] = dict(self.arguments)
-        if self.weights:
-            made = module.create_network_from_weights(
-                1, str(self.weights), vae, text_encoders, denoiser, **arguments
+        arguments: dict[str, Any] = {**self.arguments, **self.replaced}
+        try:
+            if self.weights:
+                with copy_by_path(self.weights, names) as file:
+                    made = module.create_network_from_weights(
+                        1, str(file), vae, text_encoders, denoiser, **arguments
+                    )
+                return made[0]
+            arguments.setdefault("dropout", self.dropout)  # the name that LyCORIS reads
+            return module.create_network(
+                1.0,
+                self.rank,
+                self.alpha,
+                vae,
+                text_encoders,
+                denoiser,
+                neuron_dropout=self.dropout,
+                **arguments,
             )
-            return made[0]
-        arguments.setdefault("dropout", self.dropout)  # the name that LyCORIS reads
-        return module.create_network(
-            1.0, self.rank, self.alpha, vae, text_encoders, denoiser, neuron_dropout=self.dropout, **arguments
-        )
+        except AssertionError as error:  # the way in which such modules speak of wrong arguments
+            reason = str(error) or "it gives no reason"
+            raise UserError(
+                f"--network_module {self.module_name} refuses --network_args: {reason}; change them"
+            ) from error
 
 
 class ForeignNetwork:
@@ -113,7 +136,16 @@ class ForeignNetwork:
         denoiser: nn.Module,
         trains_text_encoders: bool = True,
         trains_denoiser: bool = True,
+        names: Names | None = None,
     ) -> None:
+        """Take a network that is not applied yet.
+
+        Args:
+            network: what the module made.
+            text_encoders: what the module was given: one, or a list.
+            names: of layers in files, by their names in the network's state.
+        """
+        self._names = names or {}
         self._network = network
         self._text_encoders = text_encoders
         self._denoiser = denoiser
@@ -191,6 +223,8 @@ class ForeignNetwork:
         temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
         try:
             self._network.save_weights(str(temporary), dtype, dict(metadata))
+            if self._is_renamed:
+                rename_file(temporary, self._names)
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
@@ -199,12 +233,19 @@ class ForeignNetwork:
         """Let the network load a file; it decides what fits."""
         if not path.exists():
             raise UserError(f"{path} does not exist; check the path")
-        return f"{path}: {self._network.load_weights(str(path))}"
+        with copy_by_path(path, self._names) as file:
+            return f"{path}: {self._network.load_weights(str(file))}"
 
     def describe(self) -> str:
         """Return the class and the number of values that it trains."""
         count = sum(parameter.numel() for parameter in self._network.parameters())
         return f"{type(self._network).__module__}.{type(self._network).__name__} trains {count:,} values"
+
+    @property
+    def _is_renamed(self) -> bool:
+        """Whether the network has layers that files name otherwise."""
+        keys = list(self._network.state_dict())
+        return any(renamed(key, self._names) != key for key in keys)
 
     def _prepared(
         self, default_lr: float | None, denoiser_lr: float | None, text_lrs: list[float] | None

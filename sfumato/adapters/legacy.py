@@ -74,6 +74,8 @@ _DIALECTS = {
 }
 """The first that knows a family is the family's default."""
 
+_LYCORIS_FULL = Path(__file__).with_name("lycoris_full.toml")
+
 _OURS_LATER = (
     "networks.lora_fa",
     "networks.dylora",
@@ -226,9 +228,14 @@ def _foreign_plan(name: str, run: Run, given: Mapping[str, str]) -> ForeignPlan:
         trains_denoiser=not config.network_train_text_encoder_only,
         trains_text_encoders=not config.network_train_unet_only,
         options=run.values(),
+        replaced={"preset": str(_LYCORIS_FULL)} if _asks_for_full_lycoris(name, given) else {},
     )
     plan.check()
     return plan
+
+
+def _asks_for_full_lycoris(name: str, given: Mapping[str, str]) -> bool:
+    return name == "lycoris.kohya" and given.get("preset", "full") == "full"
 
 
 def _name_for(family: str) -> str:

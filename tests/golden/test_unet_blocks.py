@@ -27,7 +27,7 @@ LISTS = {False: BlockList(12, 1, 12), True: BlockList(9, 3, 9, before=1, after=1
 
 @pytest.fixture(scope="module")
 def parts() -> dict[str, dict[str, nn.Module]]:
-    """Return models of the recorded sizes: the text encoders are smaller here than where layers were recorded."""
+    """Return models of the recorded sizes; the text encoders are smaller than where layers were recorded."""
     small = (32, 64, "quick_gelu")
     return {r.family: replace(r, texts=dict.fromkeys(r.texts, small)).models() for r in (SD, SDXL)}
 
