@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import cache
 
 import psutil
 import torch
@@ -80,7 +81,7 @@ def start(config: DistributedConfig) -> Processes:
         handlers.append(InitProcessGroupKwargs(timeout=timedelta(minutes=config.ddp_timeout)))
     # Autocast is ours (training/precision.py); accelerate finds devices and processes.
     processes = Processes(
-        Accelerator(mixed_precision="no", cpu=not _has_accelerator(), kwargs_handlers=handlers)
+        Accelerator(mixed_precision="no", cpu=not has_accelerator(), kwargs_handlers=handlers)
     )
     if line := missing_processes(processes.world, _launcher()):
         logger.warning(line)
@@ -133,6 +134,8 @@ def _together(act: Callable[[], object]) -> None:
         raise UserError("another process of this run has ended; what it said tells why") from error
 
 
-def _has_accelerator() -> bool:
+@cache
+def has_accelerator() -> bool:
+    """Return whether there is anything but the processor to compute on."""
     xpu = getattr(torch, "xpu", None)
     return torch.cuda.is_available() or torch.backends.mps.is_available() or bool(xpu and xpu.is_available())

@@ -11,6 +11,7 @@ import torch
 
 from sfumato import seeds
 from sfumato.data.collate import Batch
+from sfumato.training.distributed import has_accelerator
 from sfumato.training.plan import Plan, Step
 from sfumato.training.progress import LateReader, Reading
 from sfumato.training.trainables import Trainable
@@ -97,6 +98,7 @@ class Loop:
 def _reseed(seed: int, number: int) -> torch.Generator:
     """Make every draw of a micro-batch a function of the run's seed and the micro-batch's number."""
     derived = seeds.derive("micro-batch", seed, number)
-    torch.manual_seed(derived)
+    # Without a device, torch.manual_seed notes a whole stack trace in case one turns up.
+    (torch.manual_seed if has_accelerator() else torch.default_generator.manual_seed)(derived)
     random.seed(derived)
     return torch.Generator().manual_seed(seeds.derive("noise", seed, number))

@@ -8,6 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -190,4 +191,9 @@ class FiniteGuard:
 def _memory() -> str:
     if torch.cuda.is_available():
         return f"{torch.cuda.max_memory_allocated() / 2**30:.1f} GB"
-    return f"{psutil.Process().memory_info().rss / 2**30:.1f} GB"
+    return f"{_this_process().memory_info().rss / 2**30:.1f} GB"
+
+
+@cache
+def _this_process() -> psutil.Process:
+    return psutil.Process()
