@@ -30,6 +30,7 @@ class Runs:
         self.folder, self.out, self.log = folder, folder / "out", folder / "log.txt"
         self._model, self._options = model, [*SAVING, *options]
         self._pictures = folder / "data" / "1_sks cat"
+        self._leftovers: set[Path] = set()
         folder.mkdir(parents=True)
         tiny.pictures(self._pictures, 4)
 
@@ -58,10 +59,12 @@ class Runs:
         assert processes.finish(self.start()) == 0, self.log.read_text()[-3000:]
 
     def phase(self) -> str:
-        """Return what a killed run seems to have been doing, by the unfinished files it left."""
-        if list(self._pictures.glob(".*.part")):
+        """Return what a killed run seems to have been doing, by the unfinished files it added."""
+        found = {path for folder in (self._pictures, self.out) for path in folder.glob(".*.part*")}
+        new, self._leftovers = found - self._leftovers, self._leftovers | found
+        if any(path.parent == self._pictures for path in new):
             return "caching"
-        if list(self.out.glob(".*.part*")):
+        if new:
             return "saving"
         return "stepping" if (self.out / "lora.metrics.jsonl").exists() else "starting"
 
