@@ -80,7 +80,8 @@ class BlockRule:
         """Return the size for one layer; see `Rule`."""
         if target.part != DENOISER:
             return self.common
-        if not target.is_default and not (self.wide or self.wide_by_block):
+        is_asked_for = target.block is not None and bool(self.wide or self.wide_by_block)
+        if not target.is_default and not is_asked_for:
             return None
         is_wide = isinstance(target.module, nn.Conv2d) and target.module.kernel_size != (1, 1)
         size = self.wide if is_wide else self.common
