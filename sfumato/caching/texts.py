@@ -250,15 +250,23 @@ class _Encoder:
                 store.model_identity(self.family.source(name)),
                 str(self.parts.dtypes.get(name, torch.float32)),
                 self._lengths[name],
-                *filter(None, [self.parts.mark(name)]),
+                *filter(None, [self.parts.mark(name), self._emphasis.get(name)]),
             ]
             for name in self.encoders
         }
 
     @cached_property
     def _lengths(self) -> dict[str, int]:
-        tokens = self.family.tokenize([""])
-        return {name: _num_positions(tokens[name]) for name in self.encoders}
+        return {name: _num_positions(self._no_tokens[name]) for name in self.encoders}
+
+    @cached_property
+    def _emphasis(self) -> dict[str, str]:
+        """Tell which encoders read brackets in captions as emphasis."""
+        return {name: "emphasis" for name in self.encoders if f"{name}_weights" in self._no_tokens}
+
+    @cached_property
+    def _no_tokens(self) -> dict[str, Tensor]:
+        return self.family.tokenize([""])
 
     @cached_property
     def _extras_digest(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ def read_pickle(path: Path) -> dict[str, Tensor]:
         UserError: the file is missing, damaged, or holds more than tensors and plain values.
     """
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = _load(path)
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; check the path") from None
     except pickle.UnpicklingError:
@@ -42,7 +43,7 @@ def read_counters(path: Path) -> dict[str, int]:
     """
     if path.suffix.lower() not in SUFFIXES:
         return {}
-    content = torch.load(path, map_location="cpu", weights_only=True)
+    content = _load(path)
     if not isinstance(content, Mapping):
         return {}
     return {str(name): value for name, value in content.items() if isinstance(value, int)}
@@ -61,6 +62,11 @@ def write_pickle(
     plain: dict[str, Any] = {name: tensor.detach().cpu() for name, tensor in tensors.items()}
     with atomic_file(path, size_bytes) as file:
         torch.save(plain if counters is None else {"state_dict": plain, **counters}, file)
+
+
+def _load(path: Path) -> Any:
+    # Mapped, a file of gigabytes opens in no time; the format before torch 1.6 cannot be.
+    return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
 
 
 def _tensors_of(path: Path, content: Any) -> dict[str, Tensor]:

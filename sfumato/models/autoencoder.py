@@ -114,9 +114,9 @@ def load(
 
 
 def load_view(
-    view: View, dtype: torch.dtype, device: torch.device, *, what: str = "an autoencoder"
+    view: View, dtype: torch.dtype | None, device: torch.device, *, what: str = "an autoencoder"
 ) -> AutoencoderKL:
-    """Load an autoencoder from tensors in either naming, frozen and in eval mode."""
+    """Load an autoencoder from tensors in either naming, frozen and in eval mode; `dtype` as in `fill`."""
     sources = {new: old for old, new in diffusers_names(view.shapes).items()}
     vae = build(sizes_of(view.path, what, lambda: AutoencoderShape.of(view.shapes)))
     check_names(view.path, what, set(vae.state_dict()), sources)

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from sfumato.checkpoints.tensors import TensorReader, open_tensors
+from sfumato.checkpoints.tensors import SUFFIXES, TensorReader, open_tensors
 from sfumato.errors import UserError
 from sfumato.models import autoencoder, openclip, text_encoders, unet
 from sfumato.models.family import DENOISER, VAE
@@ -79,9 +79,13 @@ class Checkpoint:
         path: a single file, or a folder in diffusers' layout.
         vae: file or folder of an autoencoder that replaces the checkpoint's own.
         use_mmap: map files into memory instead of reading them plainly.
+
+    Attributes:
+        variant: of a folder, take files with this word before their suffix (`fp16`) where a part has one.
     """
 
     def __init__(self, layout: Layout, path: Path | None, vae: Path | None, *, use_mmap: bool = True) -> None:
+        self.variant: str | None = None
         self.layout = layout
         self.path = path
         self.vae = vae
@@ -96,7 +100,10 @@ class Checkpoint:
         """Return the file or folder that a part is loaded from."""
         if part == VAE and self.vae is not None:
             return self.vae / "vae" if (self.vae / "vae").is_dir() else self.vae
-        return self.path / self.layout.parts[part].folder if self.path and self.is_folder else self.path
+        if self.path is None or not self.is_folder:
+            return self.path
+        folder = self.path / self.layout.parts[part].folder
+        return (_variant(folder, self.variant) if self.variant else None) or folder
 
     def check(self, parts: Sequence[str]) -> None:
         """Read headers; raise UserError if a file is missing, broken or another model."""
@@ -107,8 +114,8 @@ class Checkpoint:
         if DENOISER in parts:
             self._check_channels()
 
-    def load(self, part: str, dtype: torch.dtype, device: torch.device) -> nn.Module:
-        """Load one part, frozen and in eval mode."""
+    def load(self, part: str, dtype: torch.dtype | None, device: torch.device) -> nn.Module:
+        """Load one part, frozen and in eval mode; `dtype` None keeps each tensor's own."""
         spec, config = self.layout.parts[part], self._config(part)
         with self.opened(part) as view:
             if spec.network == "unet":
@@ -213,13 +220,26 @@ class Checkpoint:
     def _config(self, part: str) -> dict[str, Any]:
         """Return the settings beside a part's weights, where its folder has them."""
         source = self.source(part)
-        file = source / "config.json" if source else None
+        is_variant = source is not None and source.is_file() and source != self.vae and self.is_folder
+        folder = source.parent if source is not None and is_variant else source
+        file = folder / "config.json" if folder else None
         if file is None or not file.is_file():
             return {}
         try:
             return json.loads(file.read_text(encoding="utf-8"))
         except ValueError:
             raise UserError(f"{file} is damaged; download it again") from None
+
+
+def _variant(folder: Path, word: str) -> Path | None:
+    """Return a folder's file of that variant, or its first shard, safetensors before others."""
+    found = [
+        file
+        for pattern in (f"*.{word}.*", f"*.{word}-00001-of-*")
+        for file in sorted(folder.glob(pattern))
+        if file.suffix != ".json"
+    ]
+    return min(found, key=lambda file: file.suffix not in SUFFIXES, default=None)
 
 
 def _heads(config: Mapping[str, Any]) -> tuple[int, ...] | None:

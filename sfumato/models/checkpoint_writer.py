@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+import shutil
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -66,13 +67,7 @@ def save_file(
         epoch, step: added to those of a pickled base, for a pickled file.
     """
     with checkpoint.file() as base:
-        tensors: dict[str, LazyTensor] = {}
-        for part, spec in checkpoint.layout.parts.items():
-            model = models.get(part) or checkpoint.load(part, dtype or torch.float32, torch.device("cpu"))
-            own = _published(spec, model) | _unused(spec, model, base)
-            tensors |= _prefixed(spec.prefix, {name: _cast(value, dtype) for name, value in own.items()})
-        if base is not None and checkpoint.layout.keeps_unknown:
-            tensors |= {name: base.lazy(name) for name in base.keys() if name not in tensors}  # noqa: SIM118
+        tensors = file_tensors(checkpoint, models, dtype, base)
         if path.suffix.lower() in PICKLE_SUFFIXES:
             before = read_counters(base.path) if base is not None else {}
             counters = {"epoch": epoch, "global_step": step}
@@ -82,32 +77,58 @@ def save_file(
             write_tensors(path, tensors, metadata)
 
 
+def file_tensors(
+    checkpoint: Checkpoint,
+    models: Mapping[str, nn.Module],
+    dtype: torch.dtype | None,
+    base: TensorReader | None,
+) -> dict[str, LazyTensor]:
+    """Return what a single file holds, made when it is written.
+
+    Args:
+        models, dtype: as for `save_file`.
+        base: the single file that the models come from, open, or None.
+    """
+    tensors: dict[str, LazyTensor] = {}
+    for part, spec in checkpoint.layout.parts.items():
+        model = models.get(part) or checkpoint.load(part, None, torch.device("cpu"))
+        own = _published(spec, model) | _unused(spec, model, base)
+        tensors |= _prefixed(spec.prefix, {name: _cast(value, dtype) for name, value in own.items()})
+    if base is not None and checkpoint.layout.keeps_unknown:
+        tensors |= {name: base.lazy(name) for name in base.keys() if name not in tensors}  # noqa: SIM118
+    return tensors
+
+
 def save_folder(
     folder: Path,
     checkpoint: Checkpoint,
     models: Mapping[str, nn.Module],
     dtype: torch.dtype | None,
-    tokenizers: Mapping[str, Tokenizer],
+    tokenizers: Mapping[str, Callable[[], Tokenizer]],
     *,
     as_safetensors: bool = True,
     prediction: str = "epsilon",
+    reference: Path | None = None,
 ) -> None:
     """Write a folder that diffusers opens as a pipeline.
 
     Args:
         models, dtype: as for `save_file`.
-        tokenizers: by the name of their folder.
+        tokenizers: load those that are not copied, by the name of their folder.
         prediction: `epsilon` or `v_prediction`.
+        reference: folder in that layout whose scheduler and tokenizers are copied, where it has them.
     """
     pipeline, scheduler = checkpoint.layout.pipeline
     index: dict[str, Any] = {"_class_name": pipeline, "scheduler": ["diffusers", scheduler]}
+    copied = _copied(reference, folder, ("scheduler", *tokenizers)) if reference is not None else {}
     for part, spec in checkpoint.layout.parts.items():
-        model = models.get(part) or checkpoint.load(part, dtype or torch.float32, torch.device("cpu"))
+        model = models.get(part) or checkpoint.load(part, None, torch.device("cpu"))
         _save_model(folder / spec.folder, spec, model, dtype, as_safetensors, checkpoint.layout.scale)
         library = "diffusers" if spec.network in ("unet", "vae") else "transformers"
         index[spec.folder] = [library, type(model).__name__]
-    for name, tokenizer in tokenizers.items():
-        tokenizer.vocabulary.save_pretrained(folder / name)
+    for name, load in tokenizers.items():
+        if name not in copied:
+            load().vocabulary.save_pretrained(folder / name)
         index[name] = ["transformers", "CLIPTokenizer"]
     if "text_encoder_2" not in index:
         index |= {"safety_checker": [None, None], "feature_extractor": [None, None]}
@@ -118,8 +139,21 @@ def save_folder(
         **_SCHEDULERS[scheduler],
         "prediction_type": prediction,
     }
-    _write_json(folder / "scheduler" / "scheduler_config.json", settings)
-    _write_json(folder / "model_index.json", index)
+    if "scheduler" not in copied:
+        _write_json(folder / "scheduler" / "scheduler_config.json", settings)
+    _write_json(folder / "model_index.json", index | copied)
+
+
+def _copied(reference: Path, folder: Path, names: Iterable[str]) -> dict[str, list[str]]:
+    """Copy these folders, where there are any; return what the reference's index says of each."""
+    file = reference / "model_index.json"
+    if not file.is_file():
+        return {}
+    index = json.loads(file.read_text(encoding="utf-8"))
+    found = {name: index[name] for name in names if name in index and (reference / name).is_dir()}
+    for name in found:
+        shutil.copytree(reference / name, folder / name, dirs_exist_ok=True)
+    return found
 
 
 def _published(spec: PartFormat, model: nn.Module) -> dict[str, LazyTensor]:
@@ -167,7 +201,7 @@ def _save_model(
 ) -> None:
     is_text = spec.network in ("clip", "openclip")
     config: Any = model.config
-    settings = config.to_dict() if is_text else dict(config)
+    settings = config.to_dict() if is_text else {k: v for k, v in config.items() if k[0] != "_"}
     settings |= (
         {"architectures": [type(model).__name__]} if is_text else {"_class_name": type(model).__name__}
     )

@@ -53,7 +53,7 @@ def fill(
     module: nn.Module,
     path: Path,
     get: Callable[[str], Tensor],
-    dtype: torch.dtype,
+    dtype: torch.dtype | None,
     device: torch.device,
     stored: Iterable[str] = (),
 ) -> nn.Module:
@@ -63,18 +63,19 @@ def fill(
         path: the file, for messages.
         get: returns the tensor for a name of the module's state dict.
         dtype: of all floating-point tensors; if it is storage-only, of `stored` alone, the rest is bfloat16.
+            None keeps each tensor's own, so that weights may stay in a file that is mapped into memory.
         stored: names of the weights that may be kept in a storage-only format.
 
     Raises:
         UserError: a tensor has another shape than the module expects.
     """
-    eight_bit = set(stored) if is_storage_only(dtype) else set()
+    eight_bit = set(stored) if dtype and is_storage_only(dtype) else set()
     for name, empty in module.state_dict().items():
         value = get(name)
         if value.shape != empty.shape:
             sizes = f"{tuple(value.shape)}, where the model's other tensors ask for {tuple(empty.shape)}"
             raise UserError(f"{path}: {name} is {sizes}; use another file")
-        if value.dtype.is_floating_point:
+        if dtype and value.dtype.is_floating_point:
             value = value.to(device, dtype if name in eight_bit else computable(dtype))
         _assign(module, name, value.to(device))
     widen_stored(module)

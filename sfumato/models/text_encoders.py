@@ -66,7 +66,7 @@ def load_clip(
 
 def load_clip_view(
     view: View,
-    dtype: torch.dtype,
+    dtype: torch.dtype | None,
     device: torch.device,
     *,
     activation: str = "quick_gelu",
@@ -79,6 +79,7 @@ def load_clip_view(
     Args:
         view: with or without `text_model.` before the names.
         has_projection: load the text projection too.
+        dtype: as `loading.fill` has it.
         activation, num_heads, what: as `load_clip` has it.
     """
     names = {_bare(name): name for name in view.shapes if not _is_ignored(name, has_projection)}

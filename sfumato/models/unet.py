@@ -190,7 +190,7 @@ class Numbering:
 
 def load(
     view: View,
-    dtype: torch.dtype,
+    dtype: torch.dtype | None,
     device: torch.device,
     *,
     num_heads: tuple[int, ...] | None = None,
@@ -199,6 +199,7 @@ def load(
     """Load a UNet from tensors in either naming, frozen and in eval mode.
 
     Args:
+        dtype: as `loading.fill` has it.
         num_heads: attention heads of each level; None takes those of the published models.
         what: the model that is expected, for messages.
     """
@@ -229,7 +230,7 @@ def build(shape: UnetShape, num_heads: tuple[int, ...] | None = None) -> UNet2DC
         # The middle takes the last level's depth, which may itself have no transformer.
         "transformer_layers_per_block": [*(depth or 1 for depth in shape.depths[:-1]), shape.middle_depth],
         # Upstream's name is wrong: these are numbers of heads, and published configurations say them so.
-        "attention_head_dim": heads[0] if len(set(heads)) == 1 else list(heads),
+        "attention_head_dim": list(heads) if shape.is_linear else heads[0],
     }
     with torch.device("meta"):
         return UNet2DConditionModel(

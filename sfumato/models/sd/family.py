@@ -166,8 +166,8 @@ class SdFamily:
         return clip.targets(model, part, "te") if part == TEXT else iter(())
 
     def cache_extras(self) -> Mapping[str, Tensor]:
-        """Return nothing: text caches hold the outputs alone."""
-        return {}
+        """Return the layer that is listened to."""
+        return {"clip_skip": torch.tensor(self._layer)}
 
     def metadata(self) -> dict[str, object]:
         """Return nothing: every option that changes what the model is told is recorded for all families."""
@@ -199,15 +199,21 @@ class SdFamily:
         dtype: torch.dtype | None,
         *,
         as_safetensors: bool = True,
+        reference: Path | None = None,
     ) -> None:
-        """Write all parts as a folder in diffusers' layout; parts that are not given come from the base."""
+        """Write all parts as a folder in diffusers' layout; parts that are not given come from the base.
+
+        Args:
+            reference: folder in that layout whose scheduler and tokenizers are copied.
+        """
         checkpoint_writer.save_folder(
             folder,
             self.checkpoint,
             parts,
             dtype,
-            {"tokenizer": self._load_tokenizer()},
+            {"tokenizer": self._load_tokenizer},
             as_safetensors=as_safetensors,
+            reference=reference,
             prediction="v_prediction" if self.prediction is Prediction.VELOCITY else "epsilon",
         )
 

@@ -7,6 +7,7 @@ projected summary of the text (Podell et al. 2023, arXiv:2307.01952).
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -217,15 +218,21 @@ class SdxlFamily:
         dtype: torch.dtype | None,
         *,
         as_safetensors: bool = True,
+        reference: Path | None = None,
     ) -> None:
-        """Write all parts as a folder in diffusers' layout; parts that are not given come from the base."""
+        """Write all parts as a folder in diffusers' layout; parts that are not given come from the base.
+
+        Args:
+            reference: folder in that layout whose scheduler and tokenizers are copied.
+        """
         checkpoint_writer.save_folder(
             folder,
             self.checkpoint,
             parts,
             dtype,
-            {_TOKENIZERS[part][0]: self._tokenizer(part) for part in self.text_outputs},
+            {_TOKENIZERS[part][0]: partial(self._tokenizer, part) for part in self.text_outputs},
             as_safetensors=as_safetensors,
+            reference=reference,
             prediction="v_prediction" if self.prediction is Prediction.VELOCITY else "epsilon",
         )
 
