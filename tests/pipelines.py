@@ -1,4 +1,4 @@
-"""diffusers' own pipelines made of tiny single files, by diffusers' own conversion: what we are compared with."""
+"""diffusers' own pipelines made of tiny single files by diffusers' own conversion: what we compare with."""
 
 from __future__ import annotations
 

@@ -519,7 +519,8 @@ def _clip_tokenizers(folder: Path) -> tuple[Path, int]:
     """Write the tokenizers of all Stable Diffusions; return their folder and the size of the vocabulary."""
     tokenizers = folder / "tokenizers"
     names = ("openai_clip-vit-large-patch14", "laion_CLIP-ViT-bigG-14-laion2B-39B-b160k")
-    return tokenizers, [_clip_tokenizer(tokenizers / name) for name in names][0]
+    vocabularies = [_clip_tokenizer(tokenizers / name) for name in names]
+    return tokenizers, vocabularies[0]
 
 
 def _prefixed_weights(parts: dict[str, Shapes], seed: int) -> dict[str, Tensor]:
