@@ -64,6 +64,7 @@ class AdapterMethod:
 
     def check(self) -> int:
         """Build the adapter on models without memory: everything that does not fit is found in a second."""
+        self.objective()
         meta = torch.device("meta")
         models = {part: self.family.load(part, torch.bfloat16, meta) for part in self.plan.parts(self.family)}
         network = self.plan.build(self.family, models)
@@ -91,10 +92,14 @@ class AdapterMethod:
             method=self,
             parts=parts,
             network=network,
-            objective=objective_for(self.run, self.family.prediction, self.family.latents.patch),
+            objective=self.objective(),
             precision=precision,
             live_encoders=live_encoders,
         )
+
+    def objective(self) -> Objective:
+        """Return what a step measures, as the run's options and the family's kind of prediction have it."""
+        return objective_for(self.run, self.family.prediction, self.family.latents.patch)
 
     @property
     def save_dtype(self) -> torch.dtype | None:
