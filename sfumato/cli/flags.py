@@ -24,6 +24,7 @@ class Option:
         kind: type of the value, or of each value where `is_list`.
         choices: allowed values, None where everything is allowed.
         default: the section's value, or the one that the script puts in its place.
+        count: how many values a list takes: `*` any number, `+` one or more.
     """
 
     section: type
@@ -34,6 +35,7 @@ class Option:
     choices: tuple[Any, ...] | None = None
     is_list: bool = False
     is_required: bool = False
+    count: str = "*"
 
     @property
     def name(self) -> str:
@@ -52,7 +54,9 @@ def options_of(sections: Iterable[type], overrides: Mapping[str, Any]) -> dict[s
             flags = field.metadata.get("flags", (f"--{name}",))
             required = field.metadata.get("required", False)
             default = None if required else overrides.get(name, field.default)
-            found[name] = Option(section, name, flags, kind, default, choices, is_list, required)
+            choices = field.metadata.get("choices", choices)
+            count = field.metadata.get("count", "*")
+            found[name] = Option(section, name, flags, kind, default, choices, is_list, required, count)
     return found
 
 
@@ -131,7 +135,7 @@ def _argument(option: Option) -> dict[str, Any]:
     return named | {
         "type": partial(_read_argument, option.kind),
         "choices": option.choices,
-        "nargs": "*" if option.is_list else None,
+        "nargs": option.count if option.is_list else None,
         "metavar": None if option.choices or not is_flag else _METAVARS[option.kind],
     }
 

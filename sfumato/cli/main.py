@@ -14,6 +14,9 @@ USAGE = """usage: sfumato COMMAND ...
 
   train FAMILY METHOD ...    train, e.g. `sfumato train flux lora --help`
   generate [FAMILY] ...      make pictures; with FLUX where no family is named
+  convert FROM TO            rewrite a whole model: one file, or a folder in diffusers' layout
+  merge-models ...           merge whole models
+  show-metadata ...          show what a file says of itself
   demo [FOLDER]              see it learn on a toy model, without downloads
   options SCRIPT [--json]    list the options of a script
   sd-scripts FOLDER          write drop-ins for the scripts of sd-scripts into a folder
@@ -99,6 +102,18 @@ def _generate(argv: Sequence[str]) -> int:
     return start(script_named("flux_minimal_inference"), argv, prog="sfumato generate", as_command=True)
 
 
+def _tool(command: str) -> Callable[[Sequence[str]], int]:
+    """Return what runs the one script that a sub-command stands for."""
+
+    def run(argv: Sequence[str]) -> int:
+        from sfumato.cli.runs import script_for
+        from sfumato.cli.start import start
+
+        return start(script_for(command, "", ""), argv, prog=f"sfumato {command}", as_command=True)
+
+    return run
+
+
 def _demo(argv: Sequence[str]) -> int:
     from sfumato.cli.requirements import check_requirements
 
@@ -140,6 +155,9 @@ def _run_script(name: str, argv: Sequence[str]) -> int:
 _COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "train": _train,
     "generate": _generate,
+    "convert": _tool("convert"),
+    "merge-models": _tool("merge-models"),
+    "show-metadata": _tool("show-metadata"),
     "demo": _demo,
     "options": _options,
     "sd-scripts": _drop_ins,

@@ -11,6 +11,7 @@ from sfumato.cli.flags import Option, did_you_mean, options_of
 from sfumato.config.caching import CachingConfig
 from sfumato.config.captions import CaptionConfig
 from sfumato.config.console import ConsoleConfig
+from sfumato.config.conversion import ConversionConfig
 from sfumato.config.dataset import DatasetConfig
 from sfumato.config.distributed import DistributedConfig
 from sfumato.config.file import FileConfig
@@ -18,10 +19,12 @@ from sfumato.config.flow import FlowConfig
 from sfumato.config.generation import GenerationConfig
 from sfumato.config.hub import HubConfig
 from sfumato.config.images import ImageConfig
+from sfumato.config.inspection import InspectionConfig
 from sfumato.config.length import LengthConfig
 from sfumato.config.loader import LoaderConfig
 from sfumato.config.loss import LossConfig
 from sfumato.config.memory import MemoryConfig
+from sfumato.config.merging import MergingConfig
 from sfumato.config.metadata import MetadataConfig
 from sfumato.config.model import ModelConfig
 from sfumato.config.network import NetworkConfig
@@ -44,7 +47,7 @@ class Script:
     Attributes:
         name: path below the drop-in folder, without suffix.
         summary: one sentence for help texts.
-        family: whose models it works on.
+        family: whose models it works on; empty where the files tell.
         command: the sub-command of `sfumato` that runs it.
         method: the word for what is trained in `sfumato train FAMILY METHOD`.
         trainable: what the training package calls it; becomes `Run.method`.
@@ -250,6 +253,30 @@ SCRIPTS: tuple[Script, ...] = (
         sections=(ModelConfig, GenerationConfig),
         absent=frozenset({"guidance", "v2", "clip_skip"}),
         overrides={"width": 1024, "height": 1024, "cfg_scale": 7.5},
+    ),
+    Script(
+        name="tools/convert_diffusers20_original_sd",
+        summary="Rewrite a whole model as one file or as a folder, in any precision.",
+        family="",
+        command="convert",
+        sections=(ConversionConfig,),
+        without_effect={
+            "unet_use_linear_projection": "these layers are always written as the model has them"
+        },
+    ),
+    Script(
+        name="tools/show_metadata",
+        summary="Show what a .safetensors file says of itself.",
+        family="",
+        command="show-metadata",
+        sections=(InspectionConfig,),
+    ),
+    Script(
+        name="tools/merge_models",
+        summary="Merge whole models: the weighted sum of their tensors.",
+        family="",
+        command="merge-models",
+        sections=(MergingConfig,),
     ),
 )
 

@@ -56,4 +56,31 @@ def _generate(run: Run) -> int:
     return 0
 
 
-_WORK: dict[str, Callable[[Run], int]] = {"train": _train, "generate": _generate}
+def _convert(run: Run) -> int:
+    from sfumato.tools.conversion import convert
+
+    convert(run)
+    return 0
+
+
+def _show_metadata(run: Run) -> int:
+    from sfumato.tools.metadata import show_metadata
+
+    print(show_metadata(run))  # noqa: T201
+    return 0
+
+
+def _merge_models(run: Run) -> int:
+    from sfumato.tools.merging import merge_models
+
+    merge_models(run)
+    return 0
+
+
+_WORK: dict[str, Callable[[Run], int]] = {
+    "train": _train,
+    "generate": _generate,
+    "convert": _convert,
+    "show-metadata": _show_metadata,
+    "merge-models": _merge_models,
+}

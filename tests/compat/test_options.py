@@ -18,7 +18,7 @@ def test_options_equal_those_of_sd_scripts(script: str) -> None:
     recorded = json.loads(gzip.decompress((RECORDED / f"{script.replace('/', '__')}.json.gz").read_bytes()))
     found = {row["dest"]: row for row in describe(script_named(script))}
     print(f"{script}: {len(recorded)} options")
-    assert len(recorded) > 20
+    assert len(recorded) >= 1
     assert set(found) - OURS == {row["dest"] for row in recorded}
     for row in recorded:
         assert _contract(found[row["dest"]]) == _contract(row)

@@ -1,0 +1,145 @@
+"""Whole base models: told apart by their files, and written again in another layout.
+
+Weights stay in the mapped files until they are written.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import torch
+from torch import nn
+
+from sfumato.checkpoints.tensors import open_tensors
+from sfumato.config.model import ModelConfig
+from sfumato.config.run import Run
+from sfumato.errors import UserError
+from sfumato.models.checkpoint import Checkpoint
+from sfumato.models.family import Family, family_for
+from sfumato.models.recognise import describe, recognise
+from sfumato.models.views import Shapes, view_of
+
+_KINDS = {
+    "sd1": ("sd", 1),
+    "sd2": ("sd", 2),
+    "sdxl": ("sdxl", None),
+    "sd unet": ("sd", None),
+    "sdxl unet": ("sdxl", None),
+}
+"""For each kind of file or of folder's UNet: family, and version where the kind tells one."""
+
+
+class WholeModel(Family, Protocol):
+    """A family whose parts are published together."""
+
+    checkpoint: Checkpoint
+
+    def save_checkpoint(
+        self,
+        path: Path,
+        parts: Mapping[str, nn.Module],
+        dtype: torch.dtype | None,
+        metadata: Mapping[str, str],
+        *,
+        epoch: int = 0,
+        step: int = 0,
+    ) -> None:
+        """Write all parts as one file, safetensors or .ckpt; parts that are not given come from the base."""
+        ...
+
+    def save_folder(
+        self,
+        folder: Path,
+        parts: Mapping[str, nn.Module],
+        dtype: torch.dtype | None,
+        *,
+        as_safetensors: bool = True,
+        reference: Path | None = None,
+    ) -> None:
+        """Write all parts as a folder in diffusers' layout; parts that are not given come from the base.
+
+        Args:
+            reference: folder in that layout whose scheduler and tokenizers are copied.
+        """
+        ...
+
+
+def open_base(
+    path: Path, option: str, *, version: int | None = None, variant: str | None = None
+) -> WholeModel:
+    """Return the family that a base model belongs to, bound to it; its headers have been read.
+
+    Args:
+        option: what the path was given as, for messages.
+        version: the version of Stable Diffusion that the user insists on.
+        variant: as `Checkpoint` has it.
+
+    Raises:
+        UserError: there is no such model, it is another kind of file, or another version.
+    """
+    source = path / "unet" if path.is_dir() else path
+    if not source.exists():
+        reason = "has no folder unet" if path.is_dir() else "does not exist"
+        raise UserError(f"{option} is {path}, which {reason}; give a file or a folder in diffusers' layout")
+    with open_tensors(source) as file:
+        shapes, metadata = view_of(file).shapes, file.metadata
+    family, found = _identified(path, shapes, option)
+    if version is not None and found != version:
+        what = f"Stable Diffusion {found}" if found else "SDXL"
+        raise UserError(f"--v{version} is given, but {option} is {path}, which is {what}; leave it out")
+    model = ModelConfig(
+        v2=found == 2,
+        v_parameterization=_predicts_velocity(path, metadata, found),
+        pretrained_model_name_or_path=str(path),
+    )
+    base = cast(WholeModel, family_for(Run("", family, [model])))
+    base.checkpoint.variant = variant
+    parts = list(base.checkpoint.layout.parts)
+    base.checkpoint.check(parts)
+    if variant and not any(_is_file(base.source(part)) for part in parts if path.is_dir()):
+        raise UserError(
+            f"--variant is {variant}, but {option} is {path}, which has no such files; leave it out"
+        )
+    return base
+
+
+def _identified(path: Path, shapes: Shapes, option: str) -> tuple[str, int | None]:
+    """Return (family, version), where the family has versions."""
+    kind = recognise(shapes)
+    if kind is None or kind.name not in _KINDS:
+        raise UserError(f"{option} is {path}: {describe(shapes)}; give a whole Stable Diffusion model")
+    family, version = _KINDS[kind.name]
+    if kind.name == "sd unet":
+        version = _version_of_folder(path, shapes)
+    return family, version
+
+
+def _version_of_folder(path: Path, shapes: Shapes) -> int:
+    # Version 2 is published with Linear projections; some programs write them as 1x1 convolutions, but its
+    # text encoder has another activation than version 1's.
+    is_linear = any(len(shape) == 2 for name, shape in shapes.items() if name.endswith(".proj_in.weight"))
+    activation = _settings(path / "text_encoder" / "config.json").get("hidden_act")
+    return 2 if is_linear or activation == "gelu" else 1
+
+
+def _predicts_velocity(path: Path, metadata: Mapping[str, str], version: int | None) -> bool:
+    scheduler = _settings(path / "scheduler" / "scheduler_config.json")
+    told = metadata.get("modelspec.prediction_type") or scheduler.get("prediction_type")
+    # Files of version 2 mostly do not tell. Most of them predict velocity, as sd-scripts takes for granted.
+    return told in ("v", "v_prediction") if told else version == 2
+
+
+def _is_file(path: Path | None) -> bool:
+    return path is not None and path.is_file()
+
+
+def _settings(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        return {}
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except ValueError:
+        raise UserError(f"{file} is damaged; download it again") from None

@@ -1,0 +1,174 @@
+"""Merge whole checkpoints: the weighted sum of each tensor, one tensor in memory at a time.
+
+The first checkpoint decides which tensors there are. Where a later one lacks a tensor, the first one's counts
+in its place, so that the weights of a sum stay the same for all tensors.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from sfumato.checkpoints.tensors import SUFFIXES, LazyTensor, TensorReader, open_tensors, write_tensors
+from sfumato.config.merging import MergingConfig
+from sfumato.config.run import Run
+from sfumato.errors import UserError
+from sfumato.log import progress
+from sfumato.nn.precision import dtype_named
+
+logger = logging.getLogger(__name__)
+
+_OLDER_TEXT_NAMES = re.compile(r"^(cond_stage_model\.transformer\.)(embeddings|encoder|final_layer_norm)\.")
+_OTHER_PARTS = ("first_stage_model.", "cond_stage_model.", "conditioner.")
+
+
+@dataclass(frozen=True)
+class Source:
+    """One checkpoint of a merge.
+
+    Attributes:
+        names: its own name of each tensor, by the name that all share: older files leave out a level of the
+            text encoder's.
+        ratio: how much it counts.
+    """
+
+    file: TensorReader
+    names: Mapping[str, str]
+    ratio: float
+
+    def info(self, name: str) -> tuple[tuple[int, ...], torch.dtype]:
+        """Return shape and number format of a tensor."""
+        own = self.names[name]
+        return self.file.shape(own), self.file.dtype(own)
+
+
+def merge_models(run: Run) -> None:
+    """Write the merged checkpoint that the run asks for.
+
+    Raises:
+        UserError: a file or option will not do, or the disk is full.
+    """
+    options = run[MergingConfig]
+    paths, output = _paths(options), _output(options)
+    ratios = options.ratios or (1 / len(paths),) * len(paths)
+    device, precision = _device(options.device), dtype_named(options.precision)
+    with ExitStack() as files:
+        sources = [
+            _source(files.enter_context(open_tensors(path)), ratio)
+            for path, ratio in zip(paths, ratios, strict=True)
+        ]
+        _check(sources)
+        _report_skipped(sources, options.show_skipped)
+        tensors = {
+            sources[0].names[name]: _merged(sources, name, options.unet_only, device, precision)
+            for name in sources[0].names
+        }
+        with progress(total=len(tensors), unit="tensor", title="merging") as bar:
+            counted = {name: _counted(tensor, bar.update) for name, tensor in tensors.items()}
+            write_tensors(output, counted, None, dtype_named(options.saving_precision))
+    logger.info("written: %s", output)
+
+
+def weighted_sum(tensors: Sequence[Tensor], ratios: Sequence[float]) -> Tensor:
+    """Return the sum of tensors of one shape, each times its ratio."""
+    total = tensors[0] * ratios[0]
+    for tensor, ratio in zip(tensors[1:], ratios[1:], strict=True):
+        total += tensor * ratio
+    return total
+
+
+def _paths(options: MergingConfig) -> list[Path]:
+    if not options.models:
+        raise UserError("--models is not given; name the checkpoints to merge")
+    paths = [Path(text) for text in options.models]
+    for path in paths:
+        if path.suffix.lower() not in SUFFIXES:
+            raise UserError(f"--models names {path}; only .safetensors files are merged, so convert it first")
+    return paths
+
+
+def _output(options: MergingConfig) -> Path:
+    if not options.output:
+        raise UserError("--output is not given; name the file to write")
+    path = Path(options.output)
+    return path if path.suffix.lower() in SUFFIXES else path.with_name(f"{path.name}.safetensors")
+
+
+def _device(name: str) -> torch.device:
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError):  # no such kind of device, or none of it here
+        raise UserError(f"--device is {name}, which this machine has not; use cpu") from None
+    return torch.device(name)
+
+
+def _source(file: TensorReader, ratio: float) -> Source:
+    own = file.keys()
+    return Source(file, {_OLDER_TEXT_NAMES.sub(r"\1text_model.\2.", name): name for name in own}, ratio)
+
+
+def _check(sources: Sequence[Source]) -> None:
+    """Raise UserError if a checkpoint has nothing in common with the first, or other sizes."""
+    first = sources[0]
+    for other in sources[1:]:
+        shared = first.names.keys() & other.names.keys()
+        if not shared:
+            raise UserError(
+                f"--models: {other.file.path} shares no tensor with {first.file.path}; use another"
+            )
+        for name in sorted(shared):
+            ours, theirs = first.info(name)[0], other.info(name)[0]
+            if ours != theirs:
+                raise UserError(
+                    f"--models: {name} is {theirs} in {other.file.path} and {ours} in {first.file.path}; "
+                    "merge models of one architecture"
+                )
+
+
+def _report_skipped(sources: Sequence[Source], is_listed: bool) -> None:
+    first = sources[0]
+    for other in sources[1:]:
+        for names, what in (
+            (other.names.keys() - first.names.keys(), "are left out, for the first model lacks them"),
+            (first.names.keys() - other.names.keys(), "are missing; the first model's take their place"),
+        ):
+            if names:
+                hint = "" if is_listed else " (--show_skipped lists them)"
+                logger.info("%s: %d tensors %s%s", other.file.path.name, len(names), what, hint)
+            for name in sorted(names) if is_listed else ():
+                logger.info("  %s", name)
+
+
+def _merged(
+    sources: Sequence[Source], name: str, is_unet_only: bool, device: torch.device, precision: torch.dtype
+) -> LazyTensor:
+    """Return a tensor of the result, computed when it is written."""
+    first = sources[0]
+    shape, dtype = first.info(name)
+    if not dtype.is_floating_point or (is_unet_only and name.startswith(_OTHER_PARTS)):
+        return first.file.lazy(first.names[name])
+    owners = [source if name in source.names else first for source in sources]
+
+    def load() -> Tensor:
+        tensors = [owner.file.get(owner.names[name]).to(device, precision) for owner in owners]
+        return weighted_sum(tensors, [source.ratio for source in sources])
+
+    return LazyTensor(precision, shape, load)
+
+
+def _counted(tensor: LazyTensor, count: Callable[[], object]) -> LazyTensor:
+    """Return a tensor that reports when it has been made."""
+
+    def load() -> Tensor:
+        value = tensor.load()
+        count()
+        return value
+
+    return LazyTensor(tensor.dtype, tensor.shape, load)
