@@ -84,7 +84,8 @@ def extra_for(command: str) -> str:
 def command_line(python: Path, command: Sequence[str]) -> list[str]:
     """Translate what follows quickstart's own options into a call of the environment's Python."""
     if command[0] == "test":
-        return [str(python), "-m", "pytest", f"--rootdir={ROOT}", *command[1:]]
+        several = ["--numprocesses=auto", "--maxprocesses=4", "--dist=loadfile"]
+        return [str(python), "-m", "pytest", f"--rootdir={ROOT}", *several, *command[1:]]
     if command[0].endswith(".py"):
         return [str(python), *command]
     return [str(python), "-m", "sfumato", *command]
