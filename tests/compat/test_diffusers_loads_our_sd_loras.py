@@ -63,7 +63,7 @@ class Compared:
 def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Compared:
     folder = tmp_path_factory.mktemp(request.param)
     tiny.pictures(folder / "data" / "1_cat", 2)
-    make = tiny.sdxl if request.param == "sdxl" else tiny.sd
+    make: Any = tiny.sdxl if request.param == "sdxl" else tiny.sd
     base = make(folder, **({"v2": True} if request.param == "sd2" else {}))
     return Compared(request.param, base, folder / "data")
 

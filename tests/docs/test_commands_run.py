@@ -14,7 +14,7 @@ from tests import tiny
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-START = re.compile(r"(accelerate launch .*?sd-scripts/\w+\.py|sfumato train|sfumato generate)\s")
+START = re.compile(r"(accelerate launch .*?sd-scripts/\w+\.py|sfumato (train|generate|convert))\s")
 SMALLER = {
     "train": ["--max_data_loader_n_workers", "0"],
     "generate": shlex.split("--width 32 --height 32 --steps 1"),
@@ -22,7 +22,7 @@ SMALLER = {
 
 
 def commands(page: Path) -> list[str]:
-    """Return the indented commands of a page that train or generate, each on one line, in order."""
+    """Return the indented commands of a page that do something with models, each on one line, in order."""
     lines = page.read_text("utf-8").replace("\\\n", " ").splitlines()
     return [line.strip() for line in lines if line.startswith("    ") and START.match(line.strip())]
 
@@ -32,12 +32,14 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return a folder that holds what the documentation takes for granted, small."""
     model = tiny.flux(tmp_path)
     model.t5xxl.rename(tmp_path / "t5xxl_fp16.safetensors")
+    tiny.sd(tmp_path).path.rename(tmp_path / "sd15.safetensors")
+    tiny.sdxl(tmp_path)
     tiny.pictures(tmp_path / "pictures" / "my-cat", 2)
     tiny.pictures(tmp_path / "pictures" / "other-cats", 2, seed=1)
     shutil.copytree(ROOT / "examples", tmp_path / "examples")
     for example in (tmp_path / "examples").glob("*.toml"):
-        smaller = example.read_text("utf-8").replace(
-            "resolution = 1024", "resolution = 64\nmin_bucket_reso = 64"
+        smaller = re.sub(
+            "resolution = .*", "resolution = 64\nmin_bucket_reso = 64", example.read_text("utf-8")
         )
         example.write_text(smaller.replace("num_repeats = 10", "num_repeats = 1"), encoding="utf-8")
     (tmp_path / "prompts.txt").write_text("a cat --w 64 --h 64 --s 1 --d 1\n", encoding="utf-8")
@@ -51,15 +53,15 @@ def start(command: str) -> int:
     if words[0] == "accelerate":
         number = next(number for number, word in enumerate(words) if word.startswith("sd-scripts/"))
         return script(Path(words[number]).stem, [*words[number + 1 :], *SMALLER["train"]])
-    return main([*words[1:], *SMALLER[words[1]]])
+    return main([*words[1:], *SMALLER.get(words[1], [])])
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_the_commands_of_a_page_work_one_after_the_other(page: Path, workplace: Path) -> None:
     for command in commands(page):
         name = re.search(r"--output_name (\S+)", command)
-        missing = re.search(r"outputs/my-lora.safetensors", command)
-        if missing and not (workplace / "outputs" / "my-lora.safetensors").exists():
+        used = re.search(r"(outputs/[\w-]+\.safetensors)", command)
+        if used and not (workplace / used[1]).exists():
             pytest.fail(f"{page.name} uses a LoRA that none of its commands makes: {command}")
         assert start(command) == 0, command
         if name:
@@ -69,5 +71,7 @@ def test_the_commands_of_a_page_work_one_after_the_other(page: Path, workplace: 
 def test_the_pages_hold_commands() -> None:
     counts = {page.name: len(commands(page)) for page in PAGES}
     assert counts["flux_lora.md"] == 5
+    assert counts["sd_lora.md"] == 3
+    assert counts["sdxl_lora.md"] == 2
     assert counts["getting_started.md"] == 2
     assert counts["README.md"] >= 1
