@@ -1,4 +1,4 @@
-"""What every test can rely on: one thread, and logging as it was before."""
+"""What every test can rely on: one thread, and logging as if no program had been started before."""
 
 from __future__ import annotations
 
@@ -13,12 +13,16 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(autouse=True)
-def _logging_is_put_back() -> Iterator[None]:
-    """Undo what a started script does to the process's logging."""
-    logger = logging.getLogger("sfumato")
-    handlers, level, propagate = logger.handlers[:], logger.level, logger.propagate
+def _logging_is_as_at_first() -> Iterator[None]:
+    """Undo what a started script does to the process's logging, in fixtures of wider scope too."""
+    _reset_logging()
     yield
-    logger.handlers[:] = handlers
-    logger.setLevel(level)
-    logger.propagate = propagate
+    _reset_logging()
+
+
+def _reset_logging() -> None:
+    logger = logging.getLogger("sfumato")
+    logger.handlers[:] = []
+    logger.setLevel(logging.NOTSET)
+    logger.propagate = True
     logging.captureWarnings(False)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -26,15 +25,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> tiny.TinyFlux:
 
 
 @pytest.fixture(autouse=True)
-def _logging_is_put_back(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    logger = logging.getLogger("sfumato")
-    handlers, level, propagate = logger.handlers[:], logger.level, logger.propagate
+def _everything_runs_on_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(session, "default_device", lambda: torch.device("cpu"))
-    yield
-    logger.handlers[:] = handlers
-    logger.setLevel(level)
-    logger.propagate = propagate
-    logging.captureWarnings(False)
 
 
 def draw(model: tiny.TinyFlux, folder: Path, *options: str, dtype: str = "fp32") -> np.ndarray:

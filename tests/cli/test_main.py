@@ -2,11 +2,9 @@
 
 import importlib
 import json
-import logging
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
@@ -20,16 +18,6 @@ from sfumato.config.run import Run
 from sfumato.errors import UserError
 
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(autouse=True)
-def _logging_as_it_was() -> Iterator[None]:
-    """Undo what a started script does to the process's logging."""
-    logger = logging.getLogger("sfumato")
-    state = (logger.handlers[:], logger.level, logger.propagate)
-    yield
-    logger.handlers[:], logger.level, logger.propagate = state
-    logging.captureWarnings(False)
 
 
 @pytest.mark.parametrize(
