@@ -20,6 +20,7 @@ from sfumato.errors import UserError
 from sfumato.models.checkpoint import Checkpoint
 from sfumato.models.family import Family, family_for
 from sfumato.models.recognise import describe, recognise
+from sfumato.models.sd.layouts import is_version_2
 from sfumato.models.views import Shapes, view_of
 
 _KINDS = {
@@ -113,16 +114,8 @@ def _identified(path: Path, shapes: Shapes, option: str) -> tuple[str, int | Non
         raise UserError(f"{option} is {path}: {describe(shapes)}; give a whole Stable Diffusion model")
     family, version = _KINDS[kind.name]
     if kind.name == "sd unet":
-        version = _version_of_folder(path, shapes)
+        version = 2 if is_version_2(path, shapes) else 1
     return family, version
-
-
-def _version_of_folder(path: Path, shapes: Shapes) -> int:
-    # Version 2 is published with Linear projections; some programs write them as 1x1 convolutions, but its
-    # text encoder has another activation than version 1's.
-    is_linear = any(len(shape) == 2 for name, shape in shapes.items() if name.endswith(".proj_in.weight"))
-    activation = _settings(path / "text_encoder" / "config.json").get("hidden_act")
-    return 2 if is_linear or activation == "gelu" else 1
 
 
 def _predicts_velocity(path: Path, metadata: Mapping[str, str], version: int | None) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from sfumato.models.views import View, view_of
 
 OPTION = "pretrained_model_name_or_path"
 
+_PROJECTION = re.compile(r"\.proj_(in|out)\.weight$")
+
 
 @dataclass(frozen=True)
 class PartFormat:
@@ -34,6 +37,7 @@ class PartFormat:
         activation: of a text encoder.
         has_projection: whether a text encoder's projection is used.
         leaves_last: whether the last layer of a single file's text encoder is not used.
+        is_linear: whether layers around a UNet's transformers are Linear; some files hold 1x1 convolutions.
     """
 
     what: str
@@ -43,6 +47,7 @@ class PartFormat:
     activation: str = "quick_gelu"
     has_projection: bool = False
     leaves_last: bool = False
+    is_linear: bool = False
 
 
 @dataclass(frozen=True)
@@ -138,6 +143,8 @@ class Checkpoint:
         source = self._existing(part)
         with open_tensors(source, use_mmap=self.use_mmap) as file:
             view = self._part_of(file, part)
+            if self.layout.parts[part].is_linear:
+                view = _with_linear_projections(view)
             if not view.shapes:
                 raise UserError(
                     f"{self._option(part)} is {source}: {describe(view_of(file).shapes)}; "
@@ -229,6 +236,19 @@ class Checkpoint:
             return json.loads(file.read_text(encoding="utf-8"))
         except ValueError:
             raise UserError(f"{file} is damaged; download it again") from None
+
+
+def _with_linear_projections(view: View) -> View:
+    """Return a UNet's tensors with the 1x1 convolutions around transformers as matrices."""
+    convolutions = {
+        name for name, shape in view.shapes.items() if _PROJECTION.search(name) and len(shape) == 4
+    }
+    shapes = {name: shape[:2] if name in convolutions else shape for name, shape in view.shapes.items()}
+    return View(
+        view.path,
+        shapes,
+        lambda name: view.get(name).flatten(1) if name in convolutions else view.get(name),
+    )
 
 
 def _variant(folder: Path, word: str) -> Path | None:

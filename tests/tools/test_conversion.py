@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -149,8 +150,6 @@ def test_metadata_is_kept_without_hashes_and_added_to(models: dict[str, Path], t
 def test_a_variant_of_a_folder_is_read(
     models: dict[str, Path], folders: dict[str, Path], tmp_path: Path
 ) -> None:
-    import shutil
-
     folder = tmp_path / "folder"
     shutil.copytree(folders["sd2"], folder)
     plain = folder / "unet" / "diffusion_pytorch_model.safetensors"
@@ -162,6 +161,21 @@ def test_a_variant_of_a_folder_is_read(
     assert torch.equal(after[name], before[name] / 2)
     name = "first_stage_model.decoder.conv_in.weight"
     assert torch.equal(after[name], before[name])
+
+
+def test_a_folder_of_version_2_with_convolutions_around_transformers_is_written_as_published(
+    models: dict[str, Path], folders: dict[str, Path], tmp_path: Path
+) -> None:
+    folder = tmp_path / "folder"
+    shutil.copytree(folders["sd2"], folder)
+    file = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    weights = load_file(file)
+    projections = [name for name in weights if name.endswith(("proj_in.weight", "proj_out.weight"))]
+    assert projections
+    save_file(weights | {name: weights[name][..., None, None] for name in projections}, file)
+    assert convert(folder, tmp_path / "a.safetensors", "--v2") == 0
+    before, after = used(models["sd2"]), load_file(tmp_path / "a.safetensors")
+    assert all(torch.equal(after[name], value) for name, value in before.items())
 
 
 def test_the_reference_model_gives_scheduler_and_tokenizer(

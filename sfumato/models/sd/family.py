@@ -31,7 +31,7 @@ from sfumato.models.family import (
     SamplingDefaults,
 )
 from sfumato.models.hub import located
-from sfumato.models.sd.layouts import SCALE, SD1, SD2, TEXT
+from sfumato.models.sd.layouts import SCALE, SD1, SD2, TEXT, is_version_2
 from sfumato.models.tokenizers import Tokenizer
 from sfumato.models.views import view_of
 
@@ -244,8 +244,8 @@ class SdFamily:
         if projection is None or not is_sd or "add_embedding.linear_1.weight" in shapes:
             return
         is_v2 = any(name.startswith("cond_stage_model.model.") for name in shapes)
-        if self.checkpoint.is_folder:
-            is_v2 = len(projection) == 2
+        if self.checkpoint.is_folder and self.checkpoint.path is not None:
+            is_v2 = is_version_2(self.checkpoint.path, shapes)
         if is_v2 != self.is_v2:
             what, remedy = (SD2.what, "add --v2") if is_v2 else (SD1.what, "leave out --v2")
             raise UserError(f"--{OPTION} is {self.checkpoint.path}: it seems to be {what}; {remedy}")

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+from pathlib import Path
+
 from sfumato.models.checkpoint import VAE_FORMAT, Layout, PartFormat
 from sfumato.models.family import DENOISER, VAE
+from sfumato.models.views import Shapes
 
 TEXT = "text_encoder"
 SCALE = 0.18215
 
 _UNET = PartFormat("a Stable Diffusion UNet", "model.diffusion_model.", "unet", "unet")
+_UNET_2 = replace(_UNET, is_linear=True)
 _PIPELINE = ("StableDiffusionPipeline", "DDIMScheduler")
 
 SD1 = Layout(
@@ -37,10 +43,28 @@ SD2 = Layout(
             activation="gelu",
             leaves_last=True,
         ),
-        DENOISER: _UNET,
+        DENOISER: _UNET_2,
         VAE: VAE_FORMAT,
     },
     keeps_unknown=True,
     scale=SCALE,
     pipeline=_PIPELINE,
 )
+
+
+def is_version_2(folder: Path, shapes: Shapes) -> bool:
+    """Tell Stable Diffusion 2 from 1 by a folder in diffusers' layout.
+
+    Version 2 is published with Linear layers around its UNet's transformers. Some programs write them as 1x1
+    convolutions, but its text encoder has another activation than version 1's.
+
+    Args:
+        shapes: of the UNet's tensors.
+    """
+    if any(len(shape) == 2 for name, shape in shapes.items() if name.endswith(".proj_in.weight")):
+        return True
+    settings = folder / TEXT / "config.json"
+    try:
+        return json.loads(settings.read_text(encoding="utf-8")).get("hidden_act") == "gelu"
+    except (OSError, ValueError):  # missing or damaged, which is reported when it is loaded
+        return False
