@@ -1,4 +1,4 @@
-"""Merge whole checkpoints: the weighted sum of each tensor, one tensor in memory at a time.
+"""Merge whole checkpoints: the weighted sum of each tensor, one after the other.
 
 The first checkpoint decides which tensors there are. Where a later one lacks a tensor, the first one's counts
 in its place, so that the weights of a sum stay the same for all tensors.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,10 +76,13 @@ def merge_models(run: Run) -> None:
     logger.info("written: %s", output)
 
 
-def weighted_sum(tensors: Sequence[Tensor], ratios: Sequence[float]) -> Tensor:
-    """Return the sum of tensors of one shape, each times its ratio."""
-    total = tensors[0] * ratios[0]
-    for tensor, ratio in zip(tensors[1:], ratios[1:], strict=True):
+def weighted_sum(tensors: Iterable[Tensor], ratios: Iterable[float]) -> Tensor:
+    """Return the sum of tensors of one shape, each times its ratio; one is held at a time."""
+    pairs = zip(tensors, ratios, strict=True)
+    first, share = next(pairs)
+    total = first * share
+    del first
+    for tensor, ratio in pairs:
         total += tensor * ratio
     return total
 
@@ -157,7 +160,7 @@ def _merged(
     owners = [source if name in source.names else first for source in sources]
 
     def load() -> Tensor:
-        tensors = [owner.file.get(owner.names[name]).to(device, precision) for owner in owners]
+        tensors = (owner.file.get(owner.names[name]).to(device, precision) for owner in owners)
         return weighted_sum(tensors, [source.ratio for source in sources])
 
     return LazyTensor(precision, shape, load)

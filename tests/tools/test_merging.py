@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -117,7 +118,7 @@ def test_one_tensor_of_the_result_is_in_memory_at_a_time(
     alive: list[int] = []
     whole = merging.weighted_sum
 
-    def watched(tensors: list[torch.Tensor], ratios: list[float]) -> torch.Tensor:
+    def watched(tensors: Iterable[torch.Tensor], ratios: Iterable[float]) -> torch.Tensor:
         alive.append(sum(tensor() is not None for tensor in made))
         made.append(weakref.ref(total := whole(tensors, ratios)))
         return total
