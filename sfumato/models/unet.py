@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from sfumato.models.family import DENOISER, AdapterTarget
 from sfumato.models.loading import check_names, fill, sizes_of
 from sfumato.models.views import Shapes, View
+from sfumato.nn.convolution import is_quickened, quicken
 from sfumato.nn.precision import compute_dtype, linear_weights
 
 if TYPE_CHECKING:
@@ -208,6 +209,8 @@ def load(
     model = build(shape, num_heads)
     check_names(view.path, what, set(model.state_dict()), own.shapes)
     fill(model, view.path, own.get, dtype, device, linear_weights(model))
+    if dtype and is_quickened(dtype, device):
+        quicken(model)
     return model
 
 

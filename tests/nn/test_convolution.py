@@ -1,0 +1,186 @@
+"""Convolutions as matrix products: the same numbers, and the plain kernel wherever it must be used."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from sfumato.models import unet
+from sfumato.nn import convolution
+from sfumato.nn.convolution import is_quickened, quicken
+
+BOUNDS = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
+
+
+class Products:
+    """Counts how often a convolution was computed as a matrix product."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.count = 0
+        self._linear = torch.nn.functional.linear
+        monkeypatch.setattr(convolution.F, "linear", self)
+
+    def __call__(self, *arguments: Tensor) -> Tensor:
+        self.count += 1
+        return self._linear(*arguments)
+
+
+@pytest.fixture(autouse=True)
+def _small_kernels_count_as_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(convolution, "LEAST_WEIGHTS", 1)
+
+
+@pytest.fixture
+def products(monkeypatch: pytest.MonkeyPatch) -> Products:
+    return Products(monkeypatch)
+
+
+def frozen(**options: object) -> nn.Conv2d:
+    torch.manual_seed(0)
+    return nn.Conv2d(12, 8, **{"kernel_size": 3, "padding": 1, **options}).requires_grad_(False)  # type: ignore[arg-type]
+
+
+def quickened(layer: nn.Conv2d) -> nn.Conv2d:
+    other = copy.deepcopy(layer)
+    quicken(other)
+    return other
+
+
+def picture(height: int = 4, width: int = 6, batch: int = 2) -> Tensor:
+    return torch.randn(batch, 12, height, width, generator=torch.Generator().manual_seed(1))
+
+
+def output_and_gradient(layer: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+    x = x.clone().requires_grad_()
+    output = layer(x)
+    weights = torch.randn(output.shape, generator=torch.Generator().manual_seed(2)).to(output)
+    return output.detach(), torch.autograd.grad((output * weights).sum(), x)[0]
+
+
+@pytest.mark.parametrize("dtype", list(BOUNDS))
+@pytest.mark.parametrize("options", [{}, {"bias": False}, {"kernel_size": 1, "padding": 0}])
+def test_output_and_gradient_are_those_of_the_convolution(
+    dtype: torch.dtype, options: dict[str, int], products: Products
+) -> None:
+    layer = frozen(**options)
+    expected = output_and_gradient(layer, picture())
+    assert products.count == 0
+    found = output_and_gradient(quickened(layer.to(dtype)), picture().to(dtype))
+    assert products.count == 1
+    for one, other in zip(found, expected, strict=True):
+        assert one.dtype is dtype
+        assert (one.float() - other).abs().max() <= BOUNDS[dtype] * other.abs().max()
+
+
+def test_autocast_decides_the_format_as_it_does_for_convolutions(products: Products) -> None:
+    layer = frozen()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        plain, quick = layer(picture()), quickened(layer)(picture())
+    assert products.count == 1
+    assert plain.dtype is quick.dtype is torch.bfloat16
+    torch.testing.assert_close(quick, plain, rtol=2e-2, atol=2e-2)
+
+
+def test_gradients_reach_a_float32_input_under_autocast() -> None:
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        _, gradient = output_and_gradient(quickened(frozen()), picture())
+    expected = output_and_gradient(frozen(), picture())[1]
+    assert gradient.dtype is torch.float32
+    assert (gradient - expected).abs().max() <= 2e-2 * expected.abs().max()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"stride": 2}, {"padding": 0}, {"groups": 2}, {"dilation": 2}, {"padding_mode": "circular"}],
+)
+def test_other_convolutions_stay_as_they_are(options: dict[str, int], products: Products) -> None:
+    layer = frozen(**options)
+    torch.testing.assert_close(quickened(layer)(picture()), layer(picture()))
+    assert products.count == 0
+
+
+def test_a_model_without_large_kernels_stays_as_it_is(
+    products: Products, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layer = frozen()
+    monkeypatch.setattr(convolution, "LEAST_WEIGHTS", layer.weight.numel() + 1)
+    other = quickened(layer)
+    assert other.weight.stride() == layer.weight.stride()
+    assert torch.equal(other(picture()), layer(picture()))
+    assert products.count == 0
+
+
+def test_large_pictures_take_the_convolution(products: Products) -> None:
+    layer = quickened(frozen())
+    layer(picture(16, 16, 1))
+    assert products.count == 1
+    layer(picture(16, 16, 2))
+    assert products.count == 1
+
+
+def test_weights_that_are_trained_get_their_gradient(products: Products) -> None:
+    layer = quickened(frozen()).requires_grad_(True)
+    layer(picture()).sum().backward()
+    assert products.count == 0
+    assert layer.weight.grad is not None
+    assert layer.weight.grad.abs().max() > 0
+
+
+def test_a_copy_computes_with_its_own_weights() -> None:
+    layer = quickened(frozen(bias=False))
+    other = copy.deepcopy(layer)
+    other.weight.zero_()
+    assert not other(picture()).any()
+    assert layer(picture()).any()
+
+
+def test_hooks_and_names_are_those_of_a_convolution() -> None:
+    layer = quickened(frozen())
+    seen: list[Tensor] = []
+    layer.register_forward_hook(lambda _, inputs, output: seen.append(inputs[0]))
+    layer(picture())
+    assert len(seen) == 1
+    assert list(layer.state_dict()) == ["weight", "bias"]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "device", "answer"),
+    [
+        (torch.float32, "cpu", False),
+        (torch.bfloat16, "cpu", True),
+        (torch.float32, "cuda", False),
+        (torch.float16, "cuda", True),
+        (torch.bfloat16, "meta", False),
+    ],
+)
+def test_what_is_quickened_depends_on_format_and_device(
+    dtype: torch.dtype, device: str, answer: bool
+) -> None:
+    assert is_quickened(dtype, torch.device(device)) is answer
+
+
+def test_a_unet_predicts_and_learns_the_same_when_quickened() -> None:
+    shape = unet.UnetShape(4, 4, 1, (32, 64), (1, 1), 1, 16, 0, False)
+    torch.manual_seed(0)
+    model = unet.build(shape).to_empty(device="cpu").requires_grad_(False).eval()
+    for name, weight in model.named_parameters():
+        is_norm = weight.dim() == 1 and name.endswith("weight")
+        weight.fill_(1.0) if is_norm else weight.normal_(0, 0.05)
+    noisy, text = torch.randn(2, 4, 8, 8), torch.randn(2, 7, 16)
+
+    def predicted(model: nn.Module) -> tuple[Tensor, Tensor]:
+        def run(x: Tensor) -> Tensor:
+            return unet.predict(model, x, torch.tensor([20.0, 900.0]), text)
+
+        x = noisy.clone().requires_grad_()
+        output = run(x)
+        return output.detach(), torch.autograd.grad(output.square().sum(), x)[0]
+
+    expected = predicted(model)
+    quicken(model)
+    for found, plain in zip(predicted(model), expected, strict=True):
+        assert not torch.equal(found, plain), "nothing was quickened"
+        assert (found - plain).abs().max() <= 1e-5 * plain.abs().max()
