@@ -1,8 +1,9 @@
-"""Which device a run uses."""
+"""Which device a run uses, and how the host reads from it without making it wait."""
 
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 
 def default_device() -> torch.device:
@@ -14,3 +15,22 @@ def default_device() -> torch.device:
     if torch.xpu.is_available():
         return torch.device("xpu")
     return torch.device("cpu")
+
+
+class HostCopy:
+    """A small tensor on its way to the host: copying begins now, and only reading waits for it."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self._event = None
+        self._values = tensor
+        if tensor.is_cuda:
+            host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+            self._values = host.copy_(tensor, non_blocking=True)
+            self._event = torch.cuda.Event()
+            self._event.record()
+
+    def read(self) -> Tensor:
+        """Return the tensor, on the host."""
+        if self._event is not None:
+            self._event.synchronize()
+        return self._values

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from sfumato.config.distributed import DistributedConfig
 from sfumato.errors import UserError
+from sfumato.nn.device import HostCopy
 
 logger = logging.getLogger(__name__)
 
@@ -56,14 +57,6 @@ class Processes:
         if self.world > 1:
             _together(lambda: torch.distributed.all_reduce(tensor))
 
-    def any(self, value: bool) -> bool:
-        """Return whether `value` is true in any process, so that all of them do the same."""
-        if self.world == 1:
-            return value
-        votes = torch.tensor(float(value), device=self.device)
-        self.sum_(votes)
-        return bool(votes)
-
     def wait(self) -> None:
         """Wait until every process is here."""
         _together(self.accelerator.wait_for_everyone)
@@ -72,6 +65,26 @@ class Processes:
         """Take the process group down, so that the launcher sees a clean exit."""
         if self.world > 1 and torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
+
+
+class LateVote:
+    """Whether any process wanted something, so that all of them do the same, at the same step.
+
+    With several processes the answer is that of the call before: counting never waits for the device.
+    """
+
+    def __init__(self, processes: Processes) -> None:
+        self._processes = processes
+        self._counted: HostCopy | None = None
+
+    def __call__(self, value: bool) -> bool:
+        """Vote; every process must, equally often."""
+        if self._processes.world == 1:
+            return value
+        votes = torch.full((), float(value), device=self._processes.device)
+        self._processes.sum_(votes)
+        before, self._counted = self._counted, HostCopy(votes)
+        return before is not None and bool(before.read())
 
 
 def start(config: DistributedConfig) -> Processes:

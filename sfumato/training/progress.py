@@ -18,6 +18,7 @@ from torch import Tensor
 
 from sfumato import log
 from sfumato.errors import UserError
+from sfumato.nn.device import HostCopy
 from sfumato.training.plan import Plan, Step
 
 logger = logging.getLogger(__name__)
@@ -64,7 +65,7 @@ class LateReader:
     """Hold a step's figures until the next step is under way, when copying them costs no waiting."""
 
     def __init__(self) -> None:
-        self._held: tuple[Tensor, torch.cuda.Event | None, Callable[[list[float]], Reading]] | None = None
+        self._held: tuple[HostCopy, Callable[[list[float]], Reading]] | None = None
 
     def exchange(
         self, step: Step, values: Tensor, paths: list[str], rates: list[Rate], names: Sequence[str] = ()
@@ -75,29 +76,21 @@ class LateReader:
             values: (2 + N,): loss, gradient norm, and what `names` names.
         """
         reading = self.flush()
-        event = None
-        if values.is_cuda:
-            host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
-            values = host.copy_(values, non_blocking=True)
-            event = torch.cuda.Event()
-            event.record()
 
         def reading_of(read: list[float]) -> Reading:
             loss, norm, *others = read
             return Reading(step, loss, norm, rates, paths, dict(zip(names, others, strict=True)))
 
-        self._held = values, event, reading_of
+        self._held = HostCopy(values), reading_of
         return reading
 
     def flush(self) -> Reading | None:
         """Return what is held."""
         if self._held is None:
             return None
-        values, event, reading_of = self._held
+        copy, reading_of = self._held
         self._held = None
-        if event is not None:
-            event.synchronize()
-        return reading_of(values.tolist())
+        return reading_of(copy.read().tolist())
 
 
 class Averages:

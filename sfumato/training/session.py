@@ -31,7 +31,7 @@ from sfumato.data.loader import Loader
 from sfumato.errors import UserError
 from sfumato.models.family import DENOISER, VAE, Family, Parts
 from sfumato.training import metadata, schedulers, trackers
-from sfumato.training.distributed import Processes
+from sfumato.training.distributed import LateVote, Processes
 from sfumato.training.ending import run_or_save
 from sfumato.training.interrupt import Interrupt
 from sfumato.training.loop import Loop, Observer
@@ -162,7 +162,7 @@ class Session:
 
     def _run(self, parts: Parts, trainable: Trainable, update: Update) -> None:
         guard = FiniteGuard(skips=self.run[OptimizerConfig].on_nonfinite == "skip")
-        interrupt = Interrupt()
+        interrupt, vote = Interrupt(), LateVote(self.processes)
         saver = self._saver(trainable, update, guard) if self.processes.is_first else None
         observers = self._observers(trainable, guard, saver)
         if self.previews is not None:
@@ -185,7 +185,7 @@ class Session:
             self.seed,
             observers,
             self.finished,
-            lambda: self.processes.any(interrupt.is_asked),
+            lambda: vote(interrupt.is_asked),
         )
         if saver is not None:
             saver.before = loop.catch_up  # so that the figures of what is saved are checked, and recorded
