@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from sfumato.data.buckets import Buckets
 from sfumato.data.captions import CaptionSettings
@@ -19,6 +21,10 @@ class SubsetPlan:
         is_reg: pictures that keep the model's idea of the class (prior preservation).
         caption_extension: what a caption's file name ends in instead of the picture's suffix.
         flip_aug: mirror each picture with probability 1/2.
+        metadata_file: captions of the pictures in one file, instead of a file each.
+        conditioning_data_dir: folder of control pictures or loss masks, named like the pictures.
+        custom_attributes: what the user notes about the subset; handed on with each batch.
+        resize_interpolation: filter for resizing; None is area for shrinking, Lanczos for enlarging.
     """
 
     image_dir: Path
@@ -32,6 +38,10 @@ class SubsetPlan:
     random_crop: bool = False
     face_crop_aug_range: tuple[float, float] | None = None
     alpha_mask: bool = False
+    metadata_file: Path | None = None
+    conditioning_data_dir: Path | None = None
+    custom_attributes: Mapping[str, Any] = field(default_factory=dict)
+    resize_interpolation: str | None = None
 
     @property
     def name(self) -> str:

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
+from sfumato.data import conditioning
 from sfumato.data.buckets import Size
 from sfumato.data.images import SUFFIXES, BrokenPictureError, read_size
 from sfumato.data.plan import DatasetPlan, SubsetPlan
@@ -33,6 +34,7 @@ class Picture:
         caption: one line, or several where wildcards are enabled.
         subset: index of its subset in the data set's plan.
         num_repeats: how often it is seen in an epoch; for regularisation pictures after balancing.
+        conditioning: path of its control picture or loss mask, where its subset has a folder of them.
     """
 
     path: str
@@ -40,6 +42,7 @@ class Picture:
     caption: str
     subset: int
     num_repeats: int
+    conditioning: str | None = None
 
 
 @dataclass
@@ -77,6 +80,7 @@ def read(plan: DatasetPlan, complaints: Complaints) -> list[Picture]:
     """
     found = [_read_subset(index, subset, plan, complaints) for index, subset in enumerate(plan.subsets)]
     pictures = [picture for pictures in found for picture in pictures]
+    _name_surplus(plan, pictures, complaints)
     train = [picture for picture in pictures if not plan.subsets[picture.subset].is_reg]
     if not train:
         folders = ", ".join(str(subset.image_dir) for subset in plan.subsets if not subset.is_reg)
@@ -97,13 +101,43 @@ def _read_subset(index: int, subset: SubsetPlan, plan: DatasetPlan, complaints: 
     if not images:
         complaints.warn(f"{folder} has no pictures and is ignored; check image_dir")
         return []
+    partners = _partners(images, subset, complaints)
+    if subset.conditioning_data_dir:
+        images = [name for name in images if name in partners]
     captions = _captions(folder, images, names, subset, complaints)
     sizes = _sizes(folder, images, plan, complaints)
     return [
-        Picture(path, size, caption, index, subset.num_repeats)
-        for (path, size), caption in zip(sizes, captions, strict=True)
+        Picture(path, size, caption, index, subset.num_repeats, partners.get(name))
+        for name, (path, size), caption in zip(images, sizes, captions, strict=True)
         if size is not None
     ]
+
+
+def _partners(images: Sequence[str], subset: SubsetPlan, complaints: Complaints) -> dict[str, str]:
+    """Return the control picture or mask of each picture, where the subset has a folder of them."""
+    if subset.conditioning_data_dir is None:
+        return {}
+    folder = str(subset.conditioning_data_dir)
+    names = _list(folder, complaints)
+    partners = conditioning.pairs(images, folder, names)
+    if lonely := conditioning.lonely(images, partners):
+        complaints.warn(
+            f"{len(lonely)} of {len(images)} pictures in {subset.image_dir} have no picture of the same name "
+            f"in {folder} and are left out, the first is {lonely[0]}"
+        )
+    return partners
+
+
+def _name_surplus(plan: DatasetPlan, pictures: Sequence[Picture], complaints: Complaints) -> None:
+    used = {picture.conditioning for picture in pictures if picture.conditioning}
+    for folder in dict.fromkeys(
+        str(s.conditioning_data_dir) for s in plan.subsets if s.conditioning_data_dir
+    ):
+        if surplus := conditioning.surplus(used, folder, _list(folder, complaints)):
+            complaints.warn(
+                f"{len(surplus)} pictures in {folder} belong to no picture that is trained, "
+                f"the first is {surplus[0]}"
+            )
 
 
 def _list(folder: str, complaints: Complaints) -> set[str]:
