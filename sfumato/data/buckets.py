@@ -7,6 +7,7 @@ centre. Sizes are (width, height) in pixels throughout.
 from __future__ import annotations
 
 import math
+from bisect import bisect
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
@@ -53,11 +54,13 @@ class Buckets:
             return _covering(self.resolution, size)
         if self.no_upscale:
             return _shrinking(self.resolution, self.step, size)
-        sizes = bucket_sizes(self.resolution, self.min_size, self.max_size, self.step)
+        sizes, ratios, by_ratio = _ratios(self.resolution, self.min_size, self.max_size, self.step)
         if size in sizes:
             return Fit(size, size, 0.0)
         ratio = size[0] / size[1]
-        return _covering(min(sizes, key=lambda bucket: abs(bucket[0] / bucket[1] - ratio)), size)
+        at = bisect(ratios, ratio)
+        near = by_ratio[max(at - 1, 0) : at + 1]
+        return _covering(min(near, key=lambda bucket: (abs(bucket[0] / bucket[1] - ratio), bucket)), size)
 
 
 def round_limits(min_size: int, max_size: int, step: int) -> tuple[int, int]:
@@ -76,6 +79,17 @@ def bucket_sizes(resolution: Size, min_size: int, max_size: int, step: int) -> t
         if height >= min_size:
             sizes |= {(width, height), (height, width)}
     return tuple(sorted(sizes))
+
+
+@lru_cache(maxsize=64)
+def _ratios(
+    resolution: Size, min_size: int, max_size: int, step: int
+) -> tuple[frozenset[Size], list[float], list[Size]]:
+    """Return the buckets, their ratios in order, and the first bucket of each ratio."""
+    sizes = bucket_sizes(resolution, min_size, max_size, step)
+    by_ratio = {width / height: (width, height) for width, height in reversed(sizes)}
+    ratios = sorted(by_ratio)
+    return frozenset(sizes), ratios, [by_ratio[ratio] for ratio in ratios]
 
 
 def centre_crop(resized: Size, bucket: Size) -> tuple[int, int]:

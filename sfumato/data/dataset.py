@@ -18,7 +18,7 @@ from sfumato.data import captions, images, sources, statistics
 from sfumato.data.buckets import Fit, Size, crop_offset
 from sfumato.data.collate import Batch, Sample, collate
 from sfumato.data.images import BrokenPictureError
-from sfumato.data.order import BatchPlan, Item, plan_epoch
+from sfumato.data.order import BatchPlan, EpochPlan, Item, plan_epoch
 from sfumato.data.pictures import PictureSet
 from sfumato.data.plan import DatasetPlan
 from sfumato.data.sources import Complaints
@@ -95,7 +95,7 @@ class TrainingSet:
         """Return repeats and number of pictures of each folder of either kind."""
         return statistics.folders(self.sets, is_reg=is_reg)
 
-    def batches(self, epoch: int, *, num_per_step: int = 1) -> list[BatchPlan]:
+    def batches(self, epoch: int, *, num_per_step: int = 1) -> EpochPlan:
         """Return the batches of an epoch (counted from 1) in order; see `order.plan_epoch`."""
         return plan_epoch(
             [s.buckets for s in self.sets],
@@ -122,7 +122,7 @@ class TrainingSet:
             try:
                 return self._load(plan, picture, rng, tuple(skipped))
             except BrokenPictureError:  # noqa: PERF203 (hardly ever runs twice)
-                skipped.append(pictures.pictures[picture].path)
+                skipped.append(pictures.pictures.paths[picture])
         width, height = pictures.fit(item.picture).bucket
         raise UserError(
             f"every picture of bucket {width}x{height} is broken; replace {skipped[0]} and its like"
@@ -166,7 +166,7 @@ def _with_substitutes(pictures: PictureSet, item: Item, seed: int) -> Iterator[i
     """Return the picture, then others of its bucket in random order; lazily, for it is hardly ever needed."""
     yield item.picture
     bucket = pictures.buckets[pictures.fit(item.picture).bucket]
-    others = sorted({other.picture for other in bucket} - {item.picture})
+    others = sorted({*bucket.pictures} - {item.picture})
     random.Random(seed).shuffle(others)
     yield from others
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any, cast
@@ -49,14 +49,14 @@ class Loader:
             generator=torch.Generator(),
         )
 
-    def __call__(self, plans: Iterable[BatchPlan]) -> Iterator[Batch]:
+    def __call__(self, plans: Sequence[BatchPlan]) -> Iterator[Batch]:
         """Yield the batch of each plan, in order; a resumed run leaves out the plans it has done.
 
         Raises:
             UserError: a batch cannot be loaded.
             RuntimeError: a worker died; see `is_worker_death`.
         """
-        self._plans.plans = list(plans)
+        self._plans.plans = plans
         for batch in self._loader:
             if isinstance(batch, UserError):
                 raise batch
@@ -100,7 +100,7 @@ class _Plans:
     """What the DataLoader calls a sampler: the keys of an epoch."""
 
     def __init__(self) -> None:
-        self.plans: list[BatchPlan] = []
+        self.plans: Sequence[BatchPlan] = ()
 
     def __iter__(self) -> Iterator[BatchPlan]:
         return iter(self.plans)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 from sfumato.data.buckets import Fit, Size
-from sfumato.data.order import Item
+from sfumato.data.order import Showings
 from sfumato.data.plan import DatasetPlan, SubsetPlan
-from sfumato.data.sources import Picture
+from sfumato.data.table import PictureTable
 
 
 @dataclass(frozen=True)
@@ -17,36 +16,40 @@ class PictureSet:
     """One data set: pictures that are trained at the same resolution and batch size."""
 
     plan: DatasetPlan
-    pictures: Sequence[Picture]
+    pictures: PictureTable
 
     def subset(self, picture: int) -> SubsetPlan:
         """Return the subset that a picture belongs to."""
-        return self.plan.subsets[self.pictures[picture].subset]
+        return self.plan.subsets[self.pictures.subsets[picture]]
+
+    def size(self, picture: int) -> Size:
+        """Return the upright (width, height) of a picture."""
+        return self.pictures.widths[picture], self.pictures.heights[picture]
 
     def fit(self, picture: int) -> Fit:
         """Return how a picture meets its bucket."""
-        return self._fits[self.pictures[picture].size]
+        return self.plan.buckets.fit(self.size(picture))
 
     @property
     def num_train_images(self) -> int:
         """Pictures in an epoch that are not regularisation pictures, repeats counted."""
-        return sum(p.num_repeats for i, p in enumerate(self.pictures) if not self.subset(i).is_reg)
+        is_train = [not subset.is_reg for subset in self.plan.subsets]
+        pairs = zip(self.pictures.subsets, self.pictures.repeats, strict=True)
+        return sum(repeats for subset, repeats in pairs if is_train[subset])
 
     @property
     def num_reg_images(self) -> int:
         """Regularisation pictures, with the repeats asked for rather than those after balancing."""
-        subsets = map(self.subset, range(len(self.pictures)))
-        return sum(subset.num_repeats for subset in subsets if subset.is_reg)
+        repeats = [subset.num_repeats if subset.is_reg else 0 for subset in self.plan.subsets]
+        return sum(repeats[subset] for subset in self.pictures.subsets)
 
     @cached_property
-    def buckets(self) -> dict[Size, list[Item]]:
+    def buckets(self) -> dict[Size, Showings]:
         """Every showing of every picture in an epoch, by bucket."""
-        found: dict[Size, list[Item]] = {}
-        for index, picture in enumerate(self.pictures):
-            items = (Item(index, repeat) for repeat in range(picture.num_repeats))
-            found.setdefault(self.fit(index).bucket, []).extend(items)
+        found: dict[Size, Showings] = {}
+        by_size: dict[Size, Showings] = {}
+        for index, (size, repeats) in enumerate(zip(self.pictures.sizes, self.pictures.repeats, strict=True)):
+            if size not in by_size:
+                by_size[size] = found.setdefault(self.plan.buckets.fit(size).bucket, Showings())
+            by_size[size].add(index, repeats)
         return found
-
-    @cached_property
-    def _fits(self) -> dict[Size, Fit]:
-        return {size: self.plan.buckets.fit(size) for size in {picture.size for picture in self.pictures}}

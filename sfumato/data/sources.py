@@ -8,13 +8,15 @@ from __future__ import annotations
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 
 from sfumato.data import conditioning
 from sfumato.data.buckets import Size
 from sfumato.data.images import SUFFIXES, BrokenPictureError, read_size
 from sfumato.data.plan import DatasetPlan, SubsetPlan
+from sfumato.data.table import Picture, PictureTable
 from sfumato.errors import UserError
 
 _CAPTION_SUFFIXES = (".txt", ".caption", ".tags", ".cap")
@@ -22,27 +24,6 @@ _CAPTION_SUFFIXES = (".txt", ".caption", ".tags", ".cap")
 _NUM_FACE_PARTS = 4
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Picture:
-    """One picture of a data set.
-
-    Attributes:
-        path: a string: with a hundred thousand pictures, Path objects would cost more than all the rest.
-        size: upright (width, height).
-        caption: one line, or several where wildcards are enabled.
-        subset: index of its subset in the data set's plan.
-        num_repeats: how often it is seen in an epoch; for regularisation pictures after balancing.
-        conditioning: path of its control picture or loss mask, where its subset has a folder of them.
-    """
-
-    path: str
-    size: Size
-    caption: str
-    subset: int
-    num_repeats: int
-    conditioning: str | None = None
 
 
 @dataclass
@@ -72,45 +53,51 @@ class Complaints:
         self.warn(f"{path} is left out: {reason}")
 
 
-def read(plan: DatasetPlan, complaints: Complaints) -> list[Picture]:
+def read(plan: DatasetPlan, complaints: Complaints) -> PictureTable:
     """Return the pictures of all subsets, regularisation pictures repeated as often as the others need.
 
     Raises:
         UserError: nothing to train on is left, or `complaints` is strict and something is wrong.
     """
-    found = [_read_subset(index, subset, plan, complaints) for index, subset in enumerate(plan.subsets)]
-    pictures = [picture for pictures in found for picture in pictures]
-    _name_surplus(plan, pictures, complaints)
-    train = [picture for picture in pictures if not plan.subsets[picture.subset].is_reg]
-    if not train:
+    found = PictureTable()
+    found.extend(_read_subsets(plan, complaints, is_reg=False))
+    if not found:
         folders = ", ".join(str(subset.image_dir) for subset in plan.subsets if not subset.is_reg)
         raise UserError(
             f"no pictures to train on in {folders or 'the data set'}; check image_dir and num_repeats"
         )
-    reg = [picture for picture in pictures if plan.subsets[picture.subset].is_reg]
-    return train + _balance(reg, sum(picture.num_repeats for picture in train), complaints)
+    reg = list(_read_subsets(plan, complaints, is_reg=True))
+    _name_surplus(plan, chain(found.conditionings, (p.conditioning for p in reg)), complaints)
+    found.extend(_balance(reg, sum(found.repeats), complaints))
+    return found
 
 
-def _read_subset(index: int, subset: SubsetPlan, plan: DatasetPlan, complaints: Complaints) -> list[Picture]:
+def _read_subsets(plan: DatasetPlan, complaints: Complaints, *, is_reg: bool) -> Iterator[Picture]:
+    for index, subset in enumerate(plan.subsets):
+        if subset.is_reg == is_reg:
+            yield from _read_subset(index, subset, plan, complaints)
+
+
+def _read_subset(
+    index: int, subset: SubsetPlan, plan: DatasetPlan, complaints: Complaints
+) -> Iterator[Picture]:
     folder = str(subset.image_dir)
     if subset.num_repeats < 1:
         complaints.warn(f"{folder} is ignored: num_repeats is {subset.num_repeats}; use 1 or more")
-        return []
+        return
     names = _list(folder, complaints)
     images = sorted(name for name in names if os.path.splitext(name)[1].lower() in SUFFIXES)
     if not images:
         complaints.warn(f"{folder} has no pictures and is ignored; check image_dir")
-        return []
+        return
     partners = _partners(images, subset, complaints)
     if subset.conditioning_data_dir:
         images = [name for name in images if name in partners]
     captions = _captions(folder, images, names, subset, complaints)
     sizes = _sizes(folder, images, plan, complaints)
-    return [
-        Picture(path, size, caption, index, subset.num_repeats, partners.get(name))
-        for name, (path, size), caption in zip(images, sizes, captions, strict=True)
-        if size is not None
-    ]
+    for name, (path, size), caption in zip(images, sizes, captions, strict=True):
+        if size is not None:
+            yield Picture(path, size, caption, index, subset.num_repeats, partners.get(name))
 
 
 def _partners(images: Sequence[str], subset: SubsetPlan, complaints: Complaints) -> dict[str, str]:
@@ -128,11 +115,10 @@ def _partners(images: Sequence[str], subset: SubsetPlan, complaints: Complaints)
     return partners
 
 
-def _name_surplus(plan: DatasetPlan, pictures: Sequence[Picture], complaints: Complaints) -> None:
-    used = {picture.conditioning for picture in pictures if picture.conditioning}
-    for folder in dict.fromkeys(
-        str(s.conditioning_data_dir) for s in plan.subsets if s.conditioning_data_dir
-    ):
+def _name_surplus(plan: DatasetPlan, partners: Iterable[str | None], complaints: Complaints) -> None:
+    folders = dict.fromkeys(str(s.conditioning_data_dir) for s in plan.subsets if s.conditioning_data_dir)
+    used = {partner for partner in partners if partner} if folders else set()
+    for folder in folders:
         if surplus := conditioning.surplus(used, folder, _list(folder, complaints)):
             complaints.warn(
                 f"{len(surplus)} pictures in {folder} belong to no picture that is trained, "

@@ -55,8 +55,8 @@ def bucket_info(pictures: PictureSet) -> dict[str, Any] | None:
 def tag_frequency(pictures: PictureSet) -> dict[str, dict[str, int]]:
     """Return how many pictures of each folder have each tag, repeats not counted."""
     counts: dict[str, Counter[str]] = {}
-    for index, picture in enumerate(pictures.pictures):
-        counts.setdefault(pictures.subset(index).name, Counter()).update(tags(picture.caption))
+    for index, caption in enumerate(pictures.pictures.captions):
+        counts.setdefault(pictures.subset(index).name, Counter()).update(tags(caption))
     return {name: dict(counter) for name, counter in counts.items()}
 
 
@@ -85,7 +85,7 @@ def _describe_subset(pictures: PictureSet, index: int) -> dict[str, Any]:
 
 
 def _num_pictures(pictures: PictureSet, subset: int) -> int:
-    return sum(picture.subset == subset for picture in pictures.pictures)
+    return pictures.pictures.subsets.count(subset)
 
 
 def _free(name: str, taken: dict[str, dict[str, int]]) -> str:

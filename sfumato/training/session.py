@@ -270,4 +270,4 @@ class Session:
             plans = self.training_set.batches(epoch, num_per_step=self.plan.group)
             steps = self.plan.steps_of(epoch, self.finished)
             mine = [at for step in steps for at, _ in step.of_process(processes.rank, processes.world)]
-            yield from loader([plans[position] for position in mine])
+            yield from loader(plans.select(mine))

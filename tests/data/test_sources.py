@@ -10,12 +10,13 @@ from sfumato.data import dataset, sources
 from sfumato.data.buckets import Buckets
 from sfumato.data.captions import CaptionSettings
 from sfumato.data.plan import DatasetPlan
-from sfumato.data.sources import Complaints, Picture
+from sfumato.data.sources import Complaints
+from sfumato.data.table import PictureTable
 from sfumato.errors import UserError
 from tests.data.folders import folder, picture, plan, subset
 
 
-def captions(found: list[Picture]) -> dict[str, str]:
+def captions(found: PictureTable) -> dict[str, str]:
     return {Path(p.path).name: p.caption for p in found}
 
 
