@@ -17,11 +17,11 @@ from sfumato import seeds
 from sfumato.data import captions, images, sources, statistics
 from sfumato.data.buckets import Fit, Size, crop_offset
 from sfumato.data.collate import Batch, Sample, collate
+from sfumato.data.complaints import Complaints
 from sfumato.data.images import BrokenPictureError
 from sfumato.data.order import BatchPlan, EpochPlan, Item, plan_epoch
 from sfumato.data.pictures import PictureSet
 from sfumato.data.plan import DatasetPlan
-from sfumato.data.sources import Complaints
 from sfumato.errors import UserError
 
 

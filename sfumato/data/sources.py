@@ -5,52 +5,21 @@ Only names and headers are read, so that a mistake shows in seconds.
 
 from __future__ import annotations
 
-import logging
 import os
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from itertools import chain
 
-from sfumato.data import conditioning
+from sfumato.data import caption_files, conditioning
 from sfumato.data.buckets import Size
-from sfumato.data.images import SUFFIXES, BrokenPictureError, read_size
+from sfumato.data.caption_files import UnreadableCaptionError
+from sfumato.data.complaints import Complaints
+from sfumato.data.images import SUFFIXES, BrokenPictureError, Header, read_header
 from sfumato.data.plan import DatasetPlan, SubsetPlan
 from sfumato.data.table import Picture, PictureTable
 from sfumato.errors import UserError
 
 _CAPTION_SUFFIXES = (".txt", ".caption", ".tags", ".cap")
-# A face detector appends `_<centre x>_<centre y>_<width>_<height>`; the caption may lack these four.
-_NUM_FACE_PARTS = 4
-
-logger = logging.getLogger(__name__)
-
-
-@dataclass
-class Complaints:
-    """What is wrong with the data: warnings, or errors where the user asked for strictness.
-
-    Attributes:
-        broken: (path, reason) of each picture that is left out.
-    """
-
-    strict: bool = False
-    broken: list[tuple[str, str]] = field(default_factory=list)
-    _said: set[str] = field(default_factory=set)
-
-    def warn(self, message: str) -> None:
-        """Log `message`, or raise it."""
-        if self.strict:
-            raise UserError(message)
-        if message not in self._said:
-            logger.warning(message)
-        self._said.add(message)
-
-    def leave_out(self, path: str, reason: str) -> None:
-        """Note a picture that cannot be used, and name it; once, though several data sets may have it."""
-        if (path, reason) not in self.broken:
-            self.broken.append((path, reason))
-        self.warn(f"{path} is left out: {reason}")
 
 
 def read(plan: DatasetPlan, complaints: Complaints) -> PictureTable:
@@ -96,7 +65,7 @@ def _read_subset(
     captions = _captions(folder, images, names, subset, complaints)
     sizes = _sizes(folder, images, plan, complaints)
     for name, (path, size), caption in zip(images, sizes, captions, strict=True):
-        if size is not None:
+        if size is not None and caption is not None:
             yield Picture(path, size, caption, index, subset.num_repeats, partners.get(name))
 
 
@@ -140,78 +109,118 @@ def _sizes(
 ) -> Iterator[tuple[str, Size | None]]:
     """Yield each path with its size, or None if the picture cannot be used."""
     least = plan.buckets.step if plan.buckets.enabled and plan.buckets.no_upscale else 1
+    animated = []
     for name in images:
         path = os.path.join(folder, name)
-        try:
-            size = read_size(path)
-        except BrokenPictureError as error:
-            complaints.leave_out(path, str(error))
-            yield path, None
-            continue
-        if min(size) < least:
-            complaints.leave_out(path, f"{size[0]}x{size[1]} is smaller than bucket_reso_steps {least}")
-        yield path, size if min(size) >= least else None
+        header = _header(path, least, complaints)
+        if header and header.is_animated:
+            animated.append(name)
+        yield path, header.size if header else None
+    if animated:
+        message = f"{len(animated)} pictures in {folder} are animated, the first is {animated[0]}"
+        complaints.note(f"{message}: of each, the first frame is trained", animated)
+
+
+def _header(path: str, least: int, complaints: Complaints) -> Header | None:
+    try:
+        header = read_header(path)
+    except BrokenPictureError as error:
+        complaints.leave_out(path, str(error))
+        return None
+    if min(header.size) < least:
+        width, height = header.size
+        complaints.leave_out(path, f"{width}x{height} is smaller than bucket_reso_steps {least}")
+        return None
+    return header
 
 
 def _captions(
     folder: str, images: Sequence[str], names: set[str], subset: SubsetPlan, complaints: Complaints
-) -> list[str]:
+) -> list[str | None]:
+    """Return the caption of each picture; None if there is one that cannot be read."""
     extension = subset.caption_extension
-    files = [_caption_file(name, names, extension) for name in images]
-    fallback = subset.class_tokens or ""
-    captions = [_read_caption(os.path.join(folder, file), subset) if file else fallback for file in files]
-    num_missing = files.count(None)
-    if num_missing and (message := _missing(folder, images, names, subset, num_missing)):
-        complaints.warn(message)
-    empty = [file for file, caption in zip(files, captions, strict=True) if file and not caption.strip()]
+    files = [caption_files.caption_file(name, names, extension) for name in images]
+    captions = _read_captions(folder, images, files, subset, complaints)
+    if missing := [name for name, file in zip(images, files, strict=True) if not file]:
+        _name_missing(folder, images, names, subset, missing, complaints)
+    _name_shared(folder, images, files, complaints)
+    empty = [file for file, text in zip(files, captions, strict=True) if file and text == ""]
     if empty:
-        complaints.warn(f"{len(empty)} caption files in {folder} are empty, the first is {empty[0]}")
+        complaints.warn(f"{len(empty)} caption files in {folder} are empty, the first is {empty[0]}", empty)
     return captions
 
 
-def _caption_file(image: str, names: set[str], extension: str) -> str | None:
-    base = os.path.splitext(image)[0]
-    if base + extension in names:
-        return base + extension
-    parts = base.split("_")
-    if len(parts) > _NUM_FACE_PARTS:
-        shorter = "_".join(parts[:-_NUM_FACE_PARTS]) + extension
-        return shorter if shorter in names else None
-    return None
+def _read_captions(
+    folder: str,
+    images: Sequence[str],
+    files: Sequence[str | None],
+    subset: SubsetPlan,
+    complaints: Complaints,
+) -> list[str | None]:
+    guessed: dict[str, list[str]] = {}
+
+    def read_one(name: str, file: str) -> str | None:
+        path, all_lines = os.path.join(folder, file), subset.captions.enable_wildcard
+        try:
+            text, encoding = caption_files.read(path, all_lines=all_lines)
+        except UnreadableCaptionError as error:
+            complaints.leave_out(os.path.join(folder, name), f"its caption {file} {error}")
+            return None
+        if encoding in caption_files.GUESSED:
+            guessed.setdefault(encoding, []).append(file)
+        return text
+
+    fallback = subset.class_tokens or ""
+    captions = [read_one(name, file) if file else fallback for name, file in zip(images, files, strict=True)]
+    for encoding, named in guessed.items():
+        complaints.warn(
+            f"{len(named)} caption files in {folder} are not UTF-8 and read as {encoding}, "
+            f"the first is {named[0]}; save them as UTF-8",
+            named,
+        )
+    return captions
 
 
-def _read_caption(path: str, subset: SubsetPlan) -> str:
-    try:
-        with open(path, encoding="utf-8-sig") as file:
-            lines = file.read().splitlines()
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 text (byte {error.start}); save it as UTF-8") from error
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from error
-    if subset.captions.enable_wildcard:
-        return "\n".join(line.strip() for line in lines if line.strip())
-    return lines[0].strip() if lines else ""
+def _name_shared(
+    folder: str, images: Sequence[str], files: Sequence[str | None], complaints: Complaints
+) -> None:
+    """Say which captions serve several pictures: `a.png` and `a.jpg` are seldom the same on purpose."""
+    owners: dict[str, list[str]] = {}
+    for name, file in zip(images, files, strict=True):
+        owners.setdefault(file or os.path.splitext(name)[0], []).append(name)
+    shared = [names for names in owners.values() if len(names) > 1]
+    if shared:
+        complaints.warn(
+            f"{len(shared)} captions in {folder} serve several pictures, the first {' and '.join(shared[0])}"
+            "; give the pictures different names, for cache files go by them too",
+            [name for names in shared for name in names],
+        )
 
 
-def _missing(
-    folder: str, images: Sequence[str], names: set[str], subset: SubsetPlan, num_missing: int
-) -> str | None:
-    """Say how many captions are missing, and where they are; None where class tokens stand in."""
+def _name_missing(
+    folder: str,
+    images: Sequence[str],
+    names: set[str],
+    subset: SubsetPlan,
+    missing: Sequence[str],
+    complaints: Complaints,
+) -> None:
+    """Say how many captions are missing and where they are, unless class tokens stand in."""
     extension = subset.caption_extension
-    message = f"{num_missing} of {len(images)} pictures in {folder} have no {extension} file"
-    counts = Counter(
-        {other: _count(images, names, other) for other in _CAPTION_SUFFIXES if other != extension}
-    )
-    best, number = counts.most_common(1)[0]
-    if number > len(images) - num_missing:
-        return f"{message}; {number} have a {best} file: did you mean caption_extension {best}?"
-    return (
-        None if subset.class_tokens else f"{message} and no class tokens: they are trained without a caption"
-    )
+    message = f"{len(missing)} of {len(images)} pictures in {folder} have no {extension} file"
+    others = sorted({*_CAPTION_SUFFIXES, extension.upper()} - {extension})
+    number, best = max((_count(images, names, other), other) for other in others)
+    if number > len(images) - len(missing):
+        message = f"{message}; {number} have a {best} file: did you mean caption_extension {best}?"
+    elif subset.class_tokens:
+        return
+    else:
+        message = f"{message} and no class tokens: they are trained without a caption"
+    complaints.warn(message, missing)
 
 
 def _count(images: Sequence[str], names: set[str], extension: str) -> int:
-    return sum(_caption_file(image, names, extension) is not None for image in images)
+    return sum(caption_files.caption_file(image, names, extension) is not None for image in images)
 
 
 def _balance(reg: Sequence[Picture], num_train: int, complaints: Complaints) -> list[Picture]:

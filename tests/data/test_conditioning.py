@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from sfumato.data import sources
-from sfumato.data.sources import Complaints
+from sfumato.data.complaints import Complaints
 from sfumato.errors import UserError
 from tests.data.folders import folder, picture, plan, subset
 

@@ -5,14 +5,16 @@ import pickle
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
-from sfumato.data import dataset, sources
+from sfumato.data import dataset, images, sources
 from sfumato.data.buckets import Buckets
 from sfumato.data.captions import CaptionSettings
+from sfumato.data.complaints import Complaints
 from sfumato.data.plan import DatasetPlan
-from sfumato.data.sources import Complaints
 from sfumato.data.table import PictureTable
 from sfumato.errors import UserError
+from tests.data.bad_pictures import bad_folder
 from tests.data.folders import folder, picture, plan, subset
 
 
@@ -78,11 +80,74 @@ def test_an_empty_caption_file_is_an_empty_caption_and_mentioned(
     assert "1 caption files" in caplog.text
 
 
-def test_a_caption_that_is_not_utf8_is_named(tmp_path: Path) -> None:
+def test_a_caption_in_an_older_encoding_is_read_and_mentioned(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     picture(tmp_path / "x.png", (40, 40))
     (tmp_path / "x.txt").write_bytes("café".encode("latin-1"))
-    with pytest.raises(UserError, match=r"x.txt is not UTF-8 text \(byte 3\); save it as UTF-8"):
-        sources.read(plan(subset(tmp_path)), Complaints())
+    assert sources.read(plan(subset(tmp_path)), Complaints())[0].caption == "café"
+    assert "1 caption files" in caplog.text
+    assert "read as Windows-1252, the first is x.txt; save them as UTF-8" in caplog.text
+
+
+def test_a_picture_whose_caption_cannot_be_read_is_left_out(tmp_path: Path) -> None:
+    folder(tmp_path, [(40, 40)] * 2)
+    (tmp_path / "im0.txt").write_bytes(b"\x81\x8d")
+    complaints = Complaints()
+    assert len(sources.read(plan(subset(tmp_path)), complaints)) == 1
+    assert complaints.broken[0][0].endswith("im0.png")
+    assert complaints.broken[0][1].startswith("its caption im0.txt is not text")
+    with pytest.raises(UserError, match=r"im0\.png is left out: its caption im0\.txt is not text"):
+        sources.read(plan(subset(tmp_path)), Complaints(strict=True))
+
+
+def test_pictures_that_share_a_caption_are_named(tmp_path: Path) -> None:
+    picture(tmp_path / "a.png", (40, 40), "one")
+    picture(tmp_path / "a.jpg", (40, 40))
+    complaints = Complaints()
+    sources.read(plan(subset(tmp_path)), complaints)
+    assert "1 captions in" in complaints.warnings[0].message
+    assert "the first a.jpg and a.png; give the pictures different names" in complaints.warnings[0].message
+    assert complaints.warnings[0].files == ("a.jpg", "a.png")
+
+
+def test_the_first_frame_of_an_animation_is_used_which_is_said_even_when_strict(tmp_path: Path) -> None:
+    for suffix in (".webp", ".png"):
+        frames = [Image.new("RGB", (40, 40), colour) for colour in ("red", "blue")]
+        frames[0].save(tmp_path / f"moving{suffix[1:]}{suffix}", save_all=True, append_images=frames[1:])
+    complaints = Complaints(strict=True)
+    found = sources.read(plan(subset(tmp_path, class_tokens="x")), complaints)
+    assert complaints.notes[0].message.startswith("2 pictures in")
+    assert [images.decode(p.path).getpixel((5, 5))[0] > 200 for p in found] == [True, True]
+
+
+def test_names_with_line_breaks_are_shown_on_one_line(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    picture(tmp_path / "good.png", (40, 40), "x")
+    (tmp_path / "two\nlines.png").write_bytes(b"")
+    (tmp_path / b"not \xff unicode.png".decode("utf-8", "surrogateescape")).write_bytes(b"")
+    with pytest.raises(UserError, match=r"not \\udcff unicode\.png is left out"):
+        sources.read(plan(subset(tmp_path, class_tokens="x")), Complaints(strict=True))
+    sources.read(plan(subset(tmp_path, class_tokens="x")), Complaints())
+    assert r"two\nlines.png is left out" in caplog.text
+
+
+def test_a_folder_in_which_everything_is_wrong_leaves_what_can_be_trained(tmp_path: Path) -> None:
+    training_set = dataset.read([plan(subset(bad_folder(tmp_path / "bad")))], seed=1)
+    assert {Path(path).name: reason for path, reason in training_set.broken} == {
+        "huge.png": "it has more than 178 million pixels, the most that are read; make it smaller",
+        "no_text.png": "its caption no_text.txt is not text in an encoding that is known here; "
+        "save it as UTF-8",
+        "web_page.jpg": "not a picture, or of a format that Pillow cannot read here",
+        "zero_byte.png": "the file is empty",
+    }
+    found = {Path(p.path).name: p.caption for p in training_set.sets[0].pictures}
+    assert found["bom.png"] == "byte order mark"
+    assert found["utf_16.png"] == "sixteen bits each"
+    assert found["western.png"] == "caf\xe9 d\u2019\xe9t\xe9"
+    assert found["japanese.png"] == "猫の写真、ひとり"
+    assert len(found) == 29
 
 
 def test_broken_pictures_are_left_out_named_once_and_stop_a_strict_run(

@@ -1,0 +1,94 @@
+"""Caption files: which one belongs to a picture, and its words whatever they were encoded in.
+
+Text is UTF-8, with or without byte order mark, or UTF-16 with one. Anything else comes from an older editor:
+it is read as Shift-JIS if that makes most of it Japanese, else as Windows-1252, and the user is told.
+"""
+
+from __future__ import annotations
+
+import codecs
+import os
+import re
+from collections.abc import Container
+from typing import NamedTuple
+
+# A face detector appends `_<centre x>_<centre y>_<width>_<height>`; the caption may lack these four.
+_NUM_FACE_PARTS = 4
+_LINE_END = re.compile(r"\r\n|\r|\n")
+_JAPANESE = re.compile(r"[\u3000-\u30ff\u4e00-\u9fff\uff01-\uff60]")
+_UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+
+UTF_8, UTF_16, SHIFT_JIS, WINDOWS_1252 = "UTF-8", "UTF-16", "Shift-JIS", "Windows-1252"
+GUESSED = (SHIFT_JIS, WINDOWS_1252)
+"""Encodings that nothing but the text itself speaks for."""
+
+
+class UnreadableCaptionError(Exception):
+    """A caption file that holds no text; the message says why, without the path."""
+
+
+class Caption(NamedTuple):
+    """The words of a caption file and the encoding that they were read in."""
+
+    text: str
+    encoding: str
+
+
+def caption_file(image: str, names: Container[str], extension: str) -> str | None:
+    """Return the name of a picture's caption file, if it is among `names`."""
+    base = os.path.splitext(image)[0]
+    if base + extension in names:
+        return base + extension
+    parts = base.split("_")
+    if len(parts) > _NUM_FACE_PARTS:
+        shorter = "_".join(parts[:-_NUM_FACE_PARTS]) + extension
+        return shorter if shorter in names else None
+    return None
+
+
+def read(path: str, *, all_lines: bool = False) -> Caption:
+    """Read a caption file: its first line, or with `all_lines` all that are not empty, joined by newlines.
+
+    Raises:
+        UnreadableCaptionError: the file cannot be opened, or is no text.
+    """
+    try:
+        with open(path, "rb") as file:
+            text, encoding = decode(file.read())
+    except OSError as error:
+        raise UnreadableCaptionError(f"cannot be read: {error.strerror}") from error
+    lines = [line.strip() for line in _LINE_END.split(text)]
+    return Caption("\n".join(filter(None, lines)) if all_lines else lines[0], encoding)
+
+
+def decode(data: bytes) -> tuple[str, str]:
+    """Return (text, encoding) of a file's bytes.
+
+    Raises:
+        UnreadableCaptionError: they are no text, or in an encoding that nothing tells.
+    """
+    is_utf_16 = data.startswith(_UTF_16)
+    try:
+        text, encoding = data.decode("utf-16" if is_utf_16 else "utf-8-sig"), UTF_16 if is_utf_16 else UTF_8
+    except UnicodeDecodeError:
+        text, encoding = ("", "") if is_utf_16 else _guess(data)
+    if not encoding or "\0" in text:
+        raise UnreadableCaptionError("is not text in an encoding that is known here; save it as UTF-8")
+    return text, encoding
+
+
+def _guess(data: bytes) -> tuple[str, str]:
+    """Return (text, encoding) of bytes that are not UTF-8; two empty texts where nothing fits."""
+    text = _decoded(data, "cp932")
+    letters = re.sub(r"[\s,.]", "", text)
+    if 2 * len(_JAPANESE.findall(letters)) > len(letters):
+        return text, SHIFT_JIS
+    text = _decoded(data, "cp1252")
+    return (text, WINDOWS_1252) if text else ("", "")
+
+
+def _decoded(data: bytes, codec: str) -> str:
+    try:
+        return data.decode(codec)
+    except UnicodeDecodeError:
+        return ""
