@@ -12,13 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from safetensors.torch import load_file
 from torch.utils.data import _utils, get_worker_info
 
 from sfumato.caching import store
 from sfumato.cli.main import script
-from sfumato.data import images
+from sfumato.data import views
 from tests import tiny
 from tests.test_resume_end_to_end import CACHED, WORKERS, arguments, assert_same_weights, run
 from tests.test_resume_end_to_end import model as model
@@ -170,15 +169,15 @@ def test_weights_that_a_step_made_infinite_are_not_saved(
 
 def _let_workers_end(monkeypatch: pytest.MonkeyPatch, at_load: int, end: Callable[[], None]) -> None:
     """Let each loading process end when it loads its n-th picture."""
-    load, count = images.load, [0]
+    render, count = views.render, [0]
 
-    def dying(*arguments: object) -> torch.Tensor:
+    def dying(*arguments: object) -> object:
         count[0] += 1
         if get_worker_info() is not None and count[0] == at_load:
             end()
-        return load(*arguments)  # type: ignore[arg-type]
+        return render(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(images, "load", dying)
+    monkeypatch.setattr(views, "render", dying)
 
 
 def test_a_loading_process_that_is_killed_ends_the_run_with_one_line(

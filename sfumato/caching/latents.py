@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from sfumato import log, seeds
 from sfumato.caching import store
 from sfumato.caching.memory import MemoryStore
 from sfumato.caching.store import Arrays, BrokenCacheError, Record
-from sfumato.data import images
+from sfumato.data import masks, views
 from sfumato.data.buckets import Fit, Size, crop_box
 from sfumato.data.dataset import TrainingSet
 from sfumato.data.images import BrokenPictureError
@@ -26,6 +27,8 @@ from sfumato.models.family import VAE, CacheFormat, Family, LatentSpace, Parts
 
 Job = tuple[int, int]
 """Index of a data set and of a picture in it."""
+
+_MASK = "mask"
 
 logger = logging.getLogger(__name__)
 
@@ -53,14 +56,28 @@ class LatentCache:
             raise BrokenPictureError("it could not be decoded")
         if self.memory is not None:
             return self.memory[dataset, picture, flipped]
-        path, name = self.path(dataset, picture), self.name(dataset, picture, flipped)
+        stored = self._stored(dataset, picture, self.name(dataset, picture, flipped))
+        return stored if self.format.is_scaled else self.space.scaled(stored)
+
+    def mask(self, dataset: int, picture: int, flipped: bool) -> Tensor | None:
+        """Return the loss mask (1, h, w) of a picture that is not broken, if it has one."""
+        name = self.mask_name(dataset, picture)
+        if name is None:
+            return None
+        if self.memory is not None:
+            mask = self.memory[dataset, picture, _MASK]
+        else:
+            mask = masks.shrunk(self._stored(dataset, picture, name)[None], self.size(dataset, picture))
+        return mask.flip(-1) if flipped else mask
+
+    def _stored(self, dataset: int, picture: int, name: str) -> Tensor:
+        path = self.path(dataset, picture)
         try:
             found = store.read(path, [name])
         except BrokenCacheError as error:
             raise UserError(f"{path} is damaged ({error}); delete it and start again") from error
         if name in found:
-            stored = torch.from_numpy(found[name])
-            return stored if self.format.is_scaled else self.space.scaled(stored)
+            return torch.from_numpy(found[name])
         if path.exists():
             raise UserError(f"{path} has no {name}; start again without --skip_cache_check")
         # Another process found the picture broken and wrote no file.
@@ -75,6 +92,16 @@ class LatentCache:
     def name(self, dataset: int, picture: int, flipped: bool) -> str:
         """Return the name of latents within the file: `latents` or `latents_flipped`, and `key_suffix`."""
         return ("latents_flipped" if flipped else "latents") + self.key_suffix(dataset, picture)
+
+    def mask_name(self, dataset: int, picture: int) -> str | None:
+        """Return the name of a picture's mask within the file: (H, W) of pixels; None where it has none.
+
+        Transparency has the name that sd-scripts gives it; it keeps no other masks.
+        """
+        mask = self.sets[dataset].mask(picture)
+        if mask is None:
+            return None
+        return ("alpha_mask" if mask.is_alpha else "loss_mask") + self.key_suffix(dataset, picture)
 
     def key_suffix(self, dataset: int, picture: int) -> str:
         """Return `_<h>x<w>`, the latents' size, where one file holds those of several sizes; "" elsewhere."""
@@ -117,7 +144,7 @@ def fill_latents(
     encoder = _Encoder(cache, family, parts, "" if trust else store.model_identity(family.source(VAE)))
     jobs = [(dataset, index) for dataset, s in enumerate(cache.sets) for index in range(len(s.pictures))]
     if to_disk:
-        _require_one_size_per_file(cache, jobs)
+        _require_one_content_per_file(cache, jobs)
         jobs = [job for job in jobs if _is_mine(cache, job, rank, world)]
         jobs = _Checker(encoder, family, trust).missing(jobs)
     if jobs:
@@ -138,16 +165,25 @@ def _encode_all(encoder: _Encoder, jobs: Sequence[Job], batch_size: int) -> None
             bar.update(len(batch))
 
 
-def _require_one_size_per_file(cache: LatentCache, jobs: Sequence[Job]) -> None:
-    """Raise UserError if a file would have to hold latents of two sizes and cannot."""
-    sizes: dict[Path, tuple[int, int]] = {}
-    for job in () if cache.format.is_sized else jobs:
-        path, size = cache.path(*job), cache.size(*job)
-        if sizes.setdefault(path, size) != size:
-            raise UserError(
-                f"{path} cannot hold latents of two sizes, which two data sets ask for; "
-                "use --cache_latents without --cache_latents_to_disk, or copies of the pictures"
-            )
+def _require_one_content_per_file(cache: LatentCache, jobs: Sequence[Job]) -> None:
+    """Raise UserError if latents of two sizes, filters or masks would have the same name in one file."""
+    if sum(len(pictures.plan.subsets) for pictures in cache.sets) < 2:
+        return
+    found: dict[tuple[Path, str, str], object] = {}
+    for job in jobs:
+        path, suffix, pictures = cache.path(*job), cache.key_suffix(*job), cache.sets[job[0]]
+        mask = pictures.mask(job[1])
+        contents: dict[str, object] = {
+            "sizes": cache.size(*job),
+            "filters": pictures.subset(job[1]).resize_interpolation,
+            **({"masks": mask.path} if mask and mask.path else {}),
+        }
+        for kind, content in contents.items():
+            if found.setdefault((path, suffix, kind), content) != content:
+                raise UserError(
+                    f"{path} cannot hold latents of two {kind}, which two data sets ask for; "
+                    "use --cache_latents without --cache_latents_to_disk, or copies of the pictures"
+                )
 
 
 def _is_mine(cache: LatentCache, job: Job, rank: int, world: int) -> bool:
@@ -175,33 +211,40 @@ class _Encoder:
     vae: str
 
     def encode(self, jobs: Sequence[Job]) -> None:
-        decoded = [(job, pixels) for job in jobs if (pixels := self._decode(job)) is not None]
+        decoded = [(job, *found) for job in jobs if (found := self._decode(job)) is not None]
         if not decoded:
             return
-        good = [job for job, _ in decoded]
-        pixels = torch.stack([pixels for _, pixels in decoded])
+        good = [job for job, _, _ in decoded]
+        pixels = torch.stack([pixels for _, pixels, _ in decoded])
         flips = (False, True) if self.cache.sets[good[0][0]].subset(good[0][1]).flip_aug else (False,)
         latents = [self._latents(good, pixels.flip(-1) if flipped else pixels, flipped) for flipped in flips]
-        for row, job in enumerate(good):
-            self._keep(job, {flipped: latents[flipped][row] for flipped in flips})
+        for row, (job, _, mask) in enumerate(decoded):
+            self._keep(job, {flipped: latents[flipped][row] for flipped in flips}, mask)
 
     def record(self, job: Job) -> Record:
         """Return what a picture's latents are made from."""
         dataset, index = job
         pictures = self.cache.sets[dataset]
         fit = pictures.fit(index)
-        return {
+        record: dict[str, Any] = {
             "picture": store.picture_state(pictures.pictures[index].path),
             "vae": self.vae,
             "dtype": str(self.parts.dtypes.get(VAE, torch.float32)),
             "resized": list(fit.resized),
             "bucket": list(fit.bucket),
         }
+        if interpolation := pictures.subset(index).resize_interpolation:
+            record["interpolation"] = interpolation
+        if mask := pictures.mask(index):
+            record |= {"alpha": True} if mask.path is None else {_MASK: store.picture_state(mask.path)}
+        return record
 
-    def _decode(self, job: Job) -> Tensor | None:
+    def _decode(self, job: Job) -> tuple[Tensor, Tensor | None] | None:
         pictures = self.cache.sets[job[0]]
+        picture, subset = pictures.pictures[job[1]], pictures.subset(job[1])
+        view = views.plain(picture.size, pictures.fit(job[1]), interpolation=subset.resize_interpolation)
         try:
-            return images.load(pictures.pictures[job[1]].path, pictures.fit(job[1]))
+            return views.render(picture.path, view, pictures.mask(job[1]))
         except BrokenPictureError:
             self.cache.broken.add(job)
             return None
@@ -218,16 +261,20 @@ class _Encoder:
             )
         return latents
 
-    def _keep(self, job: Job, latents: dict[bool, Tensor]) -> None:
+    def _keep(self, job: Job, latents: dict[bool, Tensor], mask: Tensor | None) -> None:
         if self.cache.memory is not None:
             for flipped, tensor in latents.items():
                 self.cache.memory.put((*job, flipped), tensor)
+            if mask is not None:
+                self.cache.memory.put((*job, _MASK), masks.shrunk(mask, self.cache.size(*job)))
             return
         pictures, suffix = self.cache.sets[job[0]], self.cache.key_suffix(*job)
         stored = latents
         if not self.cache.format.is_scaled:
             stored = {flipped: self.cache.space.raw(tensor) for flipped, tensor in latents.items()}
         arrays: Arrays = {self.cache.name(*job, flipped): store.as_array(x) for flipped, x in stored.items()}
+        if (name := self.cache.mask_name(*job)) and mask is not None:
+            arrays[name] = store.as_array(mask[0])
         size, fit = pictures.pictures[job[1]].size, pictures.fit(job[1])
         arrays |= _framing(size, fit, suffix)
         arrays[store.RECORD + suffix] = store.record_array(self.record(job))
@@ -278,18 +325,23 @@ class _Checker:
     def _holds(self, job: Job, path: Path) -> bool:
         cache = self.encoder.cache
         flips = (False, True) if cache.sets[job[0]].subset(job[1]).flip_aug else (False,)
-        wanted = {cache.name(*job, flipped) for flipped in flips}
-        if not wanted <= store.names(path):
+        shape = (self.family.latents.channels, *cache.size(*job))
+        wanted: dict[str, tuple[int, ...]] = {cache.name(*job, flipped): shape for flipped in flips}
+        if mask := cache.mask_name(*job):
+            wanted[mask] = cache.sets[job[0]].fit(job[1]).bucket[::-1]
+        if not wanted.keys() <= store.names(path):
             return False
         record = store.read_record(path, cache.key_suffix(*job))
         if record is not None:
-            return record == self.encoder.record(job)
+            wanted_record = self.encoder.record(job)
+            # A mask beside the picture changes no latents: who needs none takes those made with one.
+            without = {name: value for name, value in record.items() if name != _MASK}
+            return wanted_record in (record, without)
         return self._adopt(job, path, wanted)
 
-    def _adopt(self, job: Job, path: Path, wanted: set[str]) -> bool:
+    def _adopt(self, job: Job, path: Path, wanted: dict[str, tuple[int, ...]]) -> bool:
         cache = self.encoder.cache
-        shape = (self.family.latents.channels, *cache.size(*job))
-        fits = all(array.shape == shape for array in store.read(path, wanted).values())
+        fits = all(array.shape == wanted[name] for name, array in store.read(path, wanted).items())
         adopted = fits and store.is_newer(path, cache.sets[job[0]].pictures[job[1]].path)
         self.num_adopted += adopted
         return adopted

@@ -19,7 +19,7 @@ class Sample:
         pixels: (3, H, W) in [-1, 1]; None where latents are cached.
         text: cached outputs of text encoders by name; empty where none are cached.
         original_size, crop_offset, target_size: (height, width), (top, left), (height, width).
-        mask: (1, H, W) in [0, 1], or None.
+        mask: (1, H, W) in [0, 1], of pixels or of latents, as the picture is; None where all of it counts.
         skipped: files that could not be decoded and that this sample stands in for.
     """
 
@@ -50,7 +50,7 @@ class Batch:
         latents: (B, C, h, w), scaled, or None.
         pixels: (B, 3, H, W) in [-1, 1], or None; exactly one of `latents` and `pixels` is there.
         text: cached outputs of text encoders by name, each (B, ...).
-        masks: (B, 1, H, W) in [0, 1], or None.
+        masks: (B, 1, H, W) in [0, 1], of pixels or of latents; None where no picture has one.
         skipped: files that could not be decoded; pictures of the same bucket stand in for them.
     """
 
@@ -90,7 +90,7 @@ class Batch:
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
-    """Stack samples of one bucket; latents, pixels, masks and texts must be there for all or for none."""
+    """Stack samples of one bucket; latents, pixels and texts must be there for all or for none."""
     return Batch(
         captions=[s.caption for s in samples],
         paths=[s.path for s in samples],
@@ -102,9 +102,15 @@ def collate(samples: Sequence[Sample]) -> Batch:
         latents=_stack([s.latents for s in samples]),
         pixels=_stack([s.pixels for s in samples]),
         text={name: torch.stack([s.text[name] for s in samples]) for name in samples[0].text},
-        masks=_stack([s.mask for s in samples]),
+        masks=_stack(_completed([s.mask for s in samples])),
         skipped=tuple(path for s in samples for path in s.skipped),
     )
+
+
+def _completed(masks: Sequence[Tensor | None]) -> Sequence[Tensor | None]:
+    """Let pictures without a mask count fully beside pictures that have one."""
+    first = next((mask for mask in masks if mask is not None), None)
+    return masks if first is None else [torch.ones_like(first) if mask is None else mask for mask in masks]
 
 
 def _stack(tensors: Sequence[Tensor | None]) -> Tensor | None:

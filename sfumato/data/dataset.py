@@ -14,8 +14,8 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from sfumato import seeds
-from sfumato.data import captions, images, sources, statistics
-from sfumato.data.buckets import Fit, Size, crop_offset
+from sfumato.data import captions, sources, statistics, views
+from sfumato.data.buckets import Size
 from sfumato.data.collate import Batch, Sample, collate
 from sfumato.data.complaints import Complaints
 from sfumato.data.images import BrokenPictureError
@@ -34,6 +34,10 @@ class LatentSource(Protocol):
         Raises:
             BrokenPictureError: the picture could not be encoded.
         """
+        ...
+
+    def mask(self, dataset: int, picture: int, flipped: bool) -> Tensor | None:
+        """Return the loss mask, (1, h, w) in [0, 1], of a picture that has latents and a mask."""
         ...
 
 
@@ -135,15 +139,26 @@ class TrainingSet:
         caption = captions.process(
             picture.caption, subset.captions, rng, epoch=plan.epoch, step=plan.step, max_steps=self.max_steps
         )
-        latents = self.latents(plan.dataset, index, flipped) if self.latents else None
+        latents, pixels, mask = None, None, None
+        if self.latents:
+            view = views.plain(picture.size, fit, flipped=flipped)
+            latents = self.latents(plan.dataset, index, flipped)
+            mask = self.latents.mask(plan.dataset, index, flipped)
+        else:
+            own_size = not pictures.plan.buckets.enabled
+            view = views.draw(
+                picture.path, picture.size, fit, subset, rng, flipped=flipped, own_size=own_size
+            )
+            pixels, mask = views.render(picture.path, view, pictures.mask(index))
         return Sample(
             path=picture.path,
             caption=caption,
             original_size=_height_first(picture.size),
-            crop_offset=crop_offset(fit.bucket, picture.size, flipped),
+            crop_offset=view.offset,
             target_size=_height_first(fit.bucket),
             latents=latents,
-            pixels=_pixels(picture.path, fit, flipped) if latents is None else None,
+            pixels=pixels,
+            mask=mask,
             text=self.texts(plan.dataset, index) if self.texts else {},
             loss_weight=pictures.plan.prior_loss_weight if subset.is_reg else 1.0,
             network_multiplier=pictures.plan.network_multiplier,
@@ -169,11 +184,6 @@ def _with_substitutes(pictures: PictureSet, item: Item, seed: int) -> Iterator[i
     others = sorted({*bucket.pictures} - {item.picture})
     random.Random(seed).shuffle(others)
     yield from others
-
-
-def _pixels(path: str, fit: Fit, flipped: bool) -> Tensor:
-    pixels = images.load(path, fit)
-    return pixels.flip(-1) if flipped else pixels
 
 
 def _height_first(size: Size) -> tuple[int, int]:

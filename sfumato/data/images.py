@@ -1,4 +1,4 @@
-"""Picture files: their size from the header alone, their pixels resized and cropped.
+"""Picture files: their size from the header alone, and their pixels.
 
 EXIF orientation is applied to sizes and pixels alike, so a portrait photograph is trained upright. PNG files
 are taken as they are: cameras do not write them, and their orientation may lie behind all their pixels.
@@ -10,17 +10,15 @@ import importlib.util
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from sfumato.data.buckets import Fit, Size, centre_crop
+from sfumato.data.buckets import Size
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".avif", ".jxl"})
 """File name suffixes of pictures, in lower case; upper case is accepted too."""
@@ -71,10 +69,13 @@ def read_header(path: str | Path) -> Header:
             return Header(_upright(image.size, _orientation(image)), _is_animated(image))
 
 
-def decode(path: str | Path, *, at_least: Size | None = None, large: int = _LARGE_JPEG) -> Image.Image:
+def decode(
+    path: str | Path, *, alpha: bool = False, at_least: Size | None = None, large: int = _LARGE_JPEG
+) -> Image.Image:
     """Return the upright picture in RGB; of several frames the first.
 
     Args:
+        alpha: return RGBA; otherwise transparency is dropped, and the colours stored below it show.
         at_least: a JPEG of `large` pixels or more may come at a half, a quarter or an eighth of its size, but
             not smaller than this (width, height).
 
@@ -89,27 +90,7 @@ def decode(path: str | Path, *, at_least: Size | None = None, large: int = _LARG
             if at_least and image.width * image.height >= large:
                 image.draft(None, _upright(at_least, orientation))
             upright = ImageOps.exif_transpose(image) if image.format != "PNG" and orientation > 1 else image
-            return _in_rgb(upright)
-
-
-def load(path: str | Path, fit: Fit) -> Tensor:
-    """Return a picture as trained: (3, H, W) in [-1, 1], resized to cover its bucket, centre-cropped."""
-    return to_tensor(crop(resize(decode(path, at_least=fit.resized), fit.resized), fit.bucket))
-
-
-def resize(image: Image.Image, size: Size) -> Image.Image:
-    """Resize by area averaging where both sides shrink, else by Lanczos, as sd-scripts does."""
-    if size == image.size:
-        return image
-    if size[0] < image.width and size[1] < image.height:
-        return Image.fromarray(_average(np.asarray(image), size))
-    return image.resize(size, Image.Resampling.LANCZOS)
-
-
-def crop(image: Image.Image, size: Size) -> Image.Image:
-    """Cut the window of that size out of the middle."""
-    left, top = centre_crop(image.size, size)
-    return image.crop((left, top, left + size[0], top + size[1]))
+            return _in_colour(upright, alpha)
 
 
 def to_tensor(image: Image.Image) -> Tensor:
@@ -156,15 +137,15 @@ def _is_animated(image: Image.Image) -> bool:
     return image.format != "MPO" and getattr(image, "is_animated", False)
 
 
-def _in_rgb(image: Image.Image) -> Image.Image:
-    """Return a picture of any mode in RGB, transparency dropped."""
+def _in_colour(image: Image.Image, alpha: bool) -> Image.Image:
+    """Return a picture of any mode in RGB, or in RGBA with `alpha`."""
     if image.mode.startswith("I"):
         # Pillow's own conversion cuts 16 bits off at 255: nearly everything white.
         values = np.asarray(image).astype(np.float32) / 257
         image = Image.fromarray(np.clip(np.rint(values), 0, 255).astype(np.uint8))
     elif image.mode == "P" and isinstance(image.info.get("transparency"), bytes):
         image = image.convert("RGBA")
-    return image.convert("RGB")
+    return image.convert("RGBA" if alpha else "RGB")
 
 
 def _orientation(image: Image.Image) -> int:
@@ -179,30 +160,3 @@ def _orientation(image: Image.Image) -> int:
 
 def _upright(size: Size, orientation: int) -> Size:
     return (size[1], size[0]) if orientation >= 5 else size
-
-
-def _average(pixels: NDArray[np.uint8], size: Size) -> NDArray[np.uint8]:
-    """Average (H, W, C) over the exact area of each new pixel; Pillow's BOX counts whole pixels only."""
-    rows = _average_rows(pixels.astype(np.float32), size[1])
-    columns = _average_rows(np.ascontiguousarray(rows.swapaxes(0, 1)), size[0])
-    return np.clip(np.rint(columns.swapaxes(0, 1)), 0, 255).astype(np.uint8)
-
-
-def _average_rows(pixels: NDArray[np.float32], num_rows: int) -> NDArray[np.float32]:
-    first, weights = _area_weights(pixels.shape[0], num_rows)
-    total = np.zeros((num_rows, *pixels.shape[1:]), np.float32)
-    for tap, weight in enumerate(weights.T):
-        rows = np.minimum(first + tap, pixels.shape[0] - 1)
-        total += pixels[rows] * weight[:, None, None]
-    return total
-
-
-@lru_cache(maxsize=128)
-def _area_weights(num_old: int, num_new: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Return each new row's first old row, (new,), and the shares of the rows from there, (new, taps)."""
-    edges = np.arange(num_new + 1) * (num_old / num_new)
-    first = np.floor(edges[:-1] + 1e-9).astype(np.int64)
-    num_taps = int(np.ceil(num_old / num_new)) + 1
-    left = first[:, None] + np.arange(num_taps)
-    overlap = np.minimum(left + 1, edges[1:, None]) - np.maximum(left, edges[:-1, None])
-    return first, (np.clip(overlap, 0, None) * (num_new / num_old)).astype(np.float32)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from sfumato.data.buckets import Fit, Size
+from sfumato.data.masks import MaskSource
 from sfumato.data.order import Showings
 from sfumato.data.plan import DatasetPlan, SubsetPlan
 from sfumato.data.table import PictureTable
@@ -29,6 +30,11 @@ class PictureSet:
     def fit(self, picture: int) -> Fit:
         """Return how a picture meets its bucket."""
         return self.plan.buckets.fit(self.size(picture))
+
+    def mask(self, picture: int) -> MaskSource | None:
+        """Return where a picture's loss mask comes from, if it has one."""
+        path = self.pictures.conditionings[picture]
+        return MaskSource(path or None) if path or self.subset(picture).alpha_mask else None
 
     @property
     def num_train_images(self) -> int:
