@@ -27,11 +27,25 @@ class UnreadableCaptionError(Exception):
     """A caption file that holds no text; the message says why, without the path."""
 
 
-class Caption(NamedTuple):
-    """The words of a caption file and the encoding that they were read in."""
+class CaptionFile(NamedTuple):
+    """The text of a caption file and the encoding that it was read in."""
 
-    text: str
     encoding: str
+    text: str
+
+    def caption(self, *, all_lines: bool = False) -> str:
+        """Return the first line, or with `all_lines` all that are not empty, joined by newlines."""
+        lines = [line.strip() for line in _LINE_END.split(self.text)]
+        return "\n".join(filter(None, lines)) if all_lines else lines[0]
+
+    def __str__(self) -> str:
+        return f"{self.encoding}\n{self.text}"
+
+    @classmethod
+    def parse(cls, text: str) -> CaptionFile:
+        """Return the file that `str` made this text of."""
+        encoding, _, text = text.partition("\n")
+        return cls(encoding, text)
 
 
 def caption_file(image: str, names: Container[str], extension: str) -> str | None:
@@ -46,19 +60,18 @@ def caption_file(image: str, names: Container[str], extension: str) -> str | Non
     return None
 
 
-def read(path: str, *, all_lines: bool = False) -> Caption:
-    """Read a caption file: its first line, or with `all_lines` all that are not empty, joined by newlines.
+def read(path: str) -> CaptionFile:
+    """Read a caption file.
 
     Raises:
         UnreadableCaptionError: the file cannot be opened, or is no text.
     """
     try:
-        with open(path, "rb") as file:
-            text, encoding = decode(file.read())
+        with open(path, "rb", buffering=0) as file:
+            text, encoding = decode(file.readall())
     except OSError as error:
         raise UnreadableCaptionError(f"cannot be read: {error.strerror}") from error
-    lines = [line.strip() for line in _LINE_END.split(text)]
-    return Caption("\n".join(filter(None, lines)) if all_lines else lines[0], encoding)
+    return CaptionFile(encoding, text)
 
 
 def decode(data: bytes) -> tuple[str, str]:

@@ -19,6 +19,7 @@ from sfumato.data.buckets import Size
 from sfumato.data.collate import Batch, Sample, collate
 from sfumato.data.complaints import Complaints
 from sfumato.data.images import BrokenPictureError
+from sfumato.data.index import Index
 from sfumato.data.order import BatchPlan, EpochPlan, Item, plan_epoch
 from sfumato.data.pictures import PictureSet
 from sfumato.data.plan import DatasetPlan
@@ -59,6 +60,7 @@ class TrainingSet:
         skipped: paths of pictures that turned out to be broken when they were loaded, with how often.
         max_steps: length of the run in optimizer steps, for a fractional token warmup; set it before loading.
         latents, texts: caches to load from instead of the picture or beside the caption.
+        index: what is known about the files beside the pictures.
     """
 
     sets: Sequence[PictureSet]
@@ -68,6 +70,7 @@ class TrainingSet:
     max_steps: int = 0
     latents: LatentSource | None = None
     texts: TextSource | None = None
+    index: Index = field(default_factory=Index)
 
     @property
     def num_train_images(self) -> int:
@@ -172,9 +175,12 @@ def read(plans: Sequence[DatasetPlan], seed: int, *, strict: bool = False) -> Tr
     Raises:
         UserError: a data set has nothing to train on, or `strict` and anything is wrong.
     """
-    complaints = Complaints(strict)
-    sets = [PictureSet(plan, sources.read(plan, complaints)) for plan in plans]
-    return TrainingSet(sets, seed, broken=complaints.broken)
+    complaints, index = Complaints(strict), Index()
+    try:
+        sets = [PictureSet(plan, sources.read(plan, complaints, index)) for plan in plans]
+    finally:
+        index.save()
+    return TrainingSet(sets, seed, broken=complaints.broken, index=index)
 
 
 def _with_substitutes(pictures: PictureSet, item: Item, seed: int) -> Iterator[int]:

@@ -45,6 +45,16 @@ class Header(NamedTuple):
     size: Size
     is_animated: bool = False
 
+    def __str__(self) -> str:
+        return f"{self.size[0]}x{self.size[1]}{' animated' if self.is_animated else ''}"
+
+    @classmethod
+    def parse(cls, text: str) -> Header:
+        """Return the header that `str` made this text of."""
+        size, _, kind = text.partition(" ")
+        width, _, height = size.partition("x")
+        return cls((int(width), int(height)), bool(kind))
+
 
 def read_size(path: str | Path) -> Size:
     """Return the upright (width, height) from a file's header; errors as for `read_header`."""

@@ -12,9 +12,10 @@ from itertools import chain
 
 from sfumato.data import caption_files, conditioning
 from sfumato.data.buckets import Size
-from sfumato.data.caption_files import UnreadableCaptionError
+from sfumato.data.caption_files import CaptionFile, UnreadableCaptionError
 from sfumato.data.complaints import Complaints
 from sfumato.data.images import SUFFIXES, BrokenPictureError, Header, read_header
+from sfumato.data.index import Index
 from sfumato.data.plan import DatasetPlan, SubsetPlan
 from sfumato.data.table import Picture, PictureTable
 from sfumato.errors import UserError
@@ -22,33 +23,39 @@ from sfumato.errors import UserError
 _CAPTION_SUFFIXES = (".txt", ".caption", ".tags", ".cap")
 
 
-def read(plan: DatasetPlan, complaints: Complaints) -> PictureTable:
+def read(plan: DatasetPlan, complaints: Complaints, index: Index | None = None) -> PictureTable:
     """Return the pictures of all subsets, regularisation pictures repeated as often as the others need.
+
+    Args:
+        index: what was found out about the files before; whatever is new is added.
 
     Raises:
         UserError: nothing to train on is left, or `complaints` is strict and something is wrong.
     """
+    index = index or Index()
     found = PictureTable()
-    found.extend(_read_subsets(plan, complaints, is_reg=False))
+    found.extend(_read_subsets(plan, complaints, index, is_reg=False))
     if not found:
         folders = ", ".join(str(subset.image_dir) for subset in plan.subsets if not subset.is_reg)
         raise UserError(
             f"no pictures to train on in {folders or 'the data set'}; check image_dir and num_repeats"
         )
-    reg = list(_read_subsets(plan, complaints, is_reg=True))
+    reg = list(_read_subsets(plan, complaints, index, is_reg=True))
     _name_surplus(plan, chain(found.conditionings, (p.conditioning for p in reg)), complaints)
     found.extend(_balance(reg, sum(found.repeats), complaints))
     return found
 
 
-def _read_subsets(plan: DatasetPlan, complaints: Complaints, *, is_reg: bool) -> Iterator[Picture]:
-    for index, subset in enumerate(plan.subsets):
+def _read_subsets(
+    plan: DatasetPlan, complaints: Complaints, index: Index, *, is_reg: bool
+) -> Iterator[Picture]:
+    for number, subset in enumerate(plan.subsets):
         if subset.is_reg == is_reg:
-            yield from _read_subset(index, subset, plan, complaints)
+            yield from _read_subset(number, subset, plan, complaints, index)
 
 
 def _read_subset(
-    index: int, subset: SubsetPlan, plan: DatasetPlan, complaints: Complaints
+    number: int, subset: SubsetPlan, plan: DatasetPlan, complaints: Complaints, index: Index
 ) -> Iterator[Picture]:
     folder = str(subset.image_dir)
     if subset.num_repeats < 1:
@@ -62,11 +69,11 @@ def _read_subset(
     partners = _partners(images, subset, complaints)
     if subset.conditioning_data_dir:
         images = [name for name in images if name in partners]
-    captions = _captions(folder, images, names, subset, complaints)
-    sizes = _sizes(folder, images, plan, complaints)
+    captions = _captions(folder, images, names, subset, complaints, index)
+    sizes = _sizes(folder, images, plan, complaints, index)
     for name, (path, size), caption in zip(images, sizes, captions, strict=True):
         if size is not None and caption is not None:
-            yield Picture(path, size, caption, index, subset.num_repeats, partners.get(name))
+            yield Picture(path, size, caption, number, subset.num_repeats, partners.get(name))
 
 
 def _partners(images: Sequence[str], subset: SubsetPlan, complaints: Complaints) -> dict[str, str]:
@@ -105,14 +112,14 @@ def _list(folder: str, complaints: Complaints) -> set[str]:
 
 
 def _sizes(
-    folder: str, images: Sequence[str], plan: DatasetPlan, complaints: Complaints
+    folder: str, images: Sequence[str], plan: DatasetPlan, complaints: Complaints, index: Index
 ) -> Iterator[tuple[str, Size | None]]:
     """Yield each path with its size, or None if the picture cannot be used."""
     least = plan.buckets.step if plan.buckets.enabled and plan.buckets.no_upscale else 1
     animated = []
     for name in images:
         path = os.path.join(folder, name)
-        header = _header(path, least, complaints)
+        header = _header(folder, name, least, complaints, index)
         if header and header.is_animated:
             animated.append(name)
         yield path, header.size if header else None
@@ -121,9 +128,10 @@ def _sizes(
         complaints.note(f"{message}: of each, the first frame is trained", animated)
 
 
-def _header(path: str, least: int, complaints: Complaints) -> Header | None:
+def _header(folder: str, name: str, least: int, complaints: Complaints, index: Index) -> Header | None:
+    path = os.path.join(folder, name)
     try:
-        header = read_header(path)
+        header = Header.parse(index.remember("picture", folder, name, lambda: str(read_header(path))))
     except BrokenPictureError as error:
         complaints.leave_out(path, str(error))
         return None
@@ -135,12 +143,17 @@ def _header(path: str, least: int, complaints: Complaints) -> Header | None:
 
 
 def _captions(
-    folder: str, images: Sequence[str], names: set[str], subset: SubsetPlan, complaints: Complaints
+    folder: str,
+    images: Sequence[str],
+    names: set[str],
+    subset: SubsetPlan,
+    complaints: Complaints,
+    index: Index,
 ) -> list[str | None]:
     """Return the caption of each picture; None if there is one that cannot be read."""
     extension = subset.caption_extension
     files = [caption_files.caption_file(name, names, extension) for name in images]
-    captions = _read_captions(folder, images, files, subset, complaints)
+    captions = _read_captions(folder, images, files, subset, complaints, index)
     if missing := [name for name, file in zip(images, files, strict=True) if not file]:
         _name_missing(folder, images, names, subset, missing, complaints)
     _name_shared(folder, images, files, complaints)
@@ -156,19 +169,22 @@ def _read_captions(
     files: Sequence[str | None],
     subset: SubsetPlan,
     complaints: Complaints,
+    index: Index,
 ) -> list[str | None]:
     guessed: dict[str, list[str]] = {}
 
     def read_one(name: str, file: str) -> str | None:
-        path, all_lines = os.path.join(folder, file), subset.captions.enable_wildcard
+        path = os.path.join(folder, file)
         try:
-            text, encoding = caption_files.read(path, all_lines=all_lines)
+            found = CaptionFile.parse(
+                index.remember("caption", folder, file, lambda: str(caption_files.read(path)))
+            )
         except UnreadableCaptionError as error:
             complaints.leave_out(os.path.join(folder, name), f"its caption {file} {error}")
             return None
-        if encoding in caption_files.GUESSED:
-            guessed.setdefault(encoding, []).append(file)
-        return text
+        if found.encoding in caption_files.GUESSED:
+            guessed.setdefault(found.encoding, []).append(file)
+        return found.caption(all_lines=subset.captions.enable_wildcard)
 
     fallback = subset.class_tokens or ""
     captions = [read_one(name, file) if file else fallback for name, file in zip(images, files, strict=True)]

@@ -41,8 +41,8 @@ def test_what_is_no_text_is_refused_with_a_remedy(data: bytes) -> None:
 def test_lines_end_as_on_any_system_and_nowhere_else(tmp_path: Path) -> None:
     path = tmp_path / "x.txt"
     path.write_bytes("one\u2028two \r\n\r three\rfour\n".encode())
-    assert caption_files.read(str(path)).text == "one\u2028two"
-    assert caption_files.read(str(path), all_lines=True).text == "one\u2028two\nthree\nfour"
+    assert caption_files.read(str(path)).caption() == "one\u2028two"
+    assert caption_files.read(str(path)).caption(all_lines=True) == "one\u2028two\nthree\nfour"
 
 
 def test_a_file_that_cannot_be_opened_says_why(tmp_path: Path) -> None:

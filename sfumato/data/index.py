@@ -1,0 +1,171 @@
+"""What was found out about the files of a folder, kept beside them: a restart opens only what changed.
+
+A finding counts while its file has the size and the time that it had then; without an index everything is
+found out again. It is an SQLite file: in the standard library, changed row by row, in transactions, by
+several processes.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sqlite3
+import time
+from collections.abc import Callable
+from contextlib import closing, suppress
+from dataclasses import dataclass, field
+from urllib.parse import quote
+
+NAME = ".sfumato-index.sqlite"
+"""Name of the index in each folder."""
+
+_VERSION = 1
+"""To be raised whenever the same file would be read differently than before."""
+
+_TABLE = """CREATE TABLE IF NOT EXISTS findings (
+    kind TEXT, name TEXT, size_bytes INTEGER, mtime_ns INTEGER, finding TEXT, PRIMARY KEY (kind, name)
+) WITHOUT ROWID"""
+# A file that was written so recently may be written once more without a change of its time (FAT: 2 s).
+_TOO_RECENT_NS = 2_000_000_000
+
+Row = tuple[int, int, str]
+"""Size in bytes, time in ns, finding."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Index:
+    """The findings about files in any number of folders.
+
+    Attributes:
+        unusable: folders in which no index can be kept, each said once.
+    """
+
+    unusable: set[str] = field(default_factory=set)
+    _folders: dict[str, _Folder] = field(default_factory=dict)
+
+    def remember(self, kind: str, folder: str, name: str, find_out: Callable[[], str]) -> str:
+        """Return what `find_out` says about a file; it is not called if the file is as it was."""
+        place = self._folder(folder)
+        stamp = _stamp(os.path.join(folder, name))
+        known = place.known(kind).get(name)
+        if known is not None and known[:2] == stamp:
+            return known[2]
+        finding = find_out()
+        if stamp is not None and stamp[1] < place.too_recent_ns:
+            place.learn(kind, name, (*stamp, finding))
+        return finding
+
+    def holds(self, kind: str, path: str, finding: str) -> bool:
+        """Whether that was found out about the file, and the file is as it was."""
+        folder, name = os.path.split(path)
+        known = self._folder(folder).known(kind).get(name)
+        return known is not None and known[2] == finding and known[:2] == _stamp(path)
+
+    def learn(self, kind: str, path: str, finding: str, *, is_own: bool = False) -> None:
+        """Note a finding about a file; `is_own` if this process wrote it, so that it is settled at once."""
+        folder, name = os.path.split(path)
+        place, stamp = self._folder(folder), _stamp(path)
+        if stamp is not None and (is_own or stamp[1] < place.too_recent_ns):
+            place.learn(kind, name, (*stamp, finding))
+
+    def save(self) -> None:
+        """Write what is new, and let go of the rest."""
+        while self._folders:
+            folder, place = self._folders.popitem()
+            if place.learned and folder not in self.unusable:
+                self._save(folder, place)
+
+    def _save(self, folder: str, place: _Folder) -> None:
+        try:
+            place.save()
+        except sqlite3.Error as error:
+            self.unusable.add(folder)
+            logger.info("%s has no index of its files (%s): they are read at every start", folder, error)
+
+    def _folder(self, folder: str) -> _Folder:
+        if folder not in self._folders:
+            self._folders[folder] = _Folder(folder)
+        return self._folders[folder]
+
+
+@dataclass
+class _Folder:
+    """One folder's findings by kind and file name, and those not yet written."""
+
+    folder: str
+    too_recent_ns: int = field(default_factory=lambda: time.time_ns() - _TOO_RECENT_NS)
+    learned: list[tuple[str, str, int, int, str]] = field(default_factory=list)
+    _known: dict[str, dict[str, Row]] = field(default_factory=dict)
+    _was_read: bool = False
+
+    def known(self, kind: str) -> dict[str, Row]:
+        if kind not in self._known:
+            self._known[kind] = self._read(kind)
+        return self._known[kind]
+
+    def learn(self, kind: str, name: str, row: Row) -> None:
+        with suppress(UnicodeEncodeError):  # a name that is not valid text cannot be a key
+            name.encode()
+            self.known(kind)[name] = row
+            self.learned.append((kind, name, *row))
+
+    def save(self) -> None:
+        try:
+            self._write()
+        except sqlite3.OperationalError:  # not writable, locked, disk full
+            raise
+        except sqlite3.DatabaseError:  # damaged
+            with suppress(OSError):
+                os.unlink(self._path)
+            self._write()
+
+    @property
+    def _path(self) -> str:
+        return os.path.join(self.folder, NAME)
+
+    def _read(self, kind: str) -> dict[str, Row]:
+        if not os.path.exists(self._path):
+            return {}
+        try:
+            with closing(sqlite3.connect(f"file:{quote(self._path)}?mode=ro", uri=True)) as connection:
+                if _version(connection) != _VERSION:
+                    return {}
+                self._was_read = True
+                query = "SELECT name, size_bytes, mtime_ns, finding FROM findings WHERE kind = ?"
+                rows = connection.execute(query, (kind,))
+                return {name: (size_bytes, mtime_ns, finding) for name, size_bytes, mtime_ns, finding in rows}
+        except sqlite3.Error as error:
+            logger.info("%s is not used: %s", self._path, error)
+            return {}
+
+    def _write(self) -> None:
+        with closing(sqlite3.connect(self._path, timeout=30)) as connection, connection:
+            connection.execute("BEGIN IMMEDIATE")
+            if _version(connection) != _VERSION:
+                connection.execute("DROP TABLE IF EXISTS findings")
+                connection.execute(_TABLE)
+                connection.execute(f"PRAGMA user_version = {_VERSION}")
+            connection.executemany("INSERT OR REPLACE INTO findings VALUES (?, ?, ?, ?, ?)", self.learned)
+            connection.executemany("DELETE FROM findings WHERE kind = ? AND name = ?", self._gone())
+
+    def _gone(self) -> list[tuple[str, str]]:
+        """Return kind and name of findings about files that are no more."""
+        if not self._was_read:
+            return []
+        present = set(os.listdir(self.folder))
+        return [(kind, name) for kind, rows in self._known.items() for name in rows if name not in present]
+
+
+def _version(connection: sqlite3.Connection) -> int:
+    return connection.execute("PRAGMA user_version").fetchone()[0]
+
+
+def _stamp(path: str) -> tuple[int, int] | None:
+    """Return size and time of a file, or None if there is none."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_size, status.st_mtime_ns
