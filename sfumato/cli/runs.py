@@ -116,7 +116,8 @@ IDLE_WITHOUT: Mapping[str, tuple[str, ...]] = {
     "async_upload": _HUB,
     "dynamo_backend": ("torch_compile",),
     "zero_stage": ("deepspeed",),
-    "dataset_repeats": ("in_json",),
+    "dataset_repeats": ("in_json", "dataset_config", "conditioning_data_dir"),
+    "conditioning_data_dir": ("masked_loss",),
     "save_last_n_epochs_state": ("save_state",),
     "save_last_n_steps_state": ("save_state",),
     "validation_seed": ("validation_split", "dataset_config"),
@@ -152,7 +153,7 @@ NOT_BUILT_FOR_TRAINING = (
     | _names(
         "validation_seed validation_split validate_every_n_steps validate_every_n_epochs max_validation_steps"
     )
-    | _names("masked_loss alpha_mask conditioning_data_dir in_json dataset_class dataset_repeats cache_info")
+    | _names("masked_loss alpha_mask dataset_class cache_info")
     | _names("color_aug random_crop face_crop_aug_range debug_dataset")
 )
 """Options of the trainers that stop a run when they ask for something."""

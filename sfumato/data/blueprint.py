@@ -5,34 +5,27 @@ A setting is taken from the subset, else its data set, else `[general]`, else th
 
 from __future__ import annotations
 
-import importlib
-import json
 import logging
-import sys
 from collections import ChainMap
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
-from pathlib import Path
+from dataclasses import fields
 from typing import Any
 
 from sfumato.config.captions import CaptionConfig
 from sfumato.config.dataset import DatasetConfig
-from sfumato.config.file import FileConfig
 from sfumato.config.images import ImageConfig
 from sfumato.config.loss import LossConfig
 from sfumato.config.run import Run
+from sfumato.data import metadata_file
 from sfumato.data.buckets import Buckets, round_limits
 from sfumato.data.captions import CaptionSettings
-from sfumato.data.folders import subset_folders
-from sfumato.data.keys import DATASET, GENERAL, KEYS, SUBSET, read_table
+from sfumato.data.descriptions import Described, describe
+from sfumato.data.keys import KEYS, SUBSET, refuse_other_kinds
+from sfumato.data.kinds import DESCRIBED, Kind, are_compatible, kind_of
 from sfumato.data.plan import DatasetPlan, SubsetPlan
 from sfumato.errors import UserError
 
-tomllib = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
-
 NOT_SUPPORTED = (
-    "metadata_file",
-    "conditioning_data_dir",
     "color_aug",
     "random_crop",
     "face_crop_aug_range",
@@ -44,18 +37,7 @@ NOT_SUPPORTED = (
 )
 """Keys that are known, but stop a run if they are given anything but their default."""
 
-_IGNORED = ("train_data_dir", "reg_data_dir", "in_json", "conditioning_data_dir")
-
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class _Described:
-    """One data set as described: the tables of its subsets and of itself, the nearest first."""
-
-    where: str
-    tables: tuple[Mapping[str, Any], ...]
-    subsets: tuple[Mapping[str, Any], ...]
 
 
 def plans(run: Run, *, size_multiple: int = 8) -> list[DatasetPlan]:
@@ -67,72 +49,42 @@ def plans(run: Run, *, size_multiple: int = 8) -> list[DatasetPlan]:
     Raises:
         UserError: something is missing, unknown, of a wrong type, or not supported yet.
     """
-    path = run[DatasetConfig].dataset_config
-    described = _from_file(run, path) if path else [_from_folders(run)]
+    described = describe(run)
+    for dataset in described:
+        _check_kinds(dataset, run[LossConfig].masked_loss)
     options = _from_options(run)
+    for dataset in described:
+        _name_unheard(dataset, options)
     weight = run[LossConfig].prior_loss_weight
     return [_plan(dataset, options, weight, size_multiple) for dataset in described]
 
 
-def _from_file(run: Run, path: Path) -> list[_Described]:
-    for name in _IGNORED:
-        if getattr(run[DatasetConfig], name):
-            logger.warning("--%s is ignored: --dataset_config says where the pictures are", name)
-    content = _parse(path)
-    for name in content.keys() - {"general", "datasets"}:
-        raise UserError(f"{path}: {name!r} is not known here; the file has [general] and [[datasets]]")
-    general = read_table(content.get("general") or {}, GENERAL, f"{path}, {GENERAL}")
-    datasets = _tables(content.get("datasets"), str(path), DATASET)
-    if not datasets:
-        raise UserError(f"{path} has no [[datasets]]; describe at least one")
-    return [_described(path, number, table, general) for number, table in enumerate(datasets, 1)]
+def _check_kinds(dataset: Described, takes_partners: bool) -> None:
+    """See that the subsets go together, and that each key says something about its kind of subset."""
+    if not dataset.subsets:
+        raise UserError(f"{dataset.where} has no subsets; name at least one folder of pictures")
+    kinds: list[Kind] = [kind_of(subset) for subset in dataset.subsets]
+    if not are_compatible(kinds):
+        raise UserError(
+            f"{dataset.where}: some subsets have metadata_file and some have not; "
+            "put them into [[datasets]] of their own"
+        )
+    if "control" in kinds and not takes_partners:
+        raise UserError(
+            f"{dataset.where}: conditioning_data_dir needs --masked_loss, which reads masks there"
+        )
+    refuse_other_kinds(dataset.own, kinds, dataset.where)
+    for number, (subset, kind) in enumerate(zip(dataset.subsets, kinds, strict=True), 1):
+        refuse_other_kinds(subset, [kind], f"{dataset.where}, {SUBSET} {number}")
 
 
-def _parse(path: Path) -> dict[str, Any]:
-    readers = {".toml": tomllib.loads, ".json": json.loads}
-    reader = readers.get(path.suffix.lower())
-    if reader is None:
-        raise UserError(f"--dataset_config is {path}; use a .toml or .json file")
-    try:
-        return reader(path.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise UserError(f"--dataset_config {path} cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise UserError(f"--dataset_config {path} is not valid {path.suffix[1:]}: {error}") from error
-
-
-def _described(path: Path, number: int, table: Any, general: Mapping[str, Any]) -> _Described:
-    where = f"{path}, {DATASET} {number}"
-    own = (
-        {key: value for key, value in table.items() if key != "subsets"} if isinstance(table, dict) else table
-    )
-    values = read_table(own, DATASET, where)
-    subsets = [
-        read_table(subset, SUBSET, f"{where}, {SUBSET} {position}")
-        for position, subset in enumerate(_tables(table.get("subsets"), where, SUBSET), 1)
-    ]
-    return _Described(where, (values, general), tuple(subsets))
-
-
-def _tables(value: Any, where: str, kind: str) -> list[Any]:
-    if not isinstance(value or [], list):
-        raise UserError(f"{where}: {kind} is {value!r}; write it with double brackets, as a list of tables")
-    return value or []
-
-
-def _from_folders(run: Run) -> _Described:
-    config = run[DatasetConfig]
-    for name in ("in_json", "dataset_class", "conditioning_data_dir"):
-        if getattr(config, name):
-            raise UserError(f"--{name} is not supported yet; describe the pictures with --dataset_config")
-    if not config.train_data_dir:
-        raise UserError("no training data is given; use --dataset_config or --train_data_dir")
-    strict = run[FileConfig].strict
-    subsets = subset_folders("train_data_dir", config.train_data_dir, strict=strict)
-    if config.reg_data_dir:
-        reg = subset_folders("reg_data_dir", config.reg_data_dir, strict=strict)
-        subsets += [{**subset, "is_reg": True} for subset in reg]
-    return _Described("--train_data_dir", (), tuple(subsets))
+def _name_unheard(dataset: Described, options: Mapping[str, Any]) -> None:
+    """Say which settings from further up mean nothing to any subset of a data set."""
+    kinds: set[Kind] = {kind_of(subset) for subset in dataset.subsets}
+    asked = [*dataset.general, *(name for name in ("alpha_mask", "cache_info") if options[name])]
+    for name in dict.fromkeys(name for name in asked if not kinds & set(KEYS[name].kinds)):
+        here = " and ".join(words for kind, words in DESCRIBED.items() if kind in kinds)
+        logger.warning("%s: %s has no effect on %s", dataset.where, name, here)
 
 
 def _from_options(run: Run) -> dict[str, Any]:
@@ -150,17 +102,19 @@ def _from_options(run: Run) -> dict[str, Any]:
     return {name: KEYS[name].read(name, value, "command line") for name, value in given.items()}
 
 
-def _plan(dataset: _Described, options: Mapping[str, Any], weight: float, size_multiple: int) -> DatasetPlan:
-    values = ChainMap(*map(dict, (*dataset.tables, options)))
+def _plan(dataset: Described, options: Mapping[str, Any], weight: float, size_multiple: int) -> DatasetPlan:
+    values = ChainMap(dict(dataset.own), dict(dataset.general), dict(options))
     subsets = [ChainMap(dict(subset), *values.maps) for subset in dataset.subsets]
     for table in (values, *subsets):
         _refuse_unsupported(table, dataset.where)
+    planned = _without_duplicates((_subset(table, dataset.where) for table in subsets), dataset.where)
     return DatasetPlan(
-        subsets=_without_duplicates((_subset(table, dataset.where) for table in subsets), dataset.where),
-        buckets=_buckets(values, dataset.where, size_multiple),
+        subsets=planned,
+        buckets=_buckets(_with_resolution(values, planned), dataset.where, size_multiple),
         batch_size=values["batch_size"],
         network_multiplier=values.get("network_multiplier", 1.0),
         prior_loss_weight=weight,
+        size_multiple=size_multiple,
     )
 
 
@@ -171,28 +125,41 @@ def _refuse_unsupported(values: Mapping[str, Any], where: str) -> None:
 
 
 def _subset(values: Mapping[str, Any], where: str) -> SubsetPlan:
-    if "image_dir" not in values:
+    kind = kind_of(values)
+    if "image_dir" not in values and kind != "metadata":
         raise UserError(f"{where}: a subset has no image_dir; name the folder of its pictures")
-    extension = values["caption_extension"]
+    known = {name: value for name, value in values.items() if kind in KEYS[name].kinds}
     captions = {field.name for field in fields(CaptionSettings)}
-    own = {field.name for field in fields(SubsetPlan)} - {"image_dir", "caption_extension"}
+    own = {field.name for field in fields(SubsetPlan)} - {"caption_extension", "image_dir"}
+    extension = values["caption_extension"]
     return SubsetPlan(
-        image_dir=Path(values["image_dir"]),
+        image_dir=known.get("image_dir"),
         caption_extension=extension if extension.startswith(".") else f".{extension}",
-        captions=CaptionSettings(**{name: values[name] for name in captions & values.keys()}),
-        **{name: values[name] for name in own & values.keys()},
+        captions=CaptionSettings(**{name: known[name] for name in captions & known.keys()}),
+        **{name: known[name] for name in own & known.keys()},
     )
 
 
 def _without_duplicates(subsets: Iterable[SubsetPlan], where: str) -> tuple[SubsetPlan, ...]:
-    by_folder: dict[Path, SubsetPlan] = {}
+    by_source: dict[tuple[Any, ...], SubsetPlan] = {}
     for subset in subsets:
-        if subset.image_dir in by_folder:
-            logger.warning("%s: %s is named twice; the second is ignored", where, subset.image_dir)
-        by_folder.setdefault(subset.image_dir, subset)
-    if not by_folder:
-        raise UserError(f"{where} has no subsets; name at least one folder of pictures")
-    return tuple(by_folder.values())
+        identity = (subset.source, subset.conditioning_data_dir)
+        if identity in by_source:
+            logger.warning("%s: %s is named twice; the second is ignored", where, subset.source)
+        by_source.setdefault(identity, subset)
+    return tuple(by_source.values())
+
+
+def _with_resolution(values: Mapping[str, Any], subsets: Iterable[SubsetPlan]) -> Mapping[str, Any]:
+    """Where no resolution is given, take it from metadata files that give one for each picture."""
+    files = [subset.metadata_file for subset in subsets if subset.metadata_file]
+    if "resolution" in values or not files:
+        return values
+    sizes = metadata_file.train_sizes(files)
+    if not sizes:
+        return values
+    largest = max(sizes, key=lambda size: size[0] * size[1])
+    return {**values, "resolution": largest, "enable_bucket": False}
 
 
 def _buckets(values: Mapping[str, Any], where: str, size_multiple: int) -> Buckets:

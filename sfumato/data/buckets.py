@@ -51,7 +51,7 @@ class Buckets:
     def fit(self, size: Size) -> Fit:
         """Return the bucket of a picture of that size, and the size to resize it to."""
         if not self.enabled:
-            return _covering(self.resolution, size)
+            return covering(self.resolution, size)
         if self.no_upscale:
             return _shrinking(self.resolution, self.step, size)
         sizes, ratios, by_ratio = _ratios(self.resolution, self.min_size, self.max_size, self.step)
@@ -60,7 +60,7 @@ class Buckets:
         ratio = size[0] / size[1]
         at = bisect(ratios, ratio)
         near = by_ratio[max(at - 1, 0) : at + 1]
-        return _covering(min(near, key=lambda bucket: (abs(bucket[0] / bucket[1] - ratio), bucket)), size)
+        return covering(min(near, key=lambda bucket: (abs(bucket[0] / bucket[1] - ratio), bucket)), size)
 
 
 def round_limits(min_size: int, max_size: int, step: int) -> tuple[int, int]:
@@ -92,6 +92,14 @@ def _ratios(
     return frozenset(sizes), ratios, [by_ratio[ratio] for ratio in ratios]
 
 
+def covering(bucket: Size, size: Size) -> Fit:
+    """Return how a picture of that size is resized to cover the bucket, keeping its shape."""
+    ratio, target = size[0] / size[1], bucket[0] / bucket[1]
+    scale = bucket[1] / size[1] if ratio > target else bucket[0] / size[0]
+    resized = (int(size[0] * scale + 0.5), int(size[1] * scale + 0.5))
+    return Fit(bucket, resized, target - ratio)
+
+
 def centre_crop(resized: Size, bucket: Size) -> tuple[int, int]:
     """Return (left, top) of the window of size `bucket` in the middle of a resized picture."""
     return (resized[0] - bucket[0]) // 2, (resized[1] - bucket[1]) // 2
@@ -116,13 +124,6 @@ def crop_offset(bucket: Size, size: Size, flipped: bool) -> tuple[int, int]:
     """Return the (top, left) of `crop_box`, seen in the mirrored picture if it is `flipped`."""
     left, top, right, _ = crop_box(bucket, size)
     return int(top), int(bucket[0] - right if flipped else left)
-
-
-def _covering(bucket: Size, size: Size) -> Fit:
-    ratio, target = size[0] / size[1], bucket[0] / bucket[1]
-    scale = bucket[1] / size[1] if ratio > target else bucket[0] / size[0]
-    resized = (int(size[0] * scale + 0.5), int(size[1] * scale + 0.5))
-    return Fit(bucket, resized, target - ratio)
 
 
 def _shrinking(resolution: Size, step: int, size: Size) -> Fit:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from pathlib import Path
 from typing import Any
 
 from sfumato.data.images import SUFFIXES
@@ -33,18 +34,30 @@ def subset_folders(option: str, folder: str, *, strict: bool = False) -> list[di
     return subsets
 
 
+def has_pictures(folder: str) -> bool:
+    """Whether pictures lie in the folder itself."""
+    try:
+        return any(_is_picture(name) for name in os.listdir(folder))
+    except OSError:
+        return False
+
+
 def _repeats_and_class(name: str) -> tuple[int, str] | None:
     number, _, class_tokens = name.partition("_")
     return (int(number), class_tokens) if number.isdecimal() else None
 
 
 def _subset(path: str, num_repeats: int, class_tokens: str) -> dict[str, Any]:
-    return {"image_dir": path, "num_repeats": num_repeats, "class_tokens": class_tokens}
+    return {"image_dir": Path(path), "num_repeats": num_repeats, "class_tokens": class_tokens}
 
 
 def _advice(found: list[os.DirEntry[str]]) -> str:
-    has_pictures = any(os.path.splitext(entry.name)[1].lower() in SUFFIXES for entry in found)
-    return "; move its pictures into one, 10_cat for example" if has_pictures else "; 10_cat for example"
+    has_some = any(_is_picture(entry.name) for entry in found)
+    return "; move its pictures into one, 10_cat for example" if has_some else "; 10_cat for example"
+
+
+def _is_picture(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in SUFFIXES
 
 
 def _warn(message: str, strict: bool) -> None:

@@ -6,16 +6,21 @@ floats for integers and integers for floats.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any
 
+from sfumato.data.kinds import ALL, DESCRIBED, Kind
 from sfumato.errors import UserError
 
 GENERAL = "[general]"
 DATASET = "[[datasets]]"
 SUBSET = "[[datasets.subsets]]"
+
+FILTERS = ("lanczos", "nearest", "bilinear", "linear", "bicubic", "cubic", "area", "box")
+"""Names of filters for resizing."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +31,7 @@ class Key:
         convert: turns what stands in the file into a value; raises ValueError or TypeError if it cannot.
         expected: in words, what is accepted.
         tables: where the key may stand.
+        kinds: of subsets that it says something about.
         minimum, maximum: limits of a number.
     """
 
@@ -34,6 +40,7 @@ class Key:
     tables: tuple[str, ...]
     minimum: float | None = None
     maximum: float | None = None
+    kinds: tuple[Kind, ...] = ALL
 
     def read(self, name: str, value: Any, where: str) -> Any:
         """Return the checked value; `where` names file and table for the message."""
@@ -48,7 +55,7 @@ class Key:
         return converted
 
 
-def read_table(table: Any, kind: str, where: str) -> dict[str, Any]:
+def read_table(table: Any, level: str, where: str) -> dict[str, Any]:
     """Return the checked keys of one table, without those that are null in a JSON file.
 
     Raises:
@@ -59,14 +66,23 @@ def read_table(table: Any, kind: str, where: str) -> dict[str, Any]:
     values = {name: value for name, value in table.items() if value is not None}
     for name in values:
         if name not in KEYS:
-            raise UserError(f"{where}: unknown key {name!r}{_hint(name, kind)}")
-        if kind not in KEYS[name].tables:
+            raise UserError(f"{where}: unknown key {name!r}{_hint(name, level)}")
+        if level not in KEYS[name].tables:
             raise UserError(f"{where}: {name} does not belong here; put it into {KEYS[name].tables[-1]}")
     return {name: KEYS[name].read(name, value, where) for name, value in values.items()}
 
 
-def _hint(name: str, kind: str) -> str:
-    known = [key for key in KEYS if kind in KEYS[key].tables]
+def refuse_other_kinds(values: Mapping[str, Any], kinds: Collection[Kind], where: str) -> None:
+    """Raise UserError for a key that says nothing about subsets of any of these kinds."""
+    for name in values:
+        if not set(kinds) & set(KEYS[name].kinds):
+            belongs = " and ".join(DESCRIBED[kind] for kind in KEYS[name].kinds)
+            here = " and ".join(DESCRIBED[kind] for kind in kinds)
+            raise UserError(f"{where}: {name} belongs to {belongs}; here are {here}")
+
+
+def _hint(name: str, level: str) -> str:
+    known = [key for key in KEYS if level in KEYS[key].tables]
     close = get_close_matches(name, known, n=1) or get_close_matches(name, KEYS, n=1)
     return f"; did you mean {close[0]}?" if close else ""
 
@@ -93,6 +109,21 @@ def _text(value: Any) -> str:
     if not isinstance(value, str):
         raise TypeError(value)
     return value
+
+
+def _path(value: Any) -> Path:
+    if not _text(value):
+        raise ValueError(value)
+    return Path(value)
+
+
+def _one_of(choices: tuple[str, ...]) -> Callable[[Any], str]:
+    def convert(value: Any) -> str:
+        if value not in choices:
+            raise ValueError(value)
+        return value
+
+    return convert
 
 
 def _resolution(value: Any) -> tuple[int, int]:
@@ -130,6 +161,9 @@ def _keys() -> dict[str, Key]:
     def text(tables: tuple[str, ...]) -> Key:
         return Key(_text, "a text in quotes", tables)
 
+    def path(*kinds: Kind) -> Key:
+        return Key(_path, "a path in quotes", subset, kinds=kinds or ALL)
+
     share = Key(_number, "a number from 0 to 1", everywhere, 0, 1)
     return {
         "batch_size": count(per_dataset, 1),
@@ -160,16 +194,16 @@ def _keys() -> dict[str, Key]:
         "flip_aug": switch(everywhere),
         "random_crop": switch(everywhere),
         "face_crop_aug_range": Key(_range, "two numbers, as [2.0, 4.0]", everywhere),
-        "resize_interpolation": text(everywhere),
-        "caption_extension": text(everywhere),
-        "class_tokens": text(everywhere),
-        "cache_info": switch(everywhere),
+        "resize_interpolation": Key(_one_of(FILTERS), f"one of {', '.join(FILTERS)}", everywhere),
+        "caption_extension": replace(text(everywhere), kinds=("folder", "control")),
+        "class_tokens": replace(text(everywhere), kinds=("folder", "control")),
+        "cache_info": replace(switch(everywhere), kinds=("folder", "control")),
         "custom_attributes": Key(_table, "a table", everywhere),
-        "image_dir": text(subset),
-        "is_reg": switch(subset),
-        "alpha_mask": switch(subset),
-        "metadata_file": text(subset),
-        "conditioning_data_dir": text(subset),
+        "image_dir": path(),
+        "is_reg": replace(switch(subset), kinds=("folder",)),
+        "alpha_mask": replace(switch(subset), kinds=("folder", "metadata")),
+        "metadata_file": path("metadata"),
+        "conditioning_data_dir": path("control"),
     }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
-from sfumato.data.buckets import Fit, Size
+from sfumato.data.buckets import Fit, Size, covering
 from sfumato.data.masks import MaskSource
 from sfumato.data.order import Showings
 from sfumato.data.plan import DatasetPlan, SubsetPlan
@@ -29,7 +29,13 @@ class PictureSet:
 
     def fit(self, picture: int) -> Fit:
         """Return how a picture meets its bucket."""
-        return self.plan.buckets.fit(self.size(picture))
+        given = self.pictures.train_size(picture)
+        return covering(given, self.size(picture)) if given else self.plan.buckets.fit(self.size(picture))
+
+    @property
+    def has_buckets(self) -> bool:
+        """Whether pictures may be trained at several sizes."""
+        return self.plan.buckets.enabled or self.pictures.has_train_sizes
 
     def mask(self, picture: int) -> MaskSource | None:
         """Return where a picture's loss mask comes from, if it has one."""
@@ -53,6 +59,10 @@ class PictureSet:
     def buckets(self) -> dict[Size, Showings]:
         """Every showing of every picture in an epoch, by bucket."""
         found: dict[Size, Showings] = {}
+        if self.pictures.has_train_sizes:
+            for index, repeats in enumerate(self.pictures.repeats):
+                found.setdefault(self.fit(index).bucket, Showings()).add(index, repeats)
+            return found
         by_size: dict[Size, Showings] = {}
         for index, (size, repeats) in enumerate(zip(self.pictures.sizes, self.pictures.repeats, strict=True)):
             if size not in by_size:

@@ -13,9 +13,10 @@ from sfumato.data.captions import CaptionSettings
 
 @dataclass(frozen=True)
 class SubsetPlan:
-    """One folder of pictures.
+    """Pictures that share their settings.
 
     Attributes:
+        image_dir: their folder; may be None where `metadata_file` names them by path.
         num_repeats: how often each picture is seen in an epoch.
         class_tokens: the caption of pictures that have none of their own.
         is_reg: pictures that keep the model's idea of the class (prior preservation).
@@ -27,7 +28,7 @@ class SubsetPlan:
         resize_interpolation: filter for resizing; None is area for shrinking, Lanczos for enlarging.
     """
 
-    image_dir: Path
+    image_dir: Path | None
     num_repeats: int = 1
     class_tokens: str | None = None
     is_reg: bool = False
@@ -44,9 +45,16 @@ class SubsetPlan:
     resize_interpolation: str | None = None
 
     @property
+    def source(self) -> Path:
+        """Where captions and pictures come from: the metadata file, or the folder."""
+        source = self.metadata_file or self.image_dir
+        assert source is not None
+        return source
+
+    @property
     def name(self) -> str:
-        """The folder's own name, as statistics and metadata know it."""
-        return self.image_dir.name
+        """The source's own name, as statistics and metadata know it."""
+        return self.source.name
 
 
 @dataclass(frozen=True)
@@ -57,6 +65,7 @@ class DatasetPlan:
         batch_size: pictures in a batch, per process.
         network_multiplier: strength of the adapter while these pictures are trained.
         prior_loss_weight: weight of the loss of regularisation pictures.
+        size_multiple: what sides of trained pictures must be multiples of.
     """
 
     subsets: tuple[SubsetPlan, ...]
@@ -64,3 +73,4 @@ class DatasetPlan:
     batch_size: int = 1
     network_multiplier: float = 1.0
     prior_loss_weight: float = 1.0
+    size_multiple: int = 8

@@ -9,8 +9,9 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import chain
+from typing import NamedTuple
 
-from sfumato.data import caption_files, conditioning
+from sfumato.data import caption_files, conditioning, metadata_file
 from sfumato.data.buckets import Size
 from sfumato.data.caption_files import CaptionFile, UnreadableCaptionError
 from sfumato.data.complaints import Complaints
@@ -36,7 +37,7 @@ def read(plan: DatasetPlan, complaints: Complaints, index: Index | None = None) 
     found = PictureTable()
     found.extend(_read_subsets(plan, complaints, index, is_reg=False))
     if not found:
-        folders = ", ".join(str(subset.image_dir) for subset in plan.subsets if not subset.is_reg)
+        folders = ", ".join(str(subset.source) for subset in plan.subsets if not subset.is_reg)
         raise UserError(
             f"no pictures to train on in {folders or 'the data set'}; check image_dir and num_repeats"
         )
@@ -57,23 +58,55 @@ def _read_subsets(
 def _read_subset(
     number: int, subset: SubsetPlan, plan: DatasetPlan, complaints: Complaints, index: Index
 ) -> Iterator[Picture]:
-    folder = str(subset.image_dir)
     if subset.num_repeats < 1:
-        complaints.warn(f"{folder} is ignored: num_repeats is {subset.num_repeats}; use 1 or more")
+        complaints.warn(f"{subset.source} is ignored: num_repeats is {subset.num_repeats}; use 1 or more")
         return
+    is_file = subset.metadata_file is not None
+    found = (_in_metadata if is_file else _in_folder)(subset, plan, complaints, index)
+    sizes = _sizes([one.path for one in found], subset, plan, complaints, index)
+    for one, size in zip(found, sizes, strict=True):
+        if size is not None and one.caption is not None:
+            yield Picture(
+                one.path, size, one.caption, number, subset.num_repeats, one.conditioning, one.train_size
+            )
+
+
+class _Found(NamedTuple):
+    """A picture before its header was read; its caption is None if that cannot be read."""
+
+    path: str
+    caption: str | None
+    conditioning: str | None = None
+    train_size: Size | None = None
+
+
+def _in_metadata(
+    subset: SubsetPlan, plan: DatasetPlan, complaints: Complaints, _index: Index
+) -> list[_Found]:
+    assert subset.metadata_file is not None
+    entries = metadata_file.entries(subset.metadata_file, subset.image_dir, subset.captions, complaints.warn)
+    unit = plan.size_multiple
+    return [
+        _Found(path, caption, None, size and (size[0] // unit * unit, size[1] // unit * unit))
+        for path, caption, size in entries
+    ]
+
+
+def _in_folder(subset: SubsetPlan, _plan: DatasetPlan, complaints: Complaints, index: Index) -> list[_Found]:
+    folder = str(subset.image_dir)
     names = _list(folder, complaints)
     images = sorted(name for name in names if os.path.splitext(name)[1].lower() in SUFFIXES)
     if not images:
         complaints.warn(f"{folder} has no pictures and is ignored; check image_dir")
-        return
+        return []
     partners = _partners(images, subset, complaints)
     if subset.conditioning_data_dir:
         images = [name for name in images if name in partners]
     captions = _captions(folder, images, names, subset, complaints, index)
-    sizes = _sizes(folder, images, plan, complaints, index)
-    for name, (path, size), caption in zip(images, sizes, captions, strict=True):
-        if size is not None and caption is not None:
-            yield Picture(path, size, caption, number, subset.num_repeats, partners.get(name))
+    return [
+        _Found(os.path.join(folder, name), caption, partners.get(name))
+        for name, caption in zip(images, captions, strict=True)
+    ]
 
 
 def _partners(images: Sequence[str], subset: SubsetPlan, complaints: Complaints) -> dict[str, str]:
@@ -112,29 +145,28 @@ def _list(folder: str, complaints: Complaints) -> set[str]:
 
 
 def _sizes(
-    folder: str, images: Sequence[str], plan: DatasetPlan, complaints: Complaints, index: Index
-) -> Iterator[tuple[str, Size | None]]:
-    """Yield each path with its size, or None if the picture cannot be used."""
+    paths: Sequence[str], subset: SubsetPlan, plan: DatasetPlan, complaints: Complaints, index: Index
+) -> Iterator[Size | None]:
+    """Yield the size of each picture, or None if it cannot be used."""
     least = plan.buckets.step if plan.buckets.enabled and plan.buckets.no_upscale else 1
     animated = []
-    for name in images:
-        path = os.path.join(folder, name)
-        header = _header(folder, name, least, complaints, index)
+    for path in paths:
+        header = _header(path, least, complaints, index)
         if header and header.is_animated:
-            animated.append(name)
-        yield path, header.size if header else None
+            animated.append(os.path.basename(path))
+        yield header.size if header else None
     if animated:
-        message = f"{len(animated)} pictures in {folder} are animated, the first is {animated[0]}"
+        message = f"{len(animated)} pictures in {subset.source} are animated, the first is {animated[0]}"
         complaints.note(f"{message}: of each, the first frame is trained", animated)
 
 
-def _header(folder: str, name: str, least: int, complaints: Complaints, index: Index) -> Header | None:
-    path = os.path.join(folder, name)
+def _header(path: str, least: int, complaints: Complaints, index: Index) -> Header | None:
     try:
-        header = Header.parse(index.remember("picture", folder, name, lambda: str(read_header(path))))
+        finding = index.remember("picture", *os.path.split(path), lambda: str(read_header(path)))
     except BrokenPictureError as error:
         complaints.leave_out(path, str(error))
         return None
+    header = Header.parse(finding)
     if min(header.size) < least:
         width, height = header.size
         complaints.leave_out(path, f"{width}x{height} is smaller than bucket_reso_steps {least}")

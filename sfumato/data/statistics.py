@@ -9,6 +9,7 @@ from typing import Any
 
 from sfumato.data.captions import tags
 from sfumato.data.pictures import PictureSet
+from sfumato.data.plan import SubsetPlan
 
 _SUBSET_OPTIONS = ("color_aug", "flip_aug", "random_crop")
 _CAPTION_OPTIONS = (
@@ -25,13 +26,14 @@ _CAPTION_OPTIONS = (
 def describe(pictures: PictureSet) -> dict[str, Any]:
     """Return one object of `ss_datasets`, keys in sd-scripts' order."""
     plan, buckets = pictures.plan, pictures.plan.buckets
+    is_folders = all(subset.metadata_file is None for subset in plan.subsets)
     return {
-        "is_dreambooth": True,
+        "is_dreambooth": is_folders,
         "batch_size_per_device": plan.batch_size,
         "num_train_images": pictures.num_train_images,
         "num_reg_images": pictures.num_reg_images,
         "resolution": list(buckets.resolution),
-        "enable_bucket": buckets.enabled,
+        "enable_bucket": pictures.has_buckets,
         "min_bucket_reso": buckets.min_size if buckets.enabled else None,
         "max_bucket_reso": buckets.max_size if buckets.enabled else None,
         "tag_frequency": tag_frequency(pictures),
@@ -42,7 +44,7 @@ def describe(pictures: PictureSet) -> dict[str, Any]:
 
 def bucket_info(pictures: PictureSet) -> dict[str, Any] | None:
     """Return the buckets in use with their pictures (repeats counted) and the mean error of their ratios."""
-    if not pictures.plan.buckets.enabled:
+    if not pictures.has_buckets:
         return None
     buckets = {
         str(number): {"resolution": list(size), "count": len(items)}
@@ -78,10 +80,15 @@ def _describe_subset(pictures: PictureSet, index: int) -> dict[str, Any]:
         "num_repeats": subset.num_repeats,
         **{name: getattr(subset, name) for name in _SUBSET_OPTIONS},
         **{name: getattr(subset.captions, name) for name in _CAPTION_OPTIONS},
-        "image_dir": subset.name,
-        "class_tokens": subset.class_tokens,
-        "is_reg": subset.is_reg,
+        **_source(subset),
     }
+
+
+def _source(subset: SubsetPlan) -> dict[str, Any]:
+    folder = {"image_dir": subset.image_dir.name} if subset.image_dir else {}
+    if subset.metadata_file:
+        return folder | {"metadata_file": subset.metadata_file.name}
+    return folder | {"class_tokens": subset.class_tokens, "is_reg": subset.is_reg}
 
 
 def _num_pictures(pictures: PictureSet, subset: int) -> int:

@@ -25,6 +25,7 @@ class Picture:
         subset: index of its subset in the data set's plan.
         num_repeats: how often it is seen in an epoch; for regularisation pictures after balancing.
         conditioning: path of its control picture or loss mask, where its subset has a folder of them.
+        train_size: (width, height) of its bucket, where that is given for each picture.
     """
 
     path: str
@@ -33,6 +34,7 @@ class Picture:
     subset: int
     num_repeats: int
     conditioning: str | None = None
+    train_size: Size | None = None
 
 
 @dataclass
@@ -72,6 +74,7 @@ class PictureTable(Sequence[Picture]):
     Attributes:
         paths, captions, conditionings, widths, heights, subsets, repeats: what each picture has of these;
             no conditioning is "".
+        train_widths, train_heights: empty unless a size to train at is given for every picture.
     """
 
     paths: Texts = field(default_factory=Texts)
@@ -79,6 +82,8 @@ class PictureTable(Sequence[Picture]):
     conditionings: Texts = field(default_factory=Texts)
     widths: array[int] = field(default_factory=_numbers)
     heights: array[int] = field(default_factory=_numbers)
+    train_widths: array[int] = field(default_factory=_numbers)
+    train_heights: array[int] = field(default_factory=_numbers)
     subsets: array[int] = field(default_factory=_numbers)
     repeats: array[int] = field(default_factory=_numbers)
 
@@ -90,6 +95,7 @@ class PictureTable(Sequence[Picture]):
             self.conditionings.append(picture.conditioning or "")
             self.widths.append(picture.size[0])
             self.heights.append(picture.size[1])
+            self._take_train_size(picture.train_size)
             self.subsets.append(picture.subset)
             self.repeats.append(picture.num_repeats)
 
@@ -97,6 +103,23 @@ class PictureTable(Sequence[Picture]):
     def sizes(self) -> Iterator[Size]:
         """Yield the upright (width, height) of each picture."""
         return zip(self.widths, self.heights, strict=True)
+
+    def train_size(self, index: int) -> Size | None:
+        """Return the (width, height) that a picture is to be trained at, if that is given."""
+        return (self.train_widths[index], self.train_heights[index]) if self.has_train_sizes else None
+
+    @property
+    def has_train_sizes(self) -> bool:
+        """Whether it is given for the pictures what size each is trained at."""
+        return bool(self.train_widths)
+
+    def _take_train_size(self, size: Size | None) -> None:
+        """Add a size, or forget all sizes if there is none."""
+        if size is not None and len(self.train_widths) == len(self):
+            self.train_widths.append(size[0])
+            self.train_heights.append(size[1])
+        else:
+            del self.train_widths[:], self.train_heights[:]
 
     def __len__(self) -> int:
         return len(self.repeats)
@@ -115,4 +138,5 @@ class PictureTable(Sequence[Picture]):
             subset=self.subsets[index],
             num_repeats=self.repeats[index],
             conditioning=self.conditionings[index] or None,
+            train_size=self.train_size(index),
         )

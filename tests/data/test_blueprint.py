@@ -154,7 +154,7 @@ def test_a_mistake_is_named_with_file_and_table(tmp_path: Path, text: str, says:
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("key", ["metadata_file = 'x'", "conditioning_data_dir = 'x'", "alpha_mask = true"])
+@pytest.mark.parametrize("key", ["alpha_mask = true"])
 def test_what_is_not_built_yet_stops_the_run(tmp_path: Path, key: str) -> None:
     with pytest.raises(UserError, match="is not supported yet"):
         plans(tmp_path, "[[datasets]]\nresolution = 512" + SUBSET + key)
@@ -166,6 +166,87 @@ def test_what_is_not_built_yet_stops_the_run(tmp_path: Path, key: str) -> None:
 def test_so_does_it_in_a_table_above(tmp_path: Path, key: str) -> None:
     with pytest.raises(UserError, match="is not supported yet"):
         plans(tmp_path, f"[general]\n{key}\n[[datasets]]\nresolution = 512" + SUBSET)
+
+
+def described(*subsets: str, own: str = "resolution = 512") -> str:
+    return "\n".join(["[[datasets]]", own, *(f"[[datasets.subsets]]\n{subset}" for subset in subsets)])
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (
+            described("metadata_file = 'm.json'\nis_reg = true"),
+            r"\[\[datasets.subsets\]\] 1: is_reg belongs to plain folders of pictures; here are subsets with "
+            "metadata_file",
+        ),
+        (
+            described("image_dir = 'a'\nconditioning_data_dir = 'b'\nalpha_mask = true"),
+            "alpha_mask belongs to plain folders of pictures and subsets with metadata_file",
+        ),
+        (
+            described("metadata_file = 'm.json'\nconditioning_data_dir = 'b'"),
+            "conditioning_data_dir belongs to subsets with conditioning_data_dir; here are subsets",
+        ),
+        (
+            described("metadata_file = 'm.json'", own="resolution = 512\nclass_tokens = 'cat'"),
+            r"\[\[datasets\]\] 1: class_tokens belongs to",
+        ),
+        (described("metadata_file = 'm.json'", "image_dir = 'a'"), "put them into .* of their own"),
+        (described("image_dir = 'a'\nresize_interpolation = 'bikubic'"), "must be one of lanczos, nearest"),
+        (described("image_dir = ''"), "image_dir is ''; it must be a path"),
+    ],
+)
+def test_a_key_of_another_kind_of_subset_is_said_to_be(tmp_path: Path, text: str, says: str) -> None:
+    with pytest.raises(UserError, match=says) as caught:
+        plans(tmp_path, text, LossConfig(masked_loss=True))
+    assert "data.toml" in str(caught.value)
+
+
+def test_partners_are_read_for_a_masked_loss_alone(tmp_path: Path) -> None:
+    text = described("image_dir = 'a'\nconditioning_data_dir = 'b'", "image_dir = 'a'")
+    with pytest.raises(UserError, match="conditioning_data_dir needs --masked_loss"):
+        plans(tmp_path, text)
+    (found,) = plans(tmp_path, text, LossConfig(masked_loss=True))
+    assert [subset.conditioning_data_dir for subset in found.subsets] == [Path("b"), None]
+
+
+def test_what_means_nothing_to_any_subset_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    text = "[general]\nclass_tokens = 'cat'\n" + described("metadata_file = 'm.json'")
+    (found,) = plans(tmp_path, text)
+    assert found.subsets[0].class_tokens is None
+    assert "class_tokens has no effect on subsets with metadata_file" in caplog.text
+
+
+def test_in_json_is_one_subset_with_the_repeats_of_the_command_line() -> None:
+    where = DatasetConfig(train_data_dir="pictures", in_json="m.json", dataset_repeats=3)
+    (found,) = blueprint.plans(run(where, ImageConfig(resolution="64")))
+    (only,) = found.subsets
+    assert (only.metadata_file, only.image_dir, only.num_repeats) == (Path("m.json"), Path("pictures"), 3)
+    assert only.name == "m.json"
+
+
+def test_a_flat_folder_with_partners_is_one_subset(tmp_path: Path) -> None:
+    folder(tmp_path / "train", [(40, 40)])
+    where = DatasetConfig(train_data_dir=str(tmp_path / "train"), conditioning_data_dir="masks")
+    (found,) = blueprint.plans(run(where, ImageConfig(resolution="64"), LossConfig(masked_loss=True)))
+    (only,) = found.subsets
+    assert (only.image_dir, only.conditioning_data_dir) == (tmp_path / "train", Path("masks"))
+
+
+def test_numbered_folders_are_paired_with_folders_of_the_same_name(tmp_path: Path) -> None:
+    for name in ("train/2_cat", "train/1_dog", "masks/2_cat", "reg/1_cat"):
+        folder(tmp_path / name, [(40, 40)])
+    where = DatasetConfig(
+        train_data_dir=str(tmp_path / "train"),
+        reg_data_dir=str(tmp_path / "reg"),
+        conditioning_data_dir=str(tmp_path / "masks"),
+    )
+    (found,) = blueprint.plans(run(where, ImageConfig(resolution="64"), LossConfig(masked_loss=True)))
+    shown = {s.name: s.conditioning_data_dir for s in found.subsets if not s.is_reg}
+    assert shown == {"2_cat": tmp_path / "masks" / "2_cat", "1_dog": tmp_path / "masks"}
+    assert [s.conditioning_data_dir for s in found.subsets if s.is_reg] == [None]
+    assert {s.name: s.class_tokens for s in found.subsets}["2_cat"] == "cat"
 
 
 def test_limits_are_rounded_to_the_steps_with_a_warning(
@@ -230,7 +311,7 @@ def test_pictures_outside_a_numbered_sub_folder_get_advice(tmp_path: Path) -> No
         (DatasetConfig(train_data_dir="/nowhere"), "--train_data_dir /nowhere cannot be read: No such file"),
         (DatasetConfig(dataset_config=Path("/nowhere.toml")), "/nowhere.toml cannot be read: No such file"),
         (DatasetConfig(dataset_config=Path("/nowhere.yaml")), "use a .toml or .json file"),
-        (DatasetConfig(train_data_dir="x", in_json="x"), "--in_json is not supported yet"),
+        (DatasetConfig(train_data_dir="x", in_json="x", conditioning_data_dir="x"), "--in_json excludes"),
     ],
 )
 def test_missing_data_is_one_clear_line(config: DatasetConfig, says: str) -> None:

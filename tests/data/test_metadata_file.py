@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sfumato.config.dataset import DatasetConfig
+from sfumato.config.images import ImageConfig
+from sfumato.config.run import Run
+from sfumato.data import blueprint, dataset
+from sfumato.data.captions import CaptionSettings
+from sfumato.data.dataset import TrainingSet
+from sfumato.data.metadata_file import Record
+from sfumato.errors import UserError
+from tests.data.folders import folder, picture
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """Three pictures: im0 and im1 64x64, im2 96x48."""
+    return folder(tmp_path / "pictures", [(64, 64), (64, 64), (96, 48)])
+
+
+def read(
+    tmp_path: Path, entries: Any, *, name: str = "m.json", strict: bool = True, **images: Any
+) -> TrainingSet:
+    file = tmp_path / name
+    file.write_text(entries if isinstance(entries, str) else json.dumps(entries), encoding="utf-8")
+    where = DatasetConfig(train_data_dir=str(tmp_path / "pictures"), in_json=str(file))
+    run = Run("script", "family", [where, ImageConfig(**{"resolution": "64", **images})])
+    return dataset.read(blueprint.plans(run), seed=1, strict=strict)
+
+
+def captions(training_set: TrainingSet) -> dict[str, str]:
+    return {Path(p.path).name: p.caption for p in training_set.sets[0].pictures}
+
+
+def test_keys_are_stems_file_names_or_paths(tmp_path: Path, pictures: Path) -> None:
+    entries = {
+        "im0": {"caption": "a"},
+        "im1.png": {"tags": "b, c"},
+        str(pictures / "im2.png"): {"caption": "d"},
+    }
+    found = captions(read(tmp_path, entries))
+    assert found == {"im0.png": "a", "im1.png": "b, c", "im2.png": "d"}
+
+
+def test_a_file_with_an_object_a_line_names_paths(tmp_path: Path, pictures: Path) -> None:
+    lines = [{"image_path": str(pictures / f"im{i}.png"), "caption": f"c{i}", "tags": "x"} for i in (0, 2)]
+    text = "\n".join(map(json.dumps, lines)) + "\n"
+    assert captions(read(tmp_path, text, name="m.jsonl")) == {"im0.png": "c0,x", "im2.png": "c2,x"}
+
+
+@pytest.mark.parametrize(
+    ("record", "wildcards", "expected"),
+    [
+        (Record("a cat", "red, blue"), False, "a cat,red, blue"),
+        (Record("a cat", ""), False, "a cat"),
+        (Record("", "red, blue"), False, "red, blue"),
+        (Record(), False, ""),
+        (Record("first\nsecond", "red"), False, "first,red"),
+        (Record("first\n\nsecond\n", "red\nblue"), True, "first,red,blue\nsecond,red,blue"),
+        (Record("", "red\nblue"), True, "red,blue"),
+    ],
+)
+def test_tags_follow_the_caption(record: Record, wildcards: bool, expected: str) -> None:
+    assert record.text(CaptionSettings(enable_wildcard=wildcards)) == expected
+
+
+def test_sizes_given_for_every_picture_are_its_buckets(tmp_path: Path, pictures: Path) -> None:
+    sizes = {"im0": [64, 64], "im1": [48, 80], "im2": [128, 64]}
+    entries = {key: {"caption": key, "train_resolution": size} for key, size in sizes.items()}
+    training_set = read(tmp_path, entries, resolution=None)
+    (pictures_read,) = training_set.sets
+    assert sorted(pictures_read.buckets) == [(48, 80), (64, 64), (128, 64)]
+    assert pictures_read.fit(1).resized == (80, 80)
+    (record,) = training_set.describe()
+    assert record["resolution"] == [128, 64]
+    assert [bucket["resolution"] for bucket in record["bucket_info"]["buckets"].values()] == [
+        *([48, 80], [64, 64], [128, 64])
+    ]
+    batch = training_set[next(p for p in training_set.batches(1) if p.items[0].picture == 1)]
+    assert batch.pixels is not None
+    assert tuple(batch.pixels.shape) == (1, 3, 80, 48)
+
+
+def test_given_sizes_are_rounded_down_to_what_the_model_takes(tmp_path: Path, pictures: Path) -> None:
+    training_set = read(tmp_path, {"im0": {"caption": "x", "train_resolution": [70, 65]}})
+    assert list(training_set.sets[0].buckets) == [(64, 64)]
+
+
+def test_sizes_given_for_some_pictures_only_do_not_count(tmp_path: Path, pictures: Path) -> None:
+    entries = {"im0": {"caption": "x", "train_resolution": [128, 128]}, "im1": {"caption": "y"}}
+    assert list(read(tmp_path, entries).sets[0].buckets) == [(64, 64)]
+    with pytest.raises(UserError, match="no resolution is given"):
+        read(tmp_path, entries, resolution=None)
+
+
+def test_missing_pictures_and_captions_are_one_line_each(
+    tmp_path: Path, pictures: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    entries = {"im0": {"caption": "x"}, "im1": {}, "gone": {"caption": "y"}, "lost": {"caption": "z"}}
+    assert captions(read(tmp_path, entries, strict=False)) == {"im0.png": "x", "im1.png": ""}
+    file = tmp_path / "m.json"
+    assert [record.getMessage() for record in caplog.records] == [
+        f"2 of 4 pictures in {file} are not in {pictures} and are left out, the first is 'gone'",
+        f"1 of 4 pictures in {file} have neither caption nor tags and are trained without a "
+        "caption, the first is 'im1'",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("entries", "says"),
+    [
+        ("{", "is not valid JSON: "),
+        ("{}", "describes no pictures"),
+        ("[1]", "describes no pictures"),
+        ('{"im0": 3}', r"'im0' is 3; it should be an object"),
+        ('{"im0": {"caption": 3}}', "'im0': caption is 3; it must be a text"),
+        ('{"im0": {"train_resolution": "64"}}', r"train_resolution is '64'; it must be \[width, height\]"),
+        ('{"im0": {"train_resolution": [64, 0]}}', r"train_resolution is \[64, 0\]"),
+    ],
+)
+def test_a_broken_file_is_one_clear_line(tmp_path: Path, pictures: Path, entries: str, says: str) -> None:
+    with pytest.raises(UserError, match=says) as caught:
+        read(tmp_path, entries)
+    assert "m.json" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_is_one_clear_line(tmp_path: Path) -> None:
+    where = DatasetConfig(in_json=str(tmp_path / "none.json"))
+    with pytest.raises(UserError, match=r"metadata_file .*none\.json cannot be read: No such file"):
+        blueprint.plans(Run("script", "family", [where]))
+
+
+def test_the_record_of_a_data_set_names_the_file(tmp_path: Path, pictures: Path) -> None:
+    picture(pictures / "im0.png", (64, 64), "not this")
+    training_set = read(tmp_path, {"im0": {"caption": "a cat", "tags": "Red, blue"}})
+    (record,) = training_set.describe()
+    assert record["is_dreambooth"] is False
+    (subset,) = record["subsets"]
+    assert (subset["image_dir"], subset["metadata_file"]) == ("pictures", "m.json")
+    assert {"class_tokens", "is_reg"} & subset.keys() == set()
+    assert record["tag_frequency"] == {"m.json": {"a cat": 1, "red": 1, "blue": 1}}
+    assert training_set.dataset_dirs() == {"m.json": {"n_repeats": 1, "img_count": 1}}
