@@ -42,7 +42,6 @@ from sfumato.diffusion.schedules import ddpm_sigmas
 from sfumato.models import unet
 from sfumato.models.family import Parts
 from sfumato.models.sd.family import SdFamily
-from sfumato.nn.convolution import is_quickened, quicken
 from sfumato.nn.precision import name_of
 from sfumato.training import distributed, optimizers, precision
 from sfumato.training.loop import Loop
@@ -119,8 +118,8 @@ def model_of(weights: Mapping[str, Tensor], is_quick: bool) -> nn.Module:
     model = unet.build(SHAPE)
     model.load_state_dict(weights, assign=True)
     model.requires_grad_(False).eval()
-    if is_quick and is_quickened(model.conv_in.weight.dtype, CPU):
-        quicken(model)
+    if is_quick:
+        unet.hasten(model, model.dtype, CPU)
     return model
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
+from sfumato.nn import cpu_attention
+
 
 def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
     """Return softmax(q k^T / sqrt(D)) v with the heads joined (Vaswani et al. 2017, eq. 1).
@@ -17,7 +19,10 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None
     Returns:
         (B, L, H * D).
     """
-    attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+    if mask is None and cpu_attention.is_quicker(query, key, value):
+        attended = cpu_attention.attend(query, key, value)
+    else:
+        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
     return attended.transpose(1, 2).flatten(2)
 
 

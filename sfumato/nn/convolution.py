@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 MOST_PIXELS = 256
-"""Up to how many pixels, in the whole batch, the matrix product is the faster one on a CPU."""
+"""Up to how many pixels of output, in the whole batch, the matrix product is the faster one on a CPU."""
 LEAST_WEIGHTS = 2**20
 """Kernels with fewer weights are put in order in no time."""
 
@@ -42,11 +42,12 @@ def quicken(module: nn.Module) -> None:
 
 
 def _is_large(layer: nn.Conv2d) -> bool:
-    """Return whether a layer has many weights, and an output as large as its input."""
+    """Return whether a layer has many weights, and makes a result for every pixel or every second."""
     return (
         layer.weight.numel() >= LEAST_WEIGHTS
         and (layer.kernel_size, layer.padding) in (((1, 1), (0, 0)), ((3, 3), (1, 1)))
-        and (layer.stride, layer.dilation, layer.groups) == ((1, 1), (1, 1), 1)
+        and layer.stride in ((1, 1), (2, 2))
+        and (layer.dilation, layer.groups) == ((1, 1), 1)
         and layer.padding_mode == "zeros"
     )
 
@@ -57,14 +58,14 @@ def _forward(layer: nn.Conv2d, x: Tensor) -> Tensor:
     dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
     bias = None if layer.bias is None else layer.bias.to(dtype)
     with torch.autocast("cpu", enabled=False):
-        return _Product.apply(x.to(dtype), layer.weight.to(dtype), bias)
+        return _Product.apply(x.to(dtype), layer.weight.to(dtype), bias, layer.stride[0])
 
 
 def _is_quicker(layer: nn.Conv2d, x: Tensor) -> bool:
     return (
         x.device.type == "cpu"
         and x.dim() == 4
-        and x.shape[0] * x.shape[2] * x.shape[3] <= MOST_PIXELS
+        and x.shape[0] * _count(x.shape[2], layer) * _count(x.shape[3], layer) <= MOST_PIXELS
         and not layer.weight.requires_grad
         and (layer.bias is None or not layer.bias.requires_grad)
         and layer.weight.is_contiguous(memory_format=torch.channels_last)
@@ -76,28 +77,35 @@ class _Product(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: torch.autograd.function.FunctionCtx, x: Tensor, weight: Tensor, bias: Tensor | None
+        ctx: torch.autograd.function.FunctionCtx,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        stride: int,
     ) -> Tensor:
         ctx.save_for_backward(weight)
+        ctx.shape, ctx.stride = x.shape, stride  # type: ignore[attr-defined]
         border = weight.shape[-1] // 2
         padded = F.pad(x.permute(0, 2, 3, 1), (0, 0, border, border, border, border))
-        around = [padded[place] for place in _places(weight, *x.shape[2:])]
+        around = [padded[place] for place in _places(weight, x.shape, stride)]
         y = F.linear(torch.cat(around, dim=-1), _matrix(weight), bias)
         return y.permute(0, 3, 1, 2)
 
     @staticmethod
     def backward(  # type: ignore[override]
         ctx: torch.autograd.function.BackwardCFunction, gradient: Tensor
-    ) -> tuple[Tensor, None, None]:
+    ) -> tuple[Tensor, None, None, None]:
         (weight,) = ctx.saved_tensors
-        batch, _, height, width = gradient.shape
-        channels, size = weight.shape[1:3]
+        batch, channels, height, width = ctx.shape  # type: ignore[attr-defined]
         pieces = (gradient.permute(0, 2, 3, 1) @ _matrix(weight)).split(channels, dim=-1)
+        size = weight.shape[-1]
         padded = gradient.new_zeros(batch, height + size - 1, width + size - 1, channels)
-        places = _places(weight, height, width)
+        places = _places(weight, ctx.shape, ctx.stride)  # type: ignore[attr-defined]
         for place, piece in zip(places, pieces, strict=True):
             padded[place] += piece
-        return padded[places[len(places) // 2]].permute(0, 3, 1, 2), None, None
+        border = size // 2
+        inside = padded[:, border : border + height, border : border + width]
+        return inside.permute(0, 3, 1, 2), None, None, None
 
 
 def _matrix(weight: Tensor) -> Tensor:
@@ -105,9 +113,20 @@ def _matrix(weight: Tensor) -> Tensor:
     return weight.permute(0, 2, 3, 1).flatten(1)
 
 
-def _places(weight: Tensor, height: int, width: int) -> list[tuple[slice, slice, slice]]:
-    """Return where in a padded picture (B, H + K - 1, W + K - 1, C) each weight's pixels lie."""
-    size = weight.shape[-1]
+def _places(weight: Tensor, shape: torch.Size, stride: int) -> list[tuple[slice, slice, slice]]:
+    """Return where in a padded picture (B, H + K - 1, W + K - 1, C) each weight's pixels lie.
+
+    Args:
+        shape: (B, C, H, W) of the picture without its border.
+    """
+    size, (height, width) = weight.shape[-1], shape[2:]
     return [
-        (slice(None), slice(i, i + height), slice(j, j + width)) for i in range(size) for j in range(size)
+        (slice(None), slice(i, i + height, stride), slice(j, j + width, stride))
+        for i in range(size)
+        for j in range(size)
     ]
+
+
+def _count(length: int, layer: nn.Conv2d) -> int:
+    """Return how many of `length` pixels in a row have a result."""
+    return (length - 1) // layer.stride[0] + 1

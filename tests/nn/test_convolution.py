@@ -61,14 +61,15 @@ def output_and_gradient(layer: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("dtype", list(BOUNDS))
-@pytest.mark.parametrize("options", [{}, {"bias": False}, {"kernel_size": 1, "padding": 0}])
+@pytest.mark.parametrize("options", [{}, {"bias": False}, {"stride": 2}, {"kernel_size": 1, "padding": 0}])
+@pytest.mark.parametrize("height", [4, 5])
 def test_output_and_gradient_are_those_of_the_convolution(
-    dtype: torch.dtype, options: dict[str, int], products: Products
+    dtype: torch.dtype, height: int, options: dict[str, int], products: Products
 ) -> None:
     layer = frozen(**options)
-    expected = output_and_gradient(layer, picture())
+    expected = output_and_gradient(layer, picture(height))
     assert products.count == 0
-    found = output_and_gradient(quickened(layer.to(dtype)), picture().to(dtype))
+    found = output_and_gradient(quickened(layer.to(dtype)), picture(height).to(dtype))
     assert products.count == 1
     for one, other in zip(found, expected, strict=True):
         assert one.dtype is dtype
@@ -94,7 +95,7 @@ def test_gradients_reach_a_float32_input_under_autocast() -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"stride": 2}, {"padding": 0}, {"groups": 2}, {"dilation": 2}, {"padding_mode": "circular"}],
+    [{"stride": 3}, {"padding": 0}, {"groups": 2}, {"dilation": 2}, {"padding_mode": "circular"}],
 )
 def test_other_convolutions_stay_as_they_are(options: dict[str, int], products: Products) -> None:
     layer = frozen(**options)
@@ -119,6 +120,11 @@ def test_large_pictures_take_the_convolution(products: Products) -> None:
     assert products.count == 1
     layer(picture(16, 16, 2))
     assert products.count == 1
+    halving = quickened(frozen(stride=2))
+    halving(picture(31, 32, 1))
+    assert products.count == 2
+    halving(picture(33, 32, 1))
+    assert products.count == 2
 
 
 def test_weights_that_are_trained_get_their_gradient(products: Products) -> None:
