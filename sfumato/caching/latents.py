@@ -28,6 +28,9 @@ from sfumato.models.family import VAE, CacheFormat, Family, LatentSpace, Parts
 Job = tuple[int, int]
 """Index of a data set and of a picture in it."""
 
+VARYING = ("color_aug", "random_crop", "face_crop_aug_range")
+"""Settings of a subset that make a picture another one each time, beside mirroring."""
+
 _MASK = "mask"
 
 logger = logging.getLogger(__name__)
@@ -114,6 +117,17 @@ class LatentCache:
         """Return (height, width) of a picture's latents."""
         width, height = self.sets[dataset].fit(picture).bucket
         return height // self.space.downscale, width // self.space.downscale
+
+
+def require_constant_pictures(training_set: TrainingSet) -> None:
+    """Raise UserError if pictures vary, so that their latents cannot be computed once."""
+    for subset in (subset for pictures in training_set.sets for subset in pictures.plan.subsets):
+        for name in VARYING:
+            if getattr(subset, name):
+                raise UserError(
+                    f"--cache_latents excludes {name}, which {subset.source} asks for: "
+                    "cached pictures cannot vary; leave one of them out"
+                )
 
 
 def fill_latents(

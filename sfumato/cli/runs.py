@@ -153,8 +153,7 @@ NOT_BUILT_FOR_TRAINING = (
     | _names(
         "validation_seed validation_split validate_every_n_steps validate_every_n_epochs max_validation_steps"
     )
-    | _names("masked_loss alpha_mask dataset_class cache_info")
-    | _names("color_aug random_crop face_crop_aug_range debug_dataset")
+    | _names("dataset_class cache_info debug_dataset")
 )
 """Options of the trainers that stop a run when they ask for something."""
 

@@ -10,7 +10,8 @@ class CachingConfig:
     """Caches of latents and of text encoder outputs."""
 
     cache_latents: bool = False
-    """Encode every picture once, then free the autoencoder. Excludes `color_aug` and `random_crop`."""
+    """Encode every picture once, then free the autoencoder. Excludes `color_aug`, `random_crop` and
+    `face_crop_aug_range`."""
 
     cache_latents_to_disk: bool = False
     """Keep the cached latents beside the pictures for later runs; implies `cache_latents`."""

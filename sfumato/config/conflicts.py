@@ -37,6 +37,8 @@ _EXCLUSIVE: tuple[tuple[str, str, str], ...] = (
     ("cache_latents", "random_crop", "cached pictures cannot vary"),
     ("cache_latents_to_disk", "color_aug", "cached pictures cannot vary"),
     ("cache_latents_to_disk", "random_crop", "cached pictures cannot vary"),
+    ("cache_latents", "face_crop_aug_range", "cached pictures cannot vary"),
+    ("cache_latents_to_disk", "face_crop_aug_range", "cached pictures cannot vary"),
     ("cpu_offload_checkpointing", "blocks_to_swap", "both move the same memory"),
     ("cpu_offload_checkpointing", "split_mode", "both move the same memory"),
     ("v_pred_like_loss", "v_parameterization", "a velocity model has that loss already"),

@@ -36,13 +36,16 @@ class ImageConfig:
     """Mirror every second picture at random. Not for subjects whose left and right differ."""
 
     face_crop_aug_range: str | None = None
-    """Crop around faces, enlarged at random in this range: `2.0,4.0`. Needs file names with face data."""
+    """Crop around faces, the crop's short side so many faces long: `2.0,4.0`. Needs file names that end in
+    `_<centre x>_<centre y>_<width>_<height>`. Excludes cached latents."""
 
     random_crop: bool = False
-    """Crop at a random place instead of the centre. Excludes cached latents."""
+    """Crop at a random place instead of the centre; without buckets out of the picture in its own size.
+    Excludes cached latents."""
 
     alpha_mask: bool = False
-    """Use the transparency of pictures as loss mask: what is transparent is not learned."""
+    """Use the transparency of pictures as loss mask: what is transparent is not learned. `masked_loss` is not
+    needed for that."""
 
     resize_interpolation: (
         Literal["lanczos", "nearest", "bilinear", "linear", "bicubic", "cubic", "area"] | None
@@ -53,6 +56,25 @@ class ImageConfig:
         at_least(self, 1, "min_bucket_reso", "max_bucket_reso", "bucket_reso_steps")
         if self.resolution is not None:
             self._check_resolution(self.resolution)
+        if self.face_crop_aug_range is not None and not self._is_face_range():
+            raise UserError(
+                f"--face_crop_aug_range is {self.face_crop_aug_range!r}; "
+                "write two numbers above 0, the smaller first, as 2.0,4.0"
+            )
+
+    @property
+    def face_range(self) -> tuple[float, ...] | None:
+        """`face_crop_aug_range` as numbers."""
+        if self.face_crop_aug_range is None:
+            return None
+        return tuple(float(part) for part in self.face_crop_aug_range.split(","))
+
+    def _is_face_range(self) -> bool:
+        try:
+            limits = self.face_range or ()
+        except ValueError:
+            return False
+        return len(limits) == 2 and 0 < limits[0] <= limits[1]
 
     @property
     def size(self) -> tuple[int, int] | None:

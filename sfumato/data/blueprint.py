@@ -26,12 +26,7 @@ from sfumato.data.plan import DatasetPlan, SubsetPlan
 from sfumato.errors import UserError
 
 NOT_SUPPORTED = (
-    "color_aug",
-    "random_crop",
-    "face_crop_aug_range",
-    "alpha_mask",
     "cache_info",
-    "resize_interpolation",
     "custom_attributes",
     "validation_split",
 )

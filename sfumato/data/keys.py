@@ -13,14 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from sfumato.data.kinds import ALL, DESCRIBED, Kind
+from sfumato.data.resizing import FILTERS
 from sfumato.errors import UserError
 
 GENERAL = "[general]"
 DATASET = "[[datasets]]"
 SUBSET = "[[datasets.subsets]]"
-
-FILTERS = ("lanczos", "nearest", "bilinear", "linear", "bicubic", "cubic", "area", "box")
-"""Names of filters for resizing."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +115,7 @@ def _path(value: Any) -> Path:
     return Path(value)
 
 
-def _one_of(choices: tuple[str, ...]) -> Callable[[Any], str]:
+def _one_of(choices: Collection[str]) -> Callable[[Any], str]:
     def convert(value: Any) -> str:
         if value not in choices:
             raise ValueError(value)
@@ -140,6 +138,8 @@ def _resolution(value: Any) -> tuple[int, int]:
 def _range(value: Any) -> tuple[float, float]:
     """Read `[2.0, 4.0]` or, as on the command line, `"2.0,4.0"`."""
     low, high = (float(part) for part in (value.split(",") if isinstance(value, str) else value))
+    if not 0 < low <= high:
+        raise ValueError(value)
     return low, high
 
 
@@ -193,7 +193,9 @@ def _keys() -> dict[str, Key]:
         "color_aug": switch(everywhere),
         "flip_aug": switch(everywhere),
         "random_crop": switch(everywhere),
-        "face_crop_aug_range": Key(_range, "two numbers, as [2.0, 4.0]", everywhere),
+        "face_crop_aug_range": Key(
+            _range, "two numbers above 0, the smaller first, as [2.0, 4.0]", everywhere
+        ),
         "resize_interpolation": Key(_one_of(FILTERS), f"one of {', '.join(FILTERS)}", everywhere),
         "caption_extension": replace(text(everywhere), kinds=("folder", "control")),
         "class_tokens": replace(text(everywhere), kinds=("folder", "control")),

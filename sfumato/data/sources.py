@@ -11,7 +11,7 @@ from dataclasses import replace
 from itertools import chain
 from typing import NamedTuple
 
-from sfumato.data import caption_files, conditioning, metadata_file
+from sfumato.data import caption_files, conditioning, fitting, metadata_file
 from sfumato.data.buckets import Size
 from sfumato.data.caption_files import CaptionFile, UnreadableCaptionError
 from sfumato.data.complaints import Complaints
@@ -52,7 +52,8 @@ def _read_subsets(
 ) -> Iterator[Picture]:
     for number, subset in enumerate(plan.subsets):
         if subset.is_reg == is_reg:
-            yield from _read_subset(number, subset, plan, complaints, index)
+            found = _read_subset(number, subset, plan, complaints, index)
+            yield from fitting.checked(found, subset, complaints, index)
 
 
 def _read_subset(

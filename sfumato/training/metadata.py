@@ -65,7 +65,6 @@ SAME_NAME: dict[type, tuple[str, ...]] = {
         "noise_offset_random_strength",
         "ip_noise_gamma_random_strength",
     ),
-    ImageConfig: ("face_crop_aug_range",),
     LossConfig: ("prior_loss_weight", "min_snr_gamma", "loss_type", "huber_schedule", "huber_c"),
 }
 """Options that are recorded as `ss_<name>` with the value they have."""
@@ -111,6 +110,7 @@ def adapter_metadata(
         values |= {f"ss_{name}": getattr(run[section], name) for name in names}
     values |= {
         "ss_text_encoder_lr": _text_encoder_rates(run),
+        "ss_face_crop_aug_range": run[ImageConfig].face_range,
         "ss_num_train_images": training_set.num_train_images,
         "ss_num_reg_images": training_set.num_reg_images,
         "ss_num_batches_per_epoch": plan.num_batches,
@@ -123,6 +123,8 @@ def adapter_metadata(
         "ss_debiased_estimation": run[LossConfig].debiased_estimation_loss,
         "ss_sd_scripts_commit_hash": f"sfumato {__version__}",
     }
+    if run[ImageConfig].resize_interpolation:
+        values["ss_resize_interpolation"] = run[ImageConfig].resize_interpolation
     if FlowConfig in run:
         values |= {f"ss_{name}": getattr(run[FlowConfig], name) for name in FLOW}
     values |= _network_arguments(run[NetworkConfig])

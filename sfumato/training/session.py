@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from sfumato import seeds
-from sfumato.caching.latents import fill_latents
+from sfumato.caching.latents import fill_latents, require_constant_pictures
 from sfumato.caching.texts import fill_texts, require_constant_captions
 from sfumato.config.caching import CachingConfig
 from sfumato.config.loader import LoaderConfig
@@ -87,7 +87,9 @@ class Session:
         return [name for name in self.family.text_outputs if name not in self.cached_encoders]
 
     def check_caching(self) -> None:
-        """Raise UserError if captions that vary are to be encoded once."""
+        """Raise UserError if pictures or captions that vary are to be encoded once."""
+        if self.run[CachingConfig].cache_latents:
+            require_constant_pictures(self.training_set)
         if self.run[CachingConfig].cache_text_encoder_outputs:
             if not self.cached_encoders:
                 raise UserError(

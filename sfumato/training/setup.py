@@ -13,6 +13,7 @@ import torch
 from sfumato.config.distributed import DistributedConfig
 from sfumato.config.file import FileConfig
 from sfumato.config.length import LengthConfig
+from sfumato.config.loss import LossConfig
 from sfumato.config.optimizer import OptimizerConfig
 from sfumato.config.precision import PrecisionConfig
 from sfumato.config.public import public_values
@@ -112,6 +113,10 @@ def prepare(run: Run, processes: Processes) -> Session:
 def _training_set(run: Run, family: Family, seed: int) -> TrainingSet:
     multiple = family.latents.downscale * family.latents.patch
     plans = blueprint.plans(run, size_multiple=multiple)
+    masked = any(s.alpha_mask or s.conditioning_data_dir for plan in plans for s in plan.subsets)
+    if run[LossConfig].masked_loss and not masked:
+        line = "--masked_loss has no effect without masks: name conditioning_data_dir or set alpha_mask"
+        _complain([line], run[FileConfig].strict)
     return dataset.read(plans, seed, strict=run[FileConfig].strict)
 
 

@@ -71,6 +71,7 @@ def test_defaults_imply_nothing_and_do_not_conflict() -> None:
         ({"network_train_unet_only": True, "network_train_text_encoder_only": True}, "nothing to train"),
         ({"cache_latents": True, "color_aug": True}, "color_aug"),
         ({"cache_latents_to_disk": True, "random_crop": True}, "random_crop"),
+        ({"cache_latents": True, "face_crop_aug_range": "2,4"}, "face_crop_aug_range"),
         ({"log_with": "tensorboard"}, "logging_dir"),
         ({"adaptive_noise_scale": 0.1}, "noise_offset"),
         ({"fused_backward_pass": True}, "Adafactor"),

@@ -33,6 +33,9 @@ SECTIONS = sorted({section for script in SCRIPTS for section in script.sections}
         (FlowConfig, "discrete_flow_shift", 0.0),
         (ImageConfig, "resolution", "1024x768"),
         (ImageConfig, "resolution", "512,"),
+        (ImageConfig, "face_crop_aug_range", "2.0"),
+        (ImageConfig, "face_crop_aug_range", "4,2"),
+        (ImageConfig, "face_crop_aug_range", "a,b"),
         (ImageConfig, "bucket_reso_steps", 0),
     ],
 )

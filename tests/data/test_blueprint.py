@@ -154,15 +154,13 @@ def test_a_mistake_is_named_with_file_and_table(tmp_path: Path, text: str, says:
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("key", ["alpha_mask = true"])
+@pytest.mark.parametrize("key", ["cache_info = true", "custom_attributes = {a = 1}"])
 def test_what_is_not_built_yet_stops_the_run(tmp_path: Path, key: str) -> None:
     with pytest.raises(UserError, match="is not supported yet"):
         plans(tmp_path, "[[datasets]]\nresolution = 512" + SUBSET + key)
 
 
-@pytest.mark.parametrize(
-    "key", ["color_aug = true", "random_crop = true", "face_crop_aug_range = [2.0, 4.0]"]
-)
+@pytest.mark.parametrize("key", ["cache_info = true", "custom_attributes = {a = 1}"])
 def test_so_does_it_in_a_table_above(tmp_path: Path, key: str) -> None:
     with pytest.raises(UserError, match="is not supported yet"):
         plans(tmp_path, f"[general]\n{key}\n[[datasets]]\nresolution = 512" + SUBSET)
@@ -247,6 +245,30 @@ def test_numbered_folders_are_paired_with_folders_of_the_same_name(tmp_path: Pat
     assert shown == {"2_cat": tmp_path / "masks" / "2_cat", "1_dog": tmp_path / "masks"}
     assert [s.conditioning_data_dir for s in found.subsets if s.is_reg] == [None]
     assert {s.name: s.class_tokens for s in found.subsets}["2_cat"] == "cat"
+
+
+def test_augmentation_and_masks_reach_the_subsets_that_ask_for_them(tmp_path: Path) -> None:
+    general = "[general]\nresolution = 512\ncolor_aug = true\nface_crop_aug_range = [2.0, 4.0]\n[[datasets]]"
+    asked = "random_crop = true\nalpha_mask = true\nresize_interpolation = 'area'\ncolor_aug = false"
+    (found,) = plans(tmp_path, general + SUBSET + asked + SUBSET.replace('"a"', '"b"'))
+    first, second = found.subsets
+    assert (first.random_crop, first.alpha_mask, first.color_aug) == (True, True, False)
+    assert (second.random_crop, second.alpha_mask, second.color_aug) == (False, False, True)
+    assert (first.resize_interpolation, second.resize_interpolation) == ("area", None)
+    assert first.face_crop_aug_range == second.face_crop_aug_range == (2.0, 4.0)
+
+
+@pytest.mark.parametrize(
+    ("key", "says"),
+    [
+        ("face_crop_aug_range = [4.0, 2.0]", "two numbers above 0, the smaller first"),
+        ("face_crop_aug_range = [0, 2.0]", "two numbers above 0, the smaller first"),
+        ("resize_interpolation = 'sharp'", "must be one of lanczos, nearest"),
+    ],
+)
+def test_values_of_augmentation_are_checked(tmp_path: Path, key: str, says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        plans(tmp_path, "[[datasets]]\nresolution = 512" + SUBSET + key)
 
 
 def test_limits_are_rounded_to_the_steps_with_a_warning(

@@ -42,8 +42,7 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def recorded_plan(root: Path, config: dict) -> DatasetPlan:
     names = {field.name for field in dataclasses.fields(CaptionSettings)}
-    # Random crops and alpha masks leave membership, sizes, weights and repeats as they are.
-    options = {k: v for k, v in config["sub"].items() if k not in names | {"random_crop", "alpha_mask"}}
+    options = {k: v for k, v in config["sub"].items() if k not in names}
     captions = CaptionSettings(**{k: v for k, v in config["sub"].items() if k in names})
     subsets = [subset(root / "train", captions=captions, **options)]
     if config["reg"]:
@@ -83,10 +82,14 @@ class TestAgainstSdScripts:
             assert Counter(map(len, batches)) == Counter(len(item["files"]) for item in epoch["items"])
 
 
+# Mirroring draws otherwise than sd-scripts; windows at random tell where they are, not where the middle is.
+VARIED = {"flip_aug", "random_crop"}
+
+
 def of_batch(batch: Batch, case: dict) -> list[tuple]:
     assert batch.pixels is not None
     framing = [batch.original_sizes, batch.target_sizes]
-    if not case["config"]["sub"].get("flip_aug"):
+    if not VARIED & case["config"]["sub"].keys():
         framing.append(batch.crop_offsets)
     if not case["bucket_info"]:
         # Without buckets sd-scripts records the size after cropping; here pictures are resized to the bucket.
@@ -99,7 +102,7 @@ def of_batch(batch: Batch, case: dict) -> list[tuple]:
 
 def of_item(item: dict, case: dict) -> list[tuple]:
     keys = ["original_sizes_hw", "target_sizes_hw"]
-    if not case["config"]["sub"].get("flip_aug"):
+    if not VARIED & case["config"]["sub"].keys():
         keys.append("crop_top_lefts")
     if not case["bucket_info"]:
         keys = ["target_sizes_hw"]
@@ -124,6 +127,59 @@ def varied(tmp_path: Path) -> TrainingSet:
 
 def contents(batches: list[Batch]) -> list[tuple]:
     return [(b.paths, b.captions, b.crop_offsets.tolist(), b.pixels.double().sum().item()) for b in batches]
+
+
+@pytest.fixture
+def augmented(tmp_path: Path) -> TrainingSet:
+    """One data set with everything that varies: three kinds of subsets, of which two have masks."""
+    path = folder(tmp_path / "cat", SIZES)
+    folder(tmp_path / "masks", SIZES)
+    folder(tmp_path / "dog", [])
+    picture(tmp_path / "dog" / "x_40_30_20_20.png", (80, 64), "dog")
+    everything = {"flip_aug": True, "color_aug": True, "random_crop": True}
+    subsets = [
+        subset(path, **everything, alpha_mask=True),
+        subset(path, **everything, conditioning_data_dir=tmp_path / "masks"),
+        subset(tmp_path / "dog", **everything, face_crop_aug_range=(1.5, 3.0), num_repeats=4),
+    ]
+    return dataset.read([plan(*subsets, batch_size=4)], seed=3)
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+@pytest.mark.parametrize("num_workers", [1, 4])
+def test_augmented_batches_do_not_depend_on_the_number_of_workers(
+    augmented: TrainingSet, num_workers: int
+) -> None:
+    alone, helped = Loader(augmented), Loader(augmented, num_workers=num_workers)
+    for epoch in (1, 2):
+        plans = augmented.batches(epoch)
+        for one, other in zip(alone(plans), helped(plans), strict=True):
+            assert one.paths == other.paths
+            assert torch.equal(one.crop_offsets, other.crop_offsets)
+            assert torch.equal(one.pixels, other.pixels)
+            assert (one.masks is None) == (other.masks is None)
+            assert one.masks is None or torch.equal(one.masks, other.masks)
+
+
+def test_every_epoch_varies_pictures_anew(augmented: TrainingSet) -> None:
+    def shown(epoch: int) -> set[tuple]:
+        batches = [augmented[p] for p in augmented.batches(epoch)]
+        return {(path, p.sum().item()) for b in batches for path, p in zip(b.paths, b.pixels, strict=True)}
+
+    assert len(shown(1) & shown(2)) < 0.5 * len(shown(1))
+    assert shown(1) == shown(1)
+
+
+def test_pictures_without_a_mask_count_fully_beside_pictures_with_one(augmented: TrainingSet) -> None:
+    found: dict[str, list[float]] = {"cat": [], "dog": []}
+    for batch in (augmented[p] for epoch in (1, 2, 3) for p in augmented.batches(epoch)):
+        if batch.masks is not None:
+            assert batch.masks.shape == (len(batch), 1, *batch.pixels.shape[2:])
+            for path, mask in zip(batch.paths, batch.masks, strict=True):
+                found[Path(path).parent.name].append(mask.mean().item())
+    assert set(found["dog"]) == {1.0}
+    # Half of the cats have masks of noise, the others are opaque.
+    assert {round(mean, 1) for mean in found["cat"]} == {0.5, 1.0}
 
 
 @pytest.mark.parametrize("num_workers", [1, 2])

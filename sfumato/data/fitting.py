@@ -1,0 +1,58 @@
+"""Whether pictures have what their subset's settings need: masks that fit them, faces in their names."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+
+from sfumato.data.buckets import Size
+from sfumato.data.complaints import Complaints
+from sfumato.data.framing import face_of
+from sfumato.data.images import BrokenPictureError, Header, read_header
+from sfumato.data.index import Index
+from sfumato.data.plan import SubsetPlan
+from sfumato.data.table import Picture
+
+# Two sizes of one picture, rounded to whole pixels, differ by less.
+_MOST_DIFFERENCE = 0.02
+
+
+def checked(
+    pictures: Iterable[Picture], subset: SubsetPlan, complaints: Complaints, index: Index
+) -> Iterator[Picture]:
+    """Yield the pictures without those whose mask or control picture is broken; name what does not fit."""
+    total, stretched, faceless = 0, [], []
+    for picture in pictures:
+        total += 1
+        if picture.conditioning:
+            try:
+                size = _size(picture.conditioning, index)
+            except BrokenPictureError as error:
+                complaints.leave_out(picture.path, f"{picture.conditioning} beside it is broken: {error}")
+                continue
+            if not _are_alike(size, picture.size):
+                stretched.append(os.path.basename(picture.conditioning))
+        if subset.face_crop_aug_range and face_of(picture.path) is None:
+            faceless.append(os.path.basename(picture.path))
+        yield picture
+    if stretched:
+        complaints.warn(
+            f"{len(stretched)} of {total} pictures in {subset.conditioning_data_dir} have other proportions "
+            f"than the pictures they belong to and are stretched, the first is {stretched[0]}",
+            stretched,
+        )
+    if faceless:
+        complaints.warn(
+            f"{len(faceless)} of {total} pictures of {subset.source} have no face in their names "
+            f"(_<centre x>_<centre y>_<width>_<height>) and face_crop_aug_range leaves them alone, "
+            f"the first is {faceless[0]}",
+            faceless,
+        )
+
+
+def _size(path: str, index: Index) -> Size:
+    return Header.parse(index.remember("picture", *os.path.split(path), lambda: str(read_header(path)))).size
+
+
+def _are_alike(size: Size, other: Size) -> bool:
+    return abs(size[0] * other[1] / (size[1] * other[0]) - 1) < _MOST_DIFFERENCE
