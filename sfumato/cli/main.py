@@ -14,6 +14,7 @@ USAGE = """usage: sfumato COMMAND ...
 
   train FAMILY METHOD ...    train, e.g. `sfumato train flux lora --help`
   generate [FAMILY] ...      make pictures; with FLUX where no family is named
+  inspect DATA ...           show what a model would be trained on: a data set file, or a folder
   convert FROM TO            rewrite a whole model: one file, or a folder in diffusers' layout
   merge-models ...           merge whole models
   show-metadata ...          show what a file says of itself
@@ -114,6 +115,13 @@ def _tool(command: str) -> Callable[[Sequence[str]], int]:
     return run
 
 
+def _inspect(argv: Sequence[str]) -> int:
+    if argv and not argv[0].startswith("-"):
+        option = "--train_data_dir" if os.path.isdir(argv[0]) else "--dataset_config"
+        argv = [option, *argv]
+    return _tool("inspect")(argv)
+
+
 def _demo(argv: Sequence[str]) -> int:
     from sfumato.cli.requirements import check_requirements
 
@@ -155,6 +163,7 @@ def _run_script(name: str, argv: Sequence[str]) -> int:
 _COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "train": _train,
     "generate": _generate,
+    "inspect": _inspect,
     "convert": _tool("convert"),
     "merge-models": _tool("merge-models"),
     "show-metadata": _tool("show-metadata"),

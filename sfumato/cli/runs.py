@@ -32,6 +32,7 @@ from sfumato.config.noise import NoiseConfig
 from sfumato.config.optimizer import OptimizerConfig
 from sfumato.config.precision import PrecisionConfig
 from sfumato.config.preview import PreviewConfig
+from sfumato.config.report import ReportConfig
 from sfumato.config.saving import SavingConfig
 from sfumato.config.schedule import ScheduleConfig
 from sfumato.config.tracking import TrackingConfig
@@ -153,7 +154,7 @@ NOT_BUILT_FOR_TRAINING = (
     | _names(
         "validation_seed validation_split validate_every_n_steps validate_every_n_epochs max_validation_steps"
     )
-    | _names("dataset_class cache_info debug_dataset")
+    | _names("dataset_class cache_info")
 )
 """Options of the trainers that stop a run when they ask for something."""
 
@@ -253,6 +254,32 @@ SCRIPTS: tuple[Script, ...] = (
         sections=(ModelConfig, GenerationConfig),
         absent=frozenset({"guidance", "v2", "clip_skip"}),
         overrides={"width": 1024, "height": 1024, "cfg_scale": 7.5},
+    ),
+    Script(
+        name="inspect",
+        summary="Show what a model would be trained on: problems, buckets, crops, captions.",
+        family="",
+        command="inspect",
+        is_drop_in=False,
+        sections=(
+            ReportConfig,
+            DatasetConfig,
+            CaptionConfig,
+            ImageConfig,
+            LossConfig,
+            LengthConfig,
+            ModelConfig,
+            FluxOptions,
+            ConsoleConfig,
+            FileConfig,
+        ),
+        absent=_names("debug_dataset validation_seed max_train_steps max_train_epochs initial_epoch")
+        | _names("initial_step skip_until_initial_step gradient_accumulation_steps v_parameterization vae")
+        | _names("no_half_vae clip_skip disable_mmap_load_safetensors clip_l t5xxl ae apply_t5_attn_mask")
+        | _names("split_mode model_type controlnet_model_name_or_path loss_type huber_schedule huber_c")
+        | _names("huber_scale min_snr_gamma scale_v_pred_loss_like_noise_pred v_pred_like_loss")
+        | _names("debiased_estimation_loss prior_loss_weight console_log_simple"),
+        unsupported=NOT_BUILT_FOR_TRAINING & _names("dataset_class validation_split cache_info"),
     ),
     Script(
         name="tools/convert_diffusers20_original_sd",

@@ -1,6 +1,8 @@
 """What every run does between its command line and its work."""
 
 import logging
+import os
+import sys
 from collections.abc import Callable, Sequence
 
 from sfumato.cli.parse import Parsed, parse, write_config
@@ -8,9 +10,12 @@ from sfumato.cli.requirements import check_requirements
 from sfumato.cli.runs import Script
 from sfumato.config.conflicts import check_conflicts
 from sfumato.config.console import ConsoleConfig
+from sfumato.config.dataset import DatasetConfig
+from sfumato.config.file import FileConfig
 from sfumato.config.implied import imply
 from sfumato.config.public import public_values, to_toml
 from sfumato.config.run import Run
+from sfumato.errors import UserError
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +48,8 @@ def _announce(parsed: Parsed) -> Run:
 
 
 def _train(run: Run) -> int:
+    if run[DatasetConfig].debug_dataset:
+        return _inspect(run)
     from sfumato.training.setup import train  # torch starts here; --help and typos never pay for it
 
     train(run)
@@ -53,6 +60,22 @@ def _generate(run: Run) -> int:
     from sfumato.cli.generate import main as generate
 
     generate(run)
+    return 0
+
+
+def _inspect(run: Run) -> int:
+    if os.environ.get("RANK", "0") not in ("", "0"):
+        return 0  # one of several processes tells enough
+    from sfumato.tools.inspection.command import inspect
+    from sfumato.tools.inspection.text import as_text
+
+    report = inspect(run)
+    encoding = sys.stdout.encoding or "utf-8"
+    print(as_text(report).encode(encoding, "backslashreplace").decode(encoding))  # noqa: T201
+    if run[FileConfig].strict and report.num_serious and not run[DatasetConfig].debug_dataset:
+        raise UserError(
+            f"{report.num_serious} kinds of problems were found; without --strict that is no error"
+        )
     return 0
 
 
@@ -80,6 +103,7 @@ def _merge_models(run: Run) -> int:
 _WORK: dict[str, Callable[[Run], int]] = {
     "train": _train,
     "generate": _generate,
+    "inspect": _inspect,
     "convert": _convert,
     "show-metadata": _show_metadata,
     "merge-models": _merge_models,

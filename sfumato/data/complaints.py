@@ -16,10 +16,16 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Complaint:
-    """One line for a person, and the files that it is about, as far as they were not too many."""
+    """One line for a person.
+
+    Attributes:
+        files: what it is about, as far as they are not too many.
+        kind: what it is about in a word or two.
+    """
 
     message: str
     files: tuple[str, ...] = ()
+    kind: str = "data"
 
 
 @dataclass
@@ -38,17 +44,17 @@ class Complaints:
     notes: list[Complaint] = field(default_factory=list)
     _said: set[str] = field(default_factory=set)
 
-    def warn(self, message: str, files: Sequence[str] = ()) -> None:
+    def warn(self, message: str, files: Sequence[str] = (), kind: str = "data") -> None:
         """Log `message`, or raise it."""
         if self._say(message):
-            self.warnings.append(Complaint(printable(message), tuple(files[:MOST_FILES])))
+            self.warnings.append(Complaint(printable(message), tuple(files[:MOST_FILES]), kind))
 
-    def note(self, message: str, files: Sequence[str] = ()) -> None:
+    def note(self, message: str, files: Sequence[str] = (), kind: str = "data") -> None:
         """Log what the user should know, but need not change."""
         if message not in self._said:
             self._said.add(message)
             logger.info(printable(message))
-            self.notes.append(Complaint(printable(message), tuple(files[:MOST_FILES])))
+            self.notes.append(Complaint(printable(message), tuple(files[:MOST_FILES]), kind))
 
     def leave_out(self, path: str, reason: str) -> None:
         """Note a picture that cannot be used, and name it; once, though several data sets may have it."""

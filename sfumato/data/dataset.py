@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
 
@@ -23,6 +23,8 @@ from sfumato.data.index import Index
 from sfumato.data.order import BatchPlan, EpochPlan, Item, plan_epoch
 from sfumato.data.pictures import PictureSet
 from sfumato.data.plan import DatasetPlan
+from sfumato.data.table import Picture
+from sfumato.data.views import View
 from sfumato.errors import UserError
 
 
@@ -48,6 +50,14 @@ class TextSource(Protocol):
     def __call__(self, dataset: int, picture: int) -> dict[str, Tensor]:
         """Return each output by name, without the batch dimension."""
         ...
+
+
+class Showing(NamedTuple):
+    """How a picture is shown once."""
+
+    picture: Picture
+    caption: str
+    view: View
 
 
 @dataclass
@@ -123,9 +133,9 @@ class TrainingSet:
             UserError: every picture of the bucket is broken.
         """
         pictures = self.sets[plan.dataset]
-        rng = random.Random(seeds.derive("sample", self.seed, plan.epoch, plan.dataset, *item))
+        rng, seed_of_others = self._random(plan, item)
         skipped: list[str] = []
-        for picture in _with_substitutes(pictures, item, rng.getrandbits(32)):
+        for picture in _with_substitutes(pictures, item, seed_of_others):
             try:
                 return self._load(plan, picture, rng, tuple(skipped))
             except BrokenPictureError:  # noqa: PERF203 (hardly ever runs twice)
@@ -135,47 +145,66 @@ class TrainingSet:
             f"every picture of bucket {width}x{height} is broken; replace {skipped[0]} and its like"
         )
 
-    def _load(self, plan: BatchPlan, index: int, rng: random.Random, skipped: tuple[str, ...]) -> Sample:
+    def showing(self, plan: BatchPlan, item: Item) -> Showing:
+        """Return how one item of a batch is shown if its picture is not broken; no pixels are loaded."""
+        rng, _ = self._random(plan, item)
+        return self._draw(plan, item.picture, rng)
+
+    def _random(self, plan: BatchPlan, item: Item) -> tuple[random.Random, int]:
+        """Return what one showing is drawn from, and a seed for what stands in for a broken picture."""
+        rng = random.Random(seeds.derive("sample", self.seed, plan.epoch, plan.dataset, *item))
+        return rng, rng.getrandbits(32)
+
+    def _draw(self, plan: BatchPlan, index: int, rng: random.Random) -> Showing:
         pictures = self.sets[plan.dataset]
         picture, subset, fit = pictures.pictures[index], pictures.subset(index), pictures.fit(index)
         flipped = subset.flip_aug and rng.random() < 0.5
         caption = captions.process(
             picture.caption, subset.captions, rng, epoch=plan.epoch, step=plan.step, max_steps=self.max_steps
         )
+        if self.latents:
+            return Showing(picture, caption, views.plain(picture.size, fit, flipped=flipped))
+        own_size = not pictures.plan.buckets.enabled
+        view = views.draw(picture.path, picture.size, fit, subset, rng, flipped=flipped, own_size=own_size)
+        return Showing(picture, caption, view)
+
+    def _load(self, plan: BatchPlan, index: int, rng: random.Random, skipped: tuple[str, ...]) -> Sample:
+        pictures = self.sets[plan.dataset]
+        picture, caption, view = self._draw(plan, index, rng)
         latents, pixels, mask = None, None, None
         if self.latents:
-            view = views.plain(picture.size, fit, flipped=flipped)
-            latents = self.latents(plan.dataset, index, flipped)
-            mask = self.latents.mask(plan.dataset, index, flipped)
+            latents = self.latents(plan.dataset, index, view.flipped)
+            mask = self.latents.mask(plan.dataset, index, view.flipped)
         else:
-            own_size = not pictures.plan.buckets.enabled
-            view = views.draw(
-                picture.path, picture.size, fit, subset, rng, flipped=flipped, own_size=own_size
-            )
             pixels, mask = views.render(picture.path, view, pictures.mask(index))
         return Sample(
             path=picture.path,
             caption=caption,
             original_size=_height_first(picture.size),
             crop_offset=view.offset,
-            target_size=_height_first(fit.bucket),
+            target_size=_height_first(view.framing.size),
             latents=latents,
             pixels=pixels,
             mask=mask,
             text=self.texts(plan.dataset, index) if self.texts else {},
-            loss_weight=pictures.plan.prior_loss_weight if subset.is_reg else 1.0,
+            loss_weight=pictures.plan.prior_loss_weight if pictures.subset(index).is_reg else 1.0,
             network_multiplier=pictures.plan.network_multiplier,
             skipped=skipped,
         )
 
 
-def read(plans: Sequence[DatasetPlan], seed: int, *, strict: bool = False) -> TrainingSet:
+def read(
+    plans: Sequence[DatasetPlan], seed: int, *, strict: bool = False, complaints: Complaints | None = None
+) -> TrainingSet:
     """Read the folders of every data set: names, headers and captions, no pixels.
+
+    Args:
+        complaints: what gathers everything that is wrong, for callers who want to know; `strict` is its own.
 
     Raises:
         UserError: a data set has nothing to train on, or `strict` and anything is wrong.
     """
-    complaints, index = Complaints(strict), Index()
+    complaints, index = complaints or Complaints(strict), Index()
     try:
         sets = [PictureSet(plan, sources.read(plan, complaints, index)) for plan in plans]
     finally:

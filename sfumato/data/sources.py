@@ -158,7 +158,7 @@ def _sizes(
         yield header.size if header else None
     if animated:
         message = f"{len(animated)} pictures in {subset.source} are animated, the first is {animated[0]}"
-        complaints.note(f"{message}: of each, the first frame is trained", animated)
+        complaints.note(f"{message}: of each, the first frame is trained", animated, "animated")
 
 
 def _header(path: str, least: int, complaints: Complaints, index: Index) -> Header | None:
@@ -189,10 +189,14 @@ def _captions(
     captions = _read_captions(folder, images, files, subset, complaints, index)
     if missing := [name for name, file in zip(images, files, strict=True) if not file]:
         _name_missing(folder, images, names, subset, missing, complaints)
-    _name_shared(folder, images, files, complaints)
+    _name_twins(folder, images, complaints)
     empty = [file for file, text in zip(files, captions, strict=True) if file and text == ""]
     if empty:
-        complaints.warn(f"{len(empty)} caption files in {folder} are empty, the first is {empty[0]}", empty)
+        complaints.warn(
+            f"{len(empty)} caption files in {folder} are empty, the first is {empty[0]}",
+            empty,
+            "empty captions",
+        )
     return captions
 
 
@@ -226,23 +230,23 @@ def _read_captions(
             f"{len(named)} caption files in {folder} are not UTF-8 and read as {encoding}, "
             f"the first is {named[0]}; save them as UTF-8",
             named,
+            "encoding",
         )
     return captions
 
 
-def _name_shared(
-    folder: str, images: Sequence[str], files: Sequence[str | None], complaints: Complaints
-) -> None:
-    """Say which captions serve several pictures: `a.png` and `a.jpg` are seldom the same on purpose."""
-    owners: dict[str, list[str]] = {}
-    for name, file in zip(images, files, strict=True):
-        owners.setdefault(file or os.path.splitext(name)[0], []).append(name)
-    shared = [names for names in owners.values() if len(names) > 1]
-    if shared:
+def _name_twins(folder: str, images: Sequence[str], complaints: Complaints) -> None:
+    """Say which pictures differ by their suffix alone: `a.png` and `a.jpg` have one caption and one cache."""
+    by_stem: dict[str, list[str]] = {}
+    for name in images:
+        by_stem.setdefault(os.path.splitext(name)[0], []).append(name)
+    twins = [names for names in by_stem.values() if len(names) > 1]
+    if twins:
         complaints.warn(
-            f"{len(shared)} captions in {folder} serve several pictures, the first {' and '.join(shared[0])}"
-            "; give the pictures different names, for cache files go by them too",
-            [name for names in shared for name in names],
+            f"pictures in {folder} share names, caption and cache files, the first are "
+            f"{' and '.join(twins[0])}; give them different names",
+            [name for names in twins for name in names],
+            "same name",
         )
 
 
@@ -265,7 +269,7 @@ def _name_missing(
         return
     else:
         message = f"{message} and no class tokens: they are trained without a caption"
-    complaints.warn(message, missing)
+    complaints.warn(message, missing, "missing captions")
 
 
 def _count(images: Sequence[str], names: set[str], extension: str) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import importlib
 import logging
+import pkgutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -19,6 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from sfumato.config.run import Run
+from sfumato.errors import UserError
+from sfumato.models.reading import Reader
 
 DENOISER = "denoiser"
 VAE = "vae"
@@ -193,6 +196,10 @@ class Family(Protocol):
         """
         ...
 
+    def readers(self) -> Mapping[str, Reader]:
+        """Return how much of a caption each text encoder reads, by its name; loads tokenizers, no weights."""
+        ...
+
     def encode_text(
         self, encoders: Mapping[str, nn.Module], tokens: Mapping[str, Tensor]
     ) -> dict[str, Tensor]:
@@ -255,8 +262,19 @@ class ReadsEmphasis(Protocol):
 
 
 def family_for(run: Run) -> Family:
-    """Return the run's family, bound to the run's paths and options."""
+    """Return the run's family, bound to the run's paths and options.
+
+    Raises:
+        UserError: there is no such family.
+    """
+    if run.family not in families():
+        raise UserError(f"there is no family {run.family!r}; known: {', '.join(families())}")
     return importlib.import_module(f"sfumato.models.{run.family}.family").create(run)
+
+
+def families() -> list[str]:
+    """Return the names of all families: the folders beside this file."""
+    return [found.name for found in pkgutil.iter_modules([str(Path(__file__).parent)]) if found.ispkg]
 
 
 class PartChange(Protocol):

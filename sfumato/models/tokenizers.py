@@ -32,6 +32,9 @@ CLIP_LENGTH = 77
 
 REACH_HUB_S = 5.0
 
+# A limit must be given, or transformers warns that texts are longer than some model takes.
+_ANY_LENGTH = 2**20
+
 
 class Tokens(NamedTuple):
     """Padded token ids and which of them are real: both (B, L) int64, mask 1 = real, 0 = padding."""
@@ -99,6 +102,24 @@ class Tokenizer:
             weight_rows.append([_framed(weights[at : at + inner], length) for at in starts])
         shape = (len(id_rows), num, length)
         return torch.tensor(id_rows).reshape(shape), torch.tensor(weight_rows).reshape(shape)
+
+    def count(self, texts: Sequence[str]) -> list[int]:
+        """Return how many tokens each text has, start and end not counted, however many they are."""
+        return [len(ids) for ids in self._ids(texts, _ANY_LENGTH)]
+
+    def rest(self, text: str, length: int) -> str:
+        """Return what is left of `text` behind its first `length` tokens."""
+        [mended] = self._mend([text])
+        vocabulary: Any = self.vocabulary
+        found = vocabulary(
+            mended,
+            add_special_tokens=False,
+            truncation=True,
+            max_length=_ANY_LENGTH,
+            return_offsets_mapping=True,
+        )
+        spans = found["offset_mapping"]
+        return mended[spans[length][0] :].strip() if len(spans) > length else ""
 
     def _ids(self, texts: Sequence[str], most: int) -> list[list[int]]:
         """Return the ids of each text without start and end token, `most` at most."""

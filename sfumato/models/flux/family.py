@@ -37,7 +37,9 @@ from sfumato.models.flux.options import FluxGenerationOptions, FluxOptions
 from sfumato.models.flux.packing import PATCH, pack, picture_ids, unpack
 from sfumato.models.flux.transformer import flux_shape, load_transformer
 from sfumato.models.loading import shapes_of
+from sfumato.models.reading import Reader
 from sfumato.models.recognise import describe, recognise
+from sfumato.models.tokenizers import CLIP_LENGTH
 from sfumato.nn.precision import compute_dtype
 
 CLIP_L = "clip_l"
@@ -166,6 +168,14 @@ class FluxFamily:
     def tokenize(self, captions: Sequence[str]) -> dict[str, Tensor]:
         """Return each text encoder's token ids, (B, L) int64, by its name; masks as `<name>_mask`."""
         return text.tokenize(self._load_tokenizers(), captions, self.t5_max_length)
+
+    def readers(self) -> dict[str, Reader]:
+        """Return that CLIP-L reads one window, and T5 as many tokens as it is set to, less an end."""
+        tokenizers = self._load_tokenizers()
+        return {
+            CLIP_L: Reader(tokenizers.clip_l, CLIP_LENGTH - 2),
+            T5XXL: Reader(tokenizers.t5xxl, self.t5_max_length - 1),
+        }
 
     def encode_text(
         self, encoders: Mapping[str, nn.Module], tokens: Mapping[str, Tensor]

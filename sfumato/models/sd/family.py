@@ -31,6 +31,7 @@ from sfumato.models.family import (
     SamplingDefaults,
 )
 from sfumato.models.hub import located
+from sfumato.models.reading import Reader
 from sfumato.models.sd.layouts import SCALE, SD1, SD2, TEXT, is_version_2
 from sfumato.models.tokenizers import Tokenizer
 from sfumato.models.views import view_of
@@ -126,6 +127,10 @@ class SdFamily:
     def tokenize_prompts(self, prompts: Sequence[str]) -> dict[str, Tensor]:
         """Return what `tokenize` does, with brackets read as emphasis."""
         return self._read(prompts, is_weighted=True)
+
+    def readers(self) -> dict[str, Reader]:
+        """Return that the encoder reads 75 tokens a window."""
+        return {TEXT: Reader(self._load_tokenizer(), self._windows * clip.WINDOW, self._has_emphasis)}
 
     def encode_text(
         self, encoders: Mapping[str, nn.Module], tokens: Mapping[str, Tensor]

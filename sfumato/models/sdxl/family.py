@@ -31,6 +31,7 @@ from sfumato.models.family import (
     SamplingDefaults,
 )
 from sfumato.models.hub import located
+from sfumato.models.reading import Reader
 from sfumato.models.sdxl.layout import SCALE, SDXL, TEXT_1, TEXT_2
 from sfumato.models.tokenizers import Tokenizer
 
@@ -131,6 +132,11 @@ class SdxlFamily:
     def tokenize_prompts(self, prompts: Sequence[str]) -> dict[str, Tensor]:
         """Return what `tokenize` does, with brackets read as emphasis."""
         return self._read(prompts, is_weighted=True)
+
+    def readers(self) -> dict[str, Reader]:
+        """Return that both encoders read 75 tokens a window."""
+        length = self._windows * clip.WINDOW
+        return {name: Reader(self._tokenizer(name), length, self._has_emphasis) for name in self.text_outputs}
 
     def encode_text(
         self, encoders: Mapping[str, nn.Module], tokens: Mapping[str, Tensor]

@@ -1,0 +1,29 @@
+"""What is told of a data set, and where."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from sfumato.config.checks import at_least
+
+
+@dataclass(frozen=True)
+class ReportConfig:
+    """The report."""
+
+    family: str | None = None
+    """Family of models whose tokens captions are counted in; not counted when not given."""
+
+    html: Path | None = None
+    """Page to write: one file with thumbnails, crops, masks and captions, for any browser."""
+
+    json: Path | None = None
+    """File to write everything into that is known, for programs."""
+
+    thumbnails: int = 100
+    """Most pictures to show on the page: those with problems first, then some of each bucket."""
+
+    skip_pixels: bool = False
+    """Read headers alone, which takes seconds for any number; damaged pixels and copies are not noticed."""
+
+    def __post_init__(self) -> None:
+        at_least(self, 0, "thumbnails")

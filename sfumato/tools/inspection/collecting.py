@@ -1,0 +1,153 @@
+"""Gather what is known of a run's data: read it as training does, and draw the first epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from statistics import median
+
+from sfumato.config.dataset import DatasetConfig
+from sfumato.config.length import LengthConfig
+from sfumato.config.report import ReportConfig
+from sfumato.config.run import Run
+from sfumato.data import blueprint, dataset
+from sfumato.data.complaints import Complaints, printable
+from sfumato.data.dataset import TrainingSet
+from sfumato.data.order import BatchPlan, Item
+from sfumato.data.pictures import PictureSet
+from sfumato.models.family import family_for
+from sfumato.models.reading import Reader
+from sfumato.tools.inspection import duplicates, looking, problems
+from sfumato.tools.inspection.report import ALPHA, Bucket, DataSet, Folder, Lengths, Report, Shown
+
+
+def collect(run: Run) -> Report:
+    """Read the data of a run, the pixels included unless they are to be skipped.
+
+    Raises:
+        UserError: there is no data, or its description is wrong.
+    """
+    family, config, complaints = family_for(run) if run.family else None, run[ReportConfig], Complaints()
+    latents = family.latents if family else None
+    plans = blueprint.plans(run, size_multiple=latents.downscale * latents.patch if latents else 8)
+    training_set = dataset.read(plans, run[LengthConfig].seed or 0, complaints=complaints)
+    pictures = _first_epoch(training_set, run[LengthConfig])
+    readers = family.readers() if family else {}
+    _count_tokens(pictures, readers)
+    if not config.skip_pixels:
+        _look(pictures)
+    datasets = [_data_set(number, found, pictures) for number, found in enumerate(training_set.sets)]
+    lengths = {name: _lengths(name, reader, pictures) for name, reader in readers.items()}
+    if config.html and not config.skip_pixels:
+        _make_thumbnails(training_set, pictures, config.thumbnails)
+    source = run[DatasetConfig].dataset_config or run[DatasetConfig].train_data_dir
+    return Report(
+        source=printable(str(source)),
+        seed=training_set.seed,
+        is_complete=not config.skip_pixels,
+        datasets=tuple(datasets),
+        lengths=lengths,
+        problems=tuple(problems.find(complaints, datasets, pictures, lengths)),
+        pictures=tuple(pictures),
+    )
+
+
+def _first_epoch(training_set: TrainingSet, length: LengthConfig) -> list[Shown]:
+    """Return each picture as its first showing in the first epoch has it, by data set and index."""
+    batches = training_set.batches(1, num_per_step=length.gradient_accumulation_steps)
+    num_steps = -(-len(batches) // length.gradient_accumulation_steps)
+    epochs = length.max_train_epochs
+    training_set.max_steps = epochs * num_steps if epochs else length.max_train_steps
+    shown = [_shown(training_set, plan, item) for plan in batches for item in plan.items if item.repeat == 0]
+    return sorted(shown, key=lambda picture: (picture.dataset, picture.index))
+
+
+def _shown(training_set: TrainingSet, plan: BatchPlan, item: Item) -> Shown:
+    pictures = training_set.sets[plan.dataset]
+    picture, caption, view = training_set.showing(plan, item)
+    mask = pictures.mask(item.picture)
+    return Shown(
+        path=picture.path,
+        dataset=plan.dataset,
+        index=item.picture,
+        size=picture.size,
+        resized=view.framing.resized,
+        bucket=view.framing.size,
+        corner=view.framing.corner,
+        is_flipped=view.flipped,
+        num_repeats=picture.num_repeats,
+        is_reg=pictures.subset(item.picture).is_reg,
+        caption=caption,
+        mask="" if mask is None else mask.path or ALPHA,
+    )
+
+
+def _count_tokens(pictures: Sequence[Shown], readers: Mapping[str, Reader]) -> None:
+    captions = [shown.caption for shown in pictures]
+    for name, reader in readers.items():
+        for shown, count in zip(pictures, reader.count(captions), strict=True):
+            shown.tokens[name] = count
+    if readers:
+        widest = max(readers.values(), key=lambda reader: reader.length)
+        for shown in pictures:
+            if all(shown.tokens[name] > reader.length for name, reader in readers.items()):
+                shown.cut_off = widest.cut_off(shown.caption)
+
+
+def _look(pictures: Sequence[Shown]) -> None:
+    """Decode every file once, although several data sets may show it, and note what looks alike."""
+    paths = list(dict.fromkeys(shown.path for shown in pictures))
+    seen = dict(zip(paths, looking.look_at(paths), strict=True))
+    whole = [(path, found.likeness) for path, found in seen.items() if found.likeness is not None]
+    groups = duplicates.groups([likeness for _, likeness in whole])
+    alike = {
+        whole[one][0]: [whole[other][0] for other in group if other != one]
+        for group in groups
+        for one in group
+    }
+    for shown in pictures:
+        shown.fault = seen[shown.path].fault
+        shown.alike = tuple(alike.get(shown.path, ()))
+
+
+def _data_set(number: int, found: PictureSet, pictures: Sequence[Shown]) -> DataSet:
+    own = [shown for shown in pictures if shown.dataset == number]
+    by_size: dict[tuple[int, int], list[Shown]] = {}
+    for shown in own:
+        by_size.setdefault(shown.bucket, []).append(shown)
+    plan = found.plan
+    subsets = [*found.pictures.subsets]
+    return DataSet(
+        resolution=plan.buckets.resolution,
+        has_buckets=plan.buckets.enabled,
+        batch_size=plan.batch_size,
+        num_batches=sum(-(-len(items) // plan.batch_size) for items in found.buckets.values()),
+        folders=tuple(
+            Folder(printable(str(subset.source)), subsets.count(index), subset.num_repeats, subset.is_reg)
+            for index, subset in enumerate(plan.subsets)
+        ),
+        buckets=tuple(Bucket.of(size, members) for size, members in sorted(by_size.items())),
+    )
+
+
+def _lengths(name: str, reader: Reader, pictures: Sequence[Shown]) -> Lengths:
+    counts = [shown.tokens[name] for shown in pictures]
+    num_cut = sum(count > reader.length for count in counts)
+    return Lengths(reader.length, min(counts), median(counts), max(counts), num_cut)
+
+
+def _make_thumbnails(training_set: TrainingSet, pictures: Sequence[Shown], most: int) -> None:
+    for shown in _chosen(pictures, most):
+        shown.thumbnail = looking.thumbnail(shown.path)
+        source = training_set.sets[shown.dataset].mask(shown.index)
+        if source is not None:
+            shown.mask_thumbnail = looking.mask_thumbnail(shown.path, source)
+
+
+def _chosen(pictures: Sequence[Shown], most: int) -> Iterator[Shown]:
+    """Choose whole pictures: those with marks first, then some evenly from all buckets."""
+    whole = [shown for shown in pictures if not shown.fault]
+    marked = [shown for shown in whole if problems.marks(shown)]
+    rest = sorted((s for s in whole if not problems.marks(s)), key=lambda s: (s.dataset, s.bucket, s.path))
+    yield from marked[:most]
+    room = min(max(most - len(marked), 0), len(rest))
+    yield from (rest[at * len(rest) // room] for at in range(room))

@@ -1,0 +1,45 @@
+"""`sfumato inspect`, and `--debug_dataset` of the trainers: show what a model would be trained on."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from sfumato.checkpoints.atomic import atomic_file
+from sfumato.config.report import ReportConfig
+from sfumato.config.run import Run
+from sfumato.config.saving import SavingConfig
+from sfumato.tools.inspection.collecting import collect
+from sfumato.tools.inspection.page import as_html
+from sfumato.tools.inspection.record import as_json
+from sfumato.tools.inspection.report import Report
+
+PAGE = "dataset.html"
+"""The page that `--debug_dataset` writes into `--output_dir`, or else into the current folder."""
+
+logger = logging.getLogger(__name__)
+
+
+def inspect(run: Run) -> Report:
+    """Return the report of a run's data, and write the files that are asked for.
+
+    Raises:
+        UserError: there is no data, its description is wrong, or a file cannot be written.
+    """
+    config = run[ReportConfig]
+    if ReportConfig in run:
+        run = Run(run.script, config.family or "", run)
+    else:
+        config = ReportConfig(html=Path(run[SavingConfig].output_dir or ".") / PAGE)
+        run = run.with_sections(config)
+    report = collect(run)
+    for path, write in ((config.html, as_html), (config.json, as_json)):
+        if path is not None:
+            _write(path, write(report))
+    return report
+
+
+def _write(path: Path, text: str) -> None:
+    with atomic_file(path) as file:
+        file.write(text.encode("utf-8"))
+    logger.info("wrote %s", path)

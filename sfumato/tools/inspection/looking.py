@@ -1,0 +1,88 @@
+"""Look at the pixels of every picture: is it whole, what does it resemble, what does its thumbnail show."""
+
+from __future__ import annotations
+
+import base64
+import io
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from PIL import Image
+
+from sfumato import log
+from sfumato.data import images, masks
+from sfumato.data.images import BrokenPictureError
+from sfumato.data.masks import MaskSource
+from sfumato.tools.inspection.duplicates import difference_hash
+
+THUMBNAIL = 256
+"""Longest side of a thumbnail in pixels."""
+
+_NOT_COUNTED = (214, 40, 57)
+"""What a mask leaves out is painted in this red."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the pixels of one picture told.
+
+    Attributes:
+        likeness: its difference hash; None if they cannot be decoded.
+        fault: why they cannot; "" if they can.
+    """
+
+    likeness: int | None
+    fault: str = ""
+
+
+def look_at(paths: Sequence[str]) -> list[Seen]:
+    """Decode every picture, on all cores: decoding lets other threads run."""
+    with (
+        ThreadPoolExecutor(os.cpu_count()) as pool,
+        log.progress(total=len(paths), unit="image", title="looking at pictures") as bar,
+    ):
+        found = []
+        for seen in pool.map(_look_at, paths):
+            found.append(seen)
+            bar.update()
+    return found
+
+
+def thumbnail(path: str) -> str:
+    """Return the whole picture, small, as a data URI."""
+    return _uri(_small(path), "JPEG", quality=82)
+
+
+def mask_thumbnail(path: str, source: MaskSource) -> str:
+    """Return what a picture's mask leaves out as a veil over it, as a data URI; "" where it is damaged."""
+    try:
+        alone = images.decode(path, alpha=True).getchannel("A")
+        mask = masks.decode_mask(source.path) if source.path else alone
+    except BrokenPictureError:
+        return ""
+    mask.thumbnail((THUMBNAIL, THUMBNAIL))
+    veil = Image.new("RGB", mask.size, _NOT_COUNTED)
+    veil.putalpha(mask.point([(255 - counted) * 3 // 4 for counted in range(256)]))
+    return _uri(veil, "PNG")
+
+
+def _look_at(path: str) -> Seen:
+    try:
+        return Seen(difference_hash(_small(path)))
+    except BrokenPictureError as error:
+        return Seen(None, str(error))
+
+
+def _small(path: str) -> Image.Image:
+    image = images.decode(path, at_least=(THUMBNAIL, THUMBNAIL), large=0)
+    image.thumbnail((THUMBNAIL, THUMBNAIL))
+    return image
+
+
+def _uri(image: Image.Image, kind: str, **options: int) -> str:
+    stream = io.BytesIO()
+    image.save(stream, kind, **options)
+    text = base64.b64encode(stream.getvalue()).decode()
+    return f"data:image/{kind.lower()};base64,{text}"

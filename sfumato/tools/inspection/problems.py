@@ -1,0 +1,156 @@
+"""What is wrong with a data set, each with a remedy; a picture's own marks come from the same rules."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import PurePath
+
+from sfumato.data.complaints import Complaint, Complaints, printable
+from sfumato.tools.inspection.report import DataSet, Lengths, Problem, Severity, Shown
+
+MUCH_ENLARGED = 1.25
+"""A picture that is enlarged more than this looks soft."""
+
+MUCH_CROPPED = 0.2
+"""A picture that loses more of its area than this may lose what its caption speaks of."""
+
+
+def marks(shown: Shown) -> list[str]:
+    """Return in a few words each what is wrong with one picture."""
+    return [
+        *(["damaged"] if shown.fault else []),
+        *([f"enlarged {shown.scale:.1f}x"] if shown.scale > MUCH_ENLARGED else []),
+        *([f"loses {shown.loss:.0%}"] if shown.loss > MUCH_CROPPED else []),
+        *(["caption cut off"] if shown.cut_off else []),
+        *([] if shown.caption.strip() else ["no caption"]),
+        *([f"looks like {_name(shown.alike[0])}"] if shown.alike else []),
+    ]
+
+
+def find(
+    complaints: Complaints,
+    datasets: Sequence[DataSet],
+    pictures: Sequence[Shown],
+    lengths: Mapping[str, Lengths],
+) -> list[Problem]:
+    """Return everything that is wrong or worth knowing, the worst first."""
+    found = [
+        _left_out(complaints.broken),
+        _damaged(pictures),
+        *_said(complaints.warnings, "warning"),
+        _enlarged(pictures),
+        _cropped(pictures, datasets),
+        _cut_off(pictures, lengths),
+        _alike(pictures),
+        *_said(complaints.notes, "note"),
+        *_read_in_part(pictures, lengths),
+        *_small_buckets(datasets),
+    ]
+    return [problem for problem in found if problem is not None]
+
+
+def _left_out(broken: Sequence[tuple[str, str]]) -> Problem | None:
+    lines = tuple(printable(f"{path}: {reason}") for path, reason in broken)
+    message = f"{_pictures(lines)} cannot be used and will be left out; mend or remove"
+    return _problem("left out", "error", f"{message} {_it(lines)}", lines)
+
+
+def _damaged(pictures: Sequence[Shown]) -> Problem | None:
+    lines = tuple(printable(f"{shown.path}: {shown.fault}") for shown in pictures if shown.fault)
+    message = f"{_pictures(lines)} will be replaced by others while training, being damaged; mend or remove"
+    return _problem("damaged", "error", f"{message} {_it(lines)}", lines)
+
+
+def _said(complaints: Iterable[Complaint], severity: Severity) -> list[Problem]:
+    return [
+        Problem(found.kind, severity, found.message, tuple(map(printable, found.files)))
+        for found in complaints
+    ]
+
+
+def _enlarged(pictures: Sequence[Shown]) -> Problem | None:
+    much = sorted((s for s in pictures if s.scale > MUCH_ENLARGED), key=lambda s: -s.scale)
+    lines = tuple(f"{printable(s.path)}: {_size(s.size)}, enlarged {s.scale:.1f} times" for s in much)
+    message = (
+        f"{_pictures(lines)} will be enlarged more than {MUCH_ENLARGED} times and look soft; use larger "
+    )
+    return _problem("enlarged", "warning", f"{message}ones, a lower resolution or bucket_no_upscale", lines)
+
+
+def _cropped(pictures: Sequence[Shown], datasets: Sequence[DataSet]) -> Problem | None:
+    much = sorted((s for s in pictures if s.loss > MUCH_CROPPED), key=lambda s: -s.loss)
+    lines = tuple(f"{printable(s.path)}: {_size(s.size)}, loses {s.loss:.0%}" for s in much)
+    without = any(not datasets[s.dataset].has_buckets for s in much)
+    remedy = (
+        "turn on enable_bucket" if without else "crop by hand, or widen min_bucket_reso and max_bucket_reso"
+    )
+    message = f"{_pictures(lines)} will lose more than {MUCH_CROPPED:.0%} of the area to cropping; {remedy}"
+    return _problem("cropped", "warning", message, lines)
+
+
+def _cut_off(pictures: Sequence[Shown], lengths: Mapping[str, Lengths]) -> Problem | None:
+    cut = [s for s in pictures if s.cut_off]
+    lines = tuple(
+        printable(f"{s.path}: {max(s.tokens.values())} tokens, unread: {_start(s.cut_off)}") for s in cut
+    )
+    limit = max((length.limit for length in lengths.values()), default=0)
+    message = f"{len(lines)} captions are longer than the {limit} tokens that are read"
+    return _problem("cut off", "warning", f"{message}; shorten them, or have more tokens read", lines)
+
+
+def _alike(pictures: Sequence[Shown]) -> Problem | None:
+    groups = {tuple(sorted((s.path, *s.alike))) for s in pictures if s.alike}
+    lines = tuple(printable(" = ".join(group)) for group in sorted(groups))
+    message = (
+        f"{len(lines)} groups of pictures look alike and count as often as they are there; keep one of each"
+    )
+    return _problem("look alike", "warning", message, lines)
+
+
+def _read_in_part(pictures: Sequence[Shown], lengths: Mapping[str, Lengths]) -> list[Problem]:
+    """Say which captions one text encoder reads a part of, and another all."""
+    found = []
+    for name, length in lengths.items():
+        longer = [s for s in pictures if s.tokens[name] > length.limit and not s.cut_off]
+        lines = tuple(f"{printable(s.path)}: {s.tokens[name]} tokens" for s in longer)
+        message = f"{len(lines)} captions are longer than the {length.limit} tokens that {name} reads"
+        found += [_problem("read in part", "note", f"{message}; another text encoder reads them", lines)]
+    return [problem for problem in found if problem is not None]
+
+
+def _small_buckets(datasets: Sequence[DataSet]) -> list[Problem]:
+    found = []
+    for dataset in datasets:
+        small = [b for b in dataset.buckets if b.num_shown < dataset.batch_size]
+        lines = tuple(f"{_size(b.size)}: {b.num_shown} in an epoch" for b in small)
+        message = (
+            f"{len(lines)} buckets hold less than a batch of {dataset.batch_size}; more repeats, or a larger "
+        )
+        found += [
+            _problem("small buckets", "note", f"{message}bucket_reso_steps, make fuller batches", lines)
+        ]
+    return [problem for problem in found if problem is not None]
+
+
+def _problem(kind: str, severity: Severity, message: str, lines: tuple[str, ...]) -> Problem | None:
+    return Problem(kind, severity, message, lines) if lines else None
+
+
+def _pictures(lines: Sequence[str]) -> str:
+    return "1 picture" if len(lines) == 1 else f"{len(lines)} pictures"
+
+
+def _it(lines: Sequence[str]) -> str:
+    return "it" if len(lines) == 1 else "them"
+
+
+def _size(size: tuple[int, int]) -> str:
+    return f"{size[0]}x{size[1]}"
+
+
+def _start(text: str) -> str:
+    return text if len(text) <= 60 else f"{text[:60]}..."
+
+
+def _name(path: str) -> str:
+    return printable(PurePath(path).name)
