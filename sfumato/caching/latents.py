@@ -31,7 +31,7 @@ Job = tuple[int, int]
 VARYING = ("color_aug", "random_crop", "face_crop_aug_range")
 """Settings of a subset that make a picture another one each time, beside mirroring."""
 
-_MASK = "mask"
+_MASK, _ALPHA = "mask", "alpha_mask"
 
 logger = logging.getLogger(__name__)
 
@@ -97,14 +97,15 @@ class LatentCache:
         return ("latents_flipped" if flipped else "latents") + self.key_suffix(dataset, picture)
 
     def mask_name(self, dataset: int, picture: int) -> str | None:
-        """Return the name of a picture's mask within the file: (H, W) of pixels; None where it has none.
+        """Return the name of a picture's mask within the file; None where it has none.
 
-        Transparency has the name that sd-scripts gives it; it keeps no other masks.
+        Transparency has the name and the size, (H, W) of pixels, that sd-scripts gives it. It keeps no other
+        masks: those are (h, w) of latents, which takes a 64th of the room.
         """
         mask = self.sets[dataset].mask(picture)
         if mask is None:
             return None
-        return ("alpha_mask" if mask.is_alpha else "loss_mask") + self.key_suffix(dataset, picture)
+        return (_ALPHA if mask.is_alpha else "loss_mask") + self.key_suffix(dataset, picture)
 
     def key_suffix(self, dataset: int, picture: int) -> str:
         """Return `_<h>x<w>`, the latents' size, where one file holds those of several sizes; "" elsewhere."""
@@ -288,7 +289,8 @@ class _Encoder:
             stored = {flipped: self.cache.space.raw(tensor) for flipped, tensor in latents.items()}
         arrays: Arrays = {self.cache.name(*job, flipped): store.as_array(x) for flipped, x in stored.items()}
         if (name := self.cache.mask_name(*job)) and mask is not None:
-            arrays[name] = store.as_array(mask[0])
+            kept = mask if name.startswith(_ALPHA) else masks.shrunk(mask, self.cache.size(*job))
+            arrays[name] = store.as_array(kept[0])
         size, fit = pictures.pictures[job[1]].size, pictures.fit(job[1])
         arrays |= _framing(size, fit, suffix)
         arrays[store.RECORD + suffix] = store.record_array(self.record(job))
@@ -342,7 +344,8 @@ class _Checker:
         shape = (self.family.latents.channels, *cache.size(*job))
         wanted: dict[str, tuple[int, ...]] = {cache.name(*job, flipped): shape for flipped in flips}
         if mask := cache.mask_name(*job):
-            wanted[mask] = cache.sets[job[0]].fit(job[1]).bucket[::-1]
+            height_first = cache.sets[job[0]].fit(job[1]).bucket[::-1]
+            wanted[mask] = height_first if mask.startswith(_ALPHA) else cache.size(*job)
         if not wanted.keys() <= store.names(path):
             return False
         record = store.read_record(path, cache.key_suffix(*job))

@@ -1,0 +1,46 @@
+"""The data sets of the page about augmentation and masks are trained as they stand."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sfumato.config.dataset import DatasetConfig
+from sfumato.config.loss import LossConfig
+from sfumato.config.run import Run
+from sfumato.data import blueprint, dataset
+from tests.data.folders import folder, picture, pixels
+
+PAGE = Path(__file__).parents[2] / "docs" / "augmentation_and_masks.md"
+EXAMPLES = re.findall(r"```toml\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL)
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name in ("photos", "masks"):
+        folder(tmp_path / name, [(80, 60), (60, 80)])
+    picture(tmp_path / "people" / "ann_40_30_16_16.png", (80, 60), "ann")
+    (tmp_path / "cut_out").mkdir()
+    Image.fromarray(np.asarray(pixels("cut out", 80, 60, 4))).save(tmp_path / "cut_out" / "x.png")
+    (tmp_path / "cut_out" / "x.txt").write_text("x", "utf-8")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_the_page_has_three_examples() -> None:
+    assert len(EXAMPLES) == 3
+
+
+@pytest.mark.parametrize("number", range(len(EXAMPLES)))
+def test_an_example_is_read_and_its_batches_load(number: int, workplace: Path) -> None:
+    general = '[general]\ncaption_extension = ".txt"\n'
+    (workplace / "data.toml").write_text(general + EXAMPLES[number].replace("512", "256"), "utf-8")
+    sections = [DatasetConfig(dataset_config=workplace / "data.toml"), LossConfig(masked_loss=number == 1)]
+    made = dataset.read(blueprint.plans(Run("train_network", "sd", sections)), seed=1, strict=True)
+    batches = [made[p] for epoch in range(1, 5) for p in made.batches(epoch)]
+    assert all(batch.pixels is not None for batch in batches)
+    assert any(batch.masks is not None for batch in batches) == (number > 0)
