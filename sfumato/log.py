@@ -8,6 +8,9 @@ from typing import Any
 
 from tqdm import tqdm
 
+REDRAW_S = 0.5
+"""Seconds between two drawings of a bar: drawing costs as much as a few kernels."""
+
 
 def set_up(level: str | None = None, file: str | None = None) -> None:
     """Send the package's messages to standard error (or to `file`), from the first process only.
@@ -45,6 +48,7 @@ def progress(
         desc=title,
         disable=not _rank_is_zero(),
         dynamic_ncols=True,
+        mininterval=REDRAW_S,
     )
 
 

@@ -192,7 +192,7 @@ def test_other_options_are_named_and_places_are_not(
         ("no record", "holds no state.json"),
         ("tensors cut off", "is truncated"),
         ("no tensors", "state.safetensors"),
-        ("other version", "has version 0; this program reads version 1"),
+        ("other version", "has version 0; this program reads version 2"),
         ("sd-scripts'", "was saved by sd-scripts as pickles"),
         ("nothing", "is not a folder"),
     ],

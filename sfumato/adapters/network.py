@@ -211,7 +211,12 @@ class AdapterNetwork(nn.Module):
     def set_strength(self, strength: Strength) -> None:
         """Set how strongly all adapters act: one number, or (B,), one per sample of the next batch."""
         for layer in self.layers:
-            layer.strength = strength
+            if (
+                isinstance(strength, Tensor)
+                or isinstance(layer.strength, Tensor)
+                or layer.strength != strength
+            ):
+                layer.strength = strength  # setting a module's attribute takes longer than looking at it
 
     def merge(self, strength: float | None = None) -> None:
         """Write the adapters' change into the model's weights for good, and detach them."""

@@ -6,6 +6,7 @@ The record is one more array of the archive, JSON text; sd-scripts does not look
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import zipfile
@@ -39,13 +40,18 @@ def read(path: Path, names: Iterable[str]) -> Arrays:
         BrokenCacheError: the file is damaged.
     """
     try:
-        # numpy leaves a damaged file open if it is given a path.
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            return {name: archive[name] for name in names if name in archive.files}
+        # Half the time of `np.load`, which goes through each array in pieces.
+        with zipfile.ZipFile(path) as archive:
+            members, there = {f"{name}.npy": name for name in names}, set(archive.namelist())
+            return {name: _array(archive.read(member)) for member, name in members.items() if member in there}
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise BrokenCacheError(str(error) or type(error).__name__) from error
+
+
+def _array(content: bytes) -> NDArray[Any]:
+    return np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
 
 
 def names(path: Path) -> set[str]:

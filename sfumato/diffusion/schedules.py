@@ -35,6 +35,7 @@ def shift(sigmas: Tensor, factor: float) -> Tensor:
     return factor * sigmas / (1 + (factor - 1) * sigmas)
 
 
+@functools.cache
 def flow_table(shift_factor: float) -> Tensor:
     """Return the 1000 discrete noise levels of flow training, (1000,) float32 from 1 down to about 0.001."""
     levels = torch.arange(NUM_TIMESTEPS, 0, -1, dtype=torch.float32) / NUM_TIMESTEPS

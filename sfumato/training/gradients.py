@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
+
+from sfumato.training.flat import alike, room_for, views
 
 
 class FlatGradients:
     """Own the gradients of `parameters` as views of one buffer per dtype and device."""
 
     def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
-        alike: dict[tuple[torch.dtype, torch.device], list[nn.Parameter]] = defaultdict(list)
-        for parameter in parameters:
-            alike[parameter.dtype, parameter.device].append(parameter)
-        self._buffers = [_flatten(group) for group in alike.values()]
+        self._buffers = [_flatten(group) for group in alike(parameters)]
 
     def zero(self) -> None:
         """Forget the last step's gradients, in place: the views must stay."""
@@ -27,11 +25,6 @@ class FlatGradients:
         """Replace every gradient by its sum over all processes."""
         for buffer in self._buffers:
             all_reduce(buffer)
-
-    def divide_(self, divisor: Tensor) -> None:
-        """Divide every gradient by a 0-d tensor."""
-        for buffer in self._buffers:
-            buffer.div_(divisor)
 
     def norm(self) -> Tensor:
         """Return the L2 norm of all gradients together, 0-d float32, without waiting for the device."""
@@ -44,14 +37,18 @@ class FlatGradients:
         if max_norm > 0:
             factor = (max_norm / (norm + 1e-6)).clamp(max=1.0)
         factor = torch.where(torch.isfinite(norm), factor, 0.0)
+        # Where looking makes nobody wait, passes over all gradients that would change nothing are left out.
+        seen = factor.item() if factor.device.type == "cpu" else None
+        if seen == 1:
+            return
         for buffer in self._buffers:
-            # 0 * nan is nan; where the norm is finite there is none.
-            buffer.mul_(factor.to(buffer.dtype)).nan_to_num_(0.0, 0.0, 0.0)
+            buffer.mul_(factor.to(buffer.dtype))
+            if not seen:
+                buffer.nan_to_num_(0.0, 0.0, 0.0)  # 0 * nan is nan; where the norm is finite there is none
 
 
-def _flatten(parameters: list[nn.Parameter]) -> Tensor:
-    first = parameters[0]
-    buffer = torch.zeros(sum(p.numel() for p in parameters), dtype=first.dtype, device=first.device)
-    for parameter, piece in zip(parameters, buffer.split([p.numel() for p in parameters]), strict=True):
-        parameter.grad = piece.view_as(parameter)
+def _flatten(parameters: Sequence[nn.Parameter]) -> Tensor:
+    buffer = room_for(parameters)
+    for parameter, place in zip(parameters, views(buffer, parameters), strict=True):
+        parameter.grad = place
     return buffer

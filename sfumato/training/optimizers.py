@@ -60,6 +60,14 @@ TAKES_ONE_RATE = ("Prodigy", "DAdaptAdam", "DAdaptAdamPreprint", "DAdaptLion", "
 """Those of them that fail in their first step if parameter groups have different rates."""
 
 
+ELEMENTWISE = (
+    *(torch.optim.Adam, torch.optim.AdamW, torch.optim.Adamax, torch.optim.NAdam, torch.optim.RAdam),
+    *(torch.optim.SGD, torch.optim.RMSprop, torch.optim.Adagrad, torch.optim.Adadelta),
+)
+"""Optimizers whose update of an element depends on that element's history alone: neither on its tensor (as in
+Adafactor) nor on a block of neighbours (8-bit states) nor on all others (Prodigy)."""
+
+
 @dataclass(frozen=True)
 class OptimizerPlan:
     """An optimizer's class and arguments, known before any weight exists.
@@ -82,6 +90,11 @@ class OptimizerPlan:
         name = f"{self.kind.__module__}.{self.kind.__name__}"
         listed = ",".join(f"{key}={value}" for key, value in self.arguments.items())
         return f"{name}({listed})" if listed else name
+
+    @property
+    def is_elementwise(self) -> bool:
+        """Whether the optimizer computes the same on several tensors and on one that holds them all."""
+        return self.kind in ELEMENTWISE
 
     @property
     def is_schedule_free(self) -> bool:

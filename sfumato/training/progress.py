@@ -118,8 +118,9 @@ class Bar:
         self._bar = log.progress(total=plan.num_steps, initial=finished, unit="step", title="training")
         self._averages = Averages(plan.steps_per_epoch)
         self._pictures_per_step = pictures_per_step
-        self._started = time.monotonic()
+        self._started = self._shown = time.monotonic()
         self._finished = finished
+        self._last: Reading | None = None
         self.average = math.nan
 
     def after(self, step: Step) -> None:
@@ -127,18 +128,26 @@ class Bar:
         self._bar.update()
 
     def read(self, reading: Reading) -> None:
-        """Show the figures of the step before."""
+        """Take in the figures of the step before; show them if the bar is about to be drawn again."""
         self.average = self._averages.add(reading.loss)
-        elapsed_s = time.monotonic() - self._started
+        self._last = reading
+        if time.monotonic() - self._shown >= log.REDRAW_S:
+            self._show(reading)
+
+    def close(self) -> None:
+        """Leave the last state on the screen."""
+        if self._last is not None:
+            self._show(self._last)
+        self._bar.close()
+
+    def _show(self, reading: Reading) -> None:
+        self._shown = time.monotonic()
+        elapsed_s = self._shown - self._started
         speed = (reading.step.number - self._finished) * self._pictures_per_step / max(elapsed_s, 1e-9)
         rate = reading.rates[-1].effective
         self._bar.set_postfix_str(
             f"loss {self.average:.4f}, lr {rate:.2e}, {speed:.2f} images/s, {_memory()}", refresh=False
         )
-
-    def close(self) -> None:
-        """Leave the last state on the screen."""
-        self._bar.close()
 
 
 @dataclass

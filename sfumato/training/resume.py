@@ -28,7 +28,7 @@ from sfumato.training.update import Update
 logger = logging.getLogger(__name__)
 
 TENSORS, RECORD, POSITION = "state.safetensors", "state.json", "train_state.json"
-VERSION = 1
+VERSION = 2
 
 PLACES = ("resume", "output_dir", "output_name", "logging_dir", "log_tracker_name", "wandb_run_name")
 """Options that say where things are; they may differ without a word."""

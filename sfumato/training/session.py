@@ -33,6 +33,7 @@ from sfumato.models.family import DENOISER, VAE, Family, Parts
 from sfumato.training import metadata, schedulers, trackers
 from sfumato.training.distributed import LateVote, Processes
 from sfumato.training.ending import run_or_save
+from sfumato.training.flat import FlatParameter, flatten
 from sfumato.training.interrupt import Interrupt
 from sfumato.training.loop import Loop, Observer
 from sfumato.training.optimizers import OptimizerPlan
@@ -154,13 +155,19 @@ class Session:
     def _update(self, groups: Sequence[ParameterGroup]) -> Update:
         config = self.run[OptimizerConfig]
         rate = config.learning_rate
-        optimizer = self.optimizer.build([group.as_dict() for group in groups], rate)
+        flat: list[FlatParameter] = []
+        described = [group.as_dict() for group in groups]
+        if self.optimizer.is_elementwise:
+            for group in described:
+                joined, group["params"] = flatten(group["params"])
+                flat += joined
+        optimizer = self.optimizer.build(described, rate)
         scheduler = schedulers.build(
             self.run[ScheduleConfig], optimizer, self.optimizer, rate, self.plan.num_steps
         )
         skips = config.on_nonfinite == "skip"
         scaler = self.precision.scaler()
-        return Update(optimizer, scheduler, self.processes, config.max_grad_norm, scaler, skips)
+        return Update(optimizer, scheduler, self.processes, config.max_grad_norm, scaler, skips, flat)
 
     def _run(self, parts: Parts, trainable: Trainable, update: Update) -> None:
         guard = FiniteGuard(skips=self.run[OptimizerConfig].on_nonfinite == "skip")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from sfumato.training.distributed import Processes
+from sfumato.training.flat import FlatParameter
 from sfumato.training.gradients import FlatGradients
 from sfumato.training.progress import Rate
 from sfumato.training.scaling import Scaler
@@ -26,6 +27,7 @@ class Update:
         max_grad_norm: 0 for no clipping.
         skips_nonfinite: whether a step whose gradients are not finite changes nothing at all. Each step then
             waits for the device.
+        flat: those of the optimizer's parameters that are many of the model's.
     """
 
     optimizer: torch.optim.Optimizer
@@ -34,15 +36,20 @@ class Update:
     max_grad_norm: float
     scaler: Scaler | None = None
     skips_nonfinite: bool = False
+    flat: Sequence[FlatParameter] = ()
 
     def __post_init__(self) -> None:
         self.gradients = FlatGradients(self._parameters)
+        for joined in self.flat:
+            joined.share_gradient()
         self._loss = torch.zeros((), device=self._parameters[0].device)
         if train := getattr(self.optimizer, "train", None):
             train()
 
     def begin(self) -> None:
         """Start a step."""
+        for joined in self.flat:
+            joined.check()
         self.gradients.zero()
         self._loss.zero_()
 
