@@ -85,7 +85,8 @@ class Lora(nn.Module):
         factor = per_sample(self.strength, hidden) * scale
         if isinstance(factor, Tensor) or factor != 1:
             hidden = hidden * factor  # rank values a token, where the layer's own output may have thousands
-        return output + self._up(hidden).to(output.dtype)
+        # In place: fresh memory for a sum as large as the layer's output would cost as much as the sum.
+        return self._up(hidden).to(output.dtype).add_(output)
 
     def delta(self) -> Tensor:
         """Return the change of the layer's weight at strength 1, shaped like the weight, in float32."""
