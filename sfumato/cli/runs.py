@@ -103,6 +103,7 @@ NOT_WITH_FLOW: Mapping[str, str] = {
 
 _PREVIEWS = ("sample_every_n_steps", "sample_every_n_epochs", "sample_at_first")
 _WANDB = ("log_with wandb", "log_with all")
+_HELD_BACK = ("validation_split", "dataset_config")
 _HUB = ("huggingface_repo_id", "resume_from_huggingface")
 
 IDLE_WITHOUT: Mapping[str, tuple[str, ...]] = {
@@ -121,7 +122,10 @@ IDLE_WITHOUT: Mapping[str, tuple[str, ...]] = {
     "conditioning_data_dir": ("masked_loss",),
     "save_last_n_epochs_state": ("save_state",),
     "save_last_n_steps_state": ("save_state",),
-    "validation_seed": ("validation_split", "dataset_config"),
+    "validation_seed": _HELD_BACK,
+    "validate_every_n_steps": _HELD_BACK,
+    "validate_every_n_epochs": _HELD_BACK,
+    "max_validation_steps": _HELD_BACK,
 }
 """Options that ask for nothing unless one of some others is given, or given with a certain value.
 
@@ -151,9 +155,6 @@ NOT_BUILT_FOR_TRAINING = (
     )
     | _names("huggingface_repo_id huggingface_repo_type huggingface_path_in_repo huggingface_repo_visibility")
     | _names("huggingface_token save_state_to_huggingface resume_from_huggingface async_upload")
-    | _names(
-        "validation_seed validation_split validate_every_n_steps validate_every_n_epochs max_validation_steps"
-    )
     | _names("dataset_class cache_info")
 )
 """Options of the trainers that stop a run when they ask for something."""

@@ -28,18 +28,18 @@ from sfumato.errors import UserError
 NOT_SUPPORTED = (
     "cache_info",
     "custom_attributes",
-    "validation_split",
 )
 """Keys that are known, but stop a run if they are given anything but their default."""
 
 logger = logging.getLogger(__name__)
 
 
-def plans(run: Run, *, size_multiple: int = 8) -> list[DatasetPlan]:
+def plans(run: Run, *, size_multiple: int = 8, seed: int = 0) -> list[DatasetPlan]:
     """Return the data sets that a run asks for.
 
     Args:
         size_multiple: what sides of trained pictures must be multiples of: the family's downscale * patch.
+        seed: of the run; chooses the pictures for validation where no seed is given for that.
 
     Raises:
         UserError: something is missing, unknown, of a wrong type, or not supported yet.
@@ -50,7 +50,7 @@ def plans(run: Run, *, size_multiple: int = 8) -> list[DatasetPlan]:
     options = _from_options(run)
     for dataset in described:
         _name_unheard(dataset, options)
-    weight = run[LossConfig].prior_loss_weight
+    options, weight = {"validation_seed": seed, **options}, run[LossConfig].prior_loss_weight
     return [_plan(dataset, options, weight, size_multiple) for dataset in described]
 
 
@@ -109,6 +109,8 @@ def _plan(dataset: Described, options: Mapping[str, Any], weight: float, size_mu
         batch_size=values["batch_size"],
         network_multiplier=values.get("network_multiplier", 1.0),
         prior_loss_weight=weight,
+        validation_split=values["validation_split"],
+        validation_seed=values["validation_seed"],
         size_multiple=size_multiple,
     )
 

@@ -24,6 +24,7 @@ from sfumato.data.order import BatchPlan, EpochPlan, Item, plan_epoch
 from sfumato.data.pictures import PictureSet
 from sfumato.data.plan import DatasetPlan
 from sfumato.data.table import Picture
+from sfumato.data.validation import plan_for_validation
 from sfumato.data.views import View
 from sfumato.errors import UserError
 
@@ -66,6 +67,7 @@ class TrainingSet:
 
     Attributes:
         seed: of order, augmentation and captions.
+        validation: the pictures that are held back from training, if there are any.
         broken: (path, reason) of each picture that was left out when the folders were read.
         skipped: paths of pictures that turned out to be broken when they were loaded, with how often.
         max_steps: length of the run in optimizer steps, for a fractional token warmup; set it before loading.
@@ -75,6 +77,7 @@ class TrainingSet:
 
     sets: Sequence[PictureSet]
     seed: int
+    validation: TrainingSet | None = None
     broken: Sequence[tuple[str, str]] = ()
     skipped: dict[str, int] = field(default_factory=dict)
     max_steps: int = 0
@@ -206,10 +209,17 @@ def read(
     """
     complaints, index = complaints or Complaints(strict), Index()
     try:
-        sets = [PictureSet(plan, sources.read(plan, complaints, index)) for plan in plans]
+        tables = [sources.read_split(plan, complaints, index) for plan in plans]
     finally:
         index.save()
-    return TrainingSet(sets, seed, broken=complaints.broken, index=index)
+    sets = [PictureSet(plan, trained) for plan, (trained, _) in zip(plans, tables, strict=True)]
+    held_back = [
+        PictureSet(plan_for_validation(plan), rest)
+        for plan, (_, rest) in zip(plans, tables, strict=True)
+        if rest
+    ]
+    validation = TrainingSet(held_back, seed, index=index) if held_back else None
+    return TrainingSet(sets, seed, validation, broken=complaints.broken, index=index)
 
 
 def _with_substitutes(pictures: PictureSet, item: Item, seed: int) -> Iterator[int]:

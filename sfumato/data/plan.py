@@ -65,6 +65,8 @@ class DatasetPlan:
         batch_size: pictures in a batch, per process.
         network_multiplier: strength of the adapter while these pictures are trained.
         prior_loss_weight: weight of the loss of regularisation pictures.
+        validation_split: share of each subset's pictures that is held back from training.
+        validation_seed: chooses them.
         size_multiple: what sides of trained pictures must be multiples of.
     """
 
@@ -73,4 +75,6 @@ class DatasetPlan:
     batch_size: int = 1
     network_multiplier: float = 1.0
     prior_loss_weight: float = 1.0
+    validation_split: float = 0.0
+    validation_seed: int = 0
     size_multiple: int = 8

@@ -11,7 +11,7 @@ from dataclasses import replace
 from itertools import chain
 from typing import NamedTuple
 
-from sfumato.data import caption_files, conditioning, fitting, metadata_file
+from sfumato.data import caption_files, conditioning, fitting, metadata_file, validation
 from sfumato.data.buckets import Size
 from sfumato.data.caption_files import CaptionFile, UnreadableCaptionError
 from sfumato.data.complaints import Complaints
@@ -25,7 +25,16 @@ _CAPTION_SUFFIXES = (".txt", ".caption", ".tags", ".cap")
 
 
 def read(plan: DatasetPlan, complaints: Complaints, index: Index | None = None) -> PictureTable:
-    """Return the pictures of all subsets, regularisation pictures repeated as often as the others need.
+    """Return the pictures to train on; see `read_split`."""
+    return read_split(plan, complaints, index)[0]
+
+
+def read_split(
+    plan: DatasetPlan, complaints: Complaints, index: Index | None = None
+) -> tuple[PictureTable, PictureTable]:
+    """Return the pictures to train on and those held back for validation.
+
+    The first are of all subsets, regularisation pictures repeated as often as the others need.
 
     Args:
         index: what was found out about the files before; whatever is new is added.
@@ -34,26 +43,38 @@ def read(plan: DatasetPlan, complaints: Complaints, index: Index | None = None) 
         UserError: nothing to train on is left, or `complaints` is strict and something is wrong.
     """
     index = index or Index()
-    found = PictureTable()
-    found.extend(_read_subsets(plan, complaints, index, is_reg=False))
+    found, held_back = PictureTable(), PictureTable()
+    for pictures in _read_subsets(plan, complaints, index, is_reg=False):
+        if plan.validation_split:
+            trained, rest = validation.split(list(pictures), plan.validation_split, plan.validation_seed)
+            found.extend(trained)
+            held_back.extend(replace(picture, num_repeats=1) for picture in rest)
+        else:
+            found.extend(pictures)
+    if plan.validation_split and found and not held_back:
+        complaints.warn(
+            f"validation_split {plan.validation_split} of {len(found)} pictures is less than one picture of "
+            "each subset: there is no validation"
+        )
     if not found:
         folders = ", ".join(str(subset.source) for subset in plan.subsets if not subset.is_reg)
         raise UserError(
             f"no pictures to train on in {folders or 'the data set'}; check image_dir and num_repeats"
         )
-    reg = list(_read_subsets(plan, complaints, index, is_reg=True))
-    _name_surplus(plan, chain(found.conditionings, (p.conditioning for p in reg)), complaints)
+    reg = list(chain.from_iterable(_read_subsets(plan, complaints, index, is_reg=True)))
+    partners = chain(found.conditionings, held_back.conditionings, (p.conditioning for p in reg))
+    _name_surplus(plan, partners, complaints)
     found.extend(_balance(reg, sum(found.repeats), complaints))
-    return found
+    return found, held_back
 
 
 def _read_subsets(
     plan: DatasetPlan, complaints: Complaints, index: Index, *, is_reg: bool
-) -> Iterator[Picture]:
+) -> Iterator[Iterator[Picture]]:
     for number, subset in enumerate(plan.subsets):
         if subset.is_reg == is_reg:
             found = _read_subset(number, subset, plan, complaints, index)
-            yield from fitting.checked(found, subset, complaints, index)
+            yield fitting.checked(found, subset, complaints, index)
 
 
 def _read_subset(

@@ -27,6 +27,7 @@ from sfumato.config.precision import PrecisionConfig
 from sfumato.config.run import Run
 from sfumato.config.saving import SavingConfig
 from sfumato.config.schedule import ScheduleConfig
+from sfumato.config.validation import ValidationConfig
 from sfumato.data import statistics
 from sfumato.data.dataset import TrainingSet
 from sfumato.models.family import Family
@@ -180,6 +181,8 @@ def _data_set(run: Run, training_set: TrainingSet, world: int) -> dict[str, Any]
         "ss_dataset_dirs": json.dumps(statistics.folders(sets, is_reg=False)),
         "ss_tag_frequency": json.dumps(_tags(training_set)),
     }
+    if training_set.validation is not None:
+        values |= _validation(run, training_set.validation)
     if run[DatasetConfig].dataset_config:
         return values | {"ss_datasets": json.dumps(described)}
     only, images, captions = described[0], run[ImageConfig], run[CaptionConfig]
@@ -196,6 +199,15 @@ def _data_set(run: Run, training_set: TrainingSet, world: int) -> dict[str, Any]
         "ss_reg_dataset_dirs": json.dumps(statistics.folders(sets, is_reg=True)),
         "ss_bucket_info": json.dumps(only["bucket_info"]),
     }
+
+
+def _validation(run: Run, held_back: TrainingSet) -> dict[str, Any]:
+    names = {
+        DatasetConfig: ("validation_seed", "validation_split"),
+        ValidationConfig: ("validate_every_n_epochs", "validate_every_n_steps", "max_validation_steps"),
+    }
+    values = {f"ss_{name}": getattr(run[section], name) for section, own in names.items() for name in own}
+    return values | {"ss_num_validation_images": held_back.num_train_images}
 
 
 def _tags(training_set: TrainingSet) -> dict[str, dict[str, int]]:

@@ -7,7 +7,6 @@ fails is a warning: a run with previews trains exactly what it would have traine
 from __future__ import annotations
 
 import logging
-import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -15,7 +14,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -33,6 +31,7 @@ from sfumato.sampling.pipeline import Pipeline, Text
 from sfumato.sampling.prompts import PromptOptions, read_prompts
 from sfumato.sampling.request import Request, random_seed
 from sfumato.training.distributed import Processes
+from sfumato.training.evaluation import at_rest, same_random_numbers
 from sfumato.training.plan import Step
 from sfumato.training.precision import Precision
 from sfumato.training.progress import Reading
@@ -215,7 +214,7 @@ class PreviewObserver:
     def _make_all(self, mark: str, details: Mapping[str, int]) -> None:
         device = self.pipeline.parts.device
         # Processes without a picture of their own go through the same contexts: their weights stay equal.
-        with self.evaluating(), _at_rest(self.network), _same_random_numbers(device), self._same_memory():
+        with self.evaluating(), at_rest(self.network), same_random_numbers(device), self._same_memory():
             for index, prompt in enumerate(self.previews.prompts):
                 if index % self.processes.world == self.processes.rank and not self.should_stop():
                     self._try(index, prompt, mark, details)
@@ -278,33 +277,6 @@ def _encode(family: Family, parts: Parts, encoders: Sequence[str], text: str) ->
         with torch.no_grad():
             outputs |= encode_prompt(family, name, module, tokens)
     return outputs
-
-
-@contextmanager
-def _at_rest(network: Network | None) -> Iterator[None]:
-    """Let adapters act at full strength and without dropout; give each module its mode back afterwards."""
-    modes = [] if network is None else [(m, m.training) for m in network.trainable.modules()]
-    if network is not None:
-        network.trainable.eval()
-        network.set_strength(1.0)  # training sets its own with every batch
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
-
-
-@contextmanager
-def _same_random_numbers(device: torch.device) -> Iterator[None]:
-    """Put every generator that a run may draw from back to where it was."""
-    python, numpy = random.getstate(), np.random.get_state()
-    devices = [] if device.type == "cpu" else [device]
-    try:
-        with torch.random.fork_rng(devices, device_type=device.type):
-            yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)
 
 
 def _read(path: Path, default_sampler: str, family: Family) -> list[PreviewPrompt]:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from sfumato import seeds
+from sfumato.adapters.network import Network
 from sfumato.caching.latents import fill_latents, require_constant_pictures
 from sfumato.caching.texts import fill_texts, require_constant_captions
 from sfumato.config.caching import CachingConfig
@@ -25,6 +27,7 @@ from sfumato.config.public import public_values, to_toml
 from sfumato.config.run import Run
 from sfumato.config.schedule import ScheduleConfig
 from sfumato.config.tracking import TrackingConfig
+from sfumato.config.validation import ValidationConfig
 from sfumato.data.collate import Batch
 from sfumato.data.dataset import TrainingSet
 from sfumato.data.loader import Loader
@@ -40,11 +43,12 @@ from sfumato.training.optimizers import OptimizerPlan
 from sfumato.training.plan import Plan, Step
 from sfumato.training.precision import Precision
 from sfumato.training.preview import PreviewObserver, Previews
-from sfumato.training.progress import Bar, FiniteGuard
+from sfumato.training.progress import Averages, Bar, FiniteGuard
 from sfumato.training.resume import State, save_state
 from sfumato.training.saving import Keeping, Names, Saver
 from sfumato.training.trainables import Method, ParameterGroup, Trainable
 from sfumato.training.update import Update
+from sfumato.training.validation import ValidationObserver, rhythm_for
 
 logger = logging.getLogger(__name__)
 
@@ -137,20 +141,27 @@ class Session:
         with self.precision.autocast():
             if config.cache_latents:
                 shared |= {"batch_size": config.vae_batch_size, "to_disk": config.cache_latents_to_disk}
-                fill_latents(self.training_set, self.family, parts, **shared)
+                for pictures in self._pictures():
+                    fill_latents(pictures, self.family, parts, **shared)
                 parts.release(VAE)
             if self.cached_encoders:
                 shared |= {
                     "batch_size": config.text_encoder_batch_size or 1,
                     "to_disk": config.cache_text_encoder_outputs_to_disk,
                 }
-                fill_texts(self.training_set, self.family, parts, self.cached_encoders, **shared)
+                for pictures in self._pictures():
+                    fill_texts(pictures, self.family, parts, self.cached_encoders, **shared)
             if self.previews is not None:
                 trained = self.method.trained_encoders
                 self.previews.encode(
                     parts, [name for name in self.family.text_outputs if name not in trained]
                 )
             parts.release(*self.cached_encoders)
+
+    def _pictures(self) -> list[TrainingSet]:
+        """Return the pictures that are trained, and those that are held back if there are any."""
+        held_back = self.training_set.validation
+        return [self.training_set] if held_back is None else [self.training_set, held_back]
 
     def _update(self, groups: Sequence[ParameterGroup]) -> Update:
         config = self.run[OptimizerConfig]
@@ -174,8 +185,10 @@ class Session:
         interrupt, vote = Interrupt(), LateVote(self.processes)
         saver = self._saver(trainable, update, guard) if self.processes.is_first else None
         observers = self._observers(trainable, guard, saver)
+        network = getattr(trainable, "network", None)
+        validation = self._validation(trainable, network, update, observers, interrupt)
+        observers += [validation] if validation else []
         if self.previews is not None:
-            network = getattr(trainable, "network", None)
             shown = self.previews.observer(
                 parts,
                 network,
@@ -196,6 +209,8 @@ class Session:
             self.finished,
             lambda: vote(interrupt.is_asked),
         )
+        if validation is not None:
+            validation.before = loop.catch_up
         if saver is not None:
             saver.before = loop.catch_up  # so that the figures of what is saved are checked, and recorded
         try:
@@ -206,8 +221,39 @@ class Session:
         finally:
             for observer in observers:
                 getattr(observer, "close", lambda: None)()
-            for path, times in self.training_set.skipped.items():
+            for path, times in chain.from_iterable(pictures.skipped.items() for pictures in self._pictures()):
                 logger.warning("%s could not be decoded and was replaced %d times", path, times)
+
+    def _validation(
+        self,
+        trainable: Trainable,
+        network: Network | None,
+        update: Update,
+        observers: Sequence[Observer],
+        interrupt: Interrupt,
+    ) -> ValidationObserver | None:
+        """Return what measures the loss of pictures that are held back, if there are any."""
+        held_back = self.training_set.validation
+        if held_back is None:
+            return None
+        recorders = [o for o in observers if isinstance(o, trackers.MetricsFile | trackers.Recorder)]
+
+        def record(step: Step, figures: Mapping[str, float]) -> None:
+            for recorder in recorders:
+                recorder.record(step, figures)
+
+        return ValidationObserver(
+            trainable,
+            held_back,
+            self._loader(held_back),
+            rhythm_for(self.run[ValidationConfig]),
+            self.processes,
+            network,
+            Averages(self.plan.steps_per_epoch),
+            update.evaluating,
+            record,
+            should_stop=lambda: interrupt.is_asked,
+        )
 
     def _observers(self, trainable: Trainable, guard: FiniteGuard, saver: Saver | None) -> list[Observer]:
         observers: list[Observer] = [guard, Bar(self.plan, self._pictures_per_step(), self.finished)]
@@ -266,15 +312,18 @@ class Session:
             started_at=self.started_at,
         )
 
-    def _batches(self) -> Iterator[Batch]:
-        """Yield this process's batches from the first step that is to run, epoch after epoch."""
-        config, processes = self.run[LoaderConfig], self.processes
-        loader = Loader(
-            self.training_set,
+    def _loader(self, pictures: TrainingSet) -> Loader:
+        config = self.run[LoaderConfig]
+        return Loader(
+            pictures,
             num_workers=min(config.max_data_loader_n_workers, os.cpu_count() or 1),
             persistent=config.persistent_data_loader_workers,
-            pin=processes.device.type == "cuda",
+            pin=self.processes.device.type == "cuda",
         )
+
+    def _batches(self) -> Iterator[Batch]:
+        """Yield this process's batches from the first step that is to run, epoch after epoch."""
+        processes, loader = self.processes, self._loader(self.training_set)
         for epoch in range(self.plan.step(self.finished + 1).epoch, self.plan.num_epochs + 1):
             plans = self.training_set.batches(epoch, num_per_step=self.plan.group)
             steps = self.plan.steps_of(epoch, self.finished)

@@ -112,7 +112,7 @@ def prepare(run: Run, processes: Processes) -> Session:
 
 def _training_set(run: Run, family: Family, seed: int) -> TrainingSet:
     multiple = family.latents.downscale * family.latents.patch
-    plans = blueprint.plans(run, size_multiple=multiple)
+    plans = blueprint.plans(run, size_multiple=multiple, seed=seed)
     masked = any(s.alpha_mask or s.conditioning_data_dir for plan in plans for s in plan.subsets)
     if run[LossConfig].masked_loss and not masked:
         line = "--masked_loss has no effect without masks: name conditioning_data_dir or set alpha_mask"
@@ -162,6 +162,8 @@ def _finished(config: LengthConfig, plan: Plan, state: State | None, names: Name
 
 
 def _report(data: TrainingSet, plan: Plan, seed: int) -> None:
+    if data.validation is not None:
+        logger.info("%d pictures are held back to measure the loss on", data.validation.num_train_images)
     logger.info(
         "%d pictures (with repeats) and %d regularisation pictures, %d batches an epoch, "
         "%d epochs, %d steps, seed %d",

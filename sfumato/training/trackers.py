@@ -152,16 +152,21 @@ class MetricsFile:
             **_rates(self._rate_names, reading),
             **reading.figures,
         }
-        if not self._file.closed:
-            self._append(json.dumps(line) + "\n")
+        self._append(line)
+
+    def record(self, step: Step, figures: Mapping[str, float]) -> None:
+        """Append what was measured after a step, in a line of its own."""
+        self._append({"step": step.number, "epoch": step.epoch, **figures})
 
     def close(self) -> None:
         """Close the file."""
         self._file.close()
 
-    def _append(self, line: str) -> None:
+    def _append(self, line: Mapping[str, float]) -> None:
+        if self._file.closed:
+            return
         try:
-            self._file.write(line.encode())
+            self._file.write(json.dumps(line).encode() + b"\n")
         except OSError as error:
             logger.warning("%s: %s; figures are no longer recorded there", self._file.name, error.strerror)
             self._file.close()
@@ -187,8 +192,12 @@ class Recorder:
         if reading.step.ends_epoch:
             values["loss/epoch_average"] = sum(self._epoch_losses) / len(self._epoch_losses)
             self._epoch_losses.clear()
+        self.record(reading.step, values)
+
+    def record(self, step: Step, figures: Mapping[str, float]) -> None:
+        """Record what was measured after a step."""
         for tracker in self._trackers:
-            tracker.log(values, step=reading.step.number)
+            tracker.log(figures, step=step.number)
 
     def close(self) -> None:
         """Let the trackers write what they hold."""
