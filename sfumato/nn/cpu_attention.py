@@ -57,7 +57,8 @@ class _Attention(torch.autograd.Function):
     def backward(  # type: ignore[override]
         ctx: BackwardCFunction, gradient: Tensor
     ) -> tuple[Tensor, ...]:
-        queries, keys, values = inputs = [x.flatten(0, 1) for x in ctx.saved_tensors]
+        saved = ctx.saved_tensors  # once: a checkpointed block hands them out no second time
+        queries, keys, values = inputs = [x.flatten(0, 1) for x in saved]
         for_query, for_key, for_value = gradients = [torch.empty_like(x) for x in inputs]
         gradient = gradient.flatten(0, 1)
         for heads, shares, change in _shares(queries, keys):
@@ -68,7 +69,7 @@ class _Attention(torch.autograd.Function):
             torch.bmm(change.mT, queries[heads], out=for_key[heads])
         for_query *= _scale(queries)
         for_key *= _scale(queries)
-        return tuple(mine.view_as(x) for mine, x in zip(gradients, ctx.saved_tensors, strict=True))
+        return tuple(mine.view_as(x) for mine, x in zip(gradients, saved, strict=True))
 
 
 def _shares(queries: Tensor, keys: Tensor) -> Iterator[tuple[slice, Tensor, Tensor]]:

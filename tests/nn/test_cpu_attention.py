@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from sfumato.nn import cpu_attention
 from sfumato.nn.attention import attend
@@ -56,6 +57,17 @@ def test_output_and_gradients_are_those_of_pytorchs_kernel(
         assert found.dtype is dtype
         assert found.shape == plain.shape
         assert (found.float() - plain).abs().max() <= BOUNDS[dtype] * plain.abs().max()
+
+
+def test_a_checkpointed_product_gives_the_same_gradients() -> None:
+    def checkpointed(*given: Tensor) -> Tensor:
+        result = checkpoint(cpu_attention.attend, *given, use_reentrant=False)
+        assert isinstance(result, Tensor)
+        return result
+
+    expected = with_gradients(cpu_attention.attend, inputs())
+    for mine, reference in zip(with_gradients(checkpointed, inputs()), expected, strict=True):
+        assert torch.equal(mine, reference)
 
 
 def test_sizes_of_a_real_unet_give_the_numbers_of_pytorchs_kernel() -> None:
