@@ -60,14 +60,14 @@ class BaseAdapters:
         padded = [*strengths, *[1.0] * (len(paths) - len(strengths))]
         self._files = [_read(Path(path), padded[i], targets) for i, path in enumerate(paths)]
 
-    def __call__(self, part: str, module: nn.Module) -> None:
-        """Change a part that has just been loaded."""
+    def __call__(self, part: str, module: nn.Module, device: torch.device) -> None:
+        """Change a part that has just been loaded; see `PartChange`."""
         targets = list(self._family.adapter_targets(part, module)) if self.mark(part) else []
         for file in self._files:
             if own := file.layers.get(part):
                 network = _network(file.path, own, targets).requires_grad_(False).eval()
                 for layer in network.layers:
-                    _take_in(layer, file.strength)
+                    _take_in(layer, file.strength, device)
                 logger.info("%s at %g: %s", file.path, file.strength, network.describe())
 
     def mark(self, part: str) -> str:
@@ -109,13 +109,13 @@ def _network(
     return network
 
 
-def _take_in(layer: AdapterLayer, strength: float) -> None:
+def _take_in(layer: AdapterLayer, strength: float, device: torch.device) -> None:
     """Merge a layer, or leave it at work beside a weight that is too coarse."""
     weight = layer.target.module.get_parameter("weight")
     if not is_storage_only(weight.dtype):
         merge(layer, strength)
         return
     assert isinstance(layer, nn.Module)
-    layer.to(weight.device, computable(weight.dtype))
+    layer.to(device, computable(weight.dtype))
     layer.strength = strength
     attach(layer)

@@ -148,7 +148,7 @@ def _names(text: str) -> frozenset[str]:
 
 
 NOT_BUILT_FOR_TRAINING = (
-    _names("cpu_offload_checkpointing fused_backward_pass torch_compile dynamo_backend")
+    _names("fused_backward_pass")
     | _names("deepspeed zero_stage zero3_init_flag zero3_save_16bit_model fp16_master_weights_and_gradients")
     | _names(
         "offload_optimizer_device offload_optimizer_nvme_path offload_param_device offload_param_nvme_path"
@@ -187,7 +187,7 @@ SCRIPTS: tuple[Script, ...] = (
         sections=(*_DATA, *_TRAINING, FlowConfig, NetworkConfig, FluxOptions, *_OUTPUT),
         command_overrides={"network_module": "networks.lora_flux", "strict": True},
         unsupported=NOT_BUILT_FOR_TRAINING
-        | _names("blocks_to_swap split_mode model_type controlnet_model_name_or_path weighted_captions"),
+        | _names("model_type controlnet_model_name_or_path weighted_captions"),
         without_effect={
             **NOT_WITH_FLOW,
             **_ALWAYS_OURS,
@@ -205,7 +205,7 @@ SCRIPTS: tuple[Script, ...] = (
         trainable="adapter",
         sections=(*_DATA, *_TRAINING, NetworkConfig, *_OUTPUT),
         absent=_names("cache_text_encoder_outputs cache_text_encoder_outputs_to_disk text_encoder_batch_size")
-        | _names("disable_mmap_load_safetensors blocks_to_swap"),
+        | _names("disable_mmap_load_safetensors blocks_to_swap split_mode"),
         command_overrides={"network_module": "networks.lora", "strict": True},
         unsupported=NOT_BUILT_FOR_TRAINING,
         without_effect=_ALWAYS_OURS,
@@ -218,7 +218,7 @@ SCRIPTS: tuple[Script, ...] = (
         method="lora",
         trainable="adapter",
         sections=(*_DATA, *_TRAINING, NetworkConfig, *_OUTPUT),
-        absent=_names("text_encoder_batch_size blocks_to_swap"),
+        absent=_names("text_encoder_batch_size blocks_to_swap split_mode"),
         command_overrides={"network_module": "networks.lora", "strict": True},
         unsupported=NOT_BUILT_FOR_TRAINING,
         without_effect={

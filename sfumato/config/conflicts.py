@@ -60,6 +60,15 @@ def _are_bucket_sizes_in_order(values: _Values) -> bool:
     return not values["enable_bucket"] or values["min_bucket_reso"] <= values["max_bucket_reso"]
 
 
+def _trains_only_the_end(values: _Values) -> bool:
+    given = {text.replace(" ", "") for text in values["network_args"] or ()}
+    return bool(values["blocks_to_swap"]) or "train_blocks=single" in given
+
+
+def _is_swap_compilable(values: _Values) -> bool:
+    return values["gradient_checkpointing"] or not (values["blocks_to_swap"] or values["split_mode"])
+
+
 def _is_fusable(values: _Values) -> bool:
     return values["optimizer_type"].lower() == "adafactor" and values["gradient_accumulation_steps"] == 1
 
@@ -68,6 +77,8 @@ _NEEDS: tuple[tuple[tuple[str, ...], Callable[[_Values], bool], str], ...] = (
     (("full_fp16",), _mixed_precision("fp16"), "--mixed_precision fp16"),
     (("full_bf16",), _mixed_precision("bf16"), "--mixed_precision bf16"),
     (("fp8_base", "fp8_base_unet"), _mixed_precision("fp16", "bf16"), "--mixed_precision bf16 (or fp16)"),
+    (("split_mode",), _trains_only_the_end, "--network_args train_blocks=single: the front stays as it is"),
+    (("torch_compile",), _is_swap_compilable, "--gradient_checkpointing where blocks are swapped"),
     (("fused_backward_pass",), _is_fusable, "--optimizer_type Adafactor and no gradient accumulation"),
     (("adaptive_noise_scale",), lambda values: values["noise_offset"], "--noise_offset"),
     (

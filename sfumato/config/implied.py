@@ -7,6 +7,7 @@ from sfumato.config.caching import CachingConfig
 from sfumato.config.captions import CaptionConfig
 from sfumato.config.dataset import DatasetConfig
 from sfumato.config.loader import LoaderConfig
+from sfumato.config.memory import MemoryConfig
 from sfumato.config.optimizer import OptimizerConfig
 from sfumato.config.precision import PrecisionConfig
 from sfumato.config.run import Run
@@ -16,6 +17,7 @@ _SWITCHES: tuple[tuple[type, str, str, Any], ...] = (
     (CachingConfig, "cache_latents_to_disk", "cache_latents", True),
     (CachingConfig, "cache_text_encoder_outputs_to_disk", "cache_text_encoder_outputs", True),
     (PrecisionConfig, "fp8_base_unet", "fp8_base", True),
+    (MemoryConfig, "cpu_offload_checkpointing", "gradient_checkpointing", True),
     (OptimizerConfig, "use_8bit_adam", "optimizer_type", "AdamW8bit"),
     (OptimizerConfig, "use_lion_optimizer", "optimizer_type", "Lion"),
 )
@@ -29,7 +31,7 @@ def imply(run: Run) -> tuple[Run, list[str]]:
         if section in run and getattr(run[section], cause) and getattr(run[section], name) != value:
             run = _with(run, section, **{name: value})
             messages.append(f"--{cause} sets {name}" + ("" if value is True else f" to {value}"))
-    for rule in (_tracker, _older_spelling, _data_folders, _loader):
+    for rule in (_tracker, _older_spelling, _data_folders, _loader, _swap):
         run = rule(run, messages)
     return run, messages
 
@@ -65,6 +67,13 @@ def _loader(run: Run, messages: list[str]) -> Run:
         return run
     messages.append("--max_data_loader_n_workers 0 leaves persistent_data_loader_workers nothing to keep")
     return _with(run, LoaderConfig, persistent_data_loader_workers=False)
+
+
+def _swap(run: Run, messages: list[str]) -> Run:
+    if not (run[MemoryConfig].split_mode and run[MemoryConfig].blocks_to_swap):
+        return run
+    messages.append("--blocks_to_swap says how much travels, so split_mode is left out")
+    return _with(run, MemoryConfig, split_mode=False)
 
 
 def _with(run: Run, section: type, **values: Any) -> Run:

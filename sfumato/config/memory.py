@@ -14,10 +14,16 @@ class MemoryConfig:
     """Recompute activations in the backward pass instead of keeping them: far less memory, a third slower."""
 
     cpu_offload_checkpointing: bool = False
-    """Keep what checkpointing keeps in main memory instead of the device's. Excludes `blocks_to_swap`."""
+    """Keep what checkpointing keeps in main memory instead of the device's. Sets `gradient_checkpointing`,
+    excludes `blocks_to_swap` and `split_mode`."""
 
     blocks_to_swap: int | None = None
-    """Number of blocks that wait in main memory and travel to the device when their turn comes."""
+    """Number of blocks whose weights make room: they wait in main memory and travel to the device when
+    their turn comes."""
+
+    split_mode: bool = False
+    """Let the blocks in front of those that are trained travel like swapped ones, and keep the rest on the
+    device. Needs `--network_args train_blocks=single`."""
 
     lowram: bool = False
     """Load models straight onto the device, for machines with little main memory."""

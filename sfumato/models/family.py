@@ -10,7 +10,7 @@ import gc
 import importlib
 import logging
 import pkgutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -280,13 +280,21 @@ def families() -> list[str]:
 class PartChange(Protocol):
     """What is done to each part right after it has been loaded."""
 
-    def __call__(self, part: str, module: nn.Module) -> None:
-        """Change a part in place."""
+    def __call__(self, part: str, module: nn.Module, device: torch.device) -> None:
+        """Change a part in place.
+
+        Args:
+            device: the one that will compute with it; the part itself may lie in main memory.
+        """
         ...
 
     def mark(self, part: str) -> str:
         """Return what tells a changed part from others, for caches; "" if it is as it was."""
         ...
+
+
+Placing = Callable[[nn.Module], None]
+"""Brings a part that was loaded into main memory to the device, or as much of it as is to be there."""
 
 
 @dataclass
@@ -297,6 +305,7 @@ class Parts:
         dtypes: storage dtype by part; a part that is not listed takes float32.
         change: what is done to a part that was loaded, or None.
         keeps_memory: do not hand the memory of released parts back to the device.
+        placed: parts that are loaded into main memory, and what brings them to the device from there.
         loaded: names of all parts that were ever loaded, in order.
     """
 
@@ -305,21 +314,31 @@ class Parts:
     dtypes: Mapping[str, torch.dtype] = field(default_factory=dict)
     change: PartChange | None = None
     keeps_memory: bool = False
+    placed: Mapping[str, Placing] = field(default_factory=dict)
     loaded: list[str] = field(default_factory=list)
     _modules: dict[str, nn.Module] = field(default_factory=dict)
 
     def __getitem__(self, part: str) -> nn.Module:
         if part not in self._modules:
             logger.info("loading %s from %s", part, self.family.source(part))
-            module = self.family.load(part, self.dtypes.get(part, torch.float32), self.device)
+            place = self.placed.get(part)
+            home = self.device if place is None else torch.device("cpu")
+            module = self.family.load(part, self.dtypes.get(part, torch.float32), home)
             if self.change is not None:
-                self.change(part, module)
+                self.change(part, module, self.device)
+            if place is not None:
+                place(module)
             self._modules[part] = module
             self.loaded.append(part)
         return self._modules[part]
 
     def __contains__(self, part: str) -> bool:
         return part in self._modules
+
+    def on_device(self, part: str) -> nn.Module:
+        """Return a part ready to compute, wherever it was put meanwhile; a placed one stays where it is."""
+        module = self[part]
+        return module if part in self.placed else module.to(self.device)
 
     def mark(self, part: str) -> str:
         """Return what tells a part that is changed after loading from others; "" if it is not changed."""

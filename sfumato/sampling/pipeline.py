@@ -183,7 +183,7 @@ class Pipeline:
         module = self.parts[part]
         if is_new and self._on_load:
             self._on_load(part, module)
-        return module.to(self.parts.device)
+        return self.parts.on_device(part)
 
     def _put_away(self, part: str) -> None:
         if self._is_reused:

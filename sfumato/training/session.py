@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from sfumato import seeds
 from sfumato.adapters.network import Network
@@ -39,6 +40,7 @@ from sfumato.training.ending import run_or_save
 from sfumato.training.flat import FlatParameter, flatten
 from sfumato.training.interrupt import Interrupt
 from sfumato.training.loop import Loop, Observer
+from sfumato.training.memory import Swap
 from sfumato.training.optimizers import OptimizerPlan
 from sfumato.training.plan import Plan, Step
 from sfumato.training.precision import Precision
@@ -59,6 +61,7 @@ class Session:
 
     Attributes:
         state: to resume from, or None.
+        swap: blocks that wait in main memory, or None.
         finished: steps that count as done.
         started_at: Unix seconds.
     """
@@ -77,6 +80,7 @@ class Session:
     started_at: float
     state: State | None = None
     previews: Previews | None = None
+    swap: Swap | None = None
     finished: int = 0
 
     @cached_property
@@ -127,7 +131,12 @@ class Session:
             dtypes,
             change=self.method.base_change,
             keeps_memory=self.run[MemoryConfig].highvram,
+            placed={DENOISER: self._place} if self.swap else {},
         )
+
+    def _place(self, denoiser: nn.Module) -> None:
+        assert self.swap is not None
+        self.swap.place(denoiser, self.processes.device)
 
     def _fill_caches(self, parts: Parts) -> None:
         """Compute once what does not change, then let go of whatever computed it."""

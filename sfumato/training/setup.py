@@ -27,6 +27,7 @@ from sfumato.errors import UserError
 from sfumato.models.family import DENOISER, VAE, Family, family_for
 from sfumato.training import (
     distributed,
+    memory,
     optimizers,
     precision,
     preview,
@@ -80,6 +81,7 @@ def prepare(run: Run, processes: Processes) -> Session:
     family.check((DENOISER, VAE, *family.text_outputs))
     method = method_for(run, family)
     num_bytes = method.check()
+    swap = memory.plan(run, family, processes.device)
     previews = preview.plan(run, family)
     training_set = _training_set(run, family, seed)
     plan = plan_for(run[LengthConfig], training_set.num_batches, processes.world)
@@ -103,6 +105,7 @@ def prepare(run: Run, processes: Processes) -> Session:
         started_at=started_at,
         state=state,
         previews=previews,
+        swap=swap,
         finished=_finished(run[LengthConfig], plan, state, names),
     )
     session.check_caching()

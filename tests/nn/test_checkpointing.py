@@ -1,6 +1,7 @@
 """Recomputed blocks give the gradients of kept ones."""
 
 import copy
+import weakref
 
 import torch
 from torch import nn
@@ -94,3 +95,29 @@ def test_a_flux_keeps_less_and_learns_the_same() -> None:
         )
     assert results[1][0] < results[0][0] / 2
     assert all(torch.equal(a, b) for a, b in zip(results[0][1], results[1][1], strict=True))
+
+
+def test_what_enters_a_block_can_wait_in_main_memory() -> None:
+    torch.manual_seed(0)
+    kept = [Block(), Block(), Block()]
+    away = copy.deepcopy(kept)
+    checkpointing.enable(kept)
+    checkpointing.enable(away, offload=True)
+    alive = []
+    for blocks in (kept, away):
+        torch.manual_seed(1)
+        x = torch.ones(2, 8, requires_grad=True)
+        inputs = []
+        for block in blocks:
+            x = block(x)
+            inputs.append(weakref.ref(x))
+        loss = x.square().sum()
+        del x
+        alive.append([ref() is not None for ref in inputs[:-1]])
+        loss.backward()
+    assert alive == [[True, True], [False, False]]
+    for expected, actual in zip(gradients(kept), gradients(away), strict=True):
+        assert expected is not None
+        assert actual is not None
+        assert torch.equal(expected, actual)
+    assert [block.runs for block in away] == [4, 4, 4]

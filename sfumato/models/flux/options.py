@@ -25,9 +25,6 @@ class FluxOptions:
     apply_t5_attn_mask: bool = False
     """Hide the padding behind a caption from T5 and from the attention of the denoiser."""
 
-    split_mode: bool = False
-    """Train the two halves of the model in turn: an older way to save memory than `blocks_to_swap`."""
-
     model_type: Literal["flux", "chroma"] = "flux"
     """Which variant of the architecture the base is."""
 

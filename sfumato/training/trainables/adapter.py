@@ -31,8 +31,8 @@ from sfumato.config.saving import SavingConfig
 from sfumato.data.collate import Batch
 from sfumato.errors import UserError
 from sfumato.models.family import DENOISER, VAE, Conditioning, Family, ImageSizes, PartChange, Parts
-from sfumato.nn import checkpointing
 from sfumato.nn.precision import dtype_named
+from sfumato.training.memory import prepare_blocks
 from sfumato.training.objective import Objective, StepLoss, objective_for
 from sfumato.training.plan import Step
 from sfumato.training.precision import Precision
@@ -84,10 +84,8 @@ class AdapterMethod:
         network = self.plan.build(self.family, models)
         network.trainable.to(precision.device, precision.trained)
         network.attach()
-        if self.run[MemoryConfig].gradient_checkpointing:
-            checkpointing.enable(self.family.blocks(DENOISER, parts[DENOISER]))
-            for name in self.trained_encoders:
-                checkpointing.enable(self.family.blocks(name, parts[name]))
+        for name in (DENOISER, *self.trained_encoders):
+            prepare_blocks(self.run[MemoryConfig], self.family.blocks(name, parts[name]))
         return AdapterTraining(
             method=self,
             parts=parts,

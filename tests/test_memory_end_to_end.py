@@ -1,0 +1,201 @@
+"""Runs that save memory train bit for bit what plain runs train."""
+
+from __future__ import annotations
+
+import mmap
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from torch import Tensor
+
+from sfumato.cli.main import script
+from tests import tiny
+
+SHORT = """
+--resolution 32 --caption_extension .txt --max_data_loader_n_workers 0 --max_train_steps 3 --seed 5
+--learning_rate 1e-2 --network_module networks.lora_flux --network_dim 2 --network_train_unet_only
+--cache_latents --cache_text_encoder_outputs
+"""
+SINGLE = ("--network_args", "train_blocks=single")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> tiny.TinyFlux:
+    return tiny.flux(tmp_path_factory.mktemp("model"), depth=4, depth_single=6)
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    tiny.pictures(folder / "1_sks cat", 2, (32, 32))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def plain_runs() -> dict[tuple[str, ...], dict[str, Tensor]]:
+    return {}
+
+
+class Runs:
+    """Runs on one model and one folder of pictures."""
+
+    def __init__(
+        self,
+        model: tiny.TinyFlux,
+        pictures: Path,
+        outs: Path,
+        known: dict[tuple[str, ...], dict[str, Tensor]],
+    ) -> None:
+        self.model, self.pictures, self.outs, self._known = model, pictures, outs, known
+
+    def arguments(self, name: str, *options: str) -> list[str]:
+        places = ["--train_data_dir", str(self.pictures), "--output_dir", str(self.outs / name)]
+        return [*self.model.arguments, *places, "--output_name", "lora", *SHORT.split(), *options]
+
+    def __call__(self, name: str, *options: str) -> dict[str, Tensor]:
+        """Run with these options; return what was trained."""
+        assert script("flux_train_network", self.arguments(name, *options)) == 0
+        return load_file(self.outs / name / "lora.safetensors")
+
+    def plain(self, *options: str) -> dict[str, Tensor]:
+        """Return what a run with these options trains, which another test may have found out before."""
+        if options not in self._known:
+            self._known[options] = self("plain", *options)
+        return self._known[options]
+
+    def refusal(self, capfd: pytest.CaptureFixture[str], *options: str) -> str:
+        """Run what must be refused; return the one line that says why."""
+        assert script("flux_train_network", self.arguments("refused", *options)) == 2
+        shown = capfd.readouterr().err
+        assert "Traceback" not in shown
+        assert " loading " not in shown
+        (line,) = (line for line in shown.splitlines() if line.startswith("error: "))
+        return line
+
+
+@pytest.fixture
+def run(
+    model: tiny.TinyFlux,
+    pictures: Path,
+    tmp_path: Path,
+    plain_runs: dict[tuple[str, ...], dict[str, Tensor]],
+) -> Runs:
+    return Runs(model, pictures, tmp_path, plain_runs)
+
+
+def differing(first: dict[str, Tensor], second: dict[str, Tensor]) -> list[str]:
+    assert first.keys() == second.keys()
+    return [name for name in first if not torch.equal(first[name], second[name])]
+
+
+@pytest.mark.parametrize(
+    ("num", "travelling", "options"), [("1", 4, ()), ("5", 10, ("--gradient_checkpointing",))]
+)
+def test_swapped_blocks_train_what_resident_ones_train(
+    num: str, travelling: int, options: tuple[str, ...], run: Runs, capfd: pytest.CaptureFixture[str]
+) -> None:
+    swapped = run("swapped", *options, "--blocks_to_swap", num)
+    assert f"{travelling} of 10 blocks" in capfd.readouterr().err
+    assert differing(run.plain(), swapped) == []
+
+
+def test_swapping_goes_with_8_bits_accumulation_and_adapters_in_the_base(run: Runs) -> None:
+    run("start")
+    file = str(run.outs / "start" / "lora.safetensors")
+    shared = ["--mixed_precision", "bf16", "--fp8_base", "--base_weights", file]
+    shared += ["--gradient_accumulation_steps", "2", "--gradient_checkpointing", "--max_train_steps", "2"]
+    assert differing(run.plain(*shared), run("swapped", *shared, "--blocks_to_swap", "4")) == []
+
+
+def test_split_mode_trains_single_blocks_as_a_plain_run_does(
+    run: Runs, capfd: pytest.CaptureFixture[str]
+) -> None:
+    plain = run.plain(*SINGLE)
+    capfd.readouterr()
+    assert differing(plain, run("split", *SINGLE, "--split_mode")) == []
+    assert "4 of 10 blocks" in capfd.readouterr().err
+    both = run("both", *SINGLE, "--split_mode", "--blocks_to_swap", "1")
+    assert differing(plain, both) == []
+    assert "split_mode is left out" in capfd.readouterr().err
+
+
+def test_inputs_of_blocks_can_wait_in_main_memory(run: Runs, capfd: pytest.CaptureFixture[str]) -> None:
+    assert differing(run.plain(), run("away", "--cpu_offload_checkpointing")) == []
+    assert "--cpu_offload_checkpointing sets gradient_checkpointing" in capfd.readouterr().err
+
+
+def test_previews_amid_training_show_the_same_and_disturb_nothing(run: Runs, tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a cat --w 64 --h 64 --s 3 --d 1\na dog --w 64 --h 96 --s 2 --d 2\n")
+    shown = ["--sample_prompts", str(prompts), "--sample_every_n_steps", "1", "--sample_at_first"]
+    assert differing(run.plain(), run("resident", *shown)) == []
+    assert differing(run.plain(), run("swapped", *shown, "--blocks_to_swap", "5")) == []
+    drawn = [sorted((run.outs / name / "sample").glob("*.png")) for name in ("resident", "swapped")]
+    assert [len(files) for files in drawn] == [8, 8]
+    for one, other in zip(*drawn, strict=True):
+        assert Image.open(one).tobytes() == Image.open(other).tobytes()
+
+
+def test_a_swapped_run_resumes_bit_for_bit(run: Runs) -> None:
+    swap = ["--blocks_to_swap", "3", "--gradient_checkpointing"]
+    run("first", *swap, "--max_train_steps", "2", "--save_state")
+    state = str(run.outs / "first" / "lora-state")
+    assert differing(run.plain(), run("second", *swap, "--resume", state)) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        (
+            ("--blocks_to_swap", "6"),
+            "--blocks_to_swap is 6; with this model, whose small blocks count half, use 5",
+        ),
+        (("--blocks_to_swap", "-1"), "--blocks_to_swap is -1; use 0 or more"),
+        (
+            ("--blocks_to_swap", "2", "--cpu_offload_checkpointing"),
+            "--cpu_offload_checkpointing excludes --blocks_to_swap 2",
+        ),
+        (
+            (*SINGLE, "--split_mode", "--cpu_offload_checkpointing"),
+            "--cpu_offload_checkpointing excludes --split_mode",
+        ),
+        (("--split_mode",), "--split_mode needs --network_args train_blocks=single"),
+        (
+            ("--torch_compile", "--dynamo_backend", "eager", "--blocks_to_swap", "2"),
+            "--torch_compile needs --gradient_checkpointing where blocks are swapped",
+        ),
+        (("--torch_compile", "--dynamo_backend", "fx2trt"), "--dynamo_backend fx2trt is not installed here"),
+        (("--torch_compile", "--dynamo_backend", "tvm"), "--dynamo_backend tvm is not installed here"),
+    ],
+)
+def test_what_cannot_be_is_one_line_before_anything_is_loaded(
+    options: tuple[str, ...], complaint: str, run: Runs, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert complaint in run.refusal(capfd, *options)
+
+
+def test_a_missing_compiler_is_one_line(
+    run: Runs, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sfumato.nn.compilation.shutil.which", lambda name: None)
+    assert "--torch_compile needs a C++ compiler" in run.refusal(capfd, "--torch_compile")
+
+
+def test_files_are_mapped_unless_that_is_disabled(run: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
+    mapped: list[int] = []
+    original = mmap.mmap
+
+    def watched(*args: Any, **kwargs: Any) -> mmap.mmap:
+        mapped.append(args[1])
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr("sfumato.checkpoints.tensors.mmap.mmap", watched)
+    run("mapped", "--max_train_steps", "1")
+    assert len(mapped) >= 4
+    mapped.clear()
+    assert differing(run.plain(), run("read", "--disable_mmap_load_safetensors")) == []
+    assert mapped == []
