@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -21,6 +24,7 @@ from sfumato.data import masks, views
 from sfumato.data.buckets import Fit, Size, crop_box
 from sfumato.data.dataset import TrainingSet
 from sfumato.data.images import BrokenPictureError
+from sfumato.data.index import Index
 from sfumato.data.pictures import PictureSet
 from sfumato.errors import UserError
 from sfumato.models.family import VAE, CacheFormat, Family, LatentSpace, Parts
@@ -32,6 +36,9 @@ VARYING = ("color_aug", "random_crop", "face_crop_aug_range")
 """Settings of a subset that make a picture another one each time, beside mirroring."""
 
 _MASK, _ALPHA = "mask", "alpha_mask"
+_ADOPTED = "adopted "
+_DECODERS = min(4, os.cpu_count() or 1)
+_BATCHES_AHEAD = 2
 
 logger = logging.getLogger(__name__)
 
@@ -88,9 +95,14 @@ class LatentCache:
 
     def path(self, dataset: int, picture: int) -> Path:
         """Return the cache file of a picture: `<base>_<width>x<height>_<family>.npz`, of its own size."""
-        found = self.sets[dataset].pictures[picture]
-        width, height = found.size
-        return Path(f"{os.path.splitext(found.path)[0]}_{width:04d}x{height:04d}{self.format.latents}")
+        return Path(self.file(dataset, picture))
+
+    def file(self, dataset: int, picture: int) -> str:
+        """Return `path` as a string: a hundred thousand Path objects take their time."""
+        pictures = self.sets[dataset]
+        width, height = pictures.size(picture)
+        base = os.path.splitext(pictures.pictures.paths[picture])[0]
+        return f"{base}_{width:04d}x{height:04d}{self.format.latents}"
 
     def name(self, dataset: int, picture: int, flipped: bool) -> str:
         """Return the name of latents within the file: `latents` or `latents_flipped`, and `key_suffix`."""
@@ -113,6 +125,10 @@ class LatentCache:
             return ""
         height, width = self.size(dataset, picture)
         return f"_{height}x{width}"
+
+    def flips(self, dataset: int, picture: int) -> tuple[bool, ...]:
+        """Return whether each of a picture's latents is of the mirrored picture."""
+        return (False, True) if self.sets[dataset].subset(picture).flip_aug else (False,)
 
     def size(self, dataset: int, picture: int) -> tuple[int, int]:
         """Return (height, width) of a picture's latents."""
@@ -158,14 +174,18 @@ def fill_latents(
     cache = LatentCache(training_set.sets, family.caches, family.latents, None if to_disk else MemoryStore())
     encoder = _Encoder(cache, family, parts, "" if trust else store.model_identity(family.source(VAE)))
     jobs = [(dataset, index) for dataset, s in enumerate(cache.sets) for index in range(len(s.pictures))]
-    if to_disk:
-        _require_one_content_per_file(cache, jobs)
-        jobs = [job for job in jobs if _is_mine(cache, job, rank, world)]
-        jobs = _Checker(encoder, family, trust).missing(jobs)
-    if jobs:
-        _encode_all(encoder, jobs, batch_size)
+    try:
+        if to_disk:
+            encoder.index = training_set.index
+            _require_one_content_per_file(cache, jobs)
+            jobs = [job for job in jobs if _is_mine(cache, job, rank, world)]
+            jobs = _Checker(encoder, family, training_set.index, trust).missing(jobs)
+        if jobs:
+            _encode_all(encoder, jobs, batch_size)
+    finally:
+        training_set.index.save()
     for dataset, index in sorted(cache.broken):
-        logger.warning("%s could not be decoded and is left out", cache.sets[dataset].pictures[index].path)
+        logger.warning("%s could not be decoded and is left out", cache.sets[dataset].pictures.paths[index])
     if cache.memory is not None:
         cache.memory.pack()
     wait()
@@ -174,15 +194,31 @@ def fill_latents(
 
 
 def _encode_all(encoder: _Encoder, jobs: Sequence[Job], batch_size: int) -> None:
-    with log.progress(total=len(jobs), unit="image", title="encoding pictures") as bar:
-        for batch in _batches(encoder.cache, jobs, batch_size):
+    with (
+        log.progress(total=len(jobs), unit="image", title="encoding pictures") as bar,
+        ThreadPoolExecutor(_DECODERS, "decoder") as pool,
+    ):
+        for batch in _ahead(pool, encoder.decode, _batches(encoder.cache, jobs, batch_size)):
             encoder.encode(batch)
             bar.update(len(batch))
 
 
+def _ahead(
+    pool: Executor, decode: Callable[[Job], _Decoded], batches: Iterable[Sequence[Job]]
+) -> Iterator[list[_Decoded]]:
+    """Yield the decoded pictures of each batch while the next ones are being decoded."""
+    waiting: deque[list[Future[_Decoded]]] = deque()
+    for batch in batches:
+        waiting.append([pool.submit(decode, job) for job in batch])
+        if len(waiting) > _BATCHES_AHEAD:
+            yield [future.result() for future in waiting.popleft()]
+    for futures in waiting:
+        yield [future.result() for future in futures]
+
+
 def _require_one_content_per_file(cache: LatentCache, jobs: Sequence[Job]) -> None:
     """Raise UserError if latents of two sizes, filters or masks would have the same name in one file."""
-    if sum(len(pictures.plan.subsets) for pictures in cache.sets) < 2:
+    if len({hash(cache.file(*job)) for job in jobs}) == len(jobs):
         return
     found: dict[tuple[Path, str, str], object] = {}
     for job in jobs:
@@ -203,7 +239,7 @@ def _require_one_content_per_file(cache: LatentCache, jobs: Sequence[Job]) -> No
 
 def _is_mine(cache: LatentCache, job: Job, rank: int, world: int) -> bool:
     """Give all latents of one file to one process, for two must not change a file at the same time."""
-    return world == 1 or seeds.derive("cache file", cache.path(*job).name) % world == rank
+    return world == 1 or seeds.derive("cache file", os.path.basename(cache.file(*job))) % world == rank
 
 
 def _batches(cache: LatentCache, jobs: Sequence[Job], batch_size: int) -> Iterator[list[Job]]:
@@ -216,6 +252,19 @@ def _batches(cache: LatentCache, jobs: Sequence[Job], batch_size: int) -> Iterat
         yield from (alike[at : at + batch_size] for at in range(0, len(alike), batch_size))
 
 
+class _Decoded(NamedTuple):
+    """A picture to encode: (3, H, W) in [-1, 1] and perhaps (1, H, W), or None if it could not be decoded.
+
+    Record and finding were taken before it was opened, so that they never speak of a newer picture.
+    """
+
+    job: Job
+    record: Record
+    finding: str
+    pixels: Tensor | None = None
+    mask: Tensor | None = None
+
+
 @dataclass
 class _Encoder:
     """Turns pictures into latents and puts them where they belong."""
@@ -224,49 +273,82 @@ class _Encoder:
     family: Family
     parts: Parts
     vae: str
+    index: Index | None = None
+    _recipes: dict[tuple[int, int, Fit, bool], str] = field(default_factory=dict)
 
-    def encode(self, jobs: Sequence[Job]) -> None:
-        decoded = [(job, *found) for job in jobs if (found := self._decode(job)) is not None]
-        if not decoded:
+    def decode(self, job: Job) -> _Decoded:
+        """Read a picture's pixels; called in other threads."""
+        pictures = self.cache.sets[job[0]]
+        picture, subset = pictures.pictures[job[1]], pictures.subset(job[1])
+        view = views.plain(picture.size, pictures.fit(job[1]), interpolation=subset.resize_interpolation)
+        record, finding = (self.record(job), self.finding(job)) if self.index is not None else ({}, "")
+        try:
+            return _Decoded(job, record, finding, *views.render(picture.path, view, pictures.mask(job[1])))
+        except BrokenPictureError:
+            return _Decoded(job, record, finding)
+
+    def encode(self, batch: Sequence[_Decoded]) -> None:
+        """Encode pictures of one size together."""
+        self.cache.broken.update(decoded.job for decoded in batch if decoded.pixels is None)
+        good = [decoded for decoded in batch if decoded.pixels is not None]
+        if not good:
             return
-        good = [job for job, _, _ in decoded]
-        pixels = torch.stack([pixels for _, pixels, _ in decoded])
-        flips = (False, True) if self.cache.sets[good[0][0]].subset(good[0][1]).flip_aug else (False,)
-        latents = [self._latents(good, pixels.flip(-1) if flipped else pixels, flipped) for flipped in flips]
-        for row, (job, _, mask) in enumerate(decoded):
-            self._keep(job, {flipped: latents[flipped][row] for flipped in flips}, mask)
+        jobs = [decoded.job for decoded in good]
+        pixels = torch.stack([decoded.pixels for decoded in good if decoded.pixels is not None])
+        flips = self.cache.flips(*jobs[0])
+        latents = [self._latents(jobs, pixels.flip(-1) if flipped else pixels, flipped) for flipped in flips]
+        for row, decoded in enumerate(good):
+            self._keep(decoded, {flipped: latents[flipped][row] for flipped in flips})
 
     def record(self, job: Job) -> Record:
         """Return what a picture's latents are made from."""
         dataset, index = job
         pictures = self.cache.sets[dataset]
-        fit = pictures.fit(index)
-        record: dict[str, Any] = {
-            "picture": store.picture_state(pictures.pictures[index].path),
+        record = {"picture": store.picture_state(pictures.pictures.paths[index]), **self._constant(job)}
+        if (mask := pictures.mask(index)) and mask.path:
+            record[_MASK] = store.picture_state(mask.path)
+        return record
+
+    def finding(self, job: Job) -> str:
+        """Return `record` and the names of the arrays as one text for the index."""
+        dataset, index = job
+        pictures = self.cache.sets[dataset]
+        mask = pictures.mask(index)
+        key = (dataset, pictures.pictures.subsets[index], pictures.fit(index), mask is not None)
+        if key not in self._recipes:
+            names = [self.cache.name(*job, flipped) for flipped in self.cache.flips(*job)]
+            recipe = [*names, self.cache.mask_name(*job), self._constant(job)]
+            self._recipes[key] = json.dumps(recipe)
+        state = store.picture_state(pictures.pictures.paths[index])
+        masked = store.picture_state(mask.path) if mask and mask.path else ""
+        return f"{state}{masked} {self._recipes[key]}"
+
+    def learn(self, job: Job, finding: str, *, is_own: bool) -> None:
+        """Note in the index, if there is one, that a file holds valid latents."""
+        if self.index is not None:
+            self.index.learn(self.kind(job), self.cache.file(*job), finding, is_own=is_own)
+
+    def kind(self, job: Job) -> str:
+        """Return the index's name for what is known of latents of one size."""
+        return f"latents{self.cache.key_suffix(*job)}"
+
+    def _constant(self, job: Job) -> Record:
+        """Return the part of the record that many pictures share."""
+        pictures = self.cache.sets[job[0]]
+        fit, interpolation = pictures.fit(job[1]), pictures.subset(job[1]).resize_interpolation
+        mask = pictures.mask(job[1])
+        return {
             "vae": self.vae,
             "dtype": str(self.parts.dtypes.get(VAE, torch.float32)),
             "resized": list(fit.resized),
             "bucket": list(fit.bucket),
+            **({"interpolation": interpolation} if interpolation else {}),
+            **({"alpha": True} if mask and mask.is_alpha else {}),
         }
-        if interpolation := pictures.subset(index).resize_interpolation:
-            record["interpolation"] = interpolation
-        if mask := pictures.mask(index):
-            record |= {"alpha": True} if mask.path is None else {_MASK: store.picture_state(mask.path)}
-        return record
-
-    def _decode(self, job: Job) -> tuple[Tensor, Tensor | None] | None:
-        pictures = self.cache.sets[job[0]]
-        picture, subset = pictures.pictures[job[1]], pictures.subset(job[1])
-        view = views.plain(picture.size, pictures.fit(job[1]), interpolation=subset.resize_interpolation)
-        try:
-            return views.render(picture.path, view, pictures.mask(job[1]))
-        except BrokenPictureError:
-            self.cache.broken.add(job)
-            return None
 
     def _latents(self, jobs: Sequence[Job], pixels: Tensor, flipped: bool) -> Tensor:
         vae = self.parts[VAE]
-        files = [self.cache.path(*job).name for job in jobs]
+        files = [os.path.basename(self.cache.file(*job)) for job in jobs]
         rng = torch.Generator().manual_seed(seeds.derive("vae", *files, *pixels.shape, int(flipped)))
         with torch.no_grad():
             latents = self.family.encode_image(vae, pixels.to(self.parts.device), rng).float().cpu()
@@ -276,7 +358,8 @@ class _Encoder:
             )
         return latents
 
-    def _keep(self, job: Job, latents: dict[bool, Tensor], mask: Tensor | None) -> None:
+    def _keep(self, decoded: _Decoded, latents: dict[bool, Tensor]) -> None:
+        job, mask = decoded.job, decoded.mask
         if self.cache.memory is not None:
             for flipped, tensor in latents.items():
                 self.cache.memory.put((*job, flipped), tensor)
@@ -291,13 +374,13 @@ class _Encoder:
         if (name := self.cache.mask_name(*job)) and mask is not None:
             kept = mask if name.startswith(_ALPHA) else masks.shrunk(mask, self.cache.size(*job))
             arrays[name] = store.as_array(kept[0])
-        size, fit = pictures.pictures[job[1]].size, pictures.fit(job[1])
-        arrays |= _framing(size, fit, suffix)
-        arrays[store.RECORD + suffix] = store.record_array(self.record(job))
+        arrays |= _framing(pictures.size(job[1]), pictures.fit(job[1]), suffix)
+        arrays[store.RECORD + suffix] = store.record_array(decoded.record)
         path = self.cache.path(*job)
         # What else a file holds that is older than its picture is stale, and must not look fresh from now on.
-        is_fresh = path.exists() and store.is_newer(path, pictures.pictures[job[1]].path)
+        is_fresh = path.exists() and store.is_newer(path, pictures.pictures.paths[job[1]])
         (store.update if is_fresh else store.write)(path, arrays)
+        self.learn(job, decoded.finding, is_own=True)
 
 
 def _framing(size: Size, fit: Fit, suffix: str) -> Arrays:
@@ -314,6 +397,7 @@ class _Checker:
 
     encoder: _Encoder
     family: Family
+    index: Index
     trust: bool
     num_adopted: int = 0
 
@@ -328,21 +412,34 @@ class _Checker:
         return found
 
     def _is_valid(self, job: Job) -> bool:
-        cache = self.encoder.cache
-        path = cache.path(*job)
+        file = self.encoder.cache.file(*job)
         if self.trust:
-            return path.exists()
+            return os.path.exists(file)
+        finding = self.encoder.finding(job)
+        known = self.index.recall(self.encoder.kind(job), file)
+        if known in (finding, _ADOPTED + finding):
+            self.num_adopted += known != finding
+            return True
         try:
-            return self._holds(job, path)
+            return self._is_found_valid(job, Path(file), finding)
         except BrokenCacheError as error:
-            logger.warning("%s is damaged (%s) and made again", path, error)
+            logger.warning("%s is damaged (%s) and made again", file, error)
             return False
+
+    def _is_found_valid(self, job: Job, path: Path, finding: str) -> bool:
+        num_adopted = self.num_adopted
+        if not self._holds(job, path):
+            return False
+        adopted = _ADOPTED if self.num_adopted > num_adopted else ""
+        self.encoder.learn(job, adopted + finding, is_own=False)
+        return True
 
     def _holds(self, job: Job, path: Path) -> bool:
         cache = self.encoder.cache
-        flips = (False, True) if cache.sets[job[0]].subset(job[1]).flip_aug else (False,)
         shape = (self.family.latents.channels, *cache.size(*job))
-        wanted: dict[str, tuple[int, ...]] = {cache.name(*job, flipped): shape for flipped in flips}
+        wanted: dict[str, tuple[int, ...]] = {
+            cache.name(*job, flipped): shape for flipped in cache.flips(*job)
+        }
         if mask := cache.mask_name(*job):
             height_first = cache.sets[job[0]].fit(job[1]).bucket[::-1]
             wanted[mask] = height_first if mask.startswith(_ALPHA) else cache.size(*job)
@@ -359,6 +456,6 @@ class _Checker:
     def _adopt(self, job: Job, path: Path, wanted: dict[str, tuple[int, ...]]) -> bool:
         cache = self.encoder.cache
         fits = all(array.shape == wanted[name] for name, array in store.read(path, wanted).items())
-        adopted = fits and store.is_newer(path, cache.sets[job[0]].pictures[job[1]].path)
+        adopted = fits and store.is_newer(path, cache.sets[job[0]].pictures.paths[job[1]])
         self.num_adopted += adopted
         return adopted

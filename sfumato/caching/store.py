@@ -110,8 +110,11 @@ def as_array(tensor: Tensor) -> NDArray[Any]:
 
 
 def picture_state(path: str) -> list[int]:
-    """Return size and time of a picture file: if they are the same, so is the picture."""
-    status = os.stat(path)
+    """Return size and time of a picture file, which tell one picture from another; [] if there is none."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return []
     return [status.st_size, status.st_mtime_ns]
 
 

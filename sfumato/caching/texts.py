@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,9 +22,14 @@ from sfumato.caching.memory import MemoryStore
 from sfumato.caching.store import Arrays, BrokenCacheError, Record
 from sfumato.data import captions
 from sfumato.data.dataset import TrainingSet
+from sfumato.data.index import Index
 from sfumato.data.pictures import PictureSet
 from sfumato.errors import UserError
 from sfumato.models.family import Family, Parts
+
+_KIND = "texts"
+_ADOPTED = "adopted "
+_NO_CHOICE = Random(0)  # nothing is drawn for captions that do not vary
 
 logger = logging.getLogger(__name__)
 
@@ -61,12 +67,15 @@ class TextCache:
         """Return a picture's caption as trained; it is the same in every step."""
         pictures = self.sets[dataset]
         settings = pictures.subset(picture).captions
-        return captions.process(pictures.pictures[picture].caption, settings, Random(0), epoch=1)
+        return captions.process(pictures.pictures.captions[picture], settings, _NO_CHOICE, epoch=1)
 
     def path(self, dataset: int, picture: int) -> Path:
         """Return the cache file of a picture's caption: `<base><suffix>`."""
-        base = os.path.splitext(self.sets[dataset].pictures[picture].path)[0]
-        return Path(base + self.suffix)
+        return Path(self.file(dataset, picture))
+
+    def file(self, dataset: int, picture: int) -> str:
+        """Return `path` as a string: a hundred thousand Path objects take their time."""
+        return os.path.splitext(self.sets[dataset].pictures.paths[picture])[0] + self.suffix
 
 
 def fill_texts(
@@ -97,10 +106,13 @@ def fill_texts(
     require_constant_captions(training_set)
     names = tuple(name for encoder in encoders for name in family.text_outputs[encoder])
     cache = TextCache(training_set.sets, family.caches.texts, names, None if to_disk else MemoryStore())
-    encoder = _Encoder(cache, family, parts, tuple(encoders), trust)
-    todo = encoder.missing(rank, world) if to_disk else {caption: [] for caption in _by_caption(cache)}
-    if todo:
-        _encode_all(encoder, todo, batch_size)
+    encoder = _Encoder(cache, family, parts, tuple(encoders), training_set.index, trust)
+    try:
+        todo = encoder.missing(rank, world) if to_disk else {caption: [] for caption in _captions(cache)}
+        if todo:
+            _encode_all(encoder, todo, batch_size)
+    finally:
+        training_set.index.save()
     if cache.memory is not None:
         cache.memory.pack()
     wait()
@@ -120,16 +132,29 @@ def require_constant_captions(training_set: TrainingSet) -> None:
                 )
 
 
-def _by_caption(cache: TextCache) -> dict[str, list[tuple[int, int]]]:
-    """Return the pictures of each caption as (data set, index)."""
-    found: dict[str, list[tuple[int, int]]] = {}
+def _pictures(cache: TextCache) -> Iterator[tuple[int, int]]:
+    """Yield each picture as (data set, index)."""
     for dataset, pictures in enumerate(cache.sets):
-        for index in range(len(pictures.pictures)):
-            found.setdefault(cache.caption(dataset, index), []).append((dataset, index))
-    return found
+        yield from ((dataset, index) for index in range(len(pictures.pictures)))
 
 
-def _encode_all(encoder: _Encoder, todo: Mapping[str, list[Path]], batch_size: int) -> None:
+def _captions(cache: TextCache) -> dict[str, None]:
+    """Return the different captions in order."""
+    return dict.fromkeys(cache.caption(*picture) for picture in _pictures(cache))
+
+
+def _require_one_caption_per_file(cache: TextCache) -> None:
+    """Raise UserError if pictures of the same name, but for the suffix, have different captions."""
+    if len({hash(cache.file(*picture)) for picture in _pictures(cache)}) == sum(1 for _ in _pictures(cache)):
+        return
+    owner: dict[str, str] = {}
+    for picture in _pictures(cache):
+        file, caption = cache.file(*picture), cache.caption(*picture)
+        if owner.setdefault(file, caption) != caption:
+            raise UserError(f"{file} cannot hold two captions; cache in memory, or use one everywhere")
+
+
+def _encode_all(encoder: _Encoder, todo: Mapping[str, Sequence[str]], batch_size: int) -> None:
     texts = list(todo)
     with log.progress(total=len(texts), unit="caption", title="encoding captions") as bar:
         for at in range(0, len(texts), batch_size):
@@ -147,29 +172,25 @@ class _Encoder:
     family: Family
     parts: Parts
     encoders: tuple[str, ...]
+    index: Index
     trust: bool
 
     def __post_init__(self) -> None:
         self._extras = self.family.cache_extras()
 
-    def missing(self, rank: int, world: int) -> dict[str, list[Path]]:
+    def missing(self, rank: int, world: int) -> dict[str, list[str]]:
         """Return captions of this process's share, with the files that have to be written for each."""
-        owner: dict[Path, str] = {}
-        found: dict[str, list[Path]] = {}
+        _require_one_caption_per_file(self.cache)
+        found: dict[str, list[str]] = {}
         num_adopted = 0
-        for caption, pictures in _by_caption(self.cache).items():
-            for picture in pictures:
-                path = self.cache.path(*picture)
-                if owner.setdefault(path, caption) != caption:
-                    raise UserError(
-                        f"{path} cannot hold two captions; cache in memory, or use one everywhere"
-                    )
-                if seeds.derive("cache file", path.name) % world != rank:
-                    continue
-                is_valid, is_adopted = self._check(path, caption, self._sources(picture))
-                num_adopted += is_adopted
-                if not is_valid and path not in found.get(caption, []):
-                    found.setdefault(caption, []).append(path)
+        for picture in _pictures(self.cache):
+            file, caption = self.cache.file(*picture), self.cache.caption(*picture)
+            if world > 1 and seeds.derive("cache file", os.path.basename(file)) % world != rank:
+                continue
+            is_valid, is_adopted = self._check(file, caption, picture)
+            num_adopted += is_adopted
+            if not is_valid and file not in found.get(caption, ()):
+                found.setdefault(caption, []).append(file)
         if num_adopted:
             logger.info(
                 "%d text caches without a record (sd-scripts writes none) fit, are newer than their captions "
@@ -190,7 +211,7 @@ class _Encoder:
                 raise UserError(f"{name} of caption {texts[0]!r} is not finite; use another precision")
         return [{name: tensor[row] for name, tensor in kept.items()} for row in range(len(texts))]
 
-    def keep(self, caption: str, outputs: Mapping[str, Tensor], paths: Sequence[Path]) -> None:
+    def keep(self, caption: str, outputs: Mapping[str, Tensor], files: Sequence[str]) -> None:
         """Put one caption's outputs into memory, or into each of the files."""
         if self.cache.memory is not None:
             for name, tensor in outputs.items():
@@ -198,24 +219,43 @@ class _Encoder:
             return
         arrays: Arrays = {name: store.as_array(x) for name, x in {**self._extras, **outputs}.items()}
         arrays[store.RECORD] = store.record_array(self._record(caption))
-        for path in paths:
-            store.write(path, arrays)
+        for file in files:
+            store.write(Path(file), arrays)
+            self.index.learn(_KIND, file, self._finding(caption), is_own=True)
 
-    def _check(self, path: Path, caption: str, sources: Sequence[str]) -> tuple[bool, bool]:
+    def _check(self, file: str, caption: str, picture: tuple[int, int]) -> tuple[bool, bool]:
         """Return whether a file is valid, and whether that is only because nothing speaks against it."""
         if self.trust:
-            return path.exists(), False
+            return os.path.exists(file), False
+        finding = self._finding(caption)
+        known = self.index.recall(_KIND, file)
+        if known in (finding, _ADOPTED + finding):
+            return True, known != finding
         try:
-            if not set(self.cache.names) <= store.names(path):
-                return False, False
-            record = store.read_record(path)
-            if record is not None:
-                return self._agrees(record, caption), False
-            adopted = self._fits(path) and store.is_newer(path, *sources)
+            is_valid, is_adopted = self._open(Path(file), caption, picture)
         except BrokenCacheError as error:
-            logger.warning("%s is damaged (%s) and made again", path, error)
+            logger.warning("%s is damaged (%s) and made again", file, error)
             return False, False
+        if is_valid:
+            self.index.learn(_KIND, file, (_ADOPTED if is_adopted else "") + finding)
+        return is_valid, is_adopted
+
+    def _open(self, path: Path, caption: str, picture: tuple[int, int]) -> tuple[bool, bool]:
+        if not set(self.cache.names) <= store.names(path):
+            return False, False
+        record = store.read_record(path)
+        if record is not None:
+            return self._agrees(record, caption), False
+        adopted = self._fits(path) and store.is_newer(path, *self._sources(picture))
         return adopted, adopted
+
+    def _finding(self, caption: str) -> str:
+        """Return what the index holds about a file with valid outputs for a caption."""
+        return f"{_digest(caption.encode())} {self._recipe}"
+
+    @cached_property
+    def _recipe(self) -> str:
+        return json.dumps([self._extras_digest, self._identities, self.cache.names])
 
     def _agrees(self, record: Record, caption: str) -> bool:
         """Compare with a record; it may speak of more encoders than are asked for now."""
@@ -276,7 +316,7 @@ class _Encoder:
     def _sources(self, picture: tuple[int, int]) -> list[str]:
         """Return the files that an unrecorded cache must be newer than: the picture and its caption."""
         pictures = self.cache.sets[picture[0]]
-        path = pictures.pictures[picture[1]].path
+        path = pictures.pictures.paths[picture[1]]
         return [path, os.path.splitext(path)[0] + pictures.subset(picture[1]).caption_extension]
 
 

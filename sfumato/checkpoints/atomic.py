@@ -8,6 +8,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO
 
@@ -70,10 +71,19 @@ def sync_folder(folder: Path) -> None:
 
 def _remove_abandoned(path: Path) -> None:
     """Remove what killed processes left of `path`; a living writer touches its file all the time."""
-    for leftover in path.parent.glob(f".{_glob_escape(path.name)}.*.part"):
-        with suppress(OSError):
-            if time.time() - leftover.stat().st_mtime > _ABANDONED_AFTER_S:
-                leftover.unlink()
+    for leftover in _leftovers(path.parent):
+        if leftover.match(f"{_glob_escape('.' + path.name)}.*.part"):
+            with suppress(OSError):
+                if time.time() - leftover.stat().st_mtime > _ABANDONED_AFTER_S:
+                    leftover.unlink()
+
+
+@lru_cache(maxsize=16)
+def _leftovers(folder: Path) -> tuple[Path, ...]:
+    """Return temporary files in a folder; once, for a folder may get a hundred thousand files."""
+    with suppress(OSError), os.scandir(folder) as entries:
+        return tuple(folder / e.name for e in entries if e.name[:1] == "." and e.name.endswith(".part"))
+    return ()
 
 
 def _glob_escape(name: str) -> str:

@@ -57,11 +57,11 @@ class Index:
             place.learn(kind, name, (*stamp, finding))
         return finding
 
-    def holds(self, kind: str, path: str, finding: str) -> bool:
-        """Whether that was found out about the file, and the file is as it was."""
+    def recall(self, kind: str, path: str) -> str | None:
+        """Return what was found out about a file, if it is as it was then."""
         folder, name = os.path.split(path)
         known = self._folder(folder).known(kind).get(name)
-        return known is not None and known[2] == finding and known[:2] == _stamp(path)
+        return known[2] if known is not None and known[:2] == _stamp(path) else None
 
     def learn(self, kind: str, path: str, finding: str, *, is_own: bool = False) -> None:
         """Note a finding about a file; `is_own` if this process wrote it, so that it is settled at once."""

@@ -153,12 +153,11 @@ def test_what_was_found_out_counts_for_this_finding_and_this_file_alone(cats: Pa
     path, known = str(cats / "im0.png"), Index()
     known.learn("latents", path, "vae a")
     known.save()
-    assert known.holds("latents", path, "vae a")
-    assert not known.holds("latents", path, "vae b")
-    assert not known.holds("texts", path, "vae a")
-    assert not known.holds("latents", str(cats / "im1.png"), "vae a")
+    assert known.recall("latents", path) == "vae a"
+    assert known.recall("texts", path) is None
+    assert known.recall("latents", str(cats / "im1.png")) is None
     age(cats / "im0.png", LONG_AGO_NS + 1)
-    assert not known.holds("latents", path, "vae a")
+    assert known.recall("latents", path) is None
 
 
 def test_several_processes_add_to_one_index(cats: Path) -> None:
