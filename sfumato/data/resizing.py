@@ -48,17 +48,19 @@ def resize(image: Image.Image, size: Size, interpolation: str | None = None) -> 
 
 def _average(pixels: NDArray[np.uint8], size: Size) -> NDArray[np.uint8]:
     """Average (H, W) or (H, W, C) over the exact area of each new pixel."""
-    rows = _average_rows(pixels.astype(np.float32), size[1])
+    rows = _average_rows(pixels, size[1])
     columns = _average_rows(np.ascontiguousarray(rows.swapaxes(0, 1)), size[0])
-    return np.clip(np.rint(columns.swapaxes(0, 1)), 0, 255).astype(np.uint8)
+    return np.rint(columns.swapaxes(0, 1)).astype(np.uint8)
 
 
-def _average_rows(pixels: NDArray[np.float32], num_rows: int) -> NDArray[np.float32]:
+def _average_rows(pixels: NDArray[np.uint8 | np.float32], num_rows: int) -> NDArray[np.float32]:
     first, weights = _area_weights(pixels.shape[0], num_rows)
     total = np.zeros((num_rows, *pixels.shape[1:]), np.float32)
     for tap, weight in enumerate(weights.T):
         rows = np.minimum(first + tap, pixels.shape[0] - 1)
-        total += pixels[rows] * weight.reshape(-1, *[1] * (pixels.ndim - 1))
+        part = pixels.take(rows, axis=0).astype(np.float32, copy=False)
+        part *= weight.reshape(-1, *[1] * (pixels.ndim - 1))
+        total += part
     return total
 
 
