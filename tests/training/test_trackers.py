@@ -127,8 +127,10 @@ def _wandb_records(data: bytes) -> Iterator[bytes]:
 
 def _read_wandb(folder: Path) -> tuple[dict[str, Any], list[dict[str, float]]]:
     """Return the header and the rows of the one offline run below `folder`."""
+    import wandb
     from wandb.proto import wandb_internal_pb2
 
+    wandb.teardown()  # its service writes behind our back, until the process ends
     (path,) = folder.rglob("*.wandb")
     header, rows = {}, []
     for data in _wandb_records(path.read_bytes()):
