@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sfumato.cli.flags import Option, did_you_mean, make_parser, parse_flags
-from sfumato.cli.runs import IDLE_WITHOUT, Script
+from sfumato.cli.runs import IDLE_WITHOUT, WHY_UNSUPPORTED, Script
 from sfumato.cli.toml_file import read_options, toml_path
 from sfumato.config.file import FileConfig
 from sfumato.config.public import public_values, to_toml
@@ -119,7 +119,8 @@ def _check_supported(script: Script, options: Mapping[str, Option], run: Run) ->
             and _is_used(options[name], value)
             and not _is_idle(name, options, values)
         ):
-            raise UserError(f"--{name} is not supported yet")
+            why = WHY_UNSUPPORTED.get(name)
+            raise UserError(f"--{name} is not supported" + (f": {why}" if why else " yet"))
 
 
 def _asked(options: Mapping[str, Option], run: Run) -> dict[str, Any]:

@@ -147,6 +147,11 @@ def _names(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
+WHY_UNSUPPORTED: Mapping[str, str] = {
+    "dataset_class": "such a class is made of sd-scripts' modules; describe the data with --dataset_config",
+}
+"""Why an option is not supported, where that is no matter of time."""
+
 NOT_BUILT_FOR_TRAINING = (
     _names("fused_backward_pass")
     | _names("deepspeed zero_stage zero3_init_flag zero3_save_16bit_model fp16_master_weights_and_gradients")
@@ -155,7 +160,7 @@ NOT_BUILT_FOR_TRAINING = (
     )
     | _names("huggingface_repo_id huggingface_repo_type huggingface_path_in_repo huggingface_repo_visibility")
     | _names("huggingface_token save_state_to_huggingface resume_from_huggingface async_upload")
-    | _names("dataset_class cache_info")
+    | _names("dataset_class")
 )
 """Options of the trainers that stop a run when they ask for something."""
 

@@ -25,12 +25,6 @@ from sfumato.data.kinds import DESCRIBED, Kind, are_compatible, kind_of
 from sfumato.data.plan import DatasetPlan, SubsetPlan
 from sfumato.errors import UserError
 
-NOT_SUPPORTED = (
-    "cache_info",
-    "custom_attributes",
-)
-"""Keys that are known, but stop a run if they are given anything but their default."""
-
 logger = logging.getLogger(__name__)
 
 
@@ -42,7 +36,7 @@ def plans(run: Run, *, size_multiple: int = 8, seed: int = 0) -> list[DatasetPla
         seed: of the run; chooses the pictures for validation where no seed is given for that.
 
     Raises:
-        UserError: something is missing, unknown, of a wrong type, or not supported yet.
+        UserError: something is missing, unknown, or of a wrong type.
     """
     described = describe(run)
     for dataset in described:
@@ -100,8 +94,6 @@ def _from_options(run: Run) -> dict[str, Any]:
 def _plan(dataset: Described, options: Mapping[str, Any], weight: float, size_multiple: int) -> DatasetPlan:
     values = ChainMap(dict(dataset.own), dict(dataset.general), dict(options))
     subsets = [ChainMap(dict(subset), *values.maps) for subset in dataset.subsets]
-    for table in (values, *subsets):
-        _refuse_unsupported(table, dataset.where)
     planned = _without_duplicates((_subset(table, dataset.where) for table in subsets), dataset.where)
     return DatasetPlan(
         subsets=planned,
@@ -113,12 +105,6 @@ def _plan(dataset: Described, options: Mapping[str, Any], weight: float, size_mu
         validation_seed=values["validation_seed"],
         size_multiple=size_multiple,
     )
-
-
-def _refuse_unsupported(values: Mapping[str, Any], where: str) -> None:
-    for name in NOT_SUPPORTED:
-        if values.get(name):
-            raise UserError(f"{where}: {name} is not supported yet; leave it out")
 
 
 def _subset(values: Mapping[str, Any], where: str) -> SubsetPlan:

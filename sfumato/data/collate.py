@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -20,6 +20,7 @@ class Sample:
         text: cached outputs of text encoders by name; empty where none are cached.
         original_size, crop_offset, target_size: (height, width), (top, left), (height, width).
         mask: (1, H, W) in [0, 1], of pixels or of latents, as the picture is; None where all of it counts.
+        custom_attributes: what the user noted about its subset.
         skipped: files that could not be decoded and that this sample stands in for.
     """
 
@@ -34,6 +35,7 @@ class Sample:
     loss_weight: float = 1.0
     network_multiplier: float = 1.0
     mask: Tensor | None = None
+    custom_attributes: Mapping[str, Any] = field(default_factory=dict)
     skipped: tuple[str, ...] = ()
 
 
@@ -51,6 +53,7 @@ class Batch:
         pixels: (B, 3, H, W) in [-1, 1], or None; exactly one of `latents` and `pixels` is there.
         text: cached outputs of text encoders by name, each (B, ...).
         masks: (B, 1, H, W) in [0, 1], of pixels or of latents; None where no picture has one.
+        custom_attributes: B tables, what the user noted about each picture's subset.
         skipped: files that could not be decoded; pictures of the same bucket stand in for them.
     """
 
@@ -65,6 +68,7 @@ class Batch:
     pixels: Tensor | None = None
     text: dict[str, Tensor] = field(default_factory=dict)
     masks: Tensor | None = None
+    custom_attributes: list[Mapping[str, Any]] = field(default_factory=list)
     skipped: tuple[str, ...] = ()
 
     def __len__(self) -> int:
@@ -103,6 +107,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
         pixels=_stack([s.pixels for s in samples]),
         text={name: torch.stack([s.text[name] for s in samples]) for name in samples[0].text},
         masks=_stack(_completed([s.mask for s in samples])),
+        custom_attributes=[s.custom_attributes for s in samples],
         skipped=tuple(path for s in samples for path in s.skipped),
     )
 

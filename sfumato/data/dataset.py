@@ -167,7 +167,7 @@ class TrainingSet:
         )
         if self.latents:
             return Showing(picture, caption, views.plain(picture.size, fit, flipped=flipped))
-        own_size = not pictures.plan.buckets.enabled
+        own_size = not pictures.has_buckets
         view = views.draw(picture.path, picture.size, fit, subset, rng, flipped=flipped, own_size=own_size)
         return Showing(picture, caption, view)
 
@@ -192,6 +192,7 @@ class TrainingSet:
             text=self.texts(plan.dataset, index) if self.texts else {},
             loss_weight=pictures.plan.prior_loss_weight if pictures.subset(index).is_reg else 1.0,
             network_multiplier=pictures.plan.network_multiplier,
+            custom_attributes=pictures.subset(index).custom_attributes,
             skipped=skipped,
         )
 

@@ -22,6 +22,7 @@ class SubsetPlan:
         is_reg: pictures that keep the model's idea of the class (prior preservation).
         caption_extension: what a caption's file name ends in instead of the picture's suffix.
         flip_aug: mirror each picture with probability 1/2.
+        cache_info: leave captions and sizes in a file for sd-scripts.
         metadata_file: captions of the pictures in one file, instead of a file each.
         conditioning_data_dir: folder of control pictures or loss masks, named like the pictures.
         custom_attributes: what the user notes about the subset; handed on with each batch.
@@ -39,6 +40,7 @@ class SubsetPlan:
     random_crop: bool = False
     face_crop_aug_range: tuple[float, float] | None = None
     alpha_mask: bool = False
+    cache_info: bool = False
     metadata_file: Path | None = None
     conditioning_data_dir: Path | None = None
     custom_attributes: Mapping[str, Any] = field(default_factory=dict)

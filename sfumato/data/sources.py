@@ -11,7 +11,7 @@ from dataclasses import replace
 from itertools import chain
 from typing import NamedTuple
 
-from sfumato.data import caption_files, conditioning, fitting, metadata_file, validation
+from sfumato.data import cache_info, caption_files, conditioning, fitting, metadata_file, validation
 from sfumato.data.buckets import Size
 from sfumato.data.caption_files import CaptionFile, UnreadableCaptionError
 from sfumato.data.complaints import Complaints
@@ -74,7 +74,8 @@ def _read_subsets(
     for number, subset in enumerate(plan.subsets):
         if subset.is_reg == is_reg:
             found = _read_subset(number, subset, plan, complaints, index)
-            yield fitting.checked(found, subset, complaints, index)
+            found = fitting.checked(found, subset, complaints, index)
+            yield cache_info.kept(found, str(subset.image_dir), complaints) if subset.cache_info else found
 
 
 def _read_subset(

@@ -138,6 +138,13 @@ def test_what_is_not_built_stops_a_run_only_when_it_is_asked_for() -> None:
         read("--sample_sampler", "heun", "--sample_every_n_steps", "5")
 
 
+def test_what_cannot_be_supported_says_why() -> None:
+    with pytest.raises(
+        UserError, match=r"^--dataset_class is not supported: such a class is made of sd-scripts"
+    ):
+        parse(SCRIPT, ["--dataset_class", "my.Data"], prog="prog")
+
+
 def test_a_single_value_can_be_missing_from_an_option_that_is_built() -> None:
     script = replace(SCRIPT, unsupported_values={"log_with": ("wandb", "all")})
     with pytest.raises(UserError, match=r"^--log_with wandb is not supported yet$"):

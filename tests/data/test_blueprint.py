@@ -154,16 +154,12 @@ def test_a_mistake_is_named_with_file_and_table(tmp_path: Path, text: str, says:
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("key", ["cache_info = true", "custom_attributes = {a = 1}"])
-def test_what_is_not_built_yet_stops_the_run(tmp_path: Path, key: str) -> None:
-    with pytest.raises(UserError, match="is not supported yet"):
-        plans(tmp_path, "[[datasets]]\nresolution = 512" + SUBSET + key)
-
-
-@pytest.mark.parametrize("key", ["cache_info = true", "custom_attributes = {a = 1}"])
-def test_so_does_it_in_a_table_above(tmp_path: Path, key: str) -> None:
-    with pytest.raises(UserError, match="is not supported yet"):
-        plans(tmp_path, f"[general]\n{key}\n[[datasets]]\nresolution = 512" + SUBSET)
+def test_notes_about_subsets_are_kept_and_the_nearest_table_counts(tmp_path: Path) -> None:
+    text = "[general.custom_attributes]\na = 1\n" + described(
+        "image_dir = 'a'\ncustom_attributes = { source = 'x', parts = [1, 2] }", "image_dir = 'b'"
+    )
+    (found,) = plans(tmp_path, text)
+    assert [s.custom_attributes for s in found.subsets] == [{"source": "x", "parts": [1, 2]}, {"a": 1}]
 
 
 def described(*subsets: str, own: str = "resolution = 512") -> str:

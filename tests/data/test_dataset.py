@@ -295,6 +295,14 @@ def test_regularisation_pictures_carry_the_prior_weight_and_sets_their_multiplie
     assert {m for b in batches for m in b.network_multipliers.tolist()} == {0.5}
 
 
+def test_a_batch_carries_the_notes_about_each_picture_s_subset(tmp_path: Path) -> None:
+    noted = subset(folder(tmp_path / "cat", [(64, 64)]), custom_attributes={"source": "x"})
+    training_set = dataset.read([plan(noted, subset(folder(tmp_path / "dog", [(64, 64)])))], seed=1)
+    (batch,) = Loader(training_set)(training_set.batches(1))
+    notes = {Path(p).parent.name: a for p, a in zip(batch.paths, batch.custom_attributes, strict=True)}
+    assert notes == {"cat": {"source": "x"}, "dog": {}}
+
+
 def test_a_batch_moves_as_a_whole(tmp_path: Path) -> None:
     path = folder(tmp_path / "cat", [(64, 64)])
     training_set = dataset.read([plan(subset(path))], seed=1)
