@@ -100,13 +100,13 @@ def _look(pictures: Sequence[Shown]) -> None:
     whole = [(path, found.likeness) for path, found in seen.items() if found.likeness is not None]
     groups = duplicates.groups([likeness for _, likeness in whole])
     alike = {
-        whole[one][0]: [whole[other][0] for other in group if other != one]
-        for group in groups
-        for one in group
+        whole[one][0]: (whole[group[at - 1]][0], number)
+        for number, group in enumerate(groups, 1)
+        for at, one in enumerate(group)
     }
     for shown in pictures:
         shown.fault = seen[shown.path].fault
-        shown.alike = tuple(alike.get(shown.path, ()))
+        shown.alike, shown.group = alike.get(shown.path, ("", 0))
 
 
 def _data_set(number: int, found: PictureSet, pictures: Sequence[Shown]) -> DataSet:

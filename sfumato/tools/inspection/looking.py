@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+import numpy as np
 from PIL import Image
 
 from sfumato import log
@@ -20,8 +21,8 @@ from sfumato.tools.inspection.duplicates import difference_hash
 THUMBNAIL = 256
 """Longest side of a thumbnail in pixels."""
 
-_NOT_COUNTED = (214, 40, 57)
-"""What a mask leaves out is painted in this red."""
+_STRIPES = ((190, 24, 60), (255, 255, 255))
+_STRIPE = 6
 
 
 @dataclass(frozen=True)
@@ -56,16 +57,23 @@ def thumbnail(path: str) -> str:
 
 
 def mask_thumbnail(path: str, source: MaskSource) -> str:
-    """Return what a picture's mask leaves out as a veil over it, as a data URI; "" where it is damaged."""
+    """Return stripes over what a picture's mask leaves out, as a data URI; "" where it is damaged."""
     try:
         alone = images.decode(path, alpha=True).getchannel("A")
         mask = masks.decode_mask(source.path) if source.path else alone
     except BrokenPictureError:
         return ""
     mask.thumbnail((THUMBNAIL, THUMBNAIL))
-    veil = Image.new("RGB", mask.size, _NOT_COUNTED)
+    veil = _stripes(mask.size)
     veil.putalpha(mask.point([(255 - counted) * 3 // 4 for counted in range(256)]))
     return _uri(veil, "PNG")
+
+
+def _stripes(size: tuple[int, int]) -> Image.Image:
+    """Return slanting stripes, which no photograph has in these colours."""
+    rows, columns = np.indices((size[1], size[0]))
+    which = (rows + columns) // _STRIPE % len(_STRIPES)
+    return Image.fromarray(np.array(_STRIPES, dtype=np.uint8)[which])
 
 
 def _look_at(path: str) -> Seen:

@@ -133,6 +133,9 @@ def _histogram(name: str, length: Lengths, counts: Sequence[int]) -> str:
 def _cards(report: Report) -> Iterable[str]:
     shown = [picture for picture in report.pictures if picture.thumbnail or picture.fault]
     marked = [picture for picture in shown if marks(picture)]
+    if shown:
+        legend = "In the frame: what is left after cropping. Striped: what masks leave out."
+        yield f'<p class="faint legend">{legend}</p>'
     for title, pictures in (
         ("Pictures that need a look", marked),
         ("Other pictures", [picture for picture in shown if not marks(picture)]),

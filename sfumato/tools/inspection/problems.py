@@ -15,6 +15,9 @@ MUCH_CROPPED = 0.2
 """A picture that loses more of its area than this may lose what its caption speaks of."""
 
 
+_FEW_ALIKE = 4
+
+
 def marks(shown: Shown) -> list[str]:
     """Return in a few words each what is wrong with one picture."""
     return [
@@ -23,7 +26,7 @@ def marks(shown: Shown) -> list[str]:
         *([f"loses {shown.loss:.0%}"] if shown.loss > MUCH_CROPPED else []),
         *(["caption cut off"] if shown.cut_off else []),
         *([] if shown.caption.strip() else ["no caption"]),
-        *([f"looks like {_name(shown.alike[0])}"] if shown.alike else []),
+        *([f"looks like {_name(shown.alike)}"] if shown.alike else []),
     ]
 
 
@@ -99,12 +102,20 @@ def _cut_off(pictures: Sequence[Shown], lengths: Mapping[str, Lengths]) -> Probl
 
 
 def _alike(pictures: Sequence[Shown]) -> Problem | None:
-    groups = {tuple(sorted((s.path, *s.alike))) for s in pictures if s.alike}
-    lines = tuple(printable(" = ".join(group)) for group in sorted(groups))
+    groups: dict[int, dict[str, None]] = {}
+    for shown in pictures:
+        if shown.group:
+            groups.setdefault(shown.group, {})[shown.path] = None
+    lines = tuple(_equation(list(group)) for group in groups.values())
     message = (
         f"{len(lines)} groups of pictures look alike and count as often as they are there; keep one of each"
     )
     return _problem("look alike", "warning", message, lines)
+
+
+def _equation(paths: Sequence[str]) -> str:
+    more = len(paths) - _FEW_ALIKE
+    return printable(" = ".join(paths[:_FEW_ALIKE])) + (f" and {more} more" if more > 0 else "")
 
 
 def _read_in_part(pictures: Sequence[Shown], lengths: Mapping[str, Lengths]) -> list[Problem]:

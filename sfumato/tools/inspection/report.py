@@ -46,7 +46,8 @@ class Shown:
         tokens: the caption's length by text encoder.
         cut_off: the end of the caption that no text encoder reads.
         fault: why its pixels cannot be decoded; "" if they can, or nobody looked.
-        alike: paths of pictures that look like it.
+        alike: path of a picture that looks like it; "" if there is none.
+        group: number of its group of pictures that look alike, from 1; 0 if it is in none.
         thumbnail, mask_thumbnail: data URIs of the whole picture and its mask; "" where not made.
     """
 
@@ -65,7 +66,8 @@ class Shown:
     tokens: dict[str, int] = field(default_factory=dict)
     cut_off: str = ""
     fault: str = ""
-    alike: tuple[str, ...] = ()
+    alike: str = ""
+    group: int = 0
     thumbnail: str = ""
     mask_thumbnail: str = ""
 
