@@ -24,7 +24,7 @@ class Option:
         kind: type of the value, or of each value where `is_list`.
         choices: allowed values, None where everything is allowed.
         default: the section's value, or the one that the script puts in its place.
-        count: how many values a list takes: `*` any number, `+` one or more.
+        count: how many values a list takes: `*` any number, `+` one or more; `?` makes a positional optional.
     """
 
     section: type
@@ -135,12 +135,14 @@ def _argument(option: Option) -> dict[str, Any]:
     return named | {
         "type": partial(_read_argument, option.kind),
         "choices": option.choices,
-        "nargs": option.count if option.is_list else None,
+        "nargs": option.count if option.is_list or option.count == "?" else None,
         "metavar": None if option.choices or not is_flag else _METAVARS[option.kind],
     }
 
 
 def _read_argument(kind: Kind, text: str) -> Any:
+    if text is argparse.SUPPRESS:  # an optional positional that was not given goes through here
+        return text
     try:
         return read_text(kind, text)
     except ValueError as error:

@@ -115,13 +115,6 @@ def _tool(command: str) -> Callable[[Sequence[str]], int]:
     return run
 
 
-def _inspect(argv: Sequence[str]) -> int:
-    if argv and not argv[0].startswith("-"):
-        option = "--train_data_dir" if os.path.isdir(argv[0]) else "--dataset_config"
-        argv = [option, *argv]
-    return _tool("inspect")(argv)
-
-
 def _demo(argv: Sequence[str]) -> int:
     from sfumato.cli.requirements import check_requirements
 
@@ -163,7 +156,7 @@ def _run_script(name: str, argv: Sequence[str]) -> int:
 _COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "train": _train,
     "generate": _generate,
-    "inspect": _inspect,
+    "inspect": _tool("inspect"),
     "convert": _tool("convert"),
     "merge-models": _tool("merge-models"),
     "show-metadata": _tool("show-metadata"),

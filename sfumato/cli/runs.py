@@ -279,13 +279,13 @@ SCRIPTS: tuple[Script, ...] = (
             ConsoleConfig,
             FileConfig,
         ),
-        absent=_names("debug_dataset validation_seed max_train_steps max_train_epochs initial_epoch")
+        absent=_names("debug_dataset max_train_steps max_train_epochs initial_epoch")
         | _names("initial_step skip_until_initial_step gradient_accumulation_steps v_parameterization vae")
         | _names("no_half_vae clip_skip disable_mmap_load_safetensors clip_l t5xxl ae apply_t5_attn_mask")
         | _names("split_mode model_type controlnet_model_name_or_path loss_type huber_schedule huber_c")
         | _names("huber_scale min_snr_gamma scale_v_pred_loss_like_noise_pred v_pred_like_loss")
         | _names("debiased_estimation_loss prior_loss_weight console_log_simple"),
-        unsupported=NOT_BUILT_FOR_TRAINING & _names("dataset_class validation_split cache_info"),
+        unsupported=NOT_BUILT_FOR_TRAINING & _names("dataset_class cache_info"),
     ),
     Script(
         name="tools/convert_diffusers20_original_sd",

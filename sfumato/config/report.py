@@ -1,6 +1,6 @@
 """What is told of a data set, and where."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from sfumato.config.checks import at_least
@@ -9,6 +9,9 @@ from sfumato.config.checks import at_least
 @dataclass(frozen=True)
 class ReportConfig:
     """The report."""
+
+    data: Path | None = field(default=None, metadata={"flags": ("data",), "count": "?"})
+    """File that describes data sets, or folder of sub-folders named `10_cat`; or use the options below."""
 
     family: str | None = None
     """Family of models whose tokens captions are counted in; not counted when not given."""

@@ -14,7 +14,7 @@ from tests import tiny
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-START = re.compile(r"(accelerate launch .*?sd-scripts/\w+\.py|sfumato (train|generate|convert))\s")
+START = re.compile(r"(accelerate launch .*?sd-scripts/\w+\.py|sfumato (train|generate|convert|inspect))\s")
 SMALLER = {
     "train": ["--max_data_loader_n_workers", "0"],
     "generate": shlex.split("--width 32 --height 32 --steps 1"),
@@ -74,4 +74,5 @@ def test_the_pages_hold_commands() -> None:
     assert counts["sd_lora.md"] == 3
     assert counts["sdxl_lora.md"] == 2
     assert counts["getting_started.md"] == 2
+    assert counts["inspect.md"] == 1
     assert counts["README.md"] >= 1

@@ -14,7 +14,7 @@ from sfumato.data import blueprint
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-START = re.compile(r"(accelerate launch .*?sd-scripts/\w+\.py|sfumato (train|generate|convert))\s")
+START = re.compile(r"(accelerate launch .*?sd-scripts/\w+\.py|sfumato (train|generate|convert|inspect))\s")
 
 
 SHOWN = {
@@ -24,6 +24,7 @@ SHOWN = {
     "generate sd",
     "sdxl_train_network",
     "generate sdxl",
+    "inspect",
     "tools/convert_diffusers20_original_sd",
 }
 

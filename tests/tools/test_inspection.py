@@ -155,6 +155,18 @@ def test_a_report_shows_captions_and_windows_as_training_draws_them(tmp_path: Pa
     assert {shown["is_flipped"] for shown in found["pictures"]} == {True, False}
 
 
+def test_pictures_that_are_held_back_are_told_apart(tmp_path: Path) -> None:
+    for number in range(8):
+        picture(tmp_path / "a" / f"im{number}.png", (64, 64), "x")
+    found = records(
+        tmp_path, [described(tmp_path / "a"), "--validation_split", "0.25", "--validation_seed", "3"]
+    )
+    assert len(found["pictures"]) == 6
+    assert [p["message"] for p in found["problems"]] == [
+        "2 pictures are held back for validation and not told of here"
+    ]
+
+
 def test_a_page_needs_nothing_from_elsewhere_and_takes_any_text_for_text(tmp_path: Path) -> None:
     picture(tmp_path / "a" / "<b>&.png", (64, 64), "<script>alert('x')</script>")
     page = tmp_path / "report.html"

@@ -30,6 +30,9 @@ def collect(run: Run) -> Report:
     latents = family.latents if family else None
     plans = blueprint.plans(run, size_multiple=latents.downscale * latents.patch if latents else 8)
     training_set = dataset.read(plans, run[LengthConfig].seed or 0, complaints=complaints)
+    if training_set.validation is not None:
+        num = sum(len(found.pictures) for found in training_set.validation.sets)
+        complaints.note(f"{num} pictures are held back for validation and not told of here", kind="held back")
     pictures = _first_epoch(training_set, run[LengthConfig])
     readers = family.readers() if family else {}
     _count_tokens(pictures, readers)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 from sfumato.checkpoints.atomic import atomic_file
+from sfumato.config.dataset import DatasetConfig
 from sfumato.config.report import ReportConfig
 from sfumato.config.run import Run
 from sfumato.config.saving import SavingConfig
@@ -28,7 +30,7 @@ def inspect(run: Run) -> Report:
     """
     config = run[ReportConfig]
     if ReportConfig in run:
-        run = Run(run.script, config.family or "", run)
+        run = Run(run.script, config.family or "", run).with_sections(_named(run))
     else:
         config = ReportConfig(html=Path(run[SavingConfig].output_dir or ".") / PAGE)
         run = run.with_sections(config)
@@ -37,6 +39,16 @@ def inspect(run: Run) -> Report:
         if path is not None:
             _write(path, write(report))
     return report
+
+
+def _named(run: Run) -> DatasetConfig:
+    """Return where the pictures are, if it was said without an option's name, too."""
+    data, config = run[ReportConfig].data, run[DatasetConfig]
+    if data is None:
+        return config
+    return (
+        replace(config, train_data_dir=str(data)) if data.is_dir() else replace(config, dataset_config=data)
+    )
 
 
 def _write(path: Path, text: str) -> None:
