@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
@@ -10,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -177,7 +178,8 @@ def fill_latents(
     try:
         if to_disk:
             encoder.index = training_set.index
-            _require_one_content_per_file(cache, jobs)
+            if training_set.has_shared_stems:
+                _require_one_content_per_file(cache, jobs)
             jobs = [job for job in jobs if _is_mine(cache, job, rank, world)]
             jobs = _Checker(encoder, family, training_set.index, trust).missing(jobs)
         if jobs:
@@ -218,8 +220,6 @@ def _ahead(
 
 def _require_one_content_per_file(cache: LatentCache, jobs: Sequence[Job]) -> None:
     """Raise UserError if latents of two sizes, filters or masks would have the same name in one file."""
-    if len({hash(cache.file(*job)) for job in jobs}) == len(jobs):
-        return
     found: dict[tuple[Path, str, str], object] = {}
     for job in jobs:
         path, suffix, pictures = cache.path(*job), cache.key_suffix(*job), cache.sets[job[0]]
@@ -260,7 +260,7 @@ class _Decoded(NamedTuple):
 
     job: Job
     record: Record
-    finding: str
+    finding: tuple[str, str]
     pixels: Tensor | None = None
     mask: Tensor | None = None
 
@@ -274,14 +274,14 @@ class _Encoder:
     parts: Parts
     vae: str
     index: Index | None = None
-    _recipes: dict[tuple[int, int, Fit, bool], str] = field(default_factory=dict)
+    _recipes: dict[tuple[Any, ...], tuple[str, str]] = field(default_factory=dict)
 
     def decode(self, job: Job) -> _Decoded:
         """Read a picture's pixels; called in other threads."""
         pictures = self.cache.sets[job[0]]
         picture, subset = pictures.pictures[job[1]], pictures.subset(job[1])
         view = views.plain(picture.size, pictures.fit(job[1]), interpolation=subset.resize_interpolation)
-        record, finding = (self.record(job), self.finding(job)) if self.index is not None else ({}, "")
+        record, finding = (self.record(job), self.finding(job)) if self.index is not None else ({}, ("", ""))
         try:
             return _Decoded(job, record, finding, *views.render(picture.path, view, pictures.mask(job[1])))
         except BrokenPictureError:
@@ -309,28 +309,25 @@ class _Encoder:
             record[_MASK] = store.picture_state(mask.path)
         return record
 
-    def finding(self, job: Job) -> str:
-        """Return `record` and the names of the arrays as one text for the index."""
+    def finding(self, job: Job) -> tuple[str, str]:
+        """Return what the index is asked about a file, and what it says if the latents are valid.
+
+        That is `record` and the names of the arrays, for all pictures alike but for what differs in each.
+        """
         dataset, index = job
         pictures = self.cache.sets[dataset]
-        mask = pictures.mask(index)
-        key = (dataset, pictures.pictures.subsets[index], pictures.fit(index), mask is not None)
-        if key not in self._recipes:
-            names = [self.cache.name(*job, flipped) for flipped in self.cache.flips(*job)]
-            recipe = [*names, self.cache.mask_name(*job), self._constant(job)]
-            self._recipes[key] = json.dumps(recipe)
-        state = store.picture_state(pictures.pictures.paths[index])
+        table, mask = pictures.pictures, pictures.mask(index)
+        alike = (dataset, table.subsets[index], pictures.size(index), table.train_size(index), mask is None)
+        if alike not in self._recipes:
+            self._recipes[alike] = self._recipe(job)
+        kind, recipe = self._recipes[alike]
         masked = store.picture_state(mask.path) if mask and mask.path else ""
-        return f"{state}{masked} {self._recipes[key]}"
+        return kind, f"{store.picture_state(table.paths[index])}{masked} {recipe}"
 
-    def learn(self, job: Job, finding: str, *, is_own: bool) -> None:
-        """Note in the index, if there is one, that a file holds valid latents."""
-        if self.index is not None:
-            self.index.learn(self.kind(job), self.cache.file(*job), finding, is_own=is_own)
-
-    def kind(self, job: Job) -> str:
-        """Return the index's name for what is known of latents of one size."""
-        return f"latents{self.cache.key_suffix(*job)}"
+    def _recipe(self, job: Job) -> tuple[str, str]:
+        names = [self.cache.name(*job, flipped) for flipped in self.cache.flips(*job)]
+        recipe = json.dumps([*names, self.cache.mask_name(*job), self._constant(job)])
+        return f"latents{self.cache.key_suffix(*job)}", hashlib.sha256(recipe.encode()).hexdigest()[:32]
 
     def _constant(self, job: Job) -> Record:
         """Return the part of the record that many pictures share."""
@@ -380,7 +377,9 @@ class _Encoder:
         # What else a file holds that is older than its picture is stale, and must not look fresh from now on.
         is_fresh = path.exists() and store.is_newer(path, pictures.pictures.paths[job[1]])
         (store.update if is_fresh else store.write)(path, arrays)
-        self.learn(job, decoded.finding, is_own=True)
+        if self.index is not None:
+            kind, finding = decoded.finding
+            self.index.learn(kind, str(path), finding, is_own=True)
 
 
 def _framing(size: Size, fit: Fit, suffix: str) -> Arrays:
@@ -415,24 +414,20 @@ class _Checker:
         file = self.encoder.cache.file(*job)
         if self.trust:
             return os.path.exists(file)
-        finding = self.encoder.finding(job)
-        known = self.index.recall(self.encoder.kind(job), file)
+        kind, finding = self.encoder.finding(job)
+        known = self.index.recall(kind, file)
         if known in (finding, _ADOPTED + finding):
             self.num_adopted += known != finding
             return True
+        num_adopted = self.num_adopted
         try:
-            return self._is_found_valid(job, Path(file), finding)
+            is_valid = self._holds(job, Path(file))
         except BrokenCacheError as error:
             logger.warning("%s is damaged (%s) and made again", file, error)
             return False
-
-    def _is_found_valid(self, job: Job, path: Path, finding: str) -> bool:
-        num_adopted = self.num_adopted
-        if not self._holds(job, path):
-            return False
-        adopted = _ADOPTED if self.num_adopted > num_adopted else ""
-        self.encoder.learn(job, adopted + finding, is_own=False)
-        return True
+        if is_valid:
+            self.index.learn(kind, file, (_ADOPTED if self.num_adopted > num_adopted else "") + finding)
+        return is_valid
 
     def _holds(self, job: Job, path: Path) -> bool:
         cache = self.encoder.cache

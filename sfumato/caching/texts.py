@@ -107,6 +107,8 @@ def fill_texts(
     names = tuple(name for encoder in encoders for name in family.text_outputs[encoder])
     cache = TextCache(training_set.sets, family.caches.texts, names, None if to_disk else MemoryStore())
     encoder = _Encoder(cache, family, parts, tuple(encoders), training_set.index, trust)
+    if to_disk and training_set.has_shared_stems:
+        _require_one_caption_per_file(cache)
     try:
         todo = encoder.missing(rank, world) if to_disk else {caption: [] for caption in _captions(cache)}
         if todo:
@@ -145,8 +147,6 @@ def _captions(cache: TextCache) -> dict[str, None]:
 
 def _require_one_caption_per_file(cache: TextCache) -> None:
     """Raise UserError if pictures of the same name, but for the suffix, have different captions."""
-    if len({hash(cache.file(*picture)) for picture in _pictures(cache)}) == sum(1 for _ in _pictures(cache)):
-        return
     owner: dict[str, str] = {}
     for picture in _pictures(cache):
         file, caption = cache.file(*picture), cache.caption(*picture)
@@ -180,7 +180,6 @@ class _Encoder:
 
     def missing(self, rank: int, world: int) -> dict[str, list[str]]:
         """Return captions of this process's share, with the files that have to be written for each."""
-        _require_one_caption_per_file(self.cache)
         found: dict[str, list[str]] = {}
         num_adopted = 0
         for picture in _pictures(self.cache):
@@ -255,7 +254,7 @@ class _Encoder:
 
     @cached_property
     def _recipe(self) -> str:
-        return json.dumps([self._extras_digest, self._identities, self.cache.names])
+        return _digest(json.dumps([self._extras_digest, self._identities, self.cache.names]).encode())
 
     def _agrees(self, record: Record, caption: str) -> bool:
         """Compare with a record; it may speak of more encoders than are asked for now."""

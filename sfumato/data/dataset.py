@@ -6,9 +6,11 @@ change what is trained.
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
@@ -99,6 +101,12 @@ class TrainingSet:
     def num_batches(self) -> int:
         """Batches in an epoch, over all processes."""
         return sum(-(-len(items) // s.plan.batch_size) for s in self.sets for items in s.buckets.values())
+
+    @cached_property
+    def has_shared_stems(self) -> bool:
+        """Whether pictures differ in the suffix of their names alone, or are in two data sets."""
+        stems = {hash(os.path.splitext(path)[0]) for s in self.sets for path in s.pictures.paths}
+        return len(stems) < sum(len(s.pictures) for s in self.sets)
 
     def describe(self) -> list[dict[str, Any]]:
         """Return the `ss_datasets` record: one object per data set."""

@@ -25,11 +25,9 @@ _VERSION = 1
 _TABLE = """CREATE TABLE IF NOT EXISTS findings (
     kind TEXT, name TEXT, size_bytes INTEGER, mtime_ns INTEGER, finding TEXT, PRIMARY KEY (kind, name)
 ) WITHOUT ROWID"""
+_STAMPED = "size_bytes || ' ' || mtime_ns || ' ' || finding"
 # A file that was written so recently may be written once more without a change of its time (FAT: 2 s).
 _TOO_RECENT_NS = 2_000_000_000
-
-Row = tuple[int, int, str]
-"""Size in bytes, time in ns, finding."""
 
 logger = logging.getLogger(__name__)
 
@@ -45,30 +43,28 @@ class Index:
     unusable: set[str] = field(default_factory=set)
     _folders: dict[str, _Folder] = field(default_factory=dict)
 
-    def remember(self, kind: str, folder: str, name: str, find_out: Callable[[], str]) -> str:
+    def remember(self, kind: str, path: str, find_out: Callable[[], str]) -> str:
         """Return what `find_out` says about a file; it is not called if the file is as it was."""
-        place = self._folder(folder)
-        stamp = _stamp(os.path.join(folder, name))
-        known = place.known(kind).get(name)
-        if known is not None and known[:2] == stamp:
-            return known[2]
+        place, name = self._place(path)
+        stamp = _stamp(path)
+        known = place.known(kind).get(name, "")
+        if stamp and known.startswith(stamp):
+            return known[len(stamp) :]
         finding = find_out()
-        if stamp is not None and stamp[1] < place.too_recent_ns:
-            place.learn(kind, name, (*stamp, finding))
+        place.learn(kind, name, stamp, finding)
         return finding
 
     def recall(self, kind: str, path: str) -> str | None:
         """Return what was found out about a file, if it is as it was then."""
-        folder, name = os.path.split(path)
-        known = self._folder(folder).known(kind).get(name)
-        return known[2] if known is not None and known[:2] == _stamp(path) else None
+        place, name = self._place(path)
+        known = place.known(kind).get(name)
+        stamp = _stamp(path) if known else ""
+        return known[len(stamp) :] if known and stamp and known.startswith(stamp) else None
 
     def learn(self, kind: str, path: str, finding: str, *, is_own: bool = False) -> None:
         """Note a finding about a file; `is_own` if this process wrote it, so that it is settled at once."""
-        folder, name = os.path.split(path)
-        place, stamp = self._folder(folder), _stamp(path)
-        if stamp is not None and (is_own or stamp[1] < place.too_recent_ns):
-            place.learn(kind, name, (*stamp, finding))
+        place, name = self._place(path)
+        place.learn(kind, name, _stamp(path), finding, is_settled=is_own)
 
     def save(self) -> None:
         """Write what is new, and let go of the rest."""
@@ -84,32 +80,40 @@ class Index:
             self.unusable.add(folder)
             logger.info("%s has no index of its files (%s): they are read at every start", folder, error)
 
-    def _folder(self, folder: str) -> _Folder:
-        if folder not in self._folders:
-            self._folders[folder] = _Folder(folder)
-        return self._folders[folder]
+    def _place(self, path: str) -> tuple[_Folder, str]:
+        folder, _, name = path.rpartition(os.sep)
+        place = self._folders.get(folder)
+        if place is None:
+            place = self._folders[folder] = _Folder(folder)
+        return place, name
 
 
 @dataclass
 class _Folder:
-    """One folder's findings by kind and file name, and those not yet written."""
+    """One folder's findings by kind and file name, and those not yet written.
+
+    A finding is kept with the file's stamp before it, as one string: a tuple would take twice the memory.
+    """
 
     folder: str
     too_recent_ns: int = field(default_factory=lambda: time.time_ns() - _TOO_RECENT_NS)
     learned: list[tuple[str, str, int, int, str]] = field(default_factory=list)
-    _known: dict[str, dict[str, Row]] = field(default_factory=dict)
+    _known: dict[str, dict[str, str]] = field(default_factory=dict)
     _was_read: bool = False
 
-    def known(self, kind: str) -> dict[str, Row]:
+    def known(self, kind: str) -> dict[str, str]:
         if kind not in self._known:
             self._known[kind] = self._read(kind)
         return self._known[kind]
 
-    def learn(self, kind: str, name: str, row: Row) -> None:
+    def learn(self, kind: str, name: str, stamp: str, finding: str, *, is_settled: bool = False) -> None:
+        if not stamp or not (is_settled or int(stamp.split()[1]) < self.too_recent_ns):
+            return
         with suppress(UnicodeEncodeError):  # a name that is not valid text cannot be a key
             name.encode()
-            self.known(kind)[name] = row
-            self.learned.append((kind, name, *row))
+            self.known(kind)[name] = stamp + finding
+            size_bytes, mtime_ns = stamp.split()
+            self.learned.append((kind, name, int(size_bytes), int(mtime_ns), finding))
 
     def save(self) -> None:
         try:
@@ -125,7 +129,7 @@ class _Folder:
     def _path(self) -> str:
         return os.path.join(self.folder, NAME)
 
-    def _read(self, kind: str) -> dict[str, Row]:
+    def _read(self, kind: str) -> dict[str, str]:
         if not os.path.exists(self._path):
             return {}
         try:
@@ -133,9 +137,8 @@ class _Folder:
                 if _version(connection) != _VERSION:
                     return {}
                 self._was_read = True
-                query = "SELECT name, size_bytes, mtime_ns, finding FROM findings WHERE kind = ?"
-                rows = connection.execute(query, (kind,))
-                return {name: (size_bytes, mtime_ns, finding) for name, size_bytes, mtime_ns, finding in rows}
+                query = f"SELECT name, {_STAMPED} FROM findings WHERE kind = ?"
+                return dict(connection.execute(query, (kind,)))
         except sqlite3.Error as error:
             logger.info("%s is not used: %s", self._path, error)
             return {}
@@ -162,10 +165,10 @@ def _version(connection: sqlite3.Connection) -> int:
     return connection.execute("PRAGMA user_version").fetchone()[0]
 
 
-def _stamp(path: str) -> tuple[int, int] | None:
-    """Return size and time of a file, or None if there is none."""
+def _stamp(path: str) -> str:
+    """Return size and time of a file, each with a blank behind it, or "" if there is none."""
     try:
         status = os.stat(path)
     except OSError:
-        return None
-    return status.st_size, status.st_mtime_ns
+        return ""
+    return f"{status.st_size} {status.st_mtime_ns} "

@@ -21,6 +21,7 @@ from sfumato.data.plan import DatasetPlan, SubsetPlan
 from sfumato.data.table import Picture, PictureTable
 from sfumato.errors import UserError
 
+_ENDINGS = tuple(SUFFIXES)
 _CAPTION_SUFFIXES = (".txt", ".caption", ".tags", ".cap")
 
 
@@ -118,7 +119,7 @@ def _in_metadata(
 def _in_folder(subset: SubsetPlan, _plan: DatasetPlan, complaints: Complaints, index: Index) -> list[_Found]:
     folder = str(subset.image_dir)
     names = _list(folder, complaints)
-    images = sorted(name for name in names if os.path.splitext(name)[1].lower() in SUFFIXES)
+    images = sorted(filter(_is_picture, names))
     if not images:
         complaints.warn(f"{folder} has no pictures and is ignored; check image_dir")
         return []
@@ -130,6 +131,11 @@ def _in_folder(subset: SubsetPlan, _plan: DatasetPlan, complaints: Complaints, i
         _Found(os.path.join(folder, name), caption, partners.get(name))
         for name, caption in zip(images, captions, strict=True)
     ]
+
+
+def _is_picture(name: str) -> bool:
+    # Most files of a large folder are captions and caches; the first condition tells them quickly.
+    return name.lower().endswith(_ENDINGS) and os.path.splitext(name)[1].lower() in SUFFIXES
 
 
 def _partners(images: Sequence[str], subset: SubsetPlan, complaints: Complaints) -> dict[str, str]:
@@ -185,7 +191,7 @@ def _sizes(
 
 def _header(path: str, least: int, complaints: Complaints, index: Index) -> Header | None:
     try:
-        finding = index.remember("picture", *os.path.split(path), lambda: str(read_header(path)))
+        finding = index.remember("picture", path, lambda: str(read_header(path)))
     except BrokenPictureError as error:
         complaints.leave_out(path, str(error))
         return None
@@ -235,9 +241,7 @@ def _read_captions(
     def read_one(name: str, file: str) -> str | None:
         path = os.path.join(folder, file)
         try:
-            found = CaptionFile.parse(
-                index.remember("caption", folder, file, lambda: str(caption_files.read(path)))
-            )
+            found = CaptionFile.parse(index.remember("caption", path, lambda: str(caption_files.read(path))))
         except UnreadableCaptionError as error:
             complaints.leave_out(os.path.join(folder, name), f"its caption {file} {error}")
             return None

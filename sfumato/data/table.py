@@ -59,7 +59,9 @@ class Texts(Sequence[str]):
     def __getitem__(self, index: int | slice) -> str | list[str]:
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
-        at = range(len(self))[index]
+        at = index if index >= 0 else index + len(self)
+        if at < 0:
+            raise IndexError(index)
         return self.data[self.ends[at] : self.ends[at + 1]].decode("utf-8", "surrogatepass")
 
 
