@@ -199,3 +199,46 @@ def test_files_are_mapped_unless_that_is_disabled(run: Runs, monkeypatch: pytest
     mapped.clear()
     assert differing(run.plain(), run("read", "--disable_mmap_load_safetensors")) == []
     assert mapped == []
+
+
+# PyTorch's compiler looks at an attribute that warns, and hides the warning by its own means.
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+def test_compiled_blocks_train_what_plain_ones_train_swapped_or_not(run: Runs) -> None:
+    torch._dynamo.reset()
+    compiled = run("compiled", "--torch_compile", "--dynamo_backend", "eager")
+    swap = ["--blocks_to_swap", "3", "--gradient_checkpointing"]
+    swapped = run("swapped", "--torch_compile", "--dynamo_backend", "eager", *swap)
+    assert differing(compiled, swapped) == []
+    for name, tensor in run.plain().items():
+        torch.testing.assert_close(tensor, compiled[name], rtol=1e-3, atol=1e-5, msg=name)
+
+
+OPTIMIZERS = ("AdamW", "AdamW8bit", "Lion", "Prodigy", "AdamWScheduleFree", "SGDNesterov", "DAdaptAdam")
+SAVINGS = (
+    ("--blocks_to_swap", "3"),
+    ("--blocks_to_swap", "5", "--gradient_checkpointing"),
+    ("--cpu_offload_checkpointing",),
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("saving", SAVINGS, ids=" ".join)
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_every_optimizer_learns_the_same(optimizer: str, saving: tuple[str, ...], run: Runs) -> None:
+    kind = ("--optimizer_type", optimizer)
+    assert differing(run.plain(*kind), run("saving", *kind, *saving)) == []
+
+
+@pytest.mark.slow
+def test_a_text_encoder_learns_through_the_front_in_split_mode(
+    model: tiny.TinyFlux, pictures: Path, tmp_path: Path
+) -> None:
+    places = ["--train_data_dir", str(pictures), "--output_name", "lora"]
+    short = SHORT.replace("--network_train_unet_only", "").replace("--cache_text_encoder_outputs", "")
+    results = []
+    for name, options in {"plain": [], "split": ["--split_mode"]}.items():
+        out = ["--output_dir", str(tmp_path / name), *SINGLE, *options]
+        assert script("flux_train_network", [*model.arguments, *places, *short.split(), *out]) == 0
+        results.append(load_file(tmp_path / name / "lora.safetensors"))
+    assert differing(*results) == []
+    assert any(tensor.any() for name, tensor in results[0].items() if "lora_te1" in name and "up" in name)
