@@ -219,12 +219,13 @@ def _ahead(
 
 
 def _require_one_content_per_file(cache: LatentCache, jobs: Sequence[Job]) -> None:
-    """Raise UserError if latents of two sizes, filters or masks would have the same name in one file."""
+    """Raise UserError if two pictures, sizes, filters or masks would have latents of one name in a file."""
     found: dict[tuple[Path, str, str], object] = {}
     for job in jobs:
         path, suffix, pictures = cache.path(*job), cache.key_suffix(*job), cache.sets[job[0]]
         mask = pictures.mask(job[1])
         contents: dict[str, object] = {
+            "pictures": pictures.pictures.paths[job[1]],
             "sizes": cache.size(*job),
             "filters": pictures.subset(job[1]).resize_interpolation,
             **({"masks": mask.path} if mask and mask.path else {}),
@@ -232,8 +233,8 @@ def _require_one_content_per_file(cache: LatentCache, jobs: Sequence[Job]) -> No
         for kind, content in contents.items():
             if found.setdefault((path, suffix, kind), content) != content:
                 raise UserError(
-                    f"{path} cannot hold latents of two {kind}, which two data sets ask for; "
-                    "use --cache_latents without --cache_latents_to_disk, or copies of the pictures"
+                    f"{path} cannot hold latents of two {kind}, which this run asks for; use --cache_latents "
+                    "without --cache_latents_to_disk, or copies of the pictures under other names"
                 )
 
 

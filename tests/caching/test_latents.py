@@ -106,6 +106,16 @@ def test_several_resolutions_share_a_file_and_neither_is_lost(cats: Path) -> Non
     assert len(list(cats.glob("*.npz"))) == len(SIZES)
 
 
+def test_two_pictures_of_the_same_name_do_not_share_a_file(tmp_path: Path) -> None:
+    for suffix in (".png", ".jpg"):
+        picture(tmp_path / "twins" / f"twin{suffix}", (64, 64), "x")
+    with pytest.raises(UserError, match=r"twin_0064x0064_.*npz cannot hold latents of two pictures"):
+        fill(tmp_path / "twins", to_disk=True)
+    _, _, made = fill(tmp_path / "twins")
+    (_, one), (_, other) = shown(made)
+    assert not torch.equal(one, other)
+
+
 def test_batches_for_encoding_have_one_size(cats: Path) -> None:
     fake = fill(cats, batch_size=2)[0]
     assert sorted(fake.num_encoded) == [1, 2, 2]
