@@ -203,12 +203,10 @@ def test_files_are_mapped_unless_that_is_disabled(run: Runs, monkeypatch: pytest
 
 # PyTorch's compiler looks at an attribute that warns, and hides the warning by its own means.
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
-def test_compiled_blocks_train_what_plain_ones_train_swapped_or_not(run: Runs) -> None:
+def test_compiled_blocks_train_what_plain_ones_train_swapped_too(run: Runs) -> None:
     torch._dynamo.reset()
-    compiled = run("compiled", "--torch_compile", "--dynamo_backend", "eager")
     swap = ["--blocks_to_swap", "3", "--gradient_checkpointing"]
-    swapped = run("swapped", "--torch_compile", "--dynamo_backend", "eager", *swap)
-    assert differing(compiled, swapped) == []
+    compiled = run("compiled", "--torch_compile", "--dynamo_backend", "eager", *swap)
     for name, tensor in run.plain().items():
         torch.testing.assert_close(tensor, compiled[name], rtol=1e-3, atol=1e-5, msg=name)
 
