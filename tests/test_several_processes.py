@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -50,10 +52,17 @@ distributed.start(DistributedConfig())
 """
 
 
-def torchrun(*command: str) -> subprocess.CompletedProcess[str]:
-    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+def start(*command: str) -> subprocess.Popen[str]:
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run([*start, *command], capture_output=True, text=True, check=False, env=environment)
+    pipe = subprocess.PIPE
+    return subprocess.Popen([*launcher, *command], stdout=pipe, stderr=pipe, text=True, env=environment)
+
+
+def torchrun(*command: str) -> subprocess.CompletedProcess[str]:
+    with start(*command) as process:
+        out, errors = process.communicate()
+    return subprocess.CompletedProcess(command, process.returncode, out, errors)
 
 
 def options(model: tiny.TinyFlux, data: Path, out: Path, *more: str) -> list[str]:
@@ -110,6 +119,30 @@ def test_two_processes_train_what_one_trains_with_twice_the_accumulation_and_do_
     saved = [f"saved {two / name}" for name in ("lora.safetensors", "lora-000002.safetensors")]
     for line in (*saved, "encoding pictures: 100%", "differs from its defaults"):
         assert done.stderr.count(line) == 1, line
+
+
+def test_a_signal_ends_all_processes_after_one_step_and_the_resumed_run_is_the_uninterrupted_one(
+    tmp_path: Path,
+) -> None:
+    model = tiny.flux(tmp_path / "model")
+    tiny.pictures(tmp_path / "data" / "1_cat", 5)
+    whole, ended = (
+        options(model, tmp_path / "data", tmp_path / name, "--max_train_epochs", "6") for name in "ab"
+    )
+    assert torchrun(str(DROP_IN), *whole).returncode == 0
+    metrics = tmp_path / "b" / "lora.metrics.jsonl"
+    with start(str(DROP_IN), *ended) as process:
+        while process.poll() is None and (not metrics.exists() or metrics.read_bytes().count(b"\n") < 2):
+            time.sleep(0.001)
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate()
+    assert errors.count("SIGTERM ended the run") == 1, errors[-3000:]
+    assert not (tmp_path / "b" / "lora.safetensors").exists()
+    (state,) = (tmp_path / "b").glob("*-state")
+    assert torchrun(str(DROP_IN), *ended, "--resume", str(state)).returncode == 0
+    theirs, ours = (load_file(tmp_path / name / "lora.safetensors") for name in "ab")
+    assert all(torch.equal(ours[name], tensor) for name, tensor in theirs.items())
+    assert metrics.read_bytes().count(b"\n") == 18
 
 
 def test_an_error_of_one_process_ends_all_with_its_message(tmp_path: Path) -> None:

@@ -51,7 +51,8 @@ def _guarded(action: Callable[[Sequence[str]], int], argv: Sequence[str]) -> int
     except UserError as error:
         return _fail(str(error))
     except StoppedError as stop:
-        print(stop, file=sys.stderr)  # noqa: T201
+        if _is_first_process():  # all stop together
+            print(stop, file=sys.stderr)  # noqa: T201
         return stop.status
     except KeyboardInterrupt:
         return 130
@@ -60,10 +61,14 @@ def _guarded(action: Callable[[Sequence[str]], int], argv: Sequence[str]) -> int
 def _fail(message: str) -> int:
     # Processes that were started together mostly fail alike. Then the first one speaks, and the launcher ends
     # the others while they wait; one that failed alone is heard a moment later.
-    if os.environ.get("RANK", "0") not in ("", "0"):
+    if not _is_first_process():
         time.sleep(2)
     print(f"error: {message}", file=sys.stderr)  # noqa: T201
     return 2
+
+
+def _is_first_process() -> bool:
+    return os.environ.get("RANK", "0") in ("", "0")
 
 
 def _dispatch(argv: Sequence[str]) -> int:
