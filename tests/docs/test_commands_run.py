@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import shutil
@@ -16,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 START = re.compile(r"(accelerate launch .*?sd-scripts/\w+\.py|sfumato (train|generate|convert|inspect))\s")
 SMALLER = {
-    "train": ["--max_data_loader_n_workers", "0"],
+    "train": ["--max_data_loader_n_workers", "0", "--resolution", "64"],
     "generate": shlex.split("--width 32 --height 32 --steps 1"),
 }
 
@@ -36,6 +37,8 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     tiny.sdxl(tmp_path)
     tiny.pictures(tmp_path / "pictures" / "my-cat", 2)
     tiny.pictures(tmp_path / "pictures" / "other-cats", 2, seed=1)
+    named = [path.stem for path in sorted((tmp_path / "pictures" / "my-cat").glob("*.png"))]
+    (tmp_path / "pictures" / "captions.json").write_text(json.dumps({n: {"caption": n} for n in named}))
     shutil.copytree(ROOT / "examples", tmp_path / "examples")
     for example in (tmp_path / "examples").glob("*.toml"):
         smaller = re.sub(
@@ -74,5 +77,6 @@ def test_the_pages_hold_commands() -> None:
     assert counts["sd_lora.md"] == 3
     assert counts["sdxl_lora.md"] == 2
     assert counts["getting_started.md"] == 2
+    assert counts["datasets.md"] == 2
     assert counts["inspect.md"] == 1
     assert counts["README.md"] >= 1
