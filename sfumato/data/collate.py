@@ -6,8 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
+
+_SENT_WHOLE = 1 << 21
+"""Bytes up to which a tensor is sent from a worker as it is."""
 
 
 @dataclass(frozen=True)
@@ -82,15 +86,36 @@ class Batch:
         """Return the batch in page-locked memory; torch's DataLoader calls this."""
         return self._map(Tensor.pin_memory)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what is sent from a worker: small tensors as arrays.
+
+        torch sends a tensor as a file that both sides map, and opening it takes a question and an answer.
+        """
+        return {name: _changed(value, _as_sent) for name, value in vars(self).items()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take what was sent."""
+        vars(self).update({name: _changed(value, _as_received) for name, value in state.items()})
+
     def _map(self, change: Callable[[Tensor], Tensor]) -> Batch:
         def changed(value: Any) -> Any:
-            if isinstance(value, Tensor):
-                return change(value)
-            return (
-                {name: change(tensor) for name, tensor in value.items()} if isinstance(value, dict) else value
-            )
+            return change(value) if isinstance(value, Tensor) else value
 
-        return replace(self, **{f.name: changed(getattr(self, f.name)) for f in fields(self)})
+        return replace(self, **{f.name: _changed(getattr(self, f.name), changed) for f in fields(self)})
+
+
+def _changed(value: Any, change: Callable[[Any], Any]) -> Any:
+    return {key: change(part) for key, part in value.items()} if isinstance(value, dict) else change(value)
+
+
+def _as_sent(value: Any) -> Any:
+    # numpy has no bfloat16.
+    is_small = isinstance(value, Tensor) and value.nbytes <= _SENT_WHOLE and value.dtype != torch.bfloat16
+    return value.numpy() if is_small and value.device.type == "cpu" else value
+
+
+def _as_received(value: Any) -> Any:
+    return torch.from_numpy(value) if isinstance(value, np.ndarray) else value
 
 
 def collate(samples: Sequence[Sample]) -> Batch:

@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import pickle
 import random
 from collections import Counter
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 
 import pytest
@@ -182,7 +184,8 @@ def test_pictures_without_a_mask_count_fully_beside_pictures_with_one(augmented:
     assert {round(mean, 1) for mean in found["cat"]} == {0.5, 1.0}
 
 
-@pytest.mark.parametrize("num_workers", [1, 2])
+@pytest.mark.filterwarnings("ignore:This DataLoader will create 4 worker processes")  # on a small machine
+@pytest.mark.parametrize("num_workers", [1, 4])
 def test_batches_do_not_depend_on_the_number_of_workers(varied: TrainingSet, num_workers: int) -> None:
     plans = varied.batches(1)
     alone, helped = Loader(varied), Loader(varied, num_workers=num_workers, persistent=True)
@@ -312,6 +315,22 @@ def test_a_batch_moves_as_a_whole(tmp_path: Path) -> None:
         "meta"
     }
     assert batch.captions == ["a0, b0, c0, d0"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("side", [2, 512])
+def test_a_batch_is_the_same_on_the_other_side_of_a_worker(side: int, dtype: torch.dtype) -> None:
+    text = {"t5_out": torch.randn(3, 4).to(dtype), "t5_mask": torch.ones(3, dtype=torch.int64)}
+    sample = Sample("x", "words", (1, 2), (3, 4), (5, 6), torch.randn(4, side, side).to(dtype), text=text)
+    batch = collate([sample] * 2)
+    received = pickle.loads(ForkingPickler.dumps(batch))
+    for field in dataclasses.fields(batch):
+        sent, got = getattr(batch, field.name), getattr(received, field.name)
+        if isinstance(sent, dict):
+            assert all(torch.equal(got[name], sent[name]) for name in sent)
+        else:
+            assert torch.equal(sent, got) if isinstance(sent, torch.Tensor) else sent == got
+    received.loss_weights.zero_()  # writable: torch warns of arrays that are not
 
 
 def test_samples_with_and_without_latents_do_not_make_a_batch() -> None:
