@@ -22,6 +22,7 @@ OPTIMIZERS = {
         *("--optimizer_type", "Adafactor", "--max_grad_norm", "0", "--lr_scheduler", "constant_with_warmup"),
         *("--optimizer_args", "relative_step=False", "scale_parameter=False", "warmup_init=False"),
     ],
+    "Adafactor, own rates": ["--optimizer_type", "Adafactor", "--max_grad_norm", "0"],
     "Prodigy": ["--optimizer_type", "Prodigy", "--learning_rate", "1"],
     "schedule-free": ["--optimizer_type", "AdamWScheduleFree"],
 }

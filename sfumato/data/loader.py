@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from types import FrameType
@@ -45,6 +46,8 @@ class Loader:
             pin_memory=pin,
             persistent_workers=persistent and num_workers > 0,
             worker_init_fn=_leave_signals_to_the_run,
+            # Workers share the training set's memory; newer Pythons would start each with a copy.
+            multiprocessing_context="fork" if num_workers and sys.platform == "linux" else None,
             # Otherwise each epoch would draw from the global generator, and training would depend on it.
             generator=torch.Generator(),
         )
