@@ -439,9 +439,9 @@ class _Checker:
         if mask := cache.mask_name(*job):
             height_first = cache.sets[job[0]].fit(job[1]).bucket[::-1]
             wanted[mask] = height_first if mask.startswith(_ALPHA) else cache.size(*job)
-        if not wanted.keys() <= store.names(path):
+        there, record = store.contents(path, cache.key_suffix(*job))
+        if not wanted.keys() <= there:
             return False
-        record = store.read_record(path, cache.key_suffix(*job))
         if record is not None:
             wanted_record = self.encoder.record(job)
             # A mask beside the picture changes no latents: who needs none takes those made with one.

@@ -11,7 +11,8 @@ import json
 import os
 import zipfile
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -39,19 +40,9 @@ def read(path: Path, names: Iterable[str]) -> Arrays:
     Raises:
         BrokenCacheError: the file is damaged.
     """
-    try:
-        # Half the time of `np.load`, which goes through each array in pieces.
-        with zipfile.ZipFile(path) as archive:
-            members, there = {f"{name}.npy": name for name in names}, set(archive.namelist())
-            return {name: _array(archive.read(member)) for member, name in members.items() if member in there}
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise BrokenCacheError(str(error) or type(error).__name__) from error
-
-
-def _array(content: bytes) -> NDArray[Any]:
-    return np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
+    with _opened(path) as archive:
+        there = _names(archive)
+        return {name: _array(archive, name) for name in names if name in there and archive}
 
 
 def names(path: Path) -> set[str]:
@@ -60,13 +51,40 @@ def names(path: Path) -> set[str]:
     Raises:
         BrokenCacheError: the file is damaged.
     """
+    with _opened(path) as archive:
+        return _names(archive)
+
+
+def contents(path: Path, suffix: str = "") -> tuple[set[str], Record | None]:
+    """Return the names of the file's arrays, and the record of those with a suffix if there is one.
+
+    Raises:
+        BrokenCacheError: the file or the record is damaged.
+    """
+    with _opened(path) as archive:
+        there, name = _names(archive), RECORD + suffix
+        return there, json.loads(str(_array(archive, name))) if name in there and archive else None
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[zipfile.ZipFile | None]:
+    """Open a file, if it is there, and turn whatever is wrong with it into BrokenCacheError."""
     try:
         with zipfile.ZipFile(path) as archive:
-            return {name.removesuffix(".npy") for name in archive.namelist()}
+            yield archive
     except FileNotFoundError:
-        return set()
-    except (OSError, zipfile.BadZipFile) as error:
+        yield None
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise BrokenCacheError(str(error) or type(error).__name__) from error
+
+
+def _names(archive: zipfile.ZipFile | None) -> set[str]:
+    return {name.removesuffix(".npy") for name in archive.namelist()} if archive else set()
+
+
+def _array(archive: zipfile.ZipFile, name: str) -> NDArray[Any]:
+    # Half the time of `np.load`, which goes through each array in pieces.
+    return np.lib.format.read_array(io.BytesIO(archive.read(f"{name}.npy")), allow_pickle=False)
 
 
 def update(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
@@ -87,20 +105,6 @@ def write(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
 def record_array(record: Record) -> NDArray[Any]:
     """Return a record as an array for a cache file."""
     return np.array(json.dumps(record, sort_keys=True))
-
-
-def read_record(path: Path, suffix: str = "") -> Record | None:
-    """Return the record of a file's arrays, or None where it has none.
-
-    Raises:
-        BrokenCacheError: the file or the record is damaged.
-    """
-    name = RECORD + suffix
-    array = read(path, [name]).get(name)
-    try:
-        return None if array is None else json.loads(str(array))
-    except ValueError as error:
-        raise BrokenCacheError(f"its record is damaged: {error}") from error
 
 
 def as_array(tensor: Tensor) -> NDArray[Any]:

@@ -240,9 +240,9 @@ class _Encoder:
         return is_valid, is_adopted
 
     def _open(self, path: Path, caption: str, picture: tuple[int, int]) -> tuple[bool, bool]:
-        if not set(self.cache.names) <= store.names(path):
+        there, record = store.contents(path)
+        if not set(self.cache.names) <= there:
             return False, False
-        record = store.read_record(path)
         if record is not None:
             return self._agrees(record, caption), False
         adopted = self._fits(path) and store.is_newer(path, *self._sources(picture))

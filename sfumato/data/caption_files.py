@@ -35,8 +35,9 @@ class CaptionFile(NamedTuple):
 
     def caption(self, *, all_lines: bool = False) -> str:
         """Return the first line, or with `all_lines` all that are not empty, joined by newlines."""
-        lines = [line.strip() for line in _LINE_END.split(self.text)]
-        return "\n".join(filter(None, lines)) if all_lines else lines[0]
+        if not all_lines:
+            return _LINE_END.split(self.text, 1)[0].strip()
+        return "\n".join(filter(None, (line.strip() for line in _LINE_END.split(self.text))))
 
     def __str__(self) -> str:
         return f"{self.encoding}\n{self.text}"

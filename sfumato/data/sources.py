@@ -127,8 +127,9 @@ def _in_folder(subset: SubsetPlan, _plan: DatasetPlan, complaints: Complaints, i
     if subset.conditioning_data_dir:
         images = [name for name in images if name in partners]
     captions = _captions(folder, images, names, subset, complaints, index)
+    start = os.path.join(folder, "")
     return [
-        _Found(os.path.join(folder, name), caption, partners.get(name))
+        _Found(start + name, caption, partners.get(name))
         for name, caption in zip(images, captions, strict=True)
     ]
 
@@ -237,13 +238,14 @@ def _read_captions(
     index: Index,
 ) -> list[str | None]:
     guessed: dict[str, list[str]] = {}
+    start = os.path.join(folder, "")
 
     def read_one(name: str, file: str) -> str | None:
-        path = os.path.join(folder, file)
+        path = start + file
         try:
             found = CaptionFile.parse(index.remember("caption", path, lambda: str(caption_files.read(path))))
         except UnreadableCaptionError as error:
-            complaints.leave_out(os.path.join(folder, name), f"its caption {file} {error}")
+            complaints.leave_out(start + name, f"its caption {file} {error}")
             return None
         if found.encoding in caption_files.GUESSED:
             guessed.setdefault(found.encoding, []).append(file)
@@ -263,17 +265,18 @@ def _read_captions(
 
 def _name_twins(folder: str, images: Sequence[str], complaints: Complaints) -> None:
     """Say which pictures differ by their suffix alone: `a.png` and `a.jpg` have one caption and one cache."""
+    if len({os.path.splitext(name)[0] for name in images}) == len(images):
+        return
     by_stem: dict[str, list[str]] = {}
     for name in images:
         by_stem.setdefault(os.path.splitext(name)[0], []).append(name)
     twins = [names for names in by_stem.values() if len(names) > 1]
-    if twins:
-        complaints.warn(
-            f"pictures in {folder} share names, caption and cache files, the first are "
-            f"{' and '.join(twins[0])}; give them different names",
-            [name for names in twins for name in names],
-            "same name",
-        )
+    complaints.warn(
+        f"pictures in {folder} share names, caption and cache files, the first are "
+        f"{' and '.join(twins[0])}; give them different names",
+        [name for names in twins for name in names],
+        "same name",
+    )
 
 
 def _name_missing(
