@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import os
+import shutil
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
@@ -21,6 +22,7 @@ from sfumato import log, seeds
 from sfumato.caching import store
 from sfumato.caching.memory import MemoryStore
 from sfumato.caching.store import Arrays, BrokenCacheError, Record
+from sfumato.checkpoints.atomic import atomic_file
 from sfumato.data import masks, views
 from sfumato.data.buckets import Fit, Size, crop_box
 from sfumato.data.dataset import TrainingSet
@@ -104,6 +106,11 @@ class LatentCache:
         width, height = pictures.size(picture)
         base = os.path.splitext(pictures.pictures.paths[picture])[0]
         return f"{base}_{width:04d}x{height:04d}{self.format.latents}"
+
+    def older_file(self, dataset: int, picture: int) -> str | None:
+        """Return the name that sd-scripts gave the file before, where it had another."""
+        base = os.path.splitext(self.sets[dataset].pictures.paths[picture])[0]
+        return base + self.format.older if self.format.older else None
 
     def name(self, dataset: int, picture: int, flipped: bool) -> str:
         """Return the name of latents within the file: `latents` or `latents_flipped`, and `key_suffix`."""
@@ -422,13 +429,24 @@ class _Checker:
             return True
         num_adopted = self.num_adopted
         try:
-            is_valid = self._holds(job, Path(file))
+            is_valid = self._holds(job, Path(file)) or self._took_over(job, file)
         except BrokenCacheError as error:
             logger.warning("%s is damaged (%s) and made again", file, error)
             return False
         if is_valid:
             self.index.learn(kind, file, (_ADOPTED if self.num_adopted > num_adopted else "") + finding)
         return is_valid
+
+    def _took_over(self, job: Job, file: str) -> bool:
+        """Give latents that still have their older name the name of today; return whether there were any."""
+        older = self.encoder.cache.older_file(*job)
+        if older is None or os.path.exists(file) or not os.path.exists(older):
+            return False
+        if not self._holds(job, Path(older)):
+            return False
+        with atomic_file(Path(file)) as copy, open(older, "rb") as source:
+            shutil.copyfileobj(source, copy)
+        return True
 
     def _holds(self, job: Job, path: Path) -> bool:
         cache = self.encoder.cache

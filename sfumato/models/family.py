@@ -66,12 +66,15 @@ class CacheFormat:
         texts: what the names of text files end in, behind the picture's name.
         is_scaled: latents are stored as the denoiser sees them; otherwise as the VAE makes them.
         is_sized: names within a latent file carry the latents' size, so that one file can hold several.
+        older: what the names of latent files ended in before, behind the picture's name; "" where there was
+            no other name.
     """
 
     latents: str
     texts: str
     is_scaled: bool = True
     is_sized: bool = True
+    older: str = ""
 
 
 @dataclass(frozen=True)

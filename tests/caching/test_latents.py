@@ -16,7 +16,7 @@ from sfumato.data import dataset
 from sfumato.data.dataset import TrainingSet
 from sfumato.data.loader import Loader
 from sfumato.errors import UserError
-from sfumato.models.family import VAE, Parts
+from sfumato.models.family import VAE, CacheFormat, Parts
 from tests.caching.fake import FakeFamily, family
 from tests.data.folders import folder, picture, plan, subset
 
@@ -197,6 +197,27 @@ class TestFilesOfSdScripts:
             wrong = {k: v[:2] if k.startswith("latents") else v for k, v in arrays.items()}
         np.savez(file, **wrong)
         assert fill(foreign, to_disk=True)[0].num_encoded == [1]
+
+    @pytest.mark.parametrize(("lag_s", "expected"), [(-100, []), (100, [1])])
+    def test_of_the_older_name_are_taken_over_unless_the_picture_is_newer(
+        self, cats: Path, lag_s: float, expected: list[int]
+    ) -> None:
+        _, old, parts = family(cats.parent)
+        old.caches = CacheFormat("_fake.npz", "_fake_te.npz", is_scaled=False, is_sized=False, older=".npz")
+        fill_latents(training_set(cats), old, parts, to_disk=True)
+        names = {file.name: f"{file.stem.split('_')[0]}.npz" for file in cats.glob("*_fake.npz")}
+        for name, older in names.items():
+            with np.load(cats / name) as arrays:
+                np.savez(cats / older, **{k: arrays[k] for k in arrays.files if not k.startswith("sfumato")})
+            (cats / name).unlink()
+        (cats / ".sfumato-index.sqlite").unlink(missing_ok=True)
+        later = time.time() + lag_s
+        os.utime(cats / "im2.png", (later, later))
+        fake, as_family, parts = family(cats.parent)
+        as_family.caches = old.caches
+        fill_latents(training_set(cats), as_family, parts, to_disk=True)
+        assert fake.num_encoded == expected
+        assert {file.name for file in cats.glob("*_fake.npz")} == names.keys()
 
     def test_do_not_become_fresh_by_what_is_added_to_them(self, foreign: Path) -> None:
         now = time.time()

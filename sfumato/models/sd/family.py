@@ -78,7 +78,7 @@ class SdFamily:
     """
 
     text_outputs: Mapping[str, tuple[str, ...]] = {TEXT: ("hidden_state",)}
-    caches = CacheFormat("_sd.npz", "_sd_te.npz", is_scaled=False, is_sized=False)
+    caches = CacheFormat("_sd.npz", "_sd_te.npz", is_scaled=False, is_sized=False, older=".npz")
     sampling = SamplingDefaults(steps=30, cfg_scale=7.5, preview_steps=30)
 
     def __init__(

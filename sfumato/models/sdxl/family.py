@@ -81,7 +81,7 @@ class SdxlFamily:
         TEXT_1: ("hidden_state1",),
         TEXT_2: ("hidden_state2", "pool2"),
     }
-    caches = CacheFormat("_sdxl.npz", "_te_outputs.npz", is_scaled=False, is_sized=False)
+    caches = CacheFormat("_sdxl.npz", "_te_outputs.npz", is_scaled=False, is_sized=False, older=".npz")
     sampling = SamplingDefaults(steps=30, cfg_scale=7.5, preview_steps=30)
 
     def __init__(
