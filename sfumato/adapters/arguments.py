@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import TypeVar
 
@@ -26,14 +27,12 @@ def split(arguments: Iterable[str]) -> dict[str, str]:
     return pairs
 
 
-def require_known(arguments: Mapping[str, str], known: Iterable[str], unsupported: Iterable[str]) -> None:
-    """Raise UserError for an argument that is not known, or known but not supported yet."""
-    known, unsupported = set(known), set(unsupported)
+def require_known(arguments: Mapping[str, str], known: Iterable[str]) -> None:
+    """Raise UserError for an argument that is not known."""
+    known = set(known)
     for key in arguments:
-        if key in unsupported:
-            raise UserError(f"--network_args {key} is not supported yet; leave it out")
         if key not in known:
-            close = difflib.get_close_matches(key, known | unsupported, 1)
+            close = difflib.get_close_matches(key, known, 1)
             hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(sorted(known))}"
             raise UserError(f"--network_args {key} is unknown; {hint}")
 
@@ -89,6 +88,20 @@ def to_ranks(text: str) -> list[int]:
 def to_numbers(text: str) -> list[float]:
     """Return the numbers of `[1,0.5,2]` or `1,,2`; an empty place is 0. None of them is negative."""
     return [to_ratio(item) if item.strip() else 0.0 for item in text.strip().strip("[]").split(",")]
+
+
+def to_count(text: str) -> int:
+    """Return a number of at least 1."""
+    return _not_below(1, int(text))
+
+
+def to_patterns(convert: Callable[[str], Value], text: str) -> tuple[tuple[re.Pattern[str], Value], ...]:
+    """Return the pairs of `img_attn=8,single.*mod=4`: a regular expression, and what it stands for."""
+    pairs = (item.partition("=") for item in text.split(",") if item.strip())
+    try:
+        return tuple((re.compile(pattern.strip()), convert(value)) for pattern, _, value in pairs)
+    except re.error as error:
+        raise ValueError(text) from error
 
 
 def to_factor(text: str) -> int:

@@ -7,17 +7,20 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 
-from sfumato.adapters import arguments, blocks
-from sfumato.adapters.blocks import BlockList
-from sfumato.adapters.layer import Dropouts
+from sfumato.adapters import arguments, blocks, lora_fa
+from sfumato.adapters.blocks import BlockList, BlockRule
+from sfumato.adapters.dylora import NestedRanks
+from sfumato.adapters.layer import AdapterLayer, Dropouts
 from sfumato.adapters.loha import Loha
 from sfumato.adapters.lokr import Lokr, shapes_for
 from sfumato.adapters.lora import Lora
 from sfumato.adapters.network import PlusRatios, Rates
-from sfumato.adapters.plan import LayerMaker
-from sfumato.adapters.selection import RankRule, Rule, Size
+from sfumato.adapters.oft import DEFAULT_CONSTRAINT, Oft
+from sfumato.adapters.plan import LayerMaker, Refinement, leave
+from sfumato.adapters.selection import PatternRule, RankRule, Rule, ScopeRule, Size
 from sfumato.config.network import NetworkConfig
 from sfumato.errors import UserError
 from sfumato.models.family import AdapterTarget
@@ -36,6 +39,7 @@ class Layers:
         listed: arguments that set several ranks at once, with the kinds in order.
         blocks: arguments that select blocks by index, with the kind of block.
         block_list: the blocks of a U-Net, or None for other models.
+        attention: kinds of layers that make up attention.
         are_fused: some layers hold several projections, which can be adapted apart.
         text_encoders: positions of the text encoders that are adapted by default.
         on_request: arguments that call up further text encoders, with their positions.
@@ -46,6 +50,7 @@ class Layers:
     listed: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     blocks: Mapping[str, str] = field(default_factory=dict)
     block_list: BlockList | None = None
+    attention: tuple[str, ...] = ()
     are_fused: bool = False
     text_encoders: tuple[int, ...] = (0,)
     on_request: Mapping[str, int] = field(default_factory=dict)
@@ -67,16 +72,28 @@ class Kind:
     Attributes:
         maker: reads the kind's own arguments and returns what makes one layer.
         arguments: the names of those.
+        refiner: reads arguments and returns what is done to each layer, made anew or read from a file.
+        rule: reads which layers are adapted and how large; None reads the arguments of `Layers`.
+        dropouts: arguments of the dropouts that it has.
         has_plus: LoRA+ knows which of its parameters to train faster.
         has_neurons: there is a place for `--network_dropout`.
+        has_patterns: sizes and rates can be given for names of layers.
         can_split: projections that are fused in one layer can be adapted apart.
+        has_text_encoders: it adapts text encoders too.
+        alpha: what programs mean that call the module without one.
     """
 
     maker: Callable[[Given, Dropouts], LayerMaker]
     arguments: tuple[str, ...] = ()
+    refiner: Callable[[Given], Refinement] = lambda _: leave
+    rule: Callable[[Layers, Size, Given], Rule] | None = None
+    dropouts: tuple[str, ...] = ("rank_dropout", "module_dropout")
     has_plus: bool = False
     has_neurons: bool = False
+    has_patterns: bool = False
     can_split: bool = False
+    has_text_encoders: bool = True
+    alpha: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -87,38 +104,52 @@ class Dialect:
         layers: of each family that it adapts.
         joins_text_encoders: all text encoders learn at the first of their rates.
         without_effect: arguments that sd-scripts takes although they change nothing.
-        unsupported: arguments that are known but not built yet.
     """
 
     kind: Kind
     layers: Mapping[str, Layers]
     joins_text_encoders: bool = False
     without_effect: tuple[str, ...] = ()
-    unsupported: tuple[str, ...] = ()
 
     def check(self, given: Given, layers: Layers) -> None:
         """Refuse arguments that are not known, and name those that change nothing."""
-        known = ["rank_dropout", "module_dropout", "verbose", *self.kind.arguments, *self.without_effect]
+        known = ["verbose", *self.kind.dropouts, *self.kind.arguments, *self.without_effect]
         if self.kind.has_plus:
             known += _PLUS
         if self.kind.can_split and layers.are_fused:
             known.append("split_qkv")
-        arguments.require_known(given, (*known, *layers.arguments), self.unsupported)
+        if self.kind.has_patterns and not layers.block_list:
+            known += _PATTERNS
+        if self.kind.rule is None:
+            known += layers.arguments
+        arguments.require_known(given, known)
         for key in given:
             if key in (*self.without_effect, *layers.without_effect):
                 logger.warning("--network_args %s has no effect on this model; leave it out", key)
 
 
+_PATTERNS = ("network_reg_dims", "network_reg_lrs")
 _PLUS = ("loraplus_lr_ratio", "loraplus_unet_lr_ratio", "loraplus_text_encoder_lr_ratio")
 
 
-def read_rule(layers: Layers, common: Size, given: Given, rates: Sequence[float]) -> Rule:
+def read_rule(kind: Kind, layers: Layers, common: Size, given: Given, rates: Sequence[float]) -> Rule:
     """Return which layers are adapted, and how large.
 
     Args:
         common: rank and alpha where no argument says otherwise.
         rates: of the blocks, as `read_rates` returns them.
     """
+    if kind.rule is not None:
+        return kind.rule(layers, common, given)
+    rule = _read_layers(layers, common, given, rates)
+    expected = "pairs of a regular expression and a rank, as in img_attn=8,single.*mod=4"
+    ranks = arguments.read(
+        given, "network_reg_dims", partial(arguments.to_patterns, arguments.to_rank), expected
+    )
+    return PatternRule(ranks, common.alpha, rule) if ranks else rule
+
+
+def _read_layers(layers: Layers, common: Size, given: Given, rates: Sequence[float]) -> Rule:
     if layers.block_list:
         return blocks.read_rule(given, common, layers.block_list, rates)
     by_kind = {}
@@ -144,7 +175,11 @@ def read_rates(dialect: Dialect, layers: Layers, given: Given) -> Rates:
     )
     plus = PlusRatios(denoiser or common, text_encoders or common)
     by_block = blocks.read_rates(given, layers.block_list) if layers.block_list else ()
-    return Rates(plus, by_block, dialect.joins_text_encoders)
+    expected = "pairs of a regular expression and a learning rate, as in img_attn=1e-4,single=5e-5"
+    by_name = arguments.read(
+        given, "network_reg_lrs", partial(arguments.to_patterns, arguments.to_ratio), expected
+    )
+    return Rates(plus, by_block, dialect.joins_text_encoders, by_name or ())
 
 
 def read_dropouts(kind: Kind, config: NetworkConfig, given: Given) -> Dropouts:
@@ -154,12 +189,14 @@ def read_dropouts(kind: Kind, config: NetworkConfig, given: Given) -> Dropouts:
         for key in ("rank_dropout", "module_dropout")
     )
     if config.network_dropout and not kind.has_neurons:
-        logger.warning("--network_dropout has no effect on this --network_module; use rank_dropout")
+        logger.warning("--network_dropout has no effect on this --network_module; leave it out")
     return Dropouts(config.network_dropout, rank, module)
 
 
-def read_text_encoders(layers: Layers, given: Given) -> tuple[int, ...]:
+def read_text_encoders(kind: Kind, layers: Layers, given: Given) -> tuple[int, ...]:
     """Return the positions of the text encoders that are adapted."""
+    if not kind.has_text_encoders:
+        return ()
     return (*layers.text_encoders, *(place for key, place in layers.on_request.items() if flag(given, key)))
 
 
@@ -212,6 +249,83 @@ def _lokr(given: Given, dropouts: Dropouts) -> LayerMaker:
     return make
 
 
-LORA = Kind(_lora, has_plus=True, has_neurons=True, can_split=True)
+def _lora_fa(given: Given, dropouts: Dropouts) -> LayerMaker:
+    def make(target: AdapterTarget, size: Size) -> Lora:
+        layer = Lora(target, size.rank, size.alpha, dropouts)
+        lora_fa.draw(layer)
+        return layer
+
+    return make
+
+
+def _frozen(_: Given) -> Refinement:
+    return lambda layer: lora_fa.freeze(_as_lora(layer, "networks.lora_fa"))
+
+
+def _nested(given: Given) -> Refinement:
+    unit = _unit(given)
+
+    def refine(layer: AdapterLayer) -> None:
+        lora = _as_lora(layer, "networks.dylora")
+        if lora.rank % unit:
+            raise UserError(f"--network_args unit={unit} does not divide the rank {lora.rank} of {lora.name}")
+        lora.nested = NestedRanks(unit)
+
+    return refine
+
+
+def _unit(given: Given) -> int:
+    return arguments.read(given, "unit", arguments.to_count, "a number of ranks, 1 or more") or 1
+
+
+def _as_lora(layer: AdapterLayer, module: str) -> Lora:
+    if not isinstance(layer, Lora):
+        raise UserError(f"--network_module {module} trains LoRA files, but {layer.name} is of another kind")
+    return layer
+
+
+def _nested_rule(layers: Layers, common: Size, given: Given) -> Rule:
+    rank = arguments.read(given, "conv_dim", arguments.to_rank, "the rank that --network_dim has")
+    if rank and rank != common.rank:
+        raise UserError(f"--network_args conv_dim={rank}: give {common.rank}, which --network_dim is")
+    if common.rank % _unit(given):
+        raise UserError(f"--network_dim {common.rank} is no multiple of --network_args unit={_unit(given)}")
+    if "conv_alpha" in given:
+        logger.warning("--network_args conv_alpha has no effect: --network_alpha is for all layers")
+    return BlockRule(common, common if rank else None)
+
+
+def _oft(given: Given, dropouts: Dropouts, is_list: bool = False) -> LayerMaker:
+    def make(target: AdapterTarget, size: Size) -> Oft:
+        constraint = DEFAULT_CONSTRAINT if size.alpha is None else size.alpha
+        return Oft(target, size.rank, constraint, dropouts, target.splits if is_list else None)
+
+    return make
+
+
+def _oft_rule(layers: Layers, common: Size, given: Given) -> Rule:
+    return ScopeRule(
+        common,
+        frozenset(layers.attention),
+        has_all_linear=flag(given, "enable_all_linear"),
+        has_convolutions=flag(given, "enable_conv"),
+        is_split=layers.are_fused,
+    )
+
+
+LORA = Kind(_lora, has_plus=True, has_neurons=True, can_split=True, has_patterns=True)
+LORA_FA = Kind(_lora_fa, refiner=_frozen, has_neurons=True)
+DYLORA = Kind(
+    _lora, ("unit", "conv_dim", "conv_alpha"), refiner=_nested, rule=_nested_rule, dropouts=(), has_plus=True
+)
 LOHA = Kind(_loha, ("use_tucker",))
 LOKR = Kind(_lokr, ("factor", "decompose_both", "use_tucker", "full_matrix"))
+OFT = Kind(
+    _oft,
+    ("enable_all_linear", "enable_conv"),
+    rule=_oft_rule,
+    dropouts=("module_dropout",),
+    has_text_encoders=False,
+    alpha=DEFAULT_CONSTRAINT,
+)
+OFT_FUSED = replace(OFT, maker=partial(_oft, is_list=True), arguments=("enable_all_linear",))

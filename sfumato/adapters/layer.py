@@ -7,7 +7,7 @@ A kind of adapter is one file beside this one (`lora.py` is the first): an `nn.M
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -63,16 +63,21 @@ class AdapterLayer(Protocol):
         """Return the change of the layer's weight at strength 1, shaped like the weight, in float32."""
         ...
 
+    def plus_parameters(self) -> list[nn.Parameter]:
+        """Return the parameters that LoRA+ trains at a higher rate."""
+        ...
+
+
+@runtime_checkable
+class LimitsNorm(Protocol):
+    """An adapted layer whose change can be scaled down."""
+
     def limit_norm(self, limit: float) -> tuple[Tensor, Tensor]:
         """Scale the change down where its norm at strength 1 is above `limit`.
 
         Returns:
             What is left of the norm, and whether something was scaled; 0-d, on the adapter's device.
         """
-        ...
-
-    def plus_parameters(self) -> list[nn.Parameter]:
-        """Return the parameters that LoRA+ trains at a higher rate."""
         ...
 
 

@@ -17,9 +17,13 @@ from torch import nn
 from sfumato.adapters import arguments
 from sfumato.adapters.blocks import BlockList
 from sfumato.adapters.dialect import (
+    DYLORA,
     LOHA,
     LOKR,
     LORA,
+    LORA_FA,
+    OFT,
+    OFT_FUSED,
     Dialect,
     Layers,
     flag,
@@ -49,26 +53,26 @@ _FLUX = Layers(
     kinds={f"{kind}_dim": kind for kind in _FLUX_KINDS},
     listed={"in_dims": ("img_in", "time_in", "vector_in", "guidance_in", "txt_in")},
     blocks={"train_double_block_indices": "double", "train_single_block_indices": "single"},
+    attention=("img_attn", "txt_attn"),
     are_fused=True,
     on_request={"train_t5xxl": 1},
     without_effect=("conv_dim", "conv_alpha"),  # there are no convolutions in it
 )
-_SD = Layers(block_list=BlockList(down=12, middle=1, up=12))
-_SDXL = Layers(block_list=BlockList(down=9, middle=3, up=9, before=1, after=1), text_encoders=(0, 1))
+_SD = Layers(block_list=BlockList(down=12, middle=1, up=12), attention=("attn",))
+_SDXL = Layers(
+    block_list=BlockList(down=9, middle=3, up=9, before=1, after=1), attention=("attn",), text_encoders=(0, 1)
+)
+_UNETS = {"sd": _SD, "sdxl": _SDXL}
 _ALL = {"flux": _FLUX, "sd": _SD, "sdxl": _SDXL}
 
 _DIALECTS = {
-    "networks.lora_flux": Dialect(
-        LORA,
-        {"flux": _FLUX},
-        unsupported=("ggpo_beta", "ggpo_sigma", "network_reg_dims", "network_reg_lrs"),
-    ),
-    "networks.lora": Dialect(
-        LORA,
-        {"sd": _SD, "sdxl": _SDXL},
-        joins_text_encoders=True,
-        without_effect=("dropout",),  # taken from those who come from LyCORIS
-    ),
+    "networks.lora_flux": Dialect(LORA, {"flux": _FLUX}),
+    # "dropout" is taken from those who come from LyCORIS
+    "networks.lora": Dialect(LORA, _UNETS, joins_text_encoders=True, without_effect=("dropout",)),
+    "networks.lora_fa": Dialect(LORA_FA, _ALL, joins_text_encoders=True, without_effect=("dropout",)),
+    "networks.dylora": Dialect(DYLORA, _UNETS, joins_text_encoders=True),
+    "networks.oft_flux": Dialect(OFT_FUSED, {"flux": _FLUX}),
+    "networks.oft": Dialect(OFT, _UNETS),
     "networks.loha": Dialect(LOHA, _ALL),
     "networks.lokr": Dialect(LOKR, _ALL),
 }
@@ -76,13 +80,7 @@ _DIALECTS = {
 
 _LYCORIS_FULL = Path(__file__).with_name("lycoris_full.toml")
 
-_OURS_LATER = (
-    "networks.lora_fa",
-    "networks.dylora",
-    "networks.oft",
-    "networks.oft_flux",
-    "networks.lora_sd3",
-)
+_OURS_LATER = ("networks.lora_sd3",)
 
 
 def resolve(run: Run) -> Plan:
@@ -103,6 +101,10 @@ def resolve(run: Run) -> Plan:
     if name in _DIALECTS:
         if run.family not in _DIALECTS[name].layers:
             raise UserError(f"--network_module {name} is for another model; use {_name_for(run.family)}")
+        if config.network_train_text_encoder_only and not _DIALECTS[name].kind.has_text_encoders:
+            raise UserError(
+                f"--network_train_text_encoder_only: {name} adapts no text encoder; choose another module"
+            )
         return _plan(_DIALECTS[name], run.family, config, given)
     if name in _OURS_LATER:
         raise UserError(f"--network_module {name} is not supported yet; use {_name_for(run.family)}")
@@ -130,7 +132,7 @@ class PluginModule:
         """Make a network; further arguments are those of `--network_args`."""
         config = NetworkConfig(
             network_dim=network_dim,
-            network_alpha=1.0 if network_alpha is None else network_alpha,
+            network_alpha=self._dialect.kind.alpha if network_alpha is None else network_alpha,
             network_dropout=neuron_dropout,
         )
         return self._network(config, kwargs, multiplier, text_encoder, unet)
@@ -197,13 +199,20 @@ def _plan(dialect: Dialect, family: str, config: NetworkConfig, given: Mapping[s
     dropouts = read_dropouts(dialect.kind, config, given)
     return AdapterPlan(
         rule=read_rule(
-            layers, Size(config.network_dim or DEFAULT_RANK, config.network_alpha), given, rates.blocks
+            dialect.kind,
+            layers,
+            Size(config.network_dim or DEFAULT_RANK, config.network_alpha),
+            given,
+            rates.blocks,
         ),
         make=dialect.kind.maker(given, dropouts),
+        refine=dialect.kind.refiner(given),
         dropouts=dropouts,
         rates=rates,
         is_verbose=flag(given, "verbose"),
-        text_encoders=() if config.network_train_unet_only else read_text_encoders(layers, given),
+        text_encoders=()
+        if config.network_train_unet_only
+        else read_text_encoders(dialect.kind, layers, given),
         trains_denoiser=not config.network_train_text_encoder_only,
         weights=file if config.dim_from_weights else None,
         start=None if config.dim_from_weights else file,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from sfumato.adapters import dense, lora
+from sfumato.adapters import dense, lora, oft
 from sfumato.adapters.files import read_adapter
 from sfumato.adapters.layer import NO_DROPOUTS, AdapterLayer, Dropouts
 from sfumato.adapters.loha import Loha
@@ -26,6 +26,8 @@ _KINDS: Mapping[str, tuple[str, LayerMaker]] = {
     "hada_w1_a": (dense.PREFIX, Loha.from_tensors),
     "lokr_w1": (dense.PREFIX, Lokr.from_tensors),
     "lokr_w1_a": (dense.PREFIX, Lokr.from_tensors),
+    "oft_blocks": (oft.PREFIX, oft.Oft.from_tensors),
+    "oft_blocks.0": (oft.PREFIX, oft.Oft.from_tensors),
 }
 """A tensor that only this kind of adapter has, the kind's prefix, and how one layer is made."""
 

@@ -84,7 +84,7 @@ class Loha(nn.Module):
 
     @torch.no_grad()
     def limit_norm(self, limit: float) -> tuple[Tensor, Tensor]:
-        """Scale both products alike where the norm of the change is too large; see `AdapterLayer`."""
+        """Scale both products alike where the norm of the change is too large; see `LimitsNorm`."""
         norm = self.delta().norm()
         ratio = (limit / norm).clamp(max=1.0)
         for i in (1, 2):

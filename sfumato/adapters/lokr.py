@@ -79,7 +79,7 @@ class Lokr(nn.Module):
 
     @torch.no_grad()
     def limit_norm(self, limit: float) -> tuple[Tensor, Tensor]:
-        """Scale both factors alike where the norm of the change is too large; see `AdapterLayer`.
+        """Scale both factors alike where the norm of the change is too large; see `LimitsNorm`.
 
         The norm of a Kronecker product is the product of the norms, so that it need not be made.
         """

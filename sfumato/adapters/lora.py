@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sfumato.adapters import dense
+from sfumato.adapters.dylora import NestedRanks
 from sfumato.adapters.layer import NO_DROPOUTS, Dropouts, Strength, per_sample
 from sfumato.models.family import AdapterTarget
 
@@ -52,6 +54,7 @@ class Lora(nn.Module):
         self.lora_down, self.lora_up = _projections(target.module, self.rank)
         self.alpha: Tensor
         self.register_buffer("alpha", torch.tensor((alpha or rank) * parts))
+        self.nested: NestedRanks | None = None
         self._blocks: Tensor | None
         self.register_buffer("_blocks", _block_mask(splits, rank) if splits else None, persistent=False)
         self._update_scale()
@@ -81,12 +84,13 @@ class Lora(nn.Module):
             return output
         if not torch.is_autocast_enabled(inputs.device.type):
             inputs = inputs.to(self.lora_down.weight.dtype)
-        hidden, scale = self._with_dropouts(self.lora_down(inputs))
-        factor = per_sample(self.strength, hidden) * scale
+        down, up, boost = self._weights()
+        hidden, scale = self._with_dropouts(dense.apply(self.lora_down, inputs, down))
+        factor = per_sample(self.strength, hidden) * (scale * boost)
         if isinstance(factor, Tensor) or factor != 1:
             hidden = hidden * factor  # rank values a token, where the layer's own output may have thousands
         # In place: fresh memory for a sum as large as the layer's output would cost as much as the sum.
-        return self._up(hidden).to(output.dtype).add_(output)
+        return dense.apply(self.lora_up, hidden, up).to(output.dtype).add_(output)
 
     def delta(self) -> Tensor:
         """Return the change of the layer's weight at strength 1, shaped like the weight, in float32."""
@@ -96,7 +100,7 @@ class Lora(nn.Module):
 
     @torch.no_grad()
     def limit_norm(self, limit: float) -> tuple[Tensor, Tensor]:
-        """Scale up and down alike where the norm of their product is too large; see `AdapterLayer`.
+        """Scale up and down alike where the norm of their product is too large; see `LimitsNorm`.
 
         The Frobenius norm comes from two rank x rank matrices, |U D|^2 = sum(U^T U * D D^T), so that the
         product itself, as large as the layer, is never made.
@@ -148,10 +152,10 @@ class Lora(nn.Module):
         shape = (hidden.shape[0], self.rank, *inner) if is_conv else (hidden.shape[0], *inner, self.rank)
         return hidden * kept.reshape(shape), self._scale / (1 - self.dropouts.rank)
 
-    def _up(self, hidden: Tensor) -> Tensor:
-        if self._blocks is None:
-            return self.lora_up(hidden)
-        return F.linear(hidden, self._up_weight())
+    def _weights(self) -> tuple[Tensor, Tensor, float]:
+        """Return down, up and how much more they count in this forward pass."""
+        down, up = self.lora_down.weight, self._up_weight()
+        return self.nested(down, up) if self.nested and self.training else (down, up, 1.0)
 
     def _up_weight(self) -> Tensor:
         return self.lora_up.weight if self._blocks is None else self.lora_up.weight * self._blocks

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +15,8 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from sfumato.adapters.files import read_adapter, write_adapter
-from sfumato.adapters.layer import AdapterLayer, Strength, attach, merge
+from sfumato.adapters.layer import AdapterLayer, LimitsNorm, Strength, attach, merge
+from sfumato.adapters.selection import first_match
 from sfumato.errors import UserError
 from sfumato.models.family import DENOISER, AdapterTarget
 
@@ -66,11 +68,13 @@ class Rates:
         blocks: for each of the denoiser's blocks, counted through, its rate relative to the denoiser's; empty
             for one rate.
         joins_text_encoders: all text encoders share one group, and the first of their rates.
+        by_name: rates of layers in whose name a pattern is found; the first counts, whatever the part's rate.
     """
 
     plus: PlusRatios = NO_PLUS
     blocks: tuple[float, ...] = ()
     joins_text_encoders: bool = False
+    by_name: tuple[tuple[re.Pattern[str], float], ...] = ()
 
 
 PLAIN_RATES = Rates()
@@ -230,7 +234,7 @@ class AdapterNetwork(nn.Module):
         """Return what to train at which rate; see `Network`."""
         named: dict[str, list[AdapterLayer]] = defaultdict(list)
         for layer in self.layers:
-            named[self._group_name(layer.target)].append(layer)
+            named[self._group_name(layer)].append(layer)
         groups = []
         for name, layers in named.items():
             target = layers[0].target
@@ -241,8 +245,8 @@ class AdapterNetwork(nn.Module):
                     _nth(text_encoder_lrs, self._text_index(target.part)),
                     self.rates.plus.text_encoders,
                 )
-            rate = default_lr if own is None else own
-            groups += _groups(name, layers, None if rate is None else rate * self._weight(target), ratio)
+            rate = self._rate(layers[0], default_lr if own is None else own)
+            groups += _groups(name, layers, rate, ratio)
         return [group for group in groups if group.parameters and group.learning_rate != 0]
 
     def enable_checkpointing(self) -> None:
@@ -257,12 +261,13 @@ class AdapterNetwork(nn.Module):
 
     @property
     def can_limit_norms(self) -> bool:
-        """Say yes: all our kinds can."""
-        return True
+        """Whether there is a layer of a kind that can."""
+        return any(isinstance(layer, LimitsNorm) for layer in self.layers)
 
     def limit_norms(self, limit: float) -> dict[str, Tensor]:
         """Scale every layer's change down to a norm of `limit` at most; see `Network`."""
-        norms, are_scaled = zip(*[layer.limit_norm(limit) for layer in self.layers], strict=True)
+        limited = [layer.limit_norm(limit) for layer in self.layers if isinstance(layer, LimitsNorm)]
+        norms, are_scaled = zip(*limited, strict=True)
         left = torch.stack(norms)
         return norm_figures(torch.stack(are_scaled).sum(), left.mean(), left.max())
 
@@ -309,11 +314,21 @@ class AdapterNetwork(nn.Module):
             return 0
         return self.text_parts.index(part)
 
-    def _group_name(self, target: AdapterTarget) -> str:
+    def _group_name(self, layer: AdapterLayer) -> str:
+        target, place = layer.target, first_match(self.rates.by_name, layer.name)
         if target.part != DENOISER:
             is_joined = self.rates.joins_text_encoders
-            return "textencoder" if is_joined else f"textencoder {self._text_index(target.part) + 1} "
-        return f"unet_block{target.block[1]}" if self.rates.blocks and target.block else "unet"
+            name = "textencoder" if is_joined else f"textencoder {self._text_index(target.part) + 1} "
+        else:
+            name = f"unet_block{target.block[1]}" if self.rates.blocks and target.block else "unet"
+        return name if place is None else f"{name} reg_lr_{place}"
+
+    def _rate(self, layer: AdapterLayer, rate: float | None) -> float | None:
+        """Return a layer's rate where its part learns at `rate`."""
+        place = first_match(self.rates.by_name, layer.name)
+        if place is not None:
+            return self.rates.by_name[place][1]
+        return None if rate is None else rate * self._weight(layer.target)
 
     def _weight(self, target: AdapterTarget) -> float:
         is_weighted = target.part == DENOISER and self.rates.blocks and target.block

@@ -13,7 +13,7 @@ from torch import nn
 from sfumato.adapters.layer import NO_DROPOUTS, AdapterLayer, Dropouts
 from sfumato.adapters.loading import network_from_file
 from sfumato.adapters.network import PLAIN_RATES, AdapterNetwork, Network, Rates
-from sfumato.adapters.selection import Rule, Size
+from sfumato.adapters.selection import Rule, Size, require_matches
 from sfumato.errors import UserError
 from sfumato.models.family import DENOISER, AdapterTarget, Family
 
@@ -47,6 +47,12 @@ class Plan(Protocol):
 
 LayerMaker = Callable[[AdapterTarget, Size], AdapterLayer]
 """Makes the untrained adapter of one layer."""
+Refinement = Callable[[AdapterLayer], None]
+"""What a kind does to each layer before it is trained, be it made anew or read from a file."""
+
+
+def leave(layer: AdapterLayer) -> None:
+    """Leave a layer as it is; a `Refinement`."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +62,7 @@ class AdapterPlan:
     Attributes:
         rule: which layers are adapted, and how large.
         make: makes one layer's adapter.
+        refine: gives each layer what no file says of it.
         dropouts: of layers that are made from `weights`.
         text_encoders: positions of the text encoders to adapt.
         weights: file to take kinds, ranks and alphas from, or None.
@@ -64,6 +71,7 @@ class AdapterPlan:
 
     rule: Rule
     make: LayerMaker
+    refine: Refinement = leave
     dropouts: Dropouts = NO_DROPOUTS
     rates: Rates = PLAIN_RATES
     is_verbose: bool = False
@@ -84,6 +92,8 @@ class AdapterPlan:
             target for part in self.parts(family) for target in family.adapter_targets(part, models[part])
         ]
         network = self._network(targets, list(family.text_outputs))
+        for layer in network.layers:
+            self.refine(layer)
         if self.start:
             logger.info(network.load(self.start))
         if self.is_verbose:
@@ -91,6 +101,7 @@ class AdapterPlan:
                 logger.info("%s", layer)
         if not network.layers:
             raise UserError("--network_args leave no layer to adapt; choose more blocks or ranks above 0")
+        require_matches("network_reg_lrs", self.rates.by_name, [layer.name for layer in network.layers])
         return network
 
     def _network(self, targets: Sequence[AdapterTarget], text_parts: Sequence[str]) -> AdapterNetwork:

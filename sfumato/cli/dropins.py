@@ -32,7 +32,16 @@ create_network = _module.create_network
 create_network_from_weights = _module.create_network_from_weights
 '''
 
-NETWORK_MODULES = ("networks/loha", "networks/lokr", "networks/lora", "networks/lora_flux")
+NETWORK_MODULES = (
+    "networks/dylora",
+    "networks/loha",
+    "networks/lokr",
+    "networks/lora",
+    "networks/lora_fa",
+    "networks/lora_flux",
+    "networks/oft",
+    "networks/oft_flux",
+)
 """Modules that other programs import, by their path below the drop-in folder."""
 
 

@@ -35,6 +35,8 @@ SIZE_WIDTH = 256
 
 _PUBLISHED_GROUPS = 32
 _ADAPTED = re.compile(r"\.(attentions|resnets|downsamplers|upsamplers)\.\d+\.")
+_TRANSFORMER = re.compile(r"(.*\.transformer_blocks\.\d+)\.(attn1|attn2|ff)\.")
+_ATTENTION = re.compile(r"\.attn\d\.")
 _ENDS = {
     "time_embed.0": "time_embedding.linear_1",
     "time_embed.2": "time_embedding.linear_2",
@@ -308,11 +310,17 @@ def targets(
         if isinstance(layer, nn.Linear | nn.Conv2d) and _ADAPTED.search(path)
     }
     published = published_names_of_modules(model, layers)
-    for path, layer in layers.items():
+    for path in _ordered(list(layers), published if has_published_names else None):
+        layer = layers[path]
         name = f"unet_{published[path] if has_published_names else path}".replace(".", "_")
         is_default = ".attentions." in path
         yield AdapterTarget(
-            name, layer, DENOISER, _kind(layer), _block(published[path], numbering), is_default=is_default
+            name,
+            layer,
+            DENOISER,
+            _kind(path, layer),
+            _block(published[path], numbering),
+            is_default=is_default,
         )
 
 
@@ -328,7 +336,33 @@ def _block(path: str, numbering: Mapping[str, Numbering]) -> tuple[str, int]:
     return found.kind, found.first + (0 if found.is_one else int(number))
 
 
-def _kind(layer: nn.Module) -> str:
+def _ordered(paths: list[str], published: Mapping[str, str] | None) -> list[str]:
+    """Return module paths in the order in which sd-scripts adapts them: seeds and optimizer states follow it.
+
+    Within a transformer block the feed-forward layers come between the attentions.
+    """
+    indices, starts = {path: index for index, path in enumerate(paths)}, dict[str, int]()
+
+    def place(path: str) -> tuple[tuple[str, int, int], int, int]:
+        index = indices[path]
+        block = _TRANSFORMER.match(path)
+        outer = _place(published[path]) if published else ("", 0, 0)
+        if block is None:
+            return outer, index, 0
+        return outer, starts.setdefault(block[1], index), ("attn1", "ff", "attn2").index(block[2])
+
+    return sorted(paths, key=place)
+
+
+def _place(path: str) -> tuple[str, int, int]:
+    """Return what sorts a checkpoint's paths as its modules lie: input, middle and output blocks."""
+    part, *numbers = path.split(".")[:3]
+    return part, int(numbers[0]), int(numbers[1]) if numbers[1].isdigit() else 0
+
+
+def _kind(path: str, layer: nn.Module) -> str:
+    if _ATTENTION.search(path):
+        return "attn"
     if not isinstance(layer, nn.Conv2d):
         return "linear"
     return f"conv{layer.kernel_size[0]}x{layer.kernel_size[1]}"

@@ -110,7 +110,8 @@ def test_verbose_names_every_layer(caplog: pytest.LogCaptureFixture) -> None:
         ("train_double_block_indices=3-1", "give indices such as"),
         ("rank_dropout=1.5", "give a probability"),
         ("split_qkv=yes", "give True or False"),
-        ("network_reg_dims=a=4", "is not supported yet"),
+        ("network_reg_dims=(=4", "give pairs of a regular expression and a rank"),
+        ("network_reg_lrs=img=fast", "give pairs of a regular expression and a learning rate"),
         ("zzzzz=1", "is unknown; known are"),
     ],
 )
@@ -129,7 +130,7 @@ def test_an_argument_without_effect_is_a_warning(caplog: pytest.LogCaptureFixtur
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"module": "networks.lora_fa"}, "not supported yet; use networks.lora_flux"),
+        ({"module": "networks.lora_sd3"}, "not supported yet; use networks.lora_flux"),
         ({"module": "networks.lora"}, "is for another model; use networks.lora_flux"),
         ({"module": "networks.lora_fluks"}, "did you mean networks.lora_flux"),
         ({"module": "no_such_package.x"}, "cannot be imported"),

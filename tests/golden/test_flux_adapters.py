@@ -1,5 +1,7 @@
-"""FLUX.1 LoRAs have the layers, ranks, names, groups and split weights that sd-scripts gives them."""
+"""FLUX.1 adapters have the layers, names, groups, outputs, gradients and merged weights of sd-scripts."""
 
+import copy
+import hashlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -7,24 +9,39 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 
 from sfumato.adapters import legacy
 from sfumato.adapters.lora import Lora
 from sfumato.adapters.network import AdapterNetwork
+from sfumato.adapters.oft import Oft
 from sfumato.config.network import NetworkConfig
 from sfumato.config.run import Run
 from sfumato.models import text_encoders
 from sfumato.models.family import DENOISER, AdapterTarget
 from sfumato.models.flux.network import Flux, FluxShape
+from sfumato.models.flux.packing import pack, picture_ids
 from sfumato.models.flux.targets import clip_targets, denoiser_targets, t5_targets
 from tests import tiny
-from tests.golden.derived import cases, rule, settings
+from tests.golden.derived import cases, error, inputs, rule, settings, weight
 
-CASES = [case for case in cases("e_net_flux") if case["module"] == "networks.lora_flux"]
+CASES = cases("e_net_flux")
 GROUPS = cases("g_blocks_flux")
 NUMBERS = load_file(Path(__file__).parent / "e_net_flux.safetensors")
 STD = settings("e_net_flux")["lora_weight_std"]
+SHAPE = FluxShape(
+    hidden_size=96,
+    num_heads=4,
+    depth=2,
+    depth_single=3,
+    in_channels=64,
+    text_width=48,
+    pooled_width=32,
+    mlp_hidden=384,
+    axes_dim=(4, 10, 10),
+    guidance=True,
+)
+each_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case["id"])
 
 
 class ToyFlux:
@@ -41,38 +58,36 @@ class ToyFlux:
         return clip_targets(model, part) if part == "clip_l" else t5_targets(model, part)
 
 
-@pytest.fixture(scope="module")
-def models() -> dict[str, nn.Module]:
-    shape = FluxShape(
-        hidden_size=96,
-        num_heads=4,
-        depth=2,
-        depth_single=3,
-        in_channels=64,
-        text_width=48,
-        pooled_width=32,
-        mlp_hidden=384,
-        axes_dim=(4, 10, 10),
-        guidance=True,
-    )
+def _models(width: int, inner: int) -> dict[str, nn.Module]:
     with torch.device("meta"):
-        flux = Flux(shape)
-    bare = {
-        "embeddings.token_embedding.weight": (64, 32),
-        "embeddings.position_embedding.weight": (77, 32),
-        "encoder.layers.0.mlp.fc1.weight": (64, 32),
-        "encoder.layers.1.mlp.fc1.weight": (64, 32),
+        flux = Flux(SHAPE)
+    clip = {
+        "embeddings.token_embedding.weight": (64, width),
+        "embeddings.position_embedding.weight": (77, width),
+        "encoder.layers.0.mlp.fc1.weight": (inner, width),
+        "encoder.layers.1.mlp.fc1.weight": (inner, width),
     }
     return {
         DENOISER: flux,
-        "clip_l": text_encoders.build_clip(bare, "quick_gelu", 4),
+        "clip_l": text_encoders.build_clip(clip, "quick_gelu", 4),
         "t5xxl": text_encoders.build_t5(dict(tiny.t5(width=32, heads=4, layers=2))),
     }
 
 
+@pytest.fixture(scope="module")
+def models() -> dict[str, nn.Module]:
+    return _models(48, 192)
+
+
+@pytest.fixture(scope="module")
+def models_of_groups() -> dict[str, nn.Module]:
+    """Return models of the sizes with which groups were recorded."""
+    return _models(32, 64)
+
+
 def build(case: dict[str, Any], models: dict[str, nn.Module]) -> AdapterNetwork:
     config = NetworkConfig(
-        network_module="networks.lora_flux",
+        network_module=case.get("module", "networks.lora_flux"),
         network_dim=case["dim"],
         network_alpha=case["alpha"],
         network_args=tuple(f"{key}={value}" for key, value in case["kwargs"].items()),
@@ -83,19 +98,115 @@ def build(case: dict[str, Any], models: dict[str, nn.Module]) -> AdapterNetwork:
     return network
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case["id"])
+@pytest.fixture(scope="module")
+def flux() -> Flux:
+    model = Flux(SHAPE).requires_grad_(False).eval()
+    std = settings("e_net_flux")["model_weight_std"]
+    model.load_state_dict({k: weight(k, tuple(v.shape), std) for k, v in model.state_dict().items()})
+    assert error(predict(model), NUMBERS["base/out"]) < 1e-5
+    return model
+
+
+def predict(model: Flux) -> Tensor:
+    """Run the model on the recorded inputs."""
+    latents = inputs("enet.fx.latents", (2, 16, 6, 8))
+    text, pooled = inputs("enet.fx.txt", (2, 9, 48)), inputs("enet.fx.vec", (2, 32))
+    places = picture_ids(2, 6, 8, latents.device)
+    timesteps, guidance = torch.tensor([0.2, 0.9]), torch.tensor([3.5, 1.0])
+    return model(pack(latents), places, text, torch.zeros(2, 9, 3), timesteps, pooled, guidance)
+
+
+def trained(case: dict[str, Any], models: Mapping[str, nn.Module]) -> AdapterNetwork:
+    """Return the recorded adapter of the denoiser with its derived numbers."""
+    network = build(case, dict(models))
+    state, std = network.state_dict(), 0.05 if "oft" in case["module"] else STD
+    learned = {k: rule(k, tuple(v.shape)) * std for k, v in state.items() if not k.endswith(".alpha")}
+    network.load_state_dict(state | learned)
+    own = [layer for layer in network.layers if layer.target.part == DENOISER]
+    return AdapterNetwork(own).eval()
+
+
+def assert_stored(actual: Tensor, name: str, tolerance: float) -> None:
+    flat, first = actual.detach().flatten(), NUMBERS[f"{name}/first"]
+    step = max(1, flat.numel() // len(first))
+    assert error(flat[: len(first)], first) < tolerance
+    assert error(flat[::step][: len(first)], NUMBERS[f"{name}/strided"]) < tolerance
+    assert flat.double().norm().item() == pytest.approx(NUMBERS[f"{name}/stats"][3].item(), rel=tolerance)
+
+
+def test_every_recorded_case_is_here() -> None:
+    kinds = [case["module"] for case in CASES]
+    assert (len(kinds), kinds.count("networks.oft_flux")) == (15, 2)
+    assert sum(f"{case['id']}/out_m1.0/first" in NUMBERS for case in CASES) == 15
+
+
+@each_case
 def test_layers_ranks_and_keys_equal(case: dict[str, Any], models: dict[str, nn.Module]) -> None:
     network = build(case, models)
     is_split = "split_qkv" in case["kwargs"]
     found = []
     for layer in network.layers:
+        if isinstance(layer, Oft):
+            found.append([layer.name, layer.num_blocks, layer.alpha.item()])
+            continue
         assert isinstance(layer, Lora)
         parts = max(1, len(layer.target.splits)) if is_split else 1
         found.append([layer.name, layer.rank // parts, layer.alpha.item() / parts])
     assert found == case["modules"]
-    counts = [sum(layer.target.part == DENOISER for layer in network.layers), len(network.state_dict())]
+    state = network.state_dict()
+    counts = [sum(layer.target.part == DENOISER for layer in network.layers), len(state)]
     assert counts == [case["n_unet"], case["n_keys"]]
     assert len(network.layers) == case["n_unet"] + case["n_te"]
+    lines = sorted(f"{key}|{tuple(tensor.shape)}" for key, tensor in state.items())
+    assert hashlib.sha256("\n".join(lines).encode()).hexdigest() == case["state_dict_hash"]
+
+
+@each_case
+def test_outputs_equal_at_both_strengths(
+    case: dict[str, Any], models: dict[str, nn.Module], flux: Flux
+) -> None:
+    network = trained(case, models | {DENOISER: flux})
+    network.attach()
+    for strength in (0.5, 1.0):
+        network.set_strength(strength)
+        with torch.no_grad():
+            assert_stored(predict(flux), f"{case['id']}/out_m{strength}", 2e-5)
+    network.detach()
+
+
+@each_case
+def test_merged_outputs_equal(case: dict[str, Any], models: dict[str, nn.Module], flux: Flux) -> None:
+    recorded = "out" if "merge_error" in case else "merged_out"  # theirs fails to merge some: live is right
+    for strength in (0.5, 1.0):
+        model = copy.deepcopy(flux)
+        network = trained(case, models | {DENOISER: model})
+        _as_they_reload(case, network)
+        network.merge(strength)
+        with torch.no_grad():
+            assert_stored(predict(model), f"{case['id']}/{recorded}_m{strength}", 2e-5)
+
+
+def _as_they_reload(case: dict[str, Any], network: AdapterNetwork) -> None:
+    """Give split layers the alpha of sd-scripts' files: not grown with the rank, so that they act weaker."""
+    if "split_qkv" in case["kwargs"]:
+        state = network.state_dict()
+        network.load_state_dict(
+            state | {k: torch.tensor(case["alpha"]) for k in state if k.endswith("alpha")}
+        )
+
+
+@each_case
+def test_loss_and_gradients_equal(case: dict[str, Any], models: dict[str, nn.Module], flux: Flux) -> None:
+    network = trained(case, models | {DENOISER: flux})
+    network.attach()
+    loss = predict(flux).pow(2).mean()
+    loss.backward()
+    network.detach()
+    assert loss.item() == pytest.approx(case["loss"], rel=2e-5)
+    for name in case["grads"]:
+        gradient = network.get_parameter(name).grad
+        assert gradient is not None
+        assert_stored(gradient, f"{case['id']}/grad/{name}", 5e-4)
 
 
 @pytest.mark.parametrize(
@@ -118,8 +229,8 @@ def test_split_weights_are_stored_equal(case: dict[str, Any], models: dict[str, 
 
 
 @pytest.mark.parametrize("case", GROUPS, ids=lambda case: case["id"])
-def test_parameter_groups_equal(case: dict[str, Any], models: dict[str, nn.Module]) -> None:
-    network = build(case, models)
+def test_parameter_groups_equal(case: dict[str, Any], models_of_groups: dict[str, nn.Module]) -> None:
+    network = build(case, models_of_groups)
     rates = case["text_encoder_lr"]
     rates = [rates] if isinstance(rates, int | float) else rates
     groups = network.parameter_groups(case["default_lr"], case["unet_lr"], rates)
