@@ -17,6 +17,7 @@ USAGE = """usage: sfumato COMMAND ...
   inspect DATA ...           show what a model would be trained on: a data set file, or a folder
   convert FROM TO            rewrite a whole model: one file, or a folder in diffusers' layout
   merge-models ...           merge whole models
+  resize-lora ...            bring a LoRA to another rank
   show-metadata ...          show what a file says of itself
   demo [FOLDER]              see it learn on a toy model, without downloads
   options SCRIPT [--json]    list the options of a script
@@ -164,6 +165,7 @@ _COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "inspect": _tool("inspect"),
     "convert": _tool("convert"),
     "merge-models": _tool("merge-models"),
+    "resize-lora": _tool("resize-lora"),
     "show-metadata": _tool("show-metadata"),
     "demo": _demo,
     "options": _options,

@@ -33,6 +33,7 @@ from sfumato.config.optimizer import OptimizerConfig
 from sfumato.config.precision import PrecisionConfig
 from sfumato.config.preview import PreviewConfig
 from sfumato.config.report import ReportConfig
+from sfumato.config.resizing import ResizingConfig
 from sfumato.config.saving import SavingConfig
 from sfumato.config.schedule import ScheduleConfig
 from sfumato.config.tracking import TrackingConfig
@@ -310,6 +311,13 @@ SCRIPTS: tuple[Script, ...] = (
         family="",
         command="merge-models",
         sections=(MergingConfig,),
+    ),
+    Script(
+        name="networks/resize_lora",
+        summary="Bring a LoRA to another rank.",
+        family="",
+        command="resize-lora",
+        sections=(ResizingConfig,),
     ),
 )
 

@@ -100,6 +100,13 @@ def _merge_models(run: Run) -> int:
     return 0
 
 
+def _resize_lora(run: Run) -> int:
+    from sfumato.tools.resizing import resize
+
+    resize(run)
+    return 0
+
+
 _WORK: dict[str, Callable[[Run], int]] = {
     "train": _train,
     "generate": _generate,
@@ -107,4 +114,5 @@ _WORK: dict[str, Callable[[Run], int]] = {
     "convert": _convert,
     "show-metadata": _show_metadata,
     "merge-models": _merge_models,
+    "resize-lora": _resize_lora,
 }

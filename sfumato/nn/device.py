@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from sfumato.errors import UserError
+
 
 def default_device() -> torch.device:
     """Return the fastest kind of device this machine has."""
@@ -15,6 +17,22 @@ def default_device() -> torch.device:
     if torch.xpu.is_available():
         return torch.device("xpu")
     return torch.device("cpu")
+
+
+def device_named(name: str, option: str = "--device") -> torch.device:
+    """Return the device of that name.
+
+    Args:
+        option: where the name was given, for the message.
+
+    Raises:
+        UserError: there is no such kind of device, or none of it here.
+    """
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError):
+        raise UserError(f"{option} is {name}, which this machine has not; use cpu") from None
+    return torch.device(name)
 
 
 class HostCopy:

@@ -8,12 +8,13 @@ span what matters.
 
 from __future__ import annotations
 
-import hashlib
 import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from sfumato import seeds
 
 _OVERSAMPLING = 10
 """Directions beyond the rank: they take up what would blur the last ones."""
@@ -76,7 +77,7 @@ def low_rank(matrix: Tensor, rank: int, seed: str, *, is_exact: bool = False) ->
     if is_exact or min(matrix.shape) <= _EXACT_BELOW * width:
         return decomposed(matrix).truncated(rank)
     total = _squared(matrix)
-    draw = torch.Generator().manual_seed(_number(seed))
+    draw = seeded(seed)
     basis, core, directions = _range(matrix, rank, width, total, draw)
     inner, values, turned = torch.linalg.svd(core.T)
     error = max(0.0, total - _squared(values[:rank]))
@@ -128,6 +129,11 @@ def clamped(up: Tensor, down: Tensor, quantile: float) -> tuple[Tensor, Tensor]:
     return up.clamp(-limit, limit), down.clamp(-limit, limit)
 
 
+def seeded(text: str) -> torch.Generator:
+    """Return a generator on the CPU that always draws the same for the same text."""
+    return torch.Generator().manual_seed(seeds.derive("low rank", text))
+
+
 def _range(
     matrix: Tensor, rank: int, width: int, total: float, draw: torch.Generator
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -174,7 +180,3 @@ def _largest_value_outside(matrix: Tensor, basis: Tensor, draw: torch.Generator)
 def _squared(values: Tensor) -> float:
     """Return the sum of squares, row by row in float32 and over rows in float64."""
     return values.norm(dim=-1).double().square().sum().item()
-
-
-def _number(text: str) -> int:
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") >> 1

@@ -21,6 +21,7 @@ from sfumato.config.merging import MergingConfig
 from sfumato.config.run import Run
 from sfumato.errors import UserError
 from sfumato.log import progress
+from sfumato.nn.device import device_named
 from sfumato.nn.precision import dtype_named
 
 logger = logging.getLogger(__name__)
@@ -58,7 +59,7 @@ def merge_models(run: Run) -> None:
     options = run[MergingConfig]
     paths, output = _paths(options), _output(options)
     ratios = options.ratios or (1 / len(paths),) * len(paths)
-    device, precision = _device(options.device), dtype_named(options.precision)
+    device, precision = device_named(options.device), dtype_named(options.precision)
     with ExitStack() as files:
         sources = [
             _source(files.enter_context(open_tensors(path)), ratio)
@@ -102,14 +103,6 @@ def _output(options: MergingConfig) -> Path:
         raise UserError("--output is not given; name the file to write")
     path = Path(options.output)
     return path if path.suffix.lower() in SUFFIXES else path.with_name(f"{path.name}.safetensors")
-
-
-def _device(name: str) -> torch.device:
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError):  # no such kind of device, or none of it here
-        raise UserError(f"--device is {name}, which this machine has not; use cpu") from None
-    return torch.device(name)
 
 
 def _source(file: TensorReader, ratio: float) -> Source:
