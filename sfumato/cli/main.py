@@ -15,6 +15,11 @@ USAGE = """usage: sfumato COMMAND ...
   train FAMILY METHOD ...    train, e.g. `sfumato train flux lora --help`
   generate [FAMILY] ...      make pictures; with FLUX where no family is named
   inspect DATA ...           show what a model would be trained on: a data set file, or a folder
+  cache-latents, cache-text  encode pictures, or captions, ahead of training
+  resize-images FROM TO      make smaller copies of pictures
+  merge-captions FOLDER JSON gather captions in one file; merge-tags does so with tags
+  clean-captions JSON JSON   clean the captions and tags of such a file
+  prepare-buckets ...        note training sizes in such a file, and encode its pictures
   convert FROM TO            rewrite a whole model: one file, or a folder in diffusers' layout
   merge-models ...           merge whole models
   resize-lora ...            bring a LoRA to another rank
@@ -159,14 +164,17 @@ def _run_script(name: str, argv: Sequence[str]) -> int:
     return start(script_named(name), argv, prog=f"{name}.py")
 
 
+_TOOLS = (
+    "inspect", "cache-latents", "cache-text", "resize-images", "merge-captions", "merge-tags",
+    "clean-captions", "prepare-buckets", "convert", "merge-models", "resize-lora",
+    "show-metadata",
+)  # fmt: skip
+"""Sub-commands that are one script each."""
+
 _COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "train": _train,
     "generate": _generate,
-    "inspect": _tool("inspect"),
-    "convert": _tool("convert"),
-    "merge-models": _tool("merge-models"),
-    "resize-lora": _tool("resize-lora"),
-    "show-metadata": _tool("show-metadata"),
+    **{name: _tool(name) for name in _TOOLS},
     "demo": _demo,
     "options": _options,
     "sd-scripts": _drop_ins,

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sfumato.cli.flags import Option, did_you_mean, make_parser, parse_flags
-from sfumato.cli.runs import IDLE_WITHOUT, WHY_UNSUPPORTED, Script
+from sfumato.cli.runs import IDLE_WITHOUT, WHY_UNSUPPORTED, Script, for_chosen_family
 from sfumato.cli.toml_file import read_options, toml_path
 from sfumato.config.file import FileConfig
 from sfumato.config.public import public_values, to_toml
@@ -45,6 +45,7 @@ def parse(script: Script, argv: Sequence[str], *, prog: str, as_command: bool = 
     if given.get("output_config"):
         return Parsed(_run(script, options, given), output_config=_config_path(given))
     values, stray = _read_file(options, given)
+    script = for_chosen_family(script, _run(script, options, values | given))
     run = _run(script, options, values | given)
     complaints = [*_stray_complaints(stray, options, given), *_effect_complaints(script, options, run)]
     if complaints and run[FileConfig].strict:
@@ -96,17 +97,19 @@ def _effect_complaints(script: Script, options: Mapping[str, Option], run: Run) 
     """Say which options were given although they change nothing: never here, or not in this company."""
     values = _asked(options, run)
     used = [name for name in values if _is_used(options[name], values[name])]
-    never = [
-        f"--{name} has no effect here: {script.without_effect[name]}"
-        for name in used
-        if name in script.without_effect
-    ]
+    never: dict[str, list[str]] = {}
+    for name in used:
+        if name in script.without_effect:
+            never.setdefault(script.without_effect[name], []).append(f"--{name}")
     idle = [
         f"--{name} has no effect without {' or '.join(f'--{other}' for other in IDLE_WITHOUT[name])}"
         for name in used
-        if _is_idle(name, options, values)
+        if name not in script.without_effect and _is_idle(name, options, values)
     ]
-    return never + idle
+    return [
+        f"{', '.join(names)} {'have' if len(names) > 1 else 'has'} no effect here: {reason}"
+        for reason, names in never.items()
+    ] + idle
 
 
 def _check_supported(script: Script, options: Mapping[str, Option], run: Run) -> None:

@@ -3,8 +3,8 @@
 A new script is a new row: parsing, `sfumato options`, the drop-in and the checks follow from it.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sfumato.cli.flags import Option, did_you_mean, options_of
@@ -31,15 +31,24 @@ from sfumato.config.network import NetworkConfig
 from sfumato.config.noise import NoiseConfig
 from sfumato.config.optimizer import OptimizerConfig
 from sfumato.config.precision import PrecisionConfig
+from sfumato.config.preparation import (
+    BucketingConfig,
+    CleaningConfig,
+    GatheringConfig,
+    PrecachingConfig,
+    ShrinkingConfig,
+)
 from sfumato.config.preview import PreviewConfig
 from sfumato.config.report import ReportConfig
 from sfumato.config.resizing import ResizingConfig
+from sfumato.config.run import Run
 from sfumato.config.saving import SavingConfig
 from sfumato.config.schedule import ScheduleConfig
 from sfumato.config.tracking import TrackingConfig
 from sfumato.config.validation import ValidationConfig
 from sfumato.errors import UserError
-from sfumato.models.flux.options import FluxGenerationOptions, FluxOptions
+from sfumato.models.choice import FamilyChoice
+from sfumato.models.flux.options import FluxGenerationOptions, FluxOptions, FluxTextOptions
 
 
 @dataclass(frozen=True)
@@ -58,6 +67,7 @@ class Script:
         absent: options of these sections that the script does not have; their defaults hold.
         overrides: defaults that differ from the sections'.
         command_overrides: defaults that only the sub-command has.
+        choices: allowed values that differ from the sections'.
         unsupported: options that are known but not built; they stop a run unless left at their defaults.
         unsupported_values: the same for single values of an option that is built otherwise.
         without_effect: options that change nothing here, with the reason.
@@ -74,6 +84,7 @@ class Script:
     absent: frozenset[str] = frozenset()
     overrides: Mapping[str, Any] = field(default_factory=dict)
     command_overrides: Mapping[str, Any] = field(default_factory=dict)
+    choices: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     unsupported: frozenset[str] = frozenset()
     unsupported_values: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     without_effect: Mapping[str, str] = field(default_factory=dict)
@@ -82,6 +93,7 @@ class Script:
         """Return the script's options by name, with the defaults of the sub-command where it is one."""
         overrides = {**self.overrides, **self.command_overrides} if as_command else self.overrides
         options = options_of(self.sections, overrides)
+        options |= {name: replace(options[name], choices=allowed) for name, allowed in self.choices.items()}
         return {name: option for name, option in options.items() if name not in self.absent}
 
 
@@ -181,6 +193,62 @@ _ALWAYS_OURS: Mapping[str, str] = {
     **OWN_GRADIENTS,
     "lowram": "models are always loaded straight onto the device, one tensor at a time",
 }
+
+_PRECACHING = (
+    PrecachingConfig, FamilyChoice, *_DATA, LengthConfig, PrecisionConfig, MemoryConfig, DistributedConfig,
+    NoiseConfig, LossConfig, FlowConfig, FluxOptions, SavingConfig, MetadataConfig, HubConfig,
+    TrackingConfig, PreviewConfig, FileConfig,
+)  # fmt: skip
+
+_NOT_FOR_PRECACHING = (
+    _names("cpu_offload_checkpointing debiased_estimation_loss fp8_base_unet initial_epoch initial_step")
+    | _names("min_snr_gamma scale_v_pred_loss_like_noise_pred v_pred_like_loss skip_until_initial_step")
+    | _names("deepspeed zero_stage zero3_init_flag zero3_save_16bit_model fp16_master_weights_and_gradients")
+    | _names("offload_optimizer_device offload_optimizer_nvme_path offload_param_device")
+    | _names("offload_param_nvme_path no_metadata training_comment save_model_as split_mode")
+    | _names("validation_seed validation_split")
+)
+"""Options that the caching tools have not, though they share sections with the trainers."""
+
+_USED_FOR_PRECACHING = _names("seed masked_loss output_dir mixed_precision highvram ddp_timeout")
+
+
+def _because(reason: str, names: Iterable[str]) -> dict[str, str]:
+    return dict.fromkeys(names, reason)
+
+
+_NO_TRAINING: Mapping[str, str] = {
+    **_because(
+        "nothing is trained here",
+        options_of(
+            (
+                LengthConfig, PrecisionConfig, MemoryConfig, NoiseConfig, LossConfig, FlowConfig,
+                SavingConfig, MetadataConfig, HubConfig, TrackingConfig, PreviewConfig,
+            ),
+            {},
+        ).keys() - _USED_FOR_PRECACHING - _NOT_FOR_PRECACHING,
+    ),
+    **_because("nothing is trained here", ("v_parameterization", "controlnet_model_name_or_path")),
+    **_because(
+        "pictures are decoded in threads of one process",
+        ("max_data_loader_n_workers", "persistent_data_loader_workers"),
+    ),
+    **_ALWAYS_OURS,
+}  # fmt: skip
+"""What the options that the caching tools share with the trainers have no effect for."""
+
+_NO_TEXT = _because(
+    "no captions are encoded here",
+    (
+        "cache_text_encoder_outputs", "cache_text_encoder_outputs_to_disk", "text_encoder_batch_size",
+        "clip_skip", "max_token_length", "clip_l", "t5xxl", "t5xxl_max_token_length", "apply_t5_attn_mask",
+        "tokenizer_cache_dir",
+    ),
+)  # fmt: skip
+_MORE_SCHEMES = {"weighting_scheme": ("sigma_sqrt", "logit_normal", "mode", "cosmap", "none", "uniform")}
+_NO_PICTURES = _because(
+    "no pictures are encoded here", ("cache_latents", "cache_latents_to_disk", "vae_batch_size", "vae", "ae")
+)
 
 SCRIPTS: tuple[Script, ...] = (
     Script(
@@ -319,6 +387,70 @@ SCRIPTS: tuple[Script, ...] = (
         command="resize-lora",
         sections=(ResizingConfig,),
     ),
+    Script(
+        name="tools/cache_latents",
+        summary="Encode the pictures of a data set ahead of training, into files.",
+        family="",
+        command="cache-latents",
+        sections=_PRECACHING,
+        absent=_NOT_FOR_PRECACHING | {"weighted_captions"},
+        overrides={"weighting_scheme": "uniform"},
+        choices=_MORE_SCHEMES,
+        unsupported=NOT_BUILT_FOR_TRAINING & {"dataset_class"} | {"model_type"},
+        without_effect={**_NO_TRAINING, **_NO_TEXT},
+    ),
+    Script(
+        name="tools/cache_text_encoder_outputs",
+        summary="Encode the captions of a data set ahead of training, into files.",
+        family="",
+        command="cache-text",
+        sections=(*_PRECACHING, FluxTextOptions),
+        absent=_NOT_FOR_PRECACHING | {"no_half_vae"},
+        overrides={"weighting_scheme": "uniform"},
+        choices=_MORE_SCHEMES,
+        unsupported=NOT_BUILT_FOR_TRAINING & {"dataset_class"} | {"model_type"},
+        without_effect={**_NO_TRAINING, **_NO_PICTURES},
+    ),
+    Script(
+        name="tools/resize_images_to_resolution",
+        summary="Make smaller copies of pictures, in several sizes.",
+        family="",
+        command="resize-images",
+        sections=(ShrinkingConfig,),
+    ),
+    Script(
+        name="finetune/merge_captions_to_metadata",
+        summary="Gather the captions beside pictures in one metadata file.",
+        family="",
+        command="merge-captions",
+        sections=(GatheringConfig,),
+    ),
+    Script(
+        name="finetune/merge_dd_tags_to_metadata",
+        summary="Gather the tags beside pictures in one metadata file.",
+        family="",
+        command="merge-tags",
+        sections=(GatheringConfig,),
+        absent=frozenset({"caption_extention"}),
+        overrides={"caption_extension": ".txt"},
+    ),
+    Script(
+        name="finetune/clean_captions_and_tags",
+        summary="Clean the captions and tags of a metadata file.",
+        family="",
+        command="clean-captions",
+        sections=(CleaningConfig,),
+    ),
+    Script(
+        name="finetune/prepare_buckets_latents",
+        summary="Give the pictures of a metadata file their training sizes, and encode them.",
+        family="",
+        command="prepare-buckets",
+        sections=(BucketingConfig,),
+        without_effect=_because(
+            "pictures are decoded in threads of one process", ("max_data_loader_n_workers",)
+        ),
+    ),
 )
 
 
@@ -339,3 +471,22 @@ def script_for(command: str, family: str, method: str) -> Script:
         known = [" ".join(key).strip() for key in rows]
         raise UserError(f"cannot {command} {asked!r}{did_you_mean(asked, known)}; known: {', '.join(known)}")
     return rows[family, method]
+
+
+def for_chosen_family(script: Script, run: Run) -> Script:
+    """Return a tool's row as it is for the family that the run names; other rows as they are.
+
+    What a trainer of that family cannot do, or has no use for, such a tool has not either.
+    """
+    if FamilyChoice not in run:
+        return script
+    trainer = script_for("train", run[FamilyChoice].family, "lora")
+    parts = options_of((FluxOptions, FluxTextOptions), {})
+    strangers = {} if FluxOptions in trainer.sections else _because("the model has no such part", parts)
+    idle = {**strangers, **trainer.without_effect, **script.without_effect}
+    return replace(
+        script,
+        family=trainer.family,
+        unsupported=script.unsupported | (trainer.unsupported - script.without_effect.keys()),
+        without_effect=idle,
+    )

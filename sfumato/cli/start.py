@@ -7,12 +7,13 @@ from collections.abc import Callable, Sequence
 
 from sfumato.cli.parse import Parsed, parse, write_config
 from sfumato.cli.requirements import check_requirements
-from sfumato.cli.runs import Script
+from sfumato.cli.runs import Script, script_for
 from sfumato.config.conflicts import check_conflicts
 from sfumato.config.console import ConsoleConfig
 from sfumato.config.dataset import DatasetConfig
 from sfumato.config.file import FileConfig
 from sfumato.config.implied import imply
+from sfumato.config.preparation import BucketingConfig, CleaningConfig, GatheringConfig, ShrinkingConfig
 from sfumato.config.public import public_values, to_toml
 from sfumato.config.run import Run
 from sfumato.errors import UserError
@@ -107,6 +108,62 @@ def _resize_lora(run: Run) -> int:
     return 0
 
 
+def _cache_latents(run: Run) -> int:
+    if run[DatasetConfig].debug_dataset:
+        return _inspect(run)
+    from sfumato.training.precaching import cache_latents
+
+    cache_latents(run)
+    return 0
+
+
+def _cache_texts(run: Run) -> int:
+    if "cache_text_encoder_outputs" not in script_for("train", run.family, "lora").options():
+        raise UserError("training Stable Diffusion 1 or 2 keeps no captions; give --sdxl or --flux")
+    if run[DatasetConfig].debug_dataset:
+        return _inspect(run)
+    from sfumato.training.precaching import cache_texts
+
+    cache_texts(run)
+    return 0
+
+
+def _resize_images(run: Run) -> int:
+    from sfumato.tools.preparation.shrinking import shrink
+
+    shrink(run[ShrinkingConfig])
+    return 0
+
+
+def _merge_captions(run: Run) -> int:
+    from sfumato.tools.preparation.gathering import gather
+
+    gather(run[GatheringConfig], "caption")
+    return 0
+
+
+def _merge_tags(run: Run) -> int:
+    from sfumato.tools.preparation.gathering import gather
+
+    gather(run[GatheringConfig], "tags")
+    return 0
+
+
+def _clean_captions(run: Run) -> int:
+    from sfumato.tools.preparation.cleaning import clean
+
+    clean(run[CleaningConfig])
+    return 0
+
+
+def _prepare_buckets(run: Run) -> int:
+    from sfumato.tools.preparation.bucketing import prepared
+    from sfumato.training.precaching import cache_latents
+
+    cache_latents(prepared(run[BucketingConfig]))
+    return 0
+
+
 _WORK: dict[str, Callable[[Run], int]] = {
     "train": _train,
     "generate": _generate,
@@ -115,4 +172,11 @@ _WORK: dict[str, Callable[[Run], int]] = {
     "show-metadata": _show_metadata,
     "merge-models": _merge_models,
     "resize-lora": _resize_lora,
+    "cache-latents": _cache_latents,
+    "cache-text": _cache_texts,
+    "resize-images": _resize_images,
+    "merge-captions": _merge_captions,
+    "merge-tags": _merge_tags,
+    "clean-captions": _clean_captions,
+    "prepare-buckets": _prepare_buckets,
 }

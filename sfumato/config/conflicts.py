@@ -57,7 +57,8 @@ def _are_timesteps_in_order(values: _Values) -> bool:
 
 
 def _are_bucket_sizes_in_order(values: _Values) -> bool:
-    return not values["enable_bucket"] or values["min_bucket_reso"] <= values["max_bucket_reso"]
+    has_buckets = values.get("enable_bucket", True)  # a tool for buckets has no such switch
+    return not has_buckets or values["min_bucket_reso"] <= values["max_bucket_reso"]
 
 
 def _trains_only_the_end(values: _Values) -> bool:

@@ -81,6 +81,22 @@ def open_base(
     Raises:
         UserError: there is no such model, it is another kind of file, or another version.
     """
+    base = cast(WholeModel, family_for(run_naming(path, option, version=version)))
+    base.checkpoint.variant = variant
+    parts = list(base.checkpoint.layout.parts)
+    base.checkpoint.check(parts)
+    if variant and not any(_is_file(base.source(part)) for part in parts if path.is_dir()):
+        raise UserError(
+            f"--variant is {variant}, but {option} is {path}, which has no such files; leave it out"
+        )
+    return base
+
+
+def run_naming(path: Path, option: str, *, version: int | None = None) -> Run:
+    """Return a run that has a base model and nothing else: its family and what tells its versions apart.
+
+    Args and errors are those of `open_base`.
+    """
     source = path / "unet" if path.is_dir() else path
     if not source.exists():
         reason = "has no folder unet" if path.is_dir() else "does not exist"
@@ -96,15 +112,7 @@ def open_base(
         v_parameterization=_predicts_velocity(path, metadata, found),
         pretrained_model_name_or_path=str(path),
     )
-    base = cast(WholeModel, family_for(Run("", family, [model])))
-    base.checkpoint.variant = variant
-    parts = list(base.checkpoint.layout.parts)
-    base.checkpoint.check(parts)
-    if variant and not any(_is_file(base.source(part)) for part in parts if path.is_dir()):
-        raise UserError(
-            f"--variant is {variant}, but {option} is {path}, which has no such files; leave it out"
-        )
-    return base
+    return Run("", family, [model])
 
 
 def _identified(path: Path, shapes: Shapes, option: str) -> tuple[str, int | None]:

@@ -10,15 +10,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
 from sfumato import seeds
 from sfumato.adapters.network import Network
-from sfumato.caching.latents import fill_latents, require_constant_pictures
-from sfumato.caching.texts import fill_texts, require_constant_captions
+from sfumato.caching.latents import require_constant_pictures
+from sfumato.caching.texts import require_constant_captions
 from sfumato.config.caching import CachingConfig
 from sfumato.config.loader import LoaderConfig
 from sfumato.config.memory import MemoryConfig
@@ -35,6 +34,7 @@ from sfumato.data.loader import Loader
 from sfumato.errors import UserError
 from sfumato.models.family import DENOISER, VAE, Family, Parts
 from sfumato.training import metadata, schedulers, trackers
+from sfumato.training.caches import cache_captions, cache_pictures, sets_of
 from sfumato.training.distributed import LateVote, Processes
 from sfumato.training.ending import run_or_save
 from sfumato.training.flat import FlatParameter, flatten
@@ -140,37 +140,18 @@ class Session:
 
     def _fill_caches(self, parts: Parts) -> None:
         """Compute once what does not change, then let go of whatever computed it."""
-        config, processes = self.run[CachingConfig], self.processes
-        shared: dict[str, Any] = {
-            "trust": config.skip_cache_check,
-            "rank": processes.rank,
-            "world": processes.world,
-            "wait": processes.wait,
-        }
+        sources = self.run, self.training_set, self.family, parts, self.processes
         with self.precision.autocast():
-            if config.cache_latents:
-                shared |= {"batch_size": config.vae_batch_size, "to_disk": config.cache_latents_to_disk}
-                for pictures in self._pictures():
-                    fill_latents(pictures, self.family, parts, **shared)
-                parts.release(VAE)
+            if self.run[CachingConfig].cache_latents:
+                cache_pictures(*sources)
             if self.cached_encoders:
-                shared |= {
-                    "batch_size": config.text_encoder_batch_size or 1,
-                    "to_disk": config.cache_text_encoder_outputs_to_disk,
-                }
-                for pictures in self._pictures():
-                    fill_texts(pictures, self.family, parts, self.cached_encoders, **shared)
+                cache_captions(*sources, self.cached_encoders)
             if self.previews is not None:
                 trained = self.method.trained_encoders
                 self.previews.encode(
                     parts, [name for name in self.family.text_outputs if name not in trained]
                 )
             parts.release(*self.cached_encoders)
-
-    def _pictures(self) -> list[TrainingSet]:
-        """Return the pictures that are trained, and those that are held back if there are any."""
-        held_back = self.training_set.validation
-        return [self.training_set] if held_back is None else [self.training_set, held_back]
 
     def _update(self, groups: Sequence[ParameterGroup]) -> Update:
         config = self.run[OptimizerConfig]
@@ -230,7 +211,9 @@ class Session:
         finally:
             for observer in observers:
                 getattr(observer, "close", lambda: None)()
-            for path, times in chain.from_iterable(pictures.skipped.items() for pictures in self._pictures()):
+            for path, times in chain.from_iterable(
+                pictures.skipped.items() for pictures in sets_of(self.training_set)
+            ):
                 logger.warning("%s could not be decoded and was replaced %d times", path, times)
 
     def _validation(

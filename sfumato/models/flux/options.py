@@ -68,3 +68,11 @@ class FluxGenerationOptions:
 
     model_type: Literal["flux", "chroma"] = "flux"
     """Which variant of the architecture the files hold."""
+
+
+@dataclass(frozen=True)
+class FluxTextOptions:
+    """FLUX.1's text encoders."""
+
+    t5xxl_dtype: str | None = None
+    """Number format of the T5-XXL text encoder; that of `mixed_precision` when not given."""

@@ -1,0 +1,10 @@
+"""Gather the tags beside pictures in one metadata file. `--help` lists the options."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from sfumato.cli.main import script
+
+if __name__ == "__main__":
+    sys.exit(script("finetune/merge_dd_tags_to_metadata"))

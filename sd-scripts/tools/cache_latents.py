@@ -1,0 +1,10 @@
+"""Encode the pictures of a data set ahead of training, into files. `--help` lists the options."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from sfumato.cli.main import script
+
+if __name__ == "__main__":
+    sys.exit(script("tools/cache_latents"))

@@ -1,0 +1,92 @@
+"""Give the pictures of a metadata file the sizes they are trained at."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from sfumato.config.caching import CachingConfig
+from sfumato.config.dataset import DatasetConfig
+from sfumato.config.images import ImageConfig
+from sfumato.config.precision import PrecisionConfig
+from sfumato.config.preparation import BucketingConfig, PrecachingConfig
+from sfumato.config.run import Run
+from sfumato.data.buckets import Buckets, round_limits
+from sfumato.data.complaints import Complaints
+from sfumato.data.images import BrokenPictureError, read_size
+from sfumato.errors import UserError
+from sfumato.log import progress
+from sfumato.models.bases import run_naming
+from sfumato.models.hub import located
+from sfumato.tools.preparation import records
+
+_UNIT = 8
+"""What sides are multiples of: a latent's side in pixels."""
+
+logger = logging.getLogger(__name__)
+
+
+def prepared(options: BucketingConfig) -> Run:
+    """Write the metadata file with a training size for each picture; return the run that reads it.
+
+    Pictures in the folder that the file does not know are added; records of other pictures stay as they are.
+
+    Raises:
+        UserError: a file or option will not do.
+    """
+    run = _run(options)
+    found, buckets = records.read(Path(options.in_json), "IN_JSON"), _buckets(options, run[ImageConfig])
+    complaints, seen = Complaints(), set()
+    pictures = records.pictures(options.train_data_dir, recursive=options.recursive)
+    for picture in progress(pictures, unit="picture", title="reading sizes"):
+        key = records.key_of(picture, full_path=options.full_path)
+        if key in seen:
+            complaints.warn(f"{picture} is left out: another picture has its name, and one record serves one")
+            continue
+        seen.add(key)
+        try:
+            bucket = buckets.fit(read_size(picture)).bucket
+        except BrokenPictureError as error:
+            complaints.leave_out(str(picture), str(error))
+            continue
+        found.setdefault(key, {})["train_resolution"] = [side // _UNIT * _UNIT for side in bucket]
+    records.write(Path(options.out_json), found)
+    return run
+
+
+def _run(options: BucketingConfig) -> Run:
+    """Return the run that encodes the pictures, once the metadata file is written."""
+    source = located(options.model_name_or_path)
+    if source is None:
+        raise UserError("MODEL_NAME_OR_PATH is empty; give a file or a folder in diffusers' layout")
+    base = run_naming(source, "MODEL_NAME_OR_PATH", version=2 if options.v2 else None)
+    return Run(
+        base.script,
+        base.family,
+        [
+            *base,
+            DatasetConfig(train_data_dir=options.train_data_dir, in_json=options.out_json),
+            ImageConfig(
+                resolution=options.max_resolution,
+                flip_aug=options.flip_aug,
+                alpha_mask=bool(options.alpha_mask),
+            ),
+            CachingConfig(vae_batch_size=options.batch_size),
+            PrecachingConfig(skip_existing=options.skip_existing),
+            PrecisionConfig(mixed_precision=options.mixed_precision),
+        ],
+    )
+
+
+def _buckets(options: BucketingConfig, images: ImageConfig) -> Buckets:
+    resolution, step = images.size, options.bucket_reso_steps
+    assert resolution is not None
+    least, most = round_limits(options.min_bucket_reso, options.max_bucket_reso, step)
+    if step % _UNIT:
+        logger.warning("--bucket_reso_steps is %d: training sizes are rounded down to multiples of 8", step)
+    if not options.bucket_no_upscale and not least <= min(resolution) <= max(resolution) <= most:
+        raise UserError(
+            f"--max_resolution is {options.max_resolution}; its sides must lie between "
+            f"--min_bucket_reso {least} and --max_bucket_reso {most}"
+        )
+    return Buckets(resolution, least, most, step, options.bucket_no_upscale)

@@ -1,0 +1,67 @@
+"""Gather the text files beside pictures in one metadata file: as captions, or as tags."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import Literal
+
+from sfumato.config.preparation import GatheringConfig
+from sfumato.data import caption_files
+from sfumato.data.caption_files import UnreadableCaptionError
+from sfumato.data.complaints import printable
+from sfumato.errors import UserError
+from sfumato.log import progress
+from sfumato.tools.preparation import records
+
+logger = logging.getLogger(__name__)
+
+
+def gather(options: GatheringConfig, kind: Literal["caption", "tags"]) -> None:
+    """Write the metadata file with the texts of all pictures that have one; those of others are kept.
+
+    Raises:
+        UserError: there are no pictures or no texts, or a file cannot be read or written.
+    """
+    out, source = Path(options.out_json), _source(options)
+    found = records.read(source, "--in_json") if source else {}
+    pictures = records.pictures(options.train_data_dir, recursive=options.recursive)
+    num_read = 0
+    for picture in progress(pictures, unit="picture", title="reading captions"):
+        text = _text(picture, options.suffix)
+        if text is None:
+            continue
+        num_read += 1
+        found.setdefault(records.key_of(picture, full_path=options.full_path), {})[kind] = text
+        if options.debug:
+            logger.info("%s: %s", printable(str(picture)), printable(text))
+    if not num_read:
+        raise UserError(
+            f"none of the {len(pictures)} pictures in {options.train_data_dir} has a {options.suffix} file; "
+            "give --caption_extension"
+        )
+    if num_read < len(pictures):
+        missing = len(pictures) - num_read
+        logger.warning("%d of %d pictures have no %s file", missing, len(pictures), options.suffix)
+    records.write(out, found)
+
+
+def _source(options: GatheringConfig) -> Path | None:
+    """Return the file whose records are added to: the one that is named, or the one that is written."""
+    if options.in_json:
+        return Path(options.in_json)
+    out = Path(options.out_json)
+    return out if out.exists() else None
+
+
+def _text(picture: Path, suffix: str) -> str | None:
+    """Return the whole text beside a picture, None where there is none that can be read."""
+    path = os.path.splitext(picture)[0] + suffix
+    if not os.path.exists(path):
+        return None
+    try:
+        return caption_files.read(path).text.strip()
+    except UnreadableCaptionError as error:
+        logger.warning("%s %s", printable(path), error)
+        return None

@@ -1,0 +1,117 @@
+"""Latents and captions encoded ahead of training, into the files beside the pictures that it looks for."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import torch
+
+from sfumato.caching.latents import require_constant_pictures
+from sfumato.caching.texts import require_constant_captions
+from sfumato.config.caching import CachingConfig
+from sfumato.config.distributed import DistributedConfig
+from sfumato.config.file import FileConfig
+from sfumato.config.length import LengthConfig
+from sfumato.config.memory import MemoryConfig
+from sfumato.config.model import ModelConfig
+from sfumato.config.precision import PrecisionConfig
+from sfumato.config.preparation import PrecachingConfig
+from sfumato.config.run import Run
+from sfumato.data import blueprint, dataset
+from sfumato.data.dataset import TrainingSet
+from sfumato.models.family import VAE, Family, Parts, family_for
+from sfumato.nn.precision import dtype_named
+from sfumato.training import distributed
+from sfumato.training.caches import cache_captions, cache_pictures
+from sfumato.training.distributed import Processes
+from sfumato.training.precision import Precision, precision_for
+
+logger = logging.getLogger(__name__)
+
+
+def cache_latents(run: Run) -> None:
+    """Encode the pictures of a run's data into files beside them.
+
+    Raises:
+        UserError: something is wrong that the user can mend, mostly before any weight is loaded.
+    """
+    with _workplace(run, (VAE,)) as place:
+        require_constant_pictures(place.training_set)
+        cache_pictures(place.run, place.training_set, place.family, place.parts, place.processes)
+        logger.info("%d pictures have latents beside them", place.num_pictures)
+
+
+def cache_texts(run: Run) -> None:
+    """Encode the captions of a run's data with every text encoder, into files beside the pictures.
+
+    Raises:
+        UserError: something is wrong that the user can mend, mostly before any weight is loaded.
+    """
+    encoders = tuple(family_for(run).text_outputs)
+    with _workplace(run, encoders) as place:
+        require_constant_captions(place.training_set)
+        cache_captions(place.run, place.training_set, place.family, place.parts, place.processes, encoders)
+        logger.info("%d pictures have their encoded captions beside them", place.num_pictures)
+
+
+@dataclass(frozen=True)
+class _Workplace:
+    run: Run
+    family: Family
+    training_set: TrainingSet
+    parts: Parts
+    processes: Processes
+
+    @property
+    def num_pictures(self) -> int:
+        return sum(len(found.pictures) for found in self.training_set.sets)
+
+
+@contextmanager
+def _workplace(run: Run, parts: Sequence[str]) -> Iterator[_Workplace]:
+    """Yield what encoding takes, read and checked, under autocast; nothing heavy is loaded yet."""
+    run = run.with_sections(_to_disk(run))
+    processes = distributed.start(run[DistributedConfig])
+    try:
+        precision = precision_for(run[PrecisionConfig], processes.device)
+        family = family_for(run)
+        family.check(parts)
+        multiple = family.latents.downscale * family.latents.patch
+        plans = blueprint.plans(run, size_multiple=multiple)
+        training_set = dataset.read(plans, run[LengthConfig].seed or 0, strict=run[FileConfig].strict)
+        loaded = Parts(
+            family,
+            processes.device,
+            _dtypes(run, parts, precision),
+            keeps_memory=run[MemoryConfig].highvram,
+        )
+        with precision.autocast():
+            yield _Workplace(run, family, training_set, loaded, processes)
+    finally:
+        processes.finish()
+
+
+def _to_disk(run: Run) -> CachingConfig:
+    """Return how caches are filled; both kinds go to files, whether or not that was said."""
+    caching = run[CachingConfig]
+    return replace(
+        caching,
+        cache_latents=True,
+        cache_latents_to_disk=True,
+        cache_text_encoder_outputs=True,
+        cache_text_encoder_outputs_to_disk=True,
+        skip_cache_check=caching.skip_cache_check or run[PrecachingConfig].skip_existing,
+    )
+
+
+def _dtypes(run: Run, parts: Sequence[str], precision: Precision) -> dict[str, torch.dtype]:
+    """Return the number format of each part: that of training, or its own where one is asked for."""
+    kept = (VAE,) if run[ModelConfig].no_half_vae else ()
+    asked = {part: run.values().get(f"{part}_dtype") for part in parts}
+    return {
+        part: dtype_named(name, f"--{part}_dtype") if name else precision.frozen(part, (), kept)
+        for part, name in asked.items()
+    }

@@ -1,0 +1,248 @@
+"""Metadata files and copies of pictures are what sd-scripts' preparation tools write."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sfumato.cli.main import main, script
+from sfumato.data.images import read_size
+from sfumato.data.resizing import resize
+from sfumato.tools.preparation.cleaning import clean_caption, clean_tags
+from sfumato.tools.preparation.shrinking import fit_area
+from tests import tiny
+
+
+def texts(folder: Path, suffix: str, **by_stem: str) -> None:
+    for stem, text in by_stem.items():
+        (folder / f"{stem}{suffix}").write_text(text, encoding="utf-8")
+
+
+def read(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text("utf-8"))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    tiny.pictures(tmp_path / "data", 2, (16, 16), captions=None)
+    texts(tmp_path / "data", ".caption", picture_00=" ein süßer Hund \n", picture_01="two\nlines")
+    texts(tmp_path / "data", ".txt", picture_00="1girl, solo")
+    return tmp_path / "data"
+
+
+def test_captions_and_tags_are_gathered_into_one_file(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "made" / "meta.json"
+    assert script("finetune/merge_captions_to_metadata", [str(folder), str(out)]) == 0
+    assert script("finetune/merge_dd_tags_to_metadata", [str(folder), str(out)]) == 0
+    expected = {
+        "picture_00": {"caption": "ein süßer Hund", "tags": "1girl, solo"},
+        "picture_01": {"caption": "two\nlines"},
+    }
+    assert out.read_text("utf-8") == json.dumps(expected, indent=2, ensure_ascii=False)
+    assert [path.name for path in out.parent.iterdir()] == ["meta.json"]
+
+
+def test_records_are_added_to_those_of_another_file(folder: Path, tmp_path: Path) -> None:
+    old, out = tmp_path / "old.json", tmp_path / "new.json"
+    old.write_text(json.dumps({"picture_00": {"caption": "old", "score": 3}, "gone": {"tags": "x"}}))
+    out.write_text("{}")
+    argv = [str(folder), str(out), "--in_json", str(old), "--caption_extention", "caption"]
+    assert main(["merge-captions", *argv]) == 0
+    assert read(out) == {
+        "picture_00": {"caption": "ein süßer Hund", "score": 3},
+        "gone": {"tags": "x"},
+        "picture_01": {"caption": "two\nlines"},
+    }
+
+
+def test_folders_below_are_taken_in_by_their_paths(folder: Path, tmp_path: Path) -> None:
+    tiny.pictures(folder / "below", 1, (16, 16), captions=".caption")
+    out = tmp_path / "meta.json"
+    assert main(["merge-captions", str(folder), str(out), "--full_path", "--recursive"]) == 0
+    assert list(read(out)) == [
+        str(folder / name) for name in ("below/picture_00.png", "picture_00.png", "picture_01.png")
+    ]
+
+
+def test_what_was_read_is_shown_on_request(
+    folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    out, cleaned = str(tmp_path / "meta.json"), str(tmp_path / "clean.json")
+    texts(folder, ".txt", picture_00="long_hair")
+    assert main(["merge-tags", str(folder), out, "--debug"]) == 0
+    assert main(["clean-captions", out, cleaned, "--debug"]) == 0
+    log = capfd.readouterr().err
+    assert "picture_00.png: long_hair" in log
+    assert "1 of 2 pictures have no .txt file" in log
+    assert "picture_00: long_hair -> long hair" in log
+
+
+@pytest.mark.parametrize(
+    ("tags", "cleaned"),
+    [
+        ("1girl, long_hair, ^_^, blue_eyes", "1girl, long hair, ^_^, blue eyes"),
+        ("1girl, smile, rating:safe, score", "1girl, smile"),
+        ("shirt, white_shirt, hair ornament, blue shirt", "white shirt, hair ornament, blue shirt"),
+        ("2girls, blue eyes, red eyes, smile", "2girls, smile"),
+        ("2girls, blue eyes, smile", "2girls, blue eyes, smile"),
+        ("1girl, blue eyes, red eyes", "1girl, blue eyes, red eyes"),
+        ("2boys, long hair, short hair, blonde hair", "2boys, blonde hair"),
+        ("2boys, long hair, blonde hair, black hair", "2boys, long hair"),
+        ("2girls, bob cut, hime cut, ponytail, single hair bun", "2girls"),
+        ("multiple girls, long sleeves, sleeveless, hat", "multiple girls, hat"),
+        ("", ""),
+    ],
+)
+def test_tags_are_cleaned(tags: str, cleaned: str) -> None:
+    assert clean_tags(tags) == cleaned
+
+
+@pytest.mark.parametrize(
+    ("caption", "cleaned"),
+    [
+        ("a woman with a dog", "a girl with a dog"),
+        ("two women and a lady", "two girls and a girl"),
+        ("an anime cartoon young female person", "an girl"),
+        ("a cartoon character and a cartoon boy", "a character and a boy"),
+        ("a young anime girl in a cartoon style", "a girl in a cartoon style"),
+        ("a snowman", "a snowman"),
+    ],
+)
+def test_captions_are_cleaned_until_nothing_changes(caption: str, cleaned: str) -> None:
+    assert clean_caption(caption) == cleaned
+    assert clean_caption(cleaned) == cleaned
+
+
+def test_cleaning_leaves_alone_what_it_does_not_know(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    source, out = tmp_path / "in.json", tmp_path / "out.json"
+    source.write_text(
+        json.dumps({"ä": {"tags": "a_b", "train_resolution": [64, 64]}, "c": {"caption": "lady"}})
+    )
+    assert script("finetune/clean_captions_and_tags", [str(source), str(out)]) == 0
+    assert read(out) == {"ä": {"tags": "a b", "train_resolution": [64, 64]}, "c": {"caption": "girl"}}
+    log = capfd.readouterr().err
+    assert "1 of 2 pictures have no caption, the first is ä" in log
+    assert "1 of 2 pictures have no tags, the first is c" in log
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["merge-captions", "data", "o.json", "--recursive"], "--recursive needs --full_path"),
+        (
+            ["merge-captions", "data", "o.json", "--caption_extension", ".cap"],
+            "none of the 2 pictures in data",
+        ),
+        (["merge-captions", "data", "o.json", "--in_json", "no.json"], "--in_json no.json cannot be read"),
+        (["merge-captions", "data", "o.json", "--in_json", "list.json"], "is no metadata file"),
+        (["merge-captions", "empty", "o.json"], "empty has no pictures"),
+        (["merge-tags", "nowhere", "o.json"], "nowhere cannot be read"),
+        (["clean-captions", "bad.json", "o.json"], "IN_JSON bad.json is not valid JSON"),
+        (["clean-captions", "bad.json"], "required: out_json"),
+        (["resize-images", "nowhere", "o"], "nowhere cannot be read"),
+        (["resize-images", "empty", "o"], "empty has no pictures"),
+        (["resize-images", "data", "o", "--max_resolution", "512"], "--max_resolution has '512'"),
+        (["resize-images", "data", "o", "--divisible_by", "0"], "--divisible_by is 0"),
+        (["resize-images", "broken", "o"], "none of the 1 pictures in broken can be read"),
+        (["prepare-buckets", "data", "list.json", "o.json", "no.ckpt"], "MODEL_NAME_OR_PATH is no.ckpt"),
+        (
+            ["prepare-buckets", "data", "list.json", "o.json", "m", "--bucket_reso_steps", "4"],
+            "use 8 or more",
+        ),
+    ],
+)
+def test_mistakes_are_one_line_and_write_nothing(
+    argv: list[str],
+    message: str,
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("empty", "broken"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "broken" / "a.png").write_bytes(b"no picture")
+    (tmp_path / "bad.json").write_text("{")
+    (tmp_path / "list.json").write_text("[]")
+    assert main(argv) == 2
+    last = capfd.readouterr().err.splitlines()[-1]
+    assert last.startswith("error: ")
+    assert message in last
+    assert not (tmp_path / "o.json").exists()
+    assert not list((tmp_path / "o").glob("*"))
+
+
+def sizes(folder: Path) -> dict[str, tuple[int, int]]:
+    return {
+        path.name: read_size(path) for path in sorted(folder.iterdir()) if path.suffix in (".jpg", ".png")
+    }
+
+
+def test_copies_are_made_in_every_size_and_other_files_copied(tmp_path: Path) -> None:
+    source, target = tmp_path / "from", tmp_path / "to"
+    tiny.pictures(source, 1, (96, 48))
+    tiny.pictures(source / "below", 1)
+    (source / "notes.md").write_text("x")
+    argv = [str(source), str(target), "--max_resolution", "64x64,32x32,16x16", "--divisible_by", "4"]
+    assert script("tools/resize_images_to_resolution", [*argv, "--copy_associated_files"]) == 0
+    assert sizes(target) == {
+        "picture_00+16x16.jpg": (20, 8),
+        "picture_00+32x32.jpg": (44, 20),
+        "picture_00+64x64.jpg": (88, 44),
+    }
+    others = sorted(path.name for path in target.iterdir() if path.suffix != ".jpg")
+    copies = [f"picture_00+{size}.txt" for size in ("16x16", "32x32", "64x64")]
+    assert others == ["notes.md", *copies, "picture_00.txt"]
+    assert (target / copies[0]).read_text() == (source / "picture_00.txt").read_text()
+
+
+@pytest.mark.parametrize("interpolation", ["area", "cubic", "lanczos4"])
+def test_pixels_are_those_of_the_filter_that_is_asked_for(interpolation: str, tmp_path: Path) -> None:
+    (path,) = tiny.pictures(tmp_path / "from", 1, (64, 32))
+    argv = [str(path.parent), str(tmp_path / "to"), "--max_resolution", "16x32,8x16"]
+    assert main(["resize-images", *argv, "--interpolation", interpolation, "--save_as_png"]) == 0
+    image = Image.open(path).convert("RGB")
+    for text, size in (("16x32", (32, 16)), ("8x16", (16, 8))):
+        image = resize(image, size, "lanczos" if interpolation == "lanczos4" else interpolation)
+        found = np.asarray(Image.open(tmp_path / "to" / f"picture_00+{text}.png"))
+        assert np.array_equal(found, np.asarray(image))
+
+
+def test_copies_in_the_same_folder_leave_its_files_as_they_are(tmp_path: Path) -> None:
+    (path,) = tiny.pictures(tmp_path, 1, (64, 64))
+    caption = path.with_suffix(".txt").read_text()
+    assert main(["resize-images", str(tmp_path), str(tmp_path), "--max_resolution", "32x32"]) == 0
+    assert sizes(tmp_path) == {"picture_00+32x32.jpg": (32, 32), "picture_00.png": (64, 64)}
+    assert path.with_suffix(".txt").read_text() == caption
+
+
+@pytest.mark.parametrize(
+    ("size", "limit", "divisible_by", "expected"),
+    [
+        ((100, 100), (200, 200), 1, ((100, 100), (100, 100))),
+        ((1000, 500), (512, 512), 1, ((724, 362), (724, 362))),
+        ((1000, 500), (512, 512), 64, ((724, 362), (704, 320))),
+        ((1024, 1024), (512, 512), 8, ((512, 512), (512, 512))),
+    ],
+)
+def test_copies_do_not_exceed_the_area(
+    size: tuple[int, int], limit: tuple[int, int], divisible_by: int, expected: object
+) -> None:
+    assert fit_area(size, limit, divisible_by) == expected
+
+
+def test_a_picture_that_would_vanish_is_left_out(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    tiny.pictures(tmp_path / "from", 1, (64, 64))
+    Image.new("RGB", (64, 4)).save(tmp_path / "from" / "narrow.png")
+    argv = [str(tmp_path / "from"), str(tmp_path / "to"), "--max_resolution", "32x32", "--divisible_by", "8"]
+    assert main(["resize-images", *argv]) == 0
+    assert "narrow.png is left out: 64x4 becomes 64x4" in capfd.readouterr().err
+    assert list(sizes(tmp_path / "to")) == ["picture_00+32x32.jpg"]
