@@ -184,7 +184,7 @@ def test_a_run_goes_on_from_a_file_at_the_file_s_rank_or_says_what_differs(
         torch.testing.assert_close(tensor.float(), start[name].float(), msg=name)
     assert differing(saved(tmp_path / "same"), saved(tmp_path / "ranks")) == []
     capfd.readouterr()
-    assert "the network's is 2x64; use the file's network_dim" in refusal(
+    assert "this model and rank need 2x64; use the file's rank" in refusal(
         capfd, *arguments(*here, tmp_path / "other", *still)
     )
     still[still.index(file)] = str(tmp_path / "nowhere.safetensors")

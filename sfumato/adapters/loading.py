@@ -80,6 +80,11 @@ def layers_from(
     ]
 
 
+def is_known(tensors: Mapping[str, Tensor]) -> bool:
+    """Return whether a layer's tensors are of a kind that can be loaded."""
+    return any(mark in tensors for mark in _KINDS)
+
+
 def _mark(path: Path, name: str, tensors: Mapping[str, Tensor]) -> str:
     mark = next((mark for mark in _KINDS if mark in tensors), None)
     if mark is None:

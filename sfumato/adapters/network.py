@@ -378,8 +378,8 @@ def _load_layer(path: Path, name: str, layer: nn.Module, tensors: Mapping[str, T
     for key, value in fitting.items():
         if value.shape != own[key].shape:
             raise UserError(
-                f"{path}: {name}.{key} is {_shape(value)}, the network's is {_shape(own[key])}; "
-                "use the file's network_dim, or --dim_from_weights"
+                f"{path}: {name}.{key} is {_shape(value)}, this model and rank need "
+                f"{_shape(own[key])}; use the file's rank (--dim_from_weights), or another file"
             )
     for key, buffer in layer.named_buffers():
         if key in own and fitting[key].is_floating_point() and not buffer.is_floating_point():

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from sfumato.adapters import dense
 from sfumato.adapters.layer import NO_DROPOUTS, Dropouts, Strength, per_sample
+from sfumato.errors import UserError
 from sfumato.models.family import AdapterTarget
 
 PREFIX = "oft_"
@@ -74,7 +75,14 @@ class Oft(nn.Module):
         num_blocks = tensors["oft_blocks.0" if is_list else "oft_blocks"].shape[0]
         alpha = tensors.get("alpha")
         constraint = DEFAULT_CONSTRAINT if alpha is None else alpha.item()
-        return cls(target, num_blocks, constraint, dropouts, target.splits if is_list else None)
+        splits = target.splits if is_list else None
+        widths = splits or (dense.shape_of(target.module)[0],)
+        if any(width % num_blocks for width in widths):
+            raise UserError(
+                f"{PREFIX}{target.name} has {num_blocks} blocks, which do not divide this model's "
+                f"{widths[0]} outputs; use a file made for this model"
+            )
+        return cls(target, num_blocks, constraint, dropouts, splits)
 
     def change(self, inputs: Tensor, output: Tensor) -> Tensor:
         """Return `output` with its blocks turned; see `AdapterLayer`."""

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from sfumato.adapters.files import read_adapter
-from sfumato.adapters.layer import AdapterLayer
-from sfumato.adapters.lora import PREFIX, Lora
+from sfumato.adapters.loading import is_known, layers_from
 from sfumato.adapters.network import AdapterNetwork
 from sfumato.errors import UserError
 from sfumato.models.family import DENOISER, AdapterTarget, Family
@@ -114,23 +113,20 @@ class _Adapter:
     @classmethod
     def read(cls, file: AdapterFile) -> _Adapter:
         layers = read_adapter(file.path)
-        if not any("lora_down.weight" in tensors for tensors in layers.values()):
+        if not any(map(is_known, layers.values())):
             shapes = {
                 f"{name}.{rest}": tuple(t.shape) for name, own in layers.items() for rest, t in own.items()
             }
-            raise UserError(
-                f"--lora_weights {file.path}: {describe(shapes)}; give a LoRA with lora_down tensors"
-            )
+            raise UserError(f"--lora_weights {file.path}: {describe(shapes)}; give a LoRA, LoHa, LoKr or OFT")
         return cls(file, layers)
 
     def network(self, part: str, targets: Iterable[AdapterTarget]) -> AdapterNetwork:
         """Return the adapters of one part, loaded and in eval mode."""
-        network = AdapterNetwork.from_targets(targets, self._layer)
-        state = network.state_dict()
-        self._used.update(layer.name for layer in network.layers)
-        for key, own in state.items():
-            state[key] = self._fitting(key, own)
-        network.load_state_dict(state)
+        known = {name: tensors for name, tensors in self._layers.items() if is_known(tensors)}
+        network = AdapterNetwork(layers_from(self.file.path, known, targets))
+        if own := {layer.name: known[layer.name] for layer in network.layers}:
+            network.load_layers(self.file.path, own)
+        self._used.update(own)
         logger.info("%s at strength %g on %s: %s", self.file.path, self.strength, part, network.describe())
         return network.eval()
 
@@ -148,27 +144,6 @@ class _Adapter:
             )
         if rest:
             logger.warning("%s: %d layers fit nothing here (%s ...)", self.file.path, len(rest), rest[0])
-
-    def _layer(self, target: AdapterTarget) -> AdapterLayer | None:
-        tensors = self._layers.get(PREFIX + target.name)
-        return Lora.from_tensors(target, tensors) if tensors else None
-
-    def _fitting(self, key: str, own: Tensor) -> Tensor:
-        """Return the file's tensor for a key, or the network's own alpha where the file has none."""
-        name, _, rest = key.partition(".")
-        value = self._layers[name].get(rest)
-        if value is None and rest == "alpha":
-            return own
-        if value is None or value.shape != own.shape:
-            found = "missing" if value is None else _shape(value)
-            raise UserError(
-                f"{self.file.path}: {key} is {found}, this model needs {_shape(own)}; use another file"
-            )
-        return value
-
-
-def _shape(tensor: Tensor) -> str:
-    return "x".join(map(str, tensor.shape)) or "a number"
 
 
 def _attach(network: AdapterNetwork, strength: float, device: torch.device, dtype: torch.dtype) -> None:

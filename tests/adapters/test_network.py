@@ -191,7 +191,7 @@ def test_a_file_that_does_not_fit_is_one_line(tmp_path: Path) -> None:
     models = toy.models()
     path = tmp_path / "x.safetensors"
     trained(network(models, rank=3)).save(path, None, {})
-    with pytest.raises(UserError, match=r"is 3x8, the network's is 2x8; use the file's network_dim"):
+    with pytest.raises(UserError, match=r"is 3x8, this model and rank need 2x8; use the file's rank"):
         network(models, rank=2).load(path)
     save_file({"transformer.a.lora_A.weight": torch.ones(1)}, path)
     with pytest.raises(UserError, match="fits none of the 12 adapted layers"):

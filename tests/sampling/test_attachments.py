@@ -135,7 +135,9 @@ def test_an_adapter_of_a_model_of_another_width_is_refused(tmp_path: Path) -> No
     save_file(
         {f"lora_unet_mix.{n}": torch.zeros(s) for n, s in zip(names, [(2, 5), (4, 2)], strict=True)}, path
     )
-    with pytest.raises(UserError, match=r"lora_unet_mix\.lora_down\.weight is 2x5, this model needs 2x4"):
+    with pytest.raises(
+        UserError, match=r"lora_unet_mix\.lora_down\.weight is 2x5, this model and rank need 2x4"
+    ):
         draw([AdapterFile(path)])
 
 

@@ -1,0 +1,106 @@
+"""Every kind of adapter draws the same picture at work beside the weights and merged into them."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from sfumato.adapters import legacy
+from sfumato.adapters.network import AdapterNetwork
+from sfumato.cli.main import main
+from sfumato.config.model import ModelConfig
+from sfumato.config.network import NetworkConfig
+from sfumato.config.run import Run
+from sfumato.models.family import Family, family_for
+from sfumato.models.flux.options import FluxOptions
+from tests import tiny
+
+KINDS = {
+    "lora": ("flux", "networks.lora_flux", 4, 2.0, ()),
+    "lora split": ("flux", "networks.lora_flux", 2, 1.0, ("split_qkv=True", "train_t5xxl=True")),
+    "loha flux": ("flux", "networks.loha", 2, 2.0, ()),
+    "lokr flux": ("flux", "networks.lokr", 2, 2.0, ("factor=4",)),
+    "oft flux": ("flux", "networks.oft_flux", 4, 1e-1, ("enable_all_linear=True",)),
+    "c3lier": ("sd", "networks.lora", 4, 2.0, ("conv_dim=2", "conv_alpha=1")),
+    "lora_fa": ("sd", "networks.lora_fa", 4, 2.0, ()),
+    "dylora": ("sd", "networks.dylora", 4, 2.0, ("unit=2", "conv_dim=4")),
+    "loha": ("sd", "networks.loha", 2, 2.0, ("conv_dim=2", "use_tucker=True")),
+    "lokr": ("sd", "networks.lokr", 2, 2.0, ("conv_dim=2", "factor=4")),
+    "oft": ("sd", "networks.oft", 4, 1e-2, ("enable_all_linear=True", "enable_conv=True")),
+}
+"""Family, module, rank, alpha and further arguments."""
+COMMON = "--width 64 --height 64 --steps 1 --cfg_scale 1 --seed 5 --dtype fp32 --prompt cat"
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[list[str], Family]]:
+    folder = tmp_path_factory.mktemp("models")
+    sd, flux = tiny.sd(folder / "sd"), tiny.flux(folder / "flux", dtype=torch.float32)
+    sd_files = ModelConfig(pretrained_model_name_or_path=str(sd.path))
+    flux_files = ModelConfig(pretrained_model_name_or_path=str(flux.transformer))
+    options = FluxOptions(clip_l=str(flux.clip_l), t5xxl=str(flux.t5xxl), ae=str(flux.ae))
+    return {
+        "sd": (["sd", *sd.arguments], family_for(Run("", "sd", [sd_files]))),
+        "flux": (
+            ["flux", *flux.generation_arguments],
+            family_for(Run("", "flux", [flux_files, options])),
+        ),
+    }
+
+
+@pytest.fixture(scope="module")
+def bare(
+    models: dict[str, tuple[list[str], Family]], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, np.ndarray]:
+    """Return each family's picture without an adapter."""
+    return {name: draw(words, tmp_path_factory.mktemp(name)) for name, (words, _) in models.items()}
+
+
+def learned(name: str, family: Family, path: Path) -> Path:
+    """Write an adapter file with numbers as training would leave them, large enough to be seen."""
+    kind, module, rank, alpha, arguments = KINDS[name]
+    config = NetworkConfig(
+        network_module=module, network_dim=rank, network_alpha=alpha, network_args=arguments or None
+    )
+    plan = legacy.resolve(Run("", kind, [config]))
+    meta = torch.device("meta")
+    network = plan.build(
+        family, {part: family.load(part, torch.float32, meta) for part in plan.parts(family)}
+    )
+    assert isinstance(network, AdapterNetwork)
+    rng = torch.Generator().manual_seed(1)
+    state = network.state_dict()
+    for key, value in state.items():
+        if not key.endswith(".alpha"):
+            std = 0.5 if ".hada_" in key else 0.2  # two products in one make small numbers smaller
+            state[key] = torch.randn(value.shape, generator=rng) * std
+    network.load_state_dict(state)
+    network.save(path, None, {})
+    return path
+
+
+def draw(words: list[str], folder: Path, *options: str) -> np.ndarray:
+    assert main(["generate", *words, *shlex.split(COMMON), "--output_dir", str(folder), *options]) == 0
+    with Image.open(next(folder.glob("*.png"))) as picture:
+        return np.asarray(picture).astype(int)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_live_and_merged_draw_the_same_picture(
+    name: str,
+    models: dict[str, tuple[list[str], Family]],
+    bare: dict[str, np.ndarray],
+    tmp_path: Path,
+) -> None:
+    words, family = models[KINDS[name][0]]
+    path = learned(name, family, tmp_path / "x.safetensors")
+    adapter = ("--lora_weights", f"{path};0.8")
+    live = draw(words, tmp_path / "live", *adapter)
+    merged = draw(words, tmp_path / "merged", *adapter, "--merge_lora_weights")
+    assert np.abs(live - merged).max() <= 1
+    assert np.abs(live - bare[KINDS[name][0]]).mean() > 0.2
