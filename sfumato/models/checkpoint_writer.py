@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,6 +18,7 @@ from sfumato.checkpoints.pickles import read_counters, write_pickle
 from sfumato.checkpoints.tensors import LazyTensor, TensorReader, write_tensors
 from sfumato.models import autoencoder, openclip, text_encoders, unet
 from sfumato.models.checkpoint import Checkpoint, PartFormat
+from sfumato.models.published import Place, Published
 from sfumato.models.tokenizers import Tokenizer
 
 Lazy = Mapping[str, LazyTensor]
@@ -75,6 +77,34 @@ def save_file(
             write_pickle(path, {name: value.load() for name, value in tensors.items()}, counters)
         else:
             write_tensors(path, tensors, metadata)
+
+
+@contextmanager
+def published(checkpoint: Checkpoint) -> Iterator[Published]:
+    """Open a checkpoint as the single file that it is, or that its folder makes; see `Published`."""
+    cpu = torch.device("cpu")
+    models = {part: checkpoint.load(part, None, cpu) for part in checkpoint.layout.parts}
+    with checkpoint.file() as base:
+        tensors = file_tensors(checkpoint, models, None, base)
+        places = {part: _places(spec, models[part]) for part, spec in checkpoint.layout.parts.items()}
+        yield Published(tensors, models, places, base.metadata if base is not None else {})
+
+
+def _places(spec: PartFormat, model: nn.Module) -> dict[str, Place]:
+    """Return where a single file holds the weights of a UNet or of a text encoder."""
+    state = model.state_dict()
+    if spec.network == "unet":
+        return {ours: Place(spec.prefix + name) for ours, name in unet.published_names(state).items()}
+    if spec.network == "vae":
+        return {}
+    bare = {text_encoders.bare(name): name for name in state}
+    if spec.network == "clip":
+        prefix = spec.prefix + text_encoders.CLIP_PREFIX
+        return {name: Place(prefix + short) for short, name in bare.items()}
+    return {
+        bare[short]: Place(spec.prefix + place.name, place.start)
+        for short, place in openclip.places({short: tuple(state[name].shape) for short, name in bare.items()})
+    }
 
 
 def file_tensors(

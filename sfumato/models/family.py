@@ -11,6 +11,7 @@ import importlib
 import logging
 import pkgutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 
 from sfumato.config.run import Run
 from sfumato.errors import UserError
+from sfumato.models.published import Published
 from sfumato.models.reading import Reader
 
 DENOISER = "denoiser"
@@ -246,6 +248,10 @@ class Family(Protocol):
 
     def metadata(self) -> dict[str, object]:
         """Return what the family adds to the `ss_*` record of an adapter file: its own options."""
+        ...
+
+    def published(self, part: str) -> AbstractContextManager[Published]:
+        """Open the file in which a part is published, with all other parts that lie in it."""
         ...
 
     def save(

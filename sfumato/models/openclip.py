@@ -7,12 +7,13 @@ keeps the transposed matrix. Some files hold it transposed all the same: see `is
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor
 
 from sfumato.checkpoints.tensors import LazyTensor
+from sfumato.models.published import Place
 from sfumato.models.views import Shapes, View
 
 LOGIT_SCALE = 4.6052
@@ -114,6 +115,16 @@ def published(tensors: Mapping[str, Tensor]) -> dict[str, LazyTensor]:
     return found
 
 
+def places(shapes: Shapes) -> Iterator[tuple[str, Place]]:
+    """Yield each of transformers' names (without `text_model.`) with its place among OpenCLIP's tensors."""
+    layers = _num_transformers_layers(shapes)
+    for theirs, ours in plain_names(layers).items():
+        yield ours, Place(theirs)
+    for theirs, group in fused_names(layers).items():
+        for index, ours in enumerate(group):
+            yield ours, Place(theirs, index * shapes[ours][0])
+
+
 def unused_layer(tensors: Mapping[str, Tensor]) -> dict[str, LazyTensor]:
     """Return what files of Stable Diffusion 2 hold besides, for a model that came without: nothing uses it.
 
@@ -152,7 +163,7 @@ def _add_projection(
         sources[ours] = _reader(view, PROJECTION) if is_transposed else _transposed(view, PROJECTION)
 
 
-def _num_transformers_layers(names: Mapping[str, Tensor]) -> int:
+def _num_transformers_layers(names: Iterable[str]) -> int:
     return sum(name.endswith(".layer_norm1.weight") for name in names)
 
 

@@ -82,13 +82,13 @@ def load_clip_view(
         dtype: as `loading.fill` has it.
         activation, num_heads, what: as `load_clip` has it.
     """
-    names = {_bare(name): name for name in view.shapes if not _is_ignored(name, has_projection)}
+    names = {bare(name): name for name in view.shapes if not _is_ignored(name, has_projection)}
     own = view.renamed(names)
     model = sizes_of(view.path, what, lambda: build_clip(own.shapes, activation, num_heads, has_projection))
     prefix = CLIP_PREFIX if f"{CLIP_PREFIX}final_layer_norm.weight" in view.shapes else ""
-    wanted = {name if name == _PROJECTION else f"{prefix}{name}" for name in map(_bare, model.state_dict())}
+    wanted = {name if name == _PROJECTION else f"{prefix}{name}" for name in map(bare, model.state_dict())}
     check_names(view.path, what, wanted, names.values())
-    fill(model, view.path, lambda name: own.get(_bare(name)), dtype, device, linear_weights(model))
+    fill(model, view.path, lambda name: own.get(bare(name)), dtype, device, linear_weights(model))
     positions = torch.arange(model.config.max_position_embeddings, device=device)
     embeddings = clip_body(model).embeddings
     # Not in the file, so still without numbers.
@@ -103,7 +103,7 @@ def clip_body(encoder: nn.Module) -> Any:
 
 def clip_tensors(encoder: nn.Module) -> dict[str, Tensor]:
     """Return a CLIP text encoder's tensors by transformers' names without `text_model.`."""
-    return {_bare(name): value for name, value in encoder.state_dict().items()}
+    return {bare(name): value for name, value in encoder.state_dict().items()}
 
 
 @overload
@@ -199,7 +199,8 @@ def save_t5(model: nn.Module, path: Path, dtype: torch.dtype, metadata: Mapping[
     write_tensors(path, tensors, metadata, dtype)
 
 
-def _bare(name: str) -> str:
+def bare(name: str) -> str:
+    """Return a CLIP tensor's name without `text_model.`, which some versions and files have."""
     return name.removeprefix(CLIP_PREFIX)
 
 

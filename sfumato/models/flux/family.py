@@ -7,6 +7,7 @@ noise levels shifted by picture size; schnell does neither.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -35,8 +36,9 @@ from sfumato.models.flux import targets, text
 from sfumato.models.flux.network import Flux
 from sfumato.models.flux.options import FluxGenerationOptions, FluxOptions
 from sfumato.models.flux.packing import PATCH, pack, picture_ids, unpack
-from sfumato.models.flux.transformer import flux_shape, load_transformer
+from sfumato.models.flux.transformer import flux_shape, load_transformer, open_published
 from sfumato.models.loading import shapes_of
+from sfumato.models.published import Place, Published
 from sfumato.models.reading import Reader
 from sfumato.models.recognise import describe, recognise
 from sfumato.models.tokenizers import CLIP_LENGTH
@@ -251,6 +253,23 @@ class FluxFamily:
         if part == CLIP_L:
             return targets.clip_targets(model, part)
         return targets.t5_targets(model, part) if part == T5XXL else iter(())
+
+    @contextmanager
+    def published(self, part: str) -> Iterator[Published]:
+        """Open a part's file, which holds nothing but that part; see `Published`."""
+        self._checked_shapes(part)
+        path = self._existing_source(part)
+        if part == DENOISER:
+            with open_published(path, use_mmap=self._use_mmap) as found:
+                yield found
+            return
+        model = self.load(part, torch.bfloat16, torch.device("meta"))
+        with open_tensors(path, use_mmap=self._use_mmap) as file:
+            tensors = {name: file.lazy(name) for name in file.keys()}  # noqa: SIM118 - a reader is no mapping
+            by_bare = {text_encoders.bare(name): name for name in tensors}
+            names = {name: text_encoders.bare(name) for name in model.state_dict()}
+            places = {name: Place(by_bare[bare]) for name, bare in names.items() if bare in by_bare}
+            yield Published(tensors, {part: model}, {part: places}, file.metadata)
 
     def save(
         self, part: str, model: nn.Module, path: Path, dtype: torch.dtype, metadata: Mapping[str, str]

@@ -9,9 +9,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
+
+from sfumato.checkpoints.tensors import LazyTensor
 
 PREFIX = "model.diffusion_model."
 """What some files put before every published name."""
@@ -74,6 +77,13 @@ class Source:
         shapes = [shape_of(name) for name in self.names]
         return (sum(shape[0] for shape in shapes), *shapes[0][1:])
 
+    def lazy(self, open_: Callable[[str], LazyTensor]) -> LazyTensor:
+        """Return our tensor, made of theirs when it is written."""
+        parts = {name: open_(name) for name in self.names}
+        dtype = parts[self.names[0]].dtype
+        shape = self.shape(lambda name: parts[name].shape)
+        return LazyTensor(dtype, shape, lambda: self.join(lambda name: parts[name].load()))
+
     def split(self, whole: Tensor, hidden: int) -> dict[str, Tensor]:
         """Make their tensors of ours: `hidden` rows for each but the last, which has the rest."""
         if self.swaps_halves:
@@ -94,16 +104,38 @@ def table_for(diffusers_names: Collection[str]) -> dict[str, Source]:
     return from_diffusers(depth, single, f"{_GUIDANCE['guidance_in.in_layer']}.weight" in diffusers_names)
 
 
+def published_table(names: Collection[str]) -> dict[str, Source]:
+    """Return the table for a file with these published names, as deep as the file is."""
+    depth, single = _count(names, "double_blocks"), _count(names, "single_blocks")
+    return from_diffusers(depth, single, "guidance_in.in_layer.weight" in names)
+
+
+def lazily_to_diffusers(tensors: Mapping[str, LazyTensor]) -> dict[str, LazyTensor]:
+    """Return a published file's tensors under diffusers' names, made when they are written."""
+    found = {}
+    hidden = tensors["img_in.bias"].shape[0]
+    for key, source in published_table(tensors).items():
+        whole = tensors[key]
+        meta = torch.empty(whole.shape, dtype=whole.dtype, device="meta")
+        for name, part in source.split(meta, hidden).items():
+            load = partial(_part, whole, source, hidden, name)
+            found[name] = LazyTensor(whole.dtype, tuple(part.shape), load)
+    return found
+
+
 def to_diffusers(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return a published file's tensors under diffusers' names."""
-    depth, single = _count(tensors, "double_blocks"), _count(tensors, "single_blocks")
-    table = from_diffusers(depth, single, "guidance_in.in_layer.weight" in tensors)
+    table = published_table(tensors)
     hidden = tensors["img_in.bias"].shape[0]
     return {
         name: part
         for key, source in table.items()
         for name, part in source.split(tensors[key], hidden).items()
     }
+
+
+def _part(whole: LazyTensor, source: Source, hidden: int, name: str) -> Tensor:
+    return source.split(whole.load(), hidden)[name]
 
 
 def _sources(depth: int, depth_single: int, guidance: bool) -> Iterator[tuple[str, Source]]:

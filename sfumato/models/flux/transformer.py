@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 
 from sfumato.checkpoints.tensors import open_tensors
+from sfumato.models.family import DENOISER
 from sfumato.models.flux.keys import PREFIX, Source, table_for
 from sfumato.models.flux.network import Flux, FluxShape
 from sfumato.models.loading import check_names, fill, shapes_of, sizes_of
+from sfumato.models.published import Place, Published
 from sfumato.nn.precision import linear_weights
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -66,9 +69,35 @@ def flux_shape(path: Path, found: Shapes, axes_dim: tuple[int, int, int] | None 
     return sizes_of(path, _WHAT, read)
 
 
+@contextmanager
+def open_published(path: Path, *, use_mmap: bool = True) -> Iterator[Published]:
+    """Open a transformer's file under the published names, in which it may be or not; see `Published`.
+
+    Whatever else a file with prefixes holds is kept as it is.
+    """
+    with open_tensors(path, use_mmap=use_mmap) as file:
+        shapes = shapes_of(file)
+        with torch.device("meta"):
+            model = Flux(flux_shape(path, shapes))
+        is_plain = not is_from_diffusers(_own_tensors(shapes))
+        prefix = PREFIX if any(name.startswith(PREFIX) for name in shapes) and is_plain else ""
+        if is_plain:
+            tensors = {name: file.lazy(name) for name in shapes}
+        else:
+            table = table_for(_own_tensors(shapes))
+            tensors = {name: source.lazy(file.lazy) for name, source in table.items()}
+        places = {name: Place(prefix + name) for name in model.state_dict()}
+        yield Published(tensors, {DENOISER: model}, {DENOISER: places}, file.metadata)
+
+
+def is_from_diffusers(names: Iterable[str]) -> bool:
+    """Return whether these are diffusers' names."""
+    return any(name.startswith("transformer_blocks.") for name in names)
+
+
 def _sources(found: Shapes) -> dict[str, Source]:
     """Return what each published tensor is made of in a file with these tensors."""
-    if any(name.startswith("transformer_blocks.") for name in found):
+    if is_from_diffusers(found):
         return table_for(found)
     return {name.removeprefix(PREFIX): Source((name,)) for name in found}
 

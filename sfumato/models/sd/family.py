@@ -7,6 +7,7 @@ velocity instead of noise (Salimans and Ho 2022, arXiv:2202.00512).
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import torch
@@ -31,6 +32,7 @@ from sfumato.models.family import (
     SamplingDefaults,
 )
 from sfumato.models.hub import located
+from sfumato.models.published import Published
 from sfumato.models.reading import Reader
 from sfumato.models.sd.layouts import SCALE, SD1, SD2, TEXT, is_version_2
 from sfumato.models.tokenizers import Tokenizer
@@ -183,6 +185,10 @@ class SdFamily:
     ) -> None:
         """Write one part under its published names."""
         checkpoint_writer.save_part(self.checkpoint.layout.parts[part], model, path, dtype, metadata)
+
+    def published(self, part: str) -> AbstractContextManager[Published]:
+        """Open the single file that holds all parts, or that the folder makes; see `Published`."""
+        return checkpoint_writer.published(self.checkpoint)
 
     def save_checkpoint(
         self,

@@ -7,6 +7,7 @@ projected summary of the text (Podell et al. 2023, arXiv:2307.01952).
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 
@@ -31,6 +32,7 @@ from sfumato.models.family import (
     SamplingDefaults,
 )
 from sfumato.models.hub import located
+from sfumato.models.published import Published
 from sfumato.models.reading import Reader
 from sfumato.models.sdxl.layout import SCALE, SDXL, TEXT_1, TEXT_2
 from sfumato.models.tokenizers import Tokenizer
@@ -203,6 +205,10 @@ class SdxlFamily:
     ) -> None:
         """Write one part under its published names."""
         checkpoint_writer.save_part(self.checkpoint.layout.parts[part], model, path, dtype, metadata)
+
+    def published(self, part: str) -> AbstractContextManager[Published]:
+        """Open the single file that holds all parts, or that the folder makes; see `Published`."""
+        return checkpoint_writer.published(self.checkpoint)
 
     def save_checkpoint(
         self,
