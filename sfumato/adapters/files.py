@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,11 +10,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from sfumato.adapters import interchange
 from sfumato.checkpoints.hashes import adapter_hashes
 from sfumato.checkpoints.pickles import SUFFIXES as PICKLE_SUFFIXES
 from sfumato.checkpoints.pickles import write_pickle
 from sfumato.checkpoints.tensors import open_tensors, write_tensors
 from sfumato.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 _BY_RANK = ("lora_down.weight", "hada_w1_b", "lokr_w1_b", "lokr_w2_b")
 """Tensors whose first side is the rank."""
@@ -28,10 +32,9 @@ def read_adapter(path: Path) -> dict[str, dict[str, Tensor]]:
         UserError: the file is missing, broken, or empty.
     """
     layers: dict[str, dict[str, Tensor]] = defaultdict(dict)
-    with open_tensors(path) as reader:
-        for key, tensor in reader.items():
-            name, _, rest = key.partition(".")
-            layers[name][rest] = tensor
+    for key, tensor in read_keys(path).items():
+        name, _, rest = key.partition(".")
+        layers[name][rest] = tensor
     if not layers:
         raise UserError(f"{path} holds no tensors; use another file")
     for tensors in layers.values():
@@ -39,6 +42,22 @@ def read_adapter(path: Path) -> dict[str, dict[str, Tensor]]:
         if ranks or _IS_WHOLE & tensors.keys():  # some tools leave alpha out, which means: do not scale
             tensors.setdefault("alpha", torch.tensor(float((ranks or [1])[0])))
     return dict(layers)
+
+
+def read_keys(path: Path) -> dict[str, Tensor]:
+    """Return an adapter's tensors by our keys, whichever of two namings the file has.
+
+    Raises:
+        UserError: the file is missing or broken.
+    """
+    with open_tensors(path) as reader:
+        tensors = dict(reader.items())
+    if not interchange.is_foreign(tensors):
+        return tensors
+    own, rest = interchange.to_own(tensors)
+    if rest:
+        logger.warning("%s: %d tensors are not known and left out (%s ...)", path, len(rest), rest[0])
+    return own
 
 
 def write_adapter(

@@ -21,8 +21,11 @@ USAGE = """usage: sfumato COMMAND ...
   clean-captions JSON JSON   clean the captions and tags of such a file
   prepare-buckets ...        note training sizes in such a file, and encode its pictures
   convert FROM TO            rewrite a whole model: one file, or a folder in diffusers' layout
+  merge FAMILY ...           merge adapters into a model, or with each other
+  merge-svd ...              merge adapters of any ranks into one LoRA of a given rank
   merge-models ...           merge whole models
   resize-lora ...            bring a LoRA to another rank
+  convert-lora ...           rewrite a LoRA with the names that other programs give it
   show-metadata ...          show what a file says of itself
   demo [FOLDER]              see it learn on a toy model, without downloads
   options SCRIPT [--json]    list the options of a script
@@ -114,6 +117,17 @@ def _generate(argv: Sequence[str]) -> int:
     return start(script_named("flux_minimal_inference"), argv, prog="sfumato generate", as_command=True)
 
 
+def _merge(argv: Sequence[str]) -> int:
+    from sfumato.cli.runs import script_for
+    from sfumato.cli.start import start
+    from sfumato.errors import UserError
+
+    if not argv or argv[0].startswith("-"):
+        raise UserError("write sfumato merge FAMILY ..., e.g. sfumato merge flux --help")
+    family, *rest = argv
+    return start(script_for("merge", family, ""), rest, prog=f"sfumato merge {family}", as_command=True)
+
+
 def _tool(command: str) -> Callable[[Sequence[str]], int]:
     """Return what runs the one script that a sub-command stands for."""
 
@@ -167,13 +181,14 @@ def _run_script(name: str, argv: Sequence[str]) -> int:
 _TOOLS = (
     "inspect", "cache-latents", "cache-text", "resize-images", "merge-captions", "merge-tags",
     "clean-captions", "prepare-buckets", "convert", "merge-models", "resize-lora",
-    "show-metadata",
+    "merge-svd", "convert-lora", "show-metadata",
 )  # fmt: skip
 """Sub-commands that are one script each."""
 
 _COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "train": _train,
     "generate": _generate,
+    "merge": _merge,
     **{name: _tool(name) for name in _TOOLS},
     "demo": _demo,
     "options": _options,

@@ -8,6 +8,15 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sfumato.cli.flags import Option, did_you_mean, options_of
+from sfumato.config.adapter_merging import (
+    AdapterExchangeConfig,
+    AdapterMergingConfig,
+    BlockWeightConfig,
+    FreeMergeFormatConfig,
+    MergeFormatConfig,
+    NewRankConfig,
+    WholeBaseConfig,
+)
 from sfumato.config.caching import CachingConfig
 from sfumato.config.captions import CaptionConfig
 from sfumato.config.console import ConsoleConfig
@@ -48,7 +57,12 @@ from sfumato.config.tracking import TrackingConfig
 from sfumato.config.validation import ValidationConfig
 from sfumato.errors import UserError
 from sfumato.models.choice import FamilyChoice
-from sfumato.models.flux.options import FluxGenerationOptions, FluxOptions, FluxTextOptions
+from sfumato.models.flux.options import (
+    FluxGenerationOptions,
+    FluxMergeOptions,
+    FluxOptions,
+    FluxTextOptions,
+)
 
 
 @dataclass(frozen=True)
@@ -250,6 +264,8 @@ _NO_PICTURES = _because(
     "no pictures are encoded here", ("cache_latents", "cache_latents_to_disk", "vae_batch_size", "vae", "ae")
 )
 
+_ALWAYS_STREAMED: Mapping[str, str] = {"mem_eff_load_save": "one tensor is read and written at a time anyway"}
+
 SCRIPTS: tuple[Script, ...] = (
     Script(
         name="flux_train_network",
@@ -355,6 +371,54 @@ SCRIPTS: tuple[Script, ...] = (
         | _names("huber_scale min_snr_gamma scale_v_pred_loss_like_noise_pred v_pred_like_loss")
         | _names("debiased_estimation_loss prior_loss_weight console_log_simple"),
         unsupported=NOT_BUILT_FOR_TRAINING & _names("dataset_class cache_info"),
+    ),
+    Script(
+        name="networks/flux_merge_lora",
+        summary="Merge adapters into FLUX.1 and its text encoders, or with each other.",
+        family="flux",
+        command="merge",
+        sections=(AdapterMergingConfig, FluxMergeOptions, FreeMergeFormatConfig),
+        without_effect=_ALWAYS_STREAMED
+        | {"loading_device": "every tensor goes from the file straight to --working_device"},
+    ),
+    Script(
+        name="networks/merge_lora",
+        summary="Merge adapters into Stable Diffusion 1 or 2, or with each other.",
+        family="sd",
+        command="merge",
+        sections=(AdapterMergingConfig, WholeBaseConfig, MergeFormatConfig),
+    ),
+    Script(
+        name="networks/merge_lora_old",
+        summary="Merge adapters into Stable Diffusion 1 or 2, as an older script did.",
+        family="sd",
+        command="merge",
+        method="old",
+        sections=(AdapterMergingConfig, WholeBaseConfig, MergeFormatConfig),
+        absent=_names("concat shuffle no_metadata"),
+    ),
+    Script(
+        name="networks/sdxl_merge_lora",
+        summary="Merge adapters into SDXL, or with each other, block by block if need be.",
+        family="sdxl",
+        command="merge",
+        sections=(AdapterMergingConfig, WholeBaseConfig, BlockWeightConfig, MergeFormatConfig),
+        absent=_names("v2"),
+    ),
+    Script(
+        name="networks/svd_merge_lora",
+        summary="Merge adapters of any ranks into one LoRA of a given rank.",
+        family="",
+        command="merge-svd",
+        sections=(AdapterMergingConfig, BlockWeightConfig, NewRankConfig, MergeFormatConfig),
+        absent=_names("concat shuffle"),
+    ),
+    Script(
+        name="networks/convert_flux_lora",
+        summary="Rewrite a FLUX.1 LoRA with the names of AI-toolkit, or the other way.",
+        family="",
+        command="convert-lora",
+        sections=(AdapterExchangeConfig,),
     ),
     Script(
         name="tools/convert_diffusers20_original_sd",

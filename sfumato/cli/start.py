@@ -164,12 +164,35 @@ def _prepare_buckets(run: Run) -> int:
     return 0
 
 
+def _merge(run: Run) -> int:
+    from sfumato.tools.adapter_merging import merge_adapters
+
+    merge_adapters(run)
+    return 0
+
+
+def _merge_svd(run: Run) -> int:
+    from sfumato.tools.svd_merging import svd_merge
+
+    svd_merge(run)
+    return 0
+
+
+def _convert_lora(run: Run) -> int:
+    from sfumato.tools.adapter_exchange import exchange
+
+    exchange(run)
+    return 0
+
+
 _WORK: dict[str, Callable[[Run], int]] = {
     "train": _train,
     "generate": _generate,
     "inspect": _inspect,
     "convert": _convert,
     "show-metadata": _show_metadata,
+    "merge": _merge,
+    "merge-svd": _merge_svd,
     "merge-models": _merge_models,
     "resize-lora": _resize_lora,
     "cache-latents": _cache_latents,
@@ -179,4 +202,5 @@ _WORK: dict[str, Callable[[Run], int]] = {
     "merge-tags": _merge_tags,
     "clean-captions": _clean_captions,
     "prepare-buckets": _prepare_buckets,
+    "convert-lora": _convert_lora,
 }

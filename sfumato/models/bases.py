@@ -18,7 +18,7 @@ from sfumato.config.model import ModelConfig
 from sfumato.config.run import Run
 from sfumato.errors import UserError
 from sfumato.models.checkpoint import Checkpoint
-from sfumato.models.family import Family, family_for
+from sfumato.models.family import Family, ModelIdentity, family_for
 from sfumato.models.recognise import describe, recognise
 from sfumato.models.sd.layouts import is_version_2
 from sfumato.models.views import Shapes, view_of
@@ -31,6 +31,9 @@ _KINDS = {
     "sdxl unet": ("sdxl", None),
 }
 """For each kind of file or of folder's UNet: family, and version where the kind tells one."""
+
+_VERSIONS = {"sdxl": "sdxl", "sd_": "sd", "flux": "flux"}
+"""The family of each kind of `ss_base_model_version`, by its beginning."""
 
 
 class WholeModel(Family, Protocol):
@@ -113,6 +116,24 @@ def run_naming(path: Path, option: str, *, version: int | None = None) -> Run:
         pretrained_model_name_or_path=str(path),
     )
     return Run("", family, [model])
+
+
+def identity_named(version: str | None, family: str = "", *, is_v2: bool = False) -> ModelIdentity | None:
+    """Return what a family says of itself in files, without a model.
+
+    Args:
+        version: `ss_base_model_version` of an adapter file, or None where it has none.
+        family: to take where there is no version.
+        is_v2: whether a model of Stable Diffusion is version 2.
+
+    Returns:
+        None where neither tells a family.
+    """
+    named = next((name for start, name in _VERSIONS.items() if (version or "").startswith(start)), family)
+    if not named:
+        return None
+    model = ModelConfig(v2=is_v2, v_parameterization=is_v2) if named == "sd" else ModelConfig()
+    return family_for(Run("", named, [model])).identity
 
 
 def _identified(path: Path, shapes: Shapes, option: str) -> tuple[str, int | None]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -34,7 +34,7 @@ from sfumato.models.family import (
 )
 from sfumato.models.flux import targets, text
 from sfumato.models.flux.network import Flux
-from sfumato.models.flux.options import FluxGenerationOptions, FluxOptions
+from sfumato.models.flux.options import FluxGenerationOptions, FluxMergeOptions, FluxOptions
 from sfumato.models.flux.packing import PATCH, pack, picture_ids, unpack
 from sfumato.models.flux.transformer import flux_shape, load_transformer, open_published
 from sfumato.models.loading import shapes_of
@@ -82,6 +82,9 @@ def create(run: Run) -> FluxFamily:
     if FluxGenerationOptions in run:
         options = run[FluxGenerationOptions]
         checkpoint, label = options.ckpt_path, "ckpt_path"
+    if FluxMergeOptions in run:
+        options = replace(options, clip_l=run[FluxMergeOptions].clip_l, t5xxl=run[FluxMergeOptions].t5xxl)
+        checkpoint, label = run[FluxMergeOptions].flux_model, "flux_model"
     return FluxFamily(
         _path(checkpoint),
         _path(options.clip_l),

@@ -3,7 +3,9 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from sfumato.config.adapter_merging import MergeOutput
 from sfumato.config.checks import at_least
+from sfumato.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -76,3 +78,56 @@ class FluxTextOptions:
 
     t5xxl_dtype: str | None = None
     """Number format of the T5-XXL text encoder; that of `mixed_precision` when not given."""
+
+
+@dataclass(frozen=True)
+class FluxMergeOptions:
+    """The FLUX.1 files to merge into."""
+
+    flux_model: str | None = None
+    """Denoiser to merge into: file or folder, in either layout; without any model, adapters are merged."""
+
+    clip_l: str | None = None
+    """CLIP-L text encoder to merge into."""
+
+    t5xxl: str | None = None
+    """T5-XXL text encoder to merge into."""
+
+    clip_l_save_to: str | None = None
+    """File to write the merged CLIP-L to."""
+
+    t5xxl_save_to: str | None = None
+    """File to write the merged T5-XXL to."""
+
+    mem_eff_load_save: bool = False
+    """Read and write one tensor at a time, which is always done."""
+
+    loading_device: str = "cpu"
+    """Where adapters are read to; every tensor goes straight to `working_device`."""
+
+    working_device: str = "cpu"
+    """Where to compute: `cpu`, `cuda` ..."""
+
+    diffusers: bool = False
+    """Insist that the adapters are in diffusers' naming (AI-toolkit); files tell, so this is not needed."""
+
+    def outputs(self, save_to: str | None) -> tuple[MergeOutput, ...]:
+        """Return the files to write; none where adapters are merged with each other.
+
+        Raises:
+            UserError: a model lacks its file to write, or the other way round.
+        """
+        pairs = (
+            ("flux_model", self.flux_model, "denoiser", "save_to", save_to),
+            ("clip_l", self.clip_l, "clip_l", "clip_l_save_to", self.clip_l_save_to),
+            ("t5xxl", self.t5xxl, "t5xxl", "t5xxl_save_to", self.t5xxl_save_to),
+        )
+        is_any = self.flux_model or self.clip_l or self.t5xxl
+        for option, model, _, goal_option, goal in pairs:
+            if model and not goal:
+                raise UserError(f"--{option} is given, but not --{goal_option}, the file to write")
+            if goal and not model and (is_any or goal_option != "save_to"):
+                raise UserError(f"--{goal_option} is given, but not --{option}, the model to merge into")
+        return tuple(
+            MergeOutput(option, part, goal) for option, model, part, _, goal in pairs if model and goal
+        )

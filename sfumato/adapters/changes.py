@@ -1,0 +1,101 @@
+"""Adapter files as changes of single weights, made one at a time and without a model to run."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from sfumato.adapters.files import read_adapter
+from sfumato.adapters.layer import AdapterLayer
+from sfumato.adapters.loading import layers_from
+from sfumato.adapters.network import AdapterNetwork
+from sfumato.errors import UserError
+from sfumato.models.family import AdapterTarget
+
+_PREFIXES = ("lora_", "oft_")
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """An adapter file that is to change weights.
+
+    Attributes:
+        layers: tensors of each layer, as `read_adapter` returns them.
+        strength: of each layer, by its name in the file.
+    """
+
+    path: Path
+    layers: Mapping[str, Mapping[str, Tensor]]
+    strength: Callable[[str], float]
+
+    @classmethod
+    def read(cls, path: Path, strength: Callable[[str], float]) -> Adapter:
+        """Open a file; its tensors are read when they are used.
+
+        Raises:
+            UserError: the file is missing, broken or no adapter.
+        """
+        if not path.is_file():
+            raise UserError(f"--models names {path}, which does not exist; check the path")
+        return cls(path, read_adapter(path), strength)
+
+    def name_for(self, target: AdapterTarget) -> str | None:
+        """Return what the file calls a layer; None if it leaves it alone."""
+        return next((p + target.name for p in _PREFIXES if p + target.name in self.layers), None)
+
+    def layer(self, target: AdapterTarget) -> AdapterLayer:
+        """Make and load the adapter of one layer.
+
+        Raises:
+            UserError: the file's tensors are of no known kind, or do not fit the layer.
+        """
+        name = self.name_for(target)
+        if name is None:
+            raise ValueError(f"{self.path} has no adapter for {target.name}")
+        own = {name: self.layers[name]}
+        network = AdapterNetwork(layers_from(self.path, own, [target]))
+        network.load_layers(self.path, own)
+        return network.requires_grad_(False).eval().layers[0]
+
+
+@torch.no_grad()
+def changed(
+    weight: Tensor,
+    target: AdapterTarget,
+    adapters: Sequence[Adapter],
+    dtype: torch.dtype,
+    device: torch.device,
+) -> Tensor:
+    """Return a weight with the changes of adapters, one after the other, added in `dtype`.
+
+    Args:
+        weight: of the target's layer, in any format; it stays as it is.
+        target: the layer; its own weight is not looked at.
+    """
+    total = weight.to(device, torch.float32, copy=True).reshape(_shape(target))
+    for adapter in adapters:
+        if (name := adapter.name_for(target)) is None:
+            continue
+        if strength := adapter.strength(name):
+            layer = adapter.layer(replace(target, module=standing_in(target.module, total)))
+            assert isinstance(layer, nn.Module)
+            total.add_(layer.to(device).delta(), alpha=strength)
+            if dtype != torch.float32:
+                total = total.to(dtype).float()
+    return total.to(dtype).reshape(weight.shape)
+
+
+def standing_in(module: nn.Module, weight: Tensor) -> nn.Module:
+    """Return a module like the given one, with another weight."""
+    other = copy.copy(module)
+    other._parameters = {**module._parameters, "weight": nn.Parameter(weight, requires_grad=False)}
+    return other
+
+
+def _shape(target: AdapterTarget) -> torch.Size:
+    return target.module.get_parameter("weight").shape

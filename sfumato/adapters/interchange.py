@@ -1,0 +1,168 @@
+"""LoRA files between our naming and that of diffusers, which AI-toolkit and others write.
+
+There, a layer is called `transformer.transformer_blocks.0.attn.to_q`, its halves `lora_A` and `lora_B`, and
+the scale is 1. Layers that published models fuse are several: fused, their halves are stacked, and `up` is
+block-diagonal; taken apart, each gets its own ranks back, or where the ranks were shared, a copy of `down`.
+Text encoders and ranks are kept both ways.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from sfumato.adapters.lora import PREFIX
+from sfumato.models.exchange import Exchanged, exchanged
+
+Tensors = Mapping[str, Tensor]
+
+_LEAVES = {
+    "lora_A.weight": "down",
+    "lora_B.weight": "up",
+    "lora_A.default.weight": "down",
+    "lora_B.default.weight": "up",
+    "lora_down.weight": "down",
+    "lora_up.weight": "up",
+    "lora.down.weight": "down",
+    "lora.up.weight": "up",
+    "alpha": "alpha",
+}
+_OWNERS = ("transformer.", "text_encoder.", "text_encoder_2.")
+
+
+def is_foreign(keys: Iterable[str]) -> bool:
+    """Return whether these are the keys of a LoRA in diffusers' naming."""
+    return any(key.startswith(_OWNERS) and _split(key)[1] for key in keys)
+
+
+def to_own(tensors: Tensors) -> tuple[dict[str, Tensor], list[str]]:
+    """Return a file's tensors under our keys, and the keys that are not known."""
+    layers = _by_layer(tensors)
+    found: dict[str, Tensor] = {}
+    known: set[str] = set()
+    for entry in exchanged(tensors):
+        parts = [_complete(layers.get(name, {})) for name in entry.theirs]
+        if any(parts):
+            known |= {name for name, part in zip(entry.theirs, parts, strict=True) if part}
+            found |= _own_layer(entry, parts)
+    return found, [key for key in tensors if _split(key)[0] not in known]
+
+
+def to_theirs(tensors: Tensors) -> tuple[dict[str, Tensor], list[str]]:
+    """Return a file's tensors under diffusers' keys, the scale folded in, and the keys that are not known."""
+    layers = _by_layer(tensors)
+    found: dict[str, Tensor] = {}
+    known = set()
+    for entry in exchanged(tensors):
+        own = layers.get(PREFIX + entry.own, {})
+        if {"down", "up"} <= own.keys():
+            known.add(PREFIX + entry.own)
+            found |= _their_layers(entry, own)
+    return found, [key for key in tensors if _split(key)[0] not in known]
+
+
+def parts_of(up: Tensor, widths: Sequence[int]) -> list[slice] | None:
+    """Return the ranks of each of several layers that share an `up` (out, rank) without sharing ranks.
+
+    Returns:
+        None where a rank serves two of them, or where nothing tells.
+    """
+    rank, count = up.shape[1], len(widths)
+    uses = torch.stack([rows.ne(0).any(0) for rows in up.split(list(widths))])  # (parts, rank)
+    if count == 1 or bool((uses.sum(0) > 1).any()) or not bool(uses.any()):
+        return None
+    if rank % count == 0:
+        size = rank // count
+        even = torch.arange(rank) // size
+        if not bool((uses & (even != torch.arange(count)[:, None])).any()):
+            return [slice(i * size, (i + 1) * size) for i in range(count)]
+    used = uses.any(0).nonzero().flatten().tolist()
+    owners = [int(uses[:, column].nonzero()[0]) for column in used]
+    if owners != sorted(owners):
+        return None
+    ends = [
+        max((c + 1 for c, owner in zip(used, owners, strict=True) if owner <= i), default=0)
+        for i in range(count)
+    ]
+    ends[-1] = rank
+    return [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
+
+
+def _own_layer(entry: Exchanged, parts: Sequence[Tensors]) -> dict[str, Tensor]:
+    downs = [part["down"] for part in parts if part]
+    columns = downs[0].shape[1]
+    widths = [
+        part["up"].shape[0] if part else width
+        for part, width in zip(parts, entry.widths(columns), strict=True)
+    ]
+    rank = sum(down.shape[0] for down in downs)
+    up = downs[0].new_zeros(sum(widths), rank)
+    row = column = 0
+    for part, width in zip(parts, widths, strict=True):
+        if part:
+            up[row : row + width, column : column + part["up"].shape[1]] = part["up"]
+            column += part["up"].shape[1]
+        row += width
+    name = PREFIX + entry.own
+    return {
+        f"{name}.lora_down.weight": torch.cat(downs),
+        f"{name}.lora_up.weight": up if len(parts) > 1 else parts[0]["up"],
+        f"{name}.alpha": torch.tensor(float(rank)),
+    }
+
+
+def _their_layers(entry: Exchanged, own: Tensors) -> dict[str, Tensor]:
+    down, up = own["down"].flatten(1), own["up"].flatten(1)
+    rank = down.shape[0]
+    scale = (float(own["alpha"]) if "alpha" in own else rank) / rank
+    of_down, of_up = _halved(scale)
+    down, up = down * of_down, up * of_up
+    widths = [up.shape[0]]
+    if len(entry.theirs) > 1:
+        widths = list(entry.widths(down.shape[1]))
+        widths[-1] = up.shape[0] - sum(widths[:-1])
+    ranks = parts_of(up, widths) or [slice(0, rank)] * len(widths)
+    found = {}
+    for name, rows, own_ranks in zip(entry.theirs, up.split(widths), ranks, strict=True):
+        if own_ranks.stop > own_ranks.start:
+            found[f"{name}.lora_A.weight"] = down[own_ranks].contiguous()
+            found[f"{name}.lora_B.weight"] = rows[:, own_ranks].contiguous()
+    return found
+
+
+def _halved(scale: float) -> tuple[float, float]:
+    """Return two factors of a scale, near each other, one of them a power of two, which rounds nothing."""
+    of_down, of_up = scale, 1.0
+    while 0 < abs(of_down) * 2 < of_up:
+        of_down, of_up = of_down * 2, of_up / 2
+    while abs(of_down) > of_up * 2:
+        of_down, of_up = of_down / 2, of_up * 2
+    return of_down, of_up
+
+
+def _complete(part: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return a layer at scale 1; empty if a half is missing."""
+    if not {"down", "up"} <= part.keys():
+        return {}
+    alpha, rank = part.get("alpha"), part["down"].shape[0]
+    scale = 1.0 if alpha is None else float(alpha) / rank
+    return {"down": part["down"], "up": part["up"] if scale == 1 else part["up"] * scale}
+
+
+def _by_layer(tensors: Tensors) -> dict[str, dict[str, Tensor]]:
+    layers: dict[str, dict[str, Tensor]] = defaultdict(dict)
+    for key, tensor in tensors.items():
+        name, leaf = _split(key)
+        layers[name][leaf or key] = tensor
+    return layers
+
+
+def _split(key: str) -> tuple[str, str]:
+    """Return a key's layer, and which half it is; "" if it is none."""
+    for leaf, word in _LEAVES.items():
+        if key.endswith(f".{leaf}"):
+            return key.removesuffix(f".{leaf}"), word
+    return key, ""

@@ -1,0 +1,44 @@
+"""How other programs name the layers that adapter files speak of.
+
+diffusers names layers by their dotted paths and has several where published checkpoints have one, fused. A
+family that is known to be trained by such programs has a module `exchange` beside its others.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Collection
+from dataclasses import dataclass
+from importlib.util import find_spec
+
+from sfumato.models.family import families
+
+
+@dataclass(frozen=True)
+class Exchanged:
+    """One layer under both names.
+
+    Attributes:
+        own: what our adapter files call it, without the adapter kind's prefix.
+        theirs: dotted names in diffusers' files, in the order of the rows; several where the layer is fused.
+        ratio: rows of the last of several, in multiples of the layer's columns. Each other has as many rows
+            as the layer has columns.
+    """
+
+    own: str
+    theirs: tuple[str, ...]
+    ratio: int = 1
+
+    def widths(self, columns: int) -> tuple[int, ...]:
+        """Return the rows of each of several layers, as published models have them."""
+        return (*[columns] * (len(self.theirs) - 1), self.ratio * columns)
+
+
+def exchanged(names: Collection[str]) -> list[Exchanged]:
+    """Return the layers that a file with these tensors may speak of, in either naming; empty if unknown."""
+    found: list[Exchanged] = []
+    for family in families():
+        module = f"sfumato.models.{family}.exchange"
+        if find_spec(module):
+            found += importlib.import_module(module).exchanged(names)
+    return found

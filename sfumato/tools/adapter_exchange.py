@@ -1,0 +1,43 @@
+"""Rewrite a LoRA file with the names that another program gives its layers."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from sfumato.adapters import interchange
+from sfumato.adapters.files import write_adapter
+from sfumato.checkpoints.tensors import open_tensors
+from sfumato.config.adapter_merging import AdapterExchangeConfig
+from sfumato.config.run import Run
+from sfumato.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+
+def exchange(run: Run) -> None:
+    """Write the file that the run names again; its metadata is kept, but for hashes, which are made anew.
+
+    Raises:
+        UserError: the file is missing, or none of its layers is known.
+    """
+    options = run[AdapterExchangeConfig]
+    for name in ("src_path", "dst_path"):
+        if not getattr(options, name):
+            raise UserError(
+                f"--{name} is not given; name the file to {'read' if name[0] == 's' else 'write'}"
+            )
+    source, target = Path(options.src_path or ""), Path(options.dst_path or "")
+    with open_tensors(source) as reader:
+        tensors, metadata = dict(reader.items()), reader.metadata
+    if interchange.is_foreign(tensors) != (options.src == "ai-toolkit"):
+        raise UserError(f"--src is {options.src}, but {source} is not written so; exchange --src and --dst")
+    convert = interchange.to_own if options.src == "ai-toolkit" else interchange.to_theirs
+    converted, rest = convert(tensors)
+    if not converted:
+        raise UserError(f"--src_path is {source}: {next(iter(tensors), 'nothing')} is no layer that is known")
+    if rest:
+        logger.warning("%s: %d tensors are not known and left out (%s ...)", source, len(rest), rest[0])
+    kept = {key: text for key, text in metadata.items() if not key.startswith("sshs_")}
+    write_adapter(target, converted, kept)
+    logger.info("written: %s (%d tensors)", target, len(converted))

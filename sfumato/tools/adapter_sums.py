@@ -1,0 +1,111 @@
+"""Merge LoRAs with each other by adding up their halves, or by putting their ranks side by side.
+
+With a ratio r and a scale alpha / rank, both halves of a LoRA are multiplied by r * sqrt(alpha / alpha_1),
+where alpha_1 is the first one's: it counts r^2, with r's sign, and halves that are added up leave cross terms
+`up_1 down_2`. That is what sd-scripts does, so that its ratios keep their meaning. Side by side there are no
+cross terms; `svd_merging.py` has neither.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from sfumato.adapters.changes import Adapter
+from sfumato.adapters.files import write_adapter
+from sfumato.config.adapter_merging import AdapterMergingConfig, WholeBaseConfig
+from sfumato.config.run import Run
+from sfumato.errors import UserError
+from sfumato.tools.merge_record import adapter_record
+
+logger = logging.getLogger(__name__)
+
+_HALVES = ("lora_down.weight", "lora_up.weight")
+
+
+def write_sum(run: Run, adapters: Sequence[Adapter], merge: torch.dtype, save: torch.dtype) -> None:
+    """Write the merged LoRA.
+
+    Args:
+        merge, save: formats to compute in and to write.
+
+    Raises:
+        UserError: a file holds no LoRA, or shapes differ where numbers are to be added.
+    """
+    options = run[AdapterMergingConfig]
+    if not options.save_to:
+        raise UserError("--save_to is not given; name the file to write")
+    for adapter in adapters:
+        _check_is_lora(adapter)
+    path = Path(options.save_to)
+    tensors = summed(adapters, merge, is_concat=options.concat, is_shuffled=options.shuffle)
+    record = adapter_record(
+        path,
+        [adapter.path for adapter in adapters],
+        tensors,
+        family=run.family,
+        is_v2=run[WholeBaseConfig].v2,
+        has_spec=not options.no_metadata,
+    )
+    write_adapter(path, tensors, record, save)
+    logger.info("written: %s", path)
+
+
+def summed(
+    adapters: Sequence[Adapter], dtype: torch.dtype, *, is_concat: bool = False, is_shuffled: bool = False
+) -> dict[str, Tensor]:
+    """Return the tensors of the merged LoRA, computed in `dtype`."""
+    names = dict.fromkeys(name for adapter in adapters for name in adapter.layers)
+    merged: dict[str, Tensor] = {}
+    for name in names:
+        owners = [adapter for adapter in adapters if name in adapter.layers]
+        alpha = owners[0].layers[name]["alpha"]
+        pairs = [_scaled(owner, name, float(alpha), dtype) for owner in owners]
+        if not is_concat:
+            _check_shapes(name, owners, pairs)
+        down, up = _joined(pairs) if is_concat else _added(pairs)
+        if is_shuffled:
+            order = torch.randperm(down.shape[0])
+            down, up = down[order], up[:, order]
+        merged |= {f"{name}.{_HALVES[0]}": down, f"{name}.{_HALVES[1]}": up, f"{name}.alpha": alpha.to(dtype)}
+    return merged
+
+
+def _check_is_lora(adapter: Adapter) -> None:
+    for name, tensors in adapter.layers.items():
+        if not set(_HALVES) <= tensors.keys():
+            found = ", ".join(sorted(tensors))
+            raise UserError(
+                f"--models: {adapter.path}: {name} holds {found}, which is no LoRA; merge it into a model"
+            )
+
+
+def _scaled(adapter: Adapter, name: str, base_alpha: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Return down and up, multiplied alike; the sign of the ratio goes to down."""
+    tensors: Mapping[str, Tensor] = adapter.layers[name]
+    scale = adapter.strength(name) * math.sqrt(float(tensors["alpha"]) / base_alpha)
+    return tensors[_HALVES[0]].to(dtype) * scale, tensors[_HALVES[1]].to(dtype) * abs(scale)
+
+
+def _check_shapes(name: str, owners: Sequence[Adapter], pairs: Sequence[tuple[Tensor, Tensor]]) -> None:
+    for owner, (down, up) in zip(owners, pairs, strict=True):
+        if (down.shape, up.shape) != (pairs[0][0].shape, pairs[0][1].shape):
+            raise UserError(
+                f"--models: {name} is of rank {down.shape[0]} in {owner.path} and {pairs[0][0].shape[0]} in "
+                f"{owners[0].path}; add --concat, or take svd_merge_lora"
+            )
+
+
+def _added(pairs: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    downs, ups = zip(*pairs, strict=True)
+    return torch.stack(downs).sum(0), torch.stack(ups).sum(0)
+
+
+def _joined(pairs: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    downs, ups = zip(*pairs, strict=True)
+    return torch.cat(downs), torch.cat(ups, 1)

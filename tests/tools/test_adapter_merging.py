@@ -1,0 +1,343 @@
+"""Adapters merged into files: the model that is read back is the one that they would make live."""
+
+from __future__ import annotations
+
+import json
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from sfumato.adapters.layer import AdapterLayer
+from sfumato.adapters.loading import network_from_file
+from sfumato.adapters.loha import Loha
+from sfumato.adapters.lokr import Lokr, shapes_for
+from sfumato.adapters.lora import Lora
+from sfumato.adapters.network import AdapterNetwork
+from sfumato.checkpoints.header import read_header
+from sfumato.cli.main import main, script
+from sfumato.config.model import ModelConfig
+from sfumato.config.run import Run
+from sfumato.models.family import DENOISER, AdapterTarget, Family, family_for
+from sfumato.models.flux.keys import to_diffusers
+from sfumato.models.flux.options import FluxOptions
+from sfumato.tools import adapter_merging
+from tests import tiny
+
+CPU = torch.device("cpu")
+RATIO = 0.7
+Make = Callable[[AdapterTarget], AdapterLayer | None]
+
+
+def lora(target: AdapterTarget) -> AdapterLayer:
+    return Lora(target, 4, 2.0)
+
+
+def loha(target: AdapterTarget) -> AdapterLayer:
+    return Loha(target, 3, 1.5)
+
+
+def lokr(target: AdapterTarget) -> AdapterLayer:
+    return Lokr(target, shapes_for(target.module, 2, 4), 2.0)
+
+
+def bound(family: str, model: Path, clip_l: str | None = None, t5xxl: str | None = None) -> Family:
+    base = ModelConfig(pretrained_model_name_or_path=str(model), v2="sd2" in str(model))
+    return family_for(Run("", family, [base, FluxOptions(clip_l=clip_l, t5xxl=t5xxl)]))
+
+
+def adapter(path: Path, family: Family, make: Make = lora, seed: int = 0, every: int = 1) -> Path:
+    """Write an adapter of every layer of every part, with numbers everywhere."""
+    targets = [
+        target
+        for part in (*family.text_outputs, DENOISER)
+        if family.source(part) is not None
+        for target in family.adapter_targets(part, family.load(part, torch.float32, CPU))
+    ]
+    layers = [layer for layer in map(make, targets[::every]) if layer is not None]
+    network = AdapterNetwork(layers)
+    torch.manual_seed(seed)
+    for parameter in network.parameters():
+        nn.init.normal_(parameter, std=0.1)
+    network.save(
+        path, None, {"ss_base_model_version": family.identity.base_version, "modelspec.title": path.stem}
+    )
+    return path
+
+
+def expected(family: Family, part: str, *adapters: tuple[Path, float]) -> dict[str, Tensor]:
+    """Return a part's weights with adapters merged into the loaded model."""
+    model = family.load(part, torch.float32, CPU)
+    for path, ratio in adapters:
+        network_from_file(path, list(family.adapter_targets(part, model))).merge(ratio)
+    return model.state_dict()
+
+
+def assert_close(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
+    assert found.keys() == wanted.keys()
+    for name, value in wanted.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-5, atol=1e-5, msg=name)
+
+
+@pytest.fixture(scope="module")
+def flux(tmp_path_factory: pytest.TempPathFactory) -> tuple[tiny.TinyFlux, Family]:
+    files = tiny.flux(tmp_path_factory.mktemp("flux"))
+    return files, bound("flux", files.transformer, clip_l=str(files.clip_l), t5xxl=str(files.t5xxl))
+
+
+@pytest.mark.parametrize("make", [lora, loha, lokr])
+def test_every_file_of_a_model_in_three_files_becomes_what_the_live_adapter_makes_it(
+    make: Make, flux: tuple[tiny.TinyFlux, Family], tmp_path: Path
+) -> None:
+    files, family = flux
+    path = adapter(tmp_path / "a.safetensors", family, make)
+    argv = ["--flux_model", str(files.transformer), "--save_to", str(tmp_path / "model.safetensors")]
+    argv += ["--clip_l", str(files.clip_l), "--clip_l_save_to", str(tmp_path / "clip.safetensors")]
+    argv += ["--t5xxl", str(files.t5xxl), "--t5xxl_save_to", str(tmp_path / "t5.safetensors")]
+    assert main(["merge", "flux", *argv, "--models", str(path), "--ratios", str(RATIO)]) == 0
+    clip, t5 = str(tmp_path / "clip.safetensors"), str(tmp_path / "t5.safetensors")
+    merged = bound("flux", tmp_path / "model.safetensors", clip_l=clip, t5xxl=t5)
+    for part in (DENOISER, *family.text_outputs):
+        found = merged.load(part, torch.float32, CPU).state_dict()
+        assert_close(found, expected(family, part, (path, RATIO)))
+        assert any(not torch.equal(found[name], value) for name, value in expected(family, part).items())
+
+
+def test_a_folder_of_diffusers_and_a_lora_of_its_names_merge_into_a_published_file(
+    flux: tuple[tiny.TinyFlux, Family], tmp_path: Path
+) -> None:
+    files, family = flux
+    path = adapter(tmp_path / "a.safetensors", family)
+    theirs = tmp_path / "theirs.safetensors"
+    exchange = [
+        "--src",
+        "sd-scripts",
+        "--dst",
+        "ai-toolkit",
+        "--src_path",
+        str(path),
+        "--dst_path",
+        str(theirs),
+    ]
+    assert script("networks/convert_flux_lora", exchange) == 0
+    (tmp_path / "model" / "transformer").mkdir(parents=True)
+    save_file(
+        {name: value.contiguous() for name, value in to_diffusers(load_file(files.transformer)).items()},
+        tmp_path / "model" / "transformer" / "diffusion_pytorch_model.safetensors",
+    )
+    out = tmp_path / "out.safetensors"
+    argv = [
+        "--flux_model",
+        str(tmp_path / "model"),
+        "--save_to",
+        str(out),
+        "--models",
+        str(theirs),
+        "--ratios",
+        "1",
+    ]
+    assert script("networks/flux_merge_lora", [*argv, "--diffusers"]) == 0
+    assert load_file(out).keys() == load_file(files.transformer).keys()
+    assert_close(
+        bound("flux", out).load(DENOISER, torch.float32, CPU).state_dict(),
+        expected(family, DENOISER, (path, 1)),
+    )
+
+
+@pytest.mark.parametrize("kind", ["sd1", "sd2", "sdxl"])
+@pytest.mark.parametrize("as_folder", [False, True], ids=["file", "folder"])
+def test_a_whole_checkpoint_becomes_what_live_adapters_make_it(
+    kind: str, as_folder: bool, tmp_path: Path
+) -> None:
+    folder = tmp_path / kind
+    model = (
+        tiny.sdxl(folder, as_folder=as_folder)
+        if kind == "sdxl"
+        else tiny.sd(folder, v2=kind == "sd2", as_folder=as_folder)
+    )
+    name = kind.rstrip("12") if kind != "sdxl" else kind
+    family = bound(name, model.path)
+    first = adapter(tmp_path / "a.safetensors", family, lora)
+    second = adapter(tmp_path / "b.safetensors", family, loha if kind == "sdxl" else lora, seed=1, every=3)
+    out = tmp_path / f"{kind}.safetensors"
+    tool = "networks/sdxl_merge_lora" if kind == "sdxl" else "networks/merge_lora"
+    argv = ["--sd_model", str(model.path), "--save_to", str(out), *(["--v2"] if kind == "sd2" else [])]
+    assert script(tool, [*argv, "--models", str(first), str(second), "--ratios", "0.7", "-0.4"]) == 0
+    merged = bound(name, out)
+    for part in (DENOISER, *family.text_outputs):
+        found = merged.load(part, torch.float32, CPU).state_dict()
+        assert_close(found, expected(family, part, (first, 0.7), (second, -0.4)))
+    metadata = read_header(out).metadata
+    assert metadata["modelspec.merged_from"] == f"{model.path.stem}, a, b"
+    start = family.identity.architecture[
+        : len("stable-diffusion-v2")
+    ]  # files do not tell what version 2 predicts
+    assert metadata["modelspec.architecture"].startswith(start)
+
+
+def test_what_adapters_leave_alone_is_copied_bit_for_bit_and_the_format_is_as_asked(
+    flux: tuple[tiny.TinyFlux, Family], tmp_path: Path
+) -> None:
+    files, family = flux
+    path = adapter(tmp_path / "a.safetensors", family, every=5)
+    argv = ["--flux_model", str(files.transformer), "--models", str(path), "--ratios", "1"]
+    for precision, dtype in (("bf16", torch.bfloat16), ("fp8", torch.float8_e4m3fn)):
+        out = tmp_path / f"{precision}.safetensors"
+        assert (
+            script("networks/flux_merge_lora", [*argv, "--save_to", str(out), "--save_precision", precision])
+            == 0
+        )
+        merged, before = load_file(out), load_file(files.transformer)
+        assert {value.dtype for value in merged.values()} == {dtype}
+        same = [name for name in before if torch.equal(merged[name].float(), before[name].to(dtype).float())]
+        assert 0 < len(before) - len(same) < len(before) / 4
+
+
+def test_block_weights_scale_the_change_of_each_block(tmp_path: Path) -> None:
+    model = tiny.sdxl(tmp_path / "m")
+    family = bound("sdxl", model.path)
+    path = adapter(tmp_path / "a.safetensors", family)
+    weights = [0.0] * 20
+    weights[10] = 0.5  # MID
+    argv = [
+        "--sd_model",
+        str(model.path),
+        "--save_to",
+        str(tmp_path / "o.safetensors"),
+        "--models",
+        str(path),
+    ]
+    assert script("networks/sdxl_merge_lora", [*argv, "--ratios", "2", "--lbws", json.dumps(weights)]) == 0
+    found = bound("sdxl", tmp_path / "o.safetensors").load(DENOISER, torch.float32, CPU).state_dict()
+    before, full = expected(family, DENOISER), expected(family, DENOISER, (path, 1.0))
+    for name, value in found.items():
+        torch.testing.assert_close(
+            value, (full if name.startswith("mid_block") else before)[name], rtol=1e-5, atol=1e-5
+        )
+
+
+def test_a_merged_lora_tells_what_it_is_made_of(flux: tuple[tiny.TinyFlux, Family], tmp_path: Path) -> None:
+    _, family = flux
+    paths = [adapter(tmp_path / f"{name}.safetensors", family, seed=i) for i, name in enumerate("ab")]
+    out = tmp_path / "out.safetensors"
+    argv = ["--models", *map(str, paths), "--ratios", "0.5", "0.5", "--save_to", str(out)]
+    assert script("networks/flux_merge_lora", [*argv, "--concat", "--shuffle"]) == 0
+    metadata = read_header(out).metadata
+    assert metadata["modelspec.merged_from"] == "a, b"
+    assert metadata["modelspec.architecture"] == f"{family.identity.architecture}/lora"
+    assert (metadata["ss_network_dim"], metadata["ss_network_alpha"]) == ("8", "2.0")
+    assert len(metadata["sshs_model_hash"]) == 64
+    assert script("networks/flux_merge_lora", [*argv, "--no_metadata"]) == 0
+    assert not any(key.startswith("modelspec.") for key in read_header(out).metadata)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            ["--models", "{a}", "--ratios", "1", "0.5"],
+            "--ratios has 2 numbers for 1 --models; give one for each",
+        ),
+        (
+            ["--models", "{gone}", "--ratios", "1"],
+            "--models names {gone}, which does not exist; check the path",
+        ),
+        (
+            ["--models", "{a}", "--ratios", "1", "--flux_model", "{m}"],
+            "--flux_model is given, but not --save_to",
+        ),
+        (
+            ["--models", "{a}", "--ratios", "1", "--flux_model", "{m}", "--save_to", "{o}", "--concat"],
+            "--concat is about merging adapters with each other",
+        ),
+        (
+            ["--models", "{a}", "--ratios", "1", "--flux_model", "{clip}", "--save_to", "{o}"],
+            "it seems to be a CLIP text encoder",
+        ),
+        (
+            ["--models", "{sd}", "--ratios", "1", "--flux_model", "{m}", "--save_to", "{o}"],
+            "fits no layer of the model",
+        ),
+        (["--models", "{m}", "--ratios", "1", "--save_to", "{o}"], "which is no LoRA; merge it into a model"),
+        (
+            ["--models", "{a}", "{b}", "--ratios", "1", "1", "--save_to", "{o}"],
+            "add --concat, or take svd_merge_lora",
+        ),
+        (
+            ["--models", "{a}", "--ratios", "1", "--save_to", "{o}", "--precision", "fp8"],
+            "cannot be computed in",
+        ),
+    ],
+)
+def test_what_cannot_work_is_said_in_one_line_and_nothing_is_written(
+    options: list[str],
+    message: str,
+    flux: tuple[tiny.TinyFlux, Family],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    files, family = flux
+    names = {name: str(tmp_path / f"{name}.safetensors") for name in ("a", "b", "gone", "o", "sd")}
+    names |= {"m": str(files.transformer), "clip": str(files.clip_l)}
+    adapter(Path(names["a"]), family)
+    adapter(Path(names["b"]), family, lambda target: Lora(target, 3, 1.0))
+    save_file(
+        {
+            f"lora_unet_mid_block_attentions_0_proj_in.{key}": torch.ones(4, 4)
+            for key in ("lora_down.weight", "lora_up.weight")
+        },
+        names["sd"],
+    )
+    assert script("networks/flux_merge_lora", [text.format(**names) for text in options]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: ")
+    assert message.format(**names) in error
+    assert not Path(names["o"]).exists()
+
+
+def test_a_model_in_pieces_is_merged_without_making_two_tensors_at_once(
+    flux: tuple[tiny.TinyFlux, Family], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files, family = flux
+    path = adapter(tmp_path / "a.safetensors", family)
+    alive: list[int] = []
+    made: list[weakref.ref[Tensor]] = []
+    original = adapter_merging.changed
+
+    def counted(*args: object) -> Tensor:
+        alive.append(sum(ref() is not None for ref in made))
+        value = original(*args)  # type: ignore[arg-type]
+        made.append(weakref.ref(value))
+        return value
+
+    monkeypatch.setattr(adapter_merging, "changed", counted)
+    argv = [
+        "--flux_model",
+        str(files.transformer),
+        "--save_to",
+        str(tmp_path / "o.safetensors"),
+        "--precision",
+        "float",
+    ]
+    assert script("networks/flux_merge_lora", [*argv, "--models", str(path), "--ratios", "1"]) == 0
+    assert len(alive) > 20
+    assert max(alive) <= 1
+
+
+def test_the_older_script_merges_too(tmp_path: Path) -> None:
+    model = tiny.sd(tmp_path / "m")
+    path = adapter(tmp_path / "a.safetensors", bound("sd", model.path))
+    argv = ["--models", str(path), "--ratios", "1"]
+    for tool in ("merge_lora", "merge_lora_old"):
+        out = tmp_path / f"{tool}.safetensors"
+        assert script(f"networks/{tool}", [*argv, "--sd_model", str(model.path), "--save_to", str(out)]) == 0
+    with (
+        safe_open(tmp_path / "merge_lora.safetensors", "pt") as new,
+        safe_open(tmp_path / "merge_lora_old.safetensors", "pt") as old,
+    ):
+        assert all(torch.equal(new.get_tensor(name), old.get_tensor(name)) for name in new.keys())  # noqa: SIM118
