@@ -91,7 +91,7 @@ def resolve(run: Run) -> Plan:
     """
     config = run[NetworkConfig]
     given = arguments.split(config.network_args or ())
-    name = config.network_module or _name_for(run.family)
+    name = config.network_module or default_module(run.family)
     if config.dim_from_weights and not config.network_weights:
         raise UserError("--dim_from_weights needs a file to read from; give --network_weights")
     if config.network_train_unet_only and config.network_train_text_encoder_only:
@@ -100,15 +100,20 @@ def resolve(run: Run) -> Plan:
         )
     if name in _DIALECTS:
         if run.family not in _DIALECTS[name].layers:
-            raise UserError(f"--network_module {name} is for another model; use {_name_for(run.family)}")
+            raise UserError(f"--network_module {name} is for another model; use {default_module(run.family)}")
         if config.network_train_text_encoder_only and not _DIALECTS[name].kind.has_text_encoders:
             raise UserError(
                 f"--network_train_text_encoder_only: {name} adapts no text encoder; choose another module"
             )
         return _plan(_DIALECTS[name], run.family, config, given)
     if name in _OURS_LATER:
-        raise UserError(f"--network_module {name} is not supported yet; use {_name_for(run.family)}")
+        raise UserError(f"--network_module {name} is not supported yet; use {default_module(run.family)}")
     return _foreign_plan(name, run, given)
+
+
+def default_module(family: str) -> str:
+    """Return the `--network_module` whose LoRA fits a family."""
+    return next((name for name, dialect in _DIALECTS.items() if family in dialect.layers), "another module")
 
 
 class PluginModule:
@@ -245,7 +250,3 @@ def _foreign_plan(name: str, run: Run, given: Mapping[str, str]) -> ForeignPlan:
 
 def _asks_for_full_lycoris(name: str, given: Mapping[str, str]) -> bool:
     return name == "lycoris.kohya" and given.get("preset", "full") == "full"
-
-
-def _name_for(family: str) -> str:
-    return next((name for name, dialect in _DIALECTS.items() if family in dialect.layers), "another module")

@@ -24,6 +24,7 @@ USAGE = """usage: sfumato COMMAND ...
   merge FAMILY ...           merge adapters into a model, or with each other
   merge-svd ...              merge adapters of any ranks into one LoRA of a given rank
   merge-models ...           merge whole models
+  extract-lora ...           make a LoRA of the difference of two models
   resize-lora ...            bring a LoRA to another rank
   convert-lora ...           rewrite a LoRA with the names that other programs give it
   show-metadata ...          show what a file says of itself
@@ -180,7 +181,7 @@ def _run_script(name: str, argv: Sequence[str]) -> int:
 
 _TOOLS = (
     "inspect", "cache-latents", "cache-text", "resize-images", "merge-captions", "merge-tags",
-    "clean-captions", "prepare-buckets", "convert", "merge-models", "resize-lora",
+    "clean-captions", "prepare-buckets", "convert", "merge-models", "extract-lora", "resize-lora",
     "merge-svd", "convert-lora", "show-metadata",
 )  # fmt: skip
 """Sub-commands that are one script each."""

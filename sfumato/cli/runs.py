@@ -23,6 +23,7 @@ from sfumato.config.console import ConsoleConfig
 from sfumato.config.conversion import ConversionConfig
 from sfumato.config.dataset import DatasetConfig
 from sfumato.config.distributed import DistributedConfig
+from sfumato.config.extraction import ExtractionConfig, ExtractionDetailConfig
 from sfumato.config.file import FileConfig
 from sfumato.config.flow import FlowConfig
 from sfumato.config.generation import GenerationConfig
@@ -63,6 +64,7 @@ from sfumato.models.flux.options import (
     FluxOptions,
     FluxTextOptions,
 )
+from sfumato.models.insistence import InsistenceOptions
 
 
 @dataclass(frozen=True)
@@ -266,6 +268,12 @@ _NO_PICTURES = _because(
 
 _ALWAYS_STREAMED: Mapping[str, str] = {"mem_eff_load_save": "one tensor is read and written at a time anyway"}
 
+_ONE_BY_ONE: Mapping[str, str] = {
+    "mem_eff_safe_open": "weights are always read one by one",
+    "load_original_model_to": "models stay in their files, and weights are read one by one",
+    "load_tuned_model_to": "models stay in their files, and weights are read one by one",
+}
+
 SCRIPTS: tuple[Script, ...] = (
     Script(
         name="flux_train_network",
@@ -443,6 +451,34 @@ SCRIPTS: tuple[Script, ...] = (
         family="",
         command="merge-models",
         sections=(MergingConfig,),
+    ),
+    Script(
+        name="networks/flux_extract_lora",
+        summary="Make a LoRA of the difference of two FLUX.1 models.",
+        family="flux",
+        command="extract-lora",
+        sections=(ExtractionConfig,),
+        absent=_names("conv_dim min_diff load_precision load_original_model_to load_tuned_model_to"),
+        without_effect=_ONE_BY_ONE,
+    ),
+    Script(
+        name="networks/extract_lora_from_models",
+        summary="Make a LoRA of the difference of two models of Stable Diffusion 1, 2 or XL.",
+        family="sd",
+        command="extract-lora",
+        sections=(InsistenceOptions, ExtractionConfig),
+        absent=frozenset({"mem_eff_safe_open"}),
+        without_effect=_ONE_BY_ONE,
+    ),
+    Script(
+        name="extract-lora",
+        summary="Make a LoRA of the difference of two models.",
+        family="",
+        command="extract-lora",
+        is_drop_in=False,
+        sections=(ExtractionConfig, ExtractionDetailConfig, InsistenceOptions),
+        absent=frozenset({"v2", "sdxl", *_ONE_BY_ONE}),
+        overrides={"clamp_quantile": 1.0},
     ),
     Script(
         name="networks/resize_lora",

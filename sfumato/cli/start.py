@@ -101,6 +101,13 @@ def _merge_models(run: Run) -> int:
     return 0
 
 
+def _extract_lora(run: Run) -> int:
+    from sfumato.tools.extraction import extract
+
+    extract(run)
+    return 0
+
+
 def _resize_lora(run: Run) -> int:
     from sfumato.tools.resizing import resize
 
@@ -194,6 +201,7 @@ _WORK: dict[str, Callable[[Run], int]] = {
     "merge": _merge,
     "merge-svd": _merge_svd,
     "merge-models": _merge_models,
+    "extract-lora": _extract_lora,
     "resize-lora": _resize_lora,
     "cache-latents": _cache_latents,
     "cache-text": _cache_texts,

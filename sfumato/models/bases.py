@@ -1,4 +1,4 @@
-"""Whole base models: told apart by their files, and written again in another layout.
+"""Base models: told apart by their files, and whole ones written again in another layout.
 
 Weights stay in the mapped files until they are written.
 """
@@ -18,7 +18,9 @@ from sfumato.config.model import ModelConfig
 from sfumato.config.run import Run
 from sfumato.errors import UserError
 from sfumato.models.checkpoint import Checkpoint
-from sfumato.models.family import Family, ModelIdentity, family_for
+from sfumato.models.family import DENOISER, Family, ModelIdentity, family_for
+from sfumato.models.hub import located
+from sfumato.models.insistence import InsistenceOptions
 from sfumato.models.recognise import describe, recognise
 from sfumato.models.sd.layouts import is_version_2
 from sfumato.models.views import Shapes, view_of
@@ -31,6 +33,9 @@ _KINDS = {
     "sdxl unet": ("sdxl", None),
 }
 """For each kind of file or of folder's UNet: family, and version where the kind tells one."""
+
+_DENOISERS = {"flux": "flux", "flux diffusers": "flux"}
+"""The same for models whose parts are published one by one: the kinds of their denoiser's file."""
 
 _VERSIONS = {"sdxl": "sdxl", "sd_": "sd", "flux": "flux"}
 """The family of each kind of `ss_base_model_version`, by its beginning."""
@@ -71,8 +76,49 @@ class WholeModel(Family, Protocol):
         ...
 
 
+def open_model(name: str, option: str, insistence: InsistenceOptions) -> tuple[str, Family]:
+    """Return the name of the family that a base model belongs to, and the family bound to it.
+
+    Args:
+        name: a file or a folder, or a name in the hub's cache; the denoiser of a model whose parts are
+            published one by one.
+        option: what the name was given as, for messages.
+
+    Raises:
+        UserError: there is no such model, it is another kind of file, or not what the user insists on.
+    """
+    path = located(name)
+    if path is None:
+        raise UserError(f"{option} is empty; give a file or a folder in diffusers' layout")
+    family = _family_of_denoiser(path)
+    if family is None:
+        base = open_base(
+            path,
+            option,
+            version=2 if insistence.v2 else None,
+            predicts_velocity=insistence.v_parameterization,
+        )
+        is_sdxl = base.checkpoint.layout.kind == "sdxl"
+        if insistence.sdxl and not is_sdxl:
+            raise UserError(f"--sdxl is given, but {option} is {path}, which is another model; leave it out")
+        return "sdxl" if is_sdxl else "sd", base
+    for flag in ("v2", "v_parameterization", "sdxl"):
+        if getattr(insistence, flag):
+            raise UserError(
+                f"--{flag} is given, but {option} is {path}, which is another model; leave it out"
+            )
+    found = family_for(Run("", family, [ModelConfig(pretrained_model_name_or_path=str(path))]))
+    found.check([DENOISER])
+    return family, found
+
+
 def open_base(
-    path: Path, option: str, *, version: int | None = None, variant: str | None = None
+    path: Path,
+    option: str,
+    *,
+    version: int | None = None,
+    variant: str | None = None,
+    predicts_velocity: bool | None = None,
 ) -> WholeModel:
     """Return the family that a base model belongs to, bound to it; its headers have been read.
 
@@ -80,11 +126,14 @@ def open_base(
         option: what the path was given as, for messages.
         version: the version of Stable Diffusion that the user insists on.
         variant: as `Checkpoint` has it.
+        predicts_velocity: whether the user says so; None goes by what the files tell.
 
     Raises:
         UserError: there is no such model, it is another kind of file, or another version.
     """
-    base = cast(WholeModel, family_for(run_naming(path, option, version=version)))
+    base = cast(
+        WholeModel, family_for(run_naming(path, option, version=version, predicts_velocity=predicts_velocity))
+    )
     base.checkpoint.variant = variant
     parts = list(base.checkpoint.layout.parts)
     base.checkpoint.check(parts)
@@ -95,7 +144,9 @@ def open_base(
     return base
 
 
-def run_naming(path: Path, option: str, *, version: int | None = None) -> Run:
+def run_naming(
+    path: Path, option: str, *, version: int | None = None, predicts_velocity: bool | None = None
+) -> Run:
     """Return a run that has a base model and nothing else: its family and what tells its versions apart.
 
     Args and errors are those of `open_base`.
@@ -112,7 +163,9 @@ def run_naming(path: Path, option: str, *, version: int | None = None) -> Run:
         raise UserError(f"--v{version} is given, but {option} is {path}, which is {what}; leave it out")
     model = ModelConfig(
         v2=found == 2,
-        v_parameterization=_predicts_velocity(path, metadata, found),
+        v_parameterization=_predicts_velocity(path, metadata, found)
+        if predicts_velocity is None
+        else predicts_velocity,
         pretrained_model_name_or_path=str(path),
     )
     return Run("", family, [model])
@@ -134,6 +187,16 @@ def identity_named(version: str | None, family: str = "", *, is_v2: bool = False
         return None
     model = ModelConfig(v2=is_v2, v_parameterization=is_v2) if named == "sd" else ModelConfig()
     return family_for(Run("", named, [model])).identity
+
+
+def _family_of_denoiser(path: Path) -> str | None:
+    """Return the family of a model whose denoiser has a file of its own; None for everything else."""
+    source = path / "transformer" if (path / "transformer").is_dir() else path
+    if not source.exists() or (source / "unet").is_dir():
+        return None
+    with open_tensors(source) as file:
+        kind = recognise(view_of(file).shapes)
+    return _DENOISERS.get(kind.name) if kind else None
 
 
 def _identified(path: Path, shapes: Shapes, option: str) -> tuple[str, int | None]:

@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from sfumato.cli.main import script
+from tests import tiny
 from tests.golden.derived import cases, error, rule, settings
 
 HERE = Path(__file__).parent
@@ -16,6 +17,7 @@ NAME = "e_tools_ranks"
 NUMBERS = load_file(HERE / f"{NAME}.safetensors")
 ROWS = 12
 """Of each product, so many rows are recorded."""
+EXTRACTED = [case for case in cases(NAME) if case["id"].startswith("fluxextract/")]
 RESIZED = [case for case in cases(NAME) if case["id"].startswith("resize/")]
 
 
@@ -79,3 +81,35 @@ def test_a_resized_lora_is_that_of_sd_scripts(case: dict[str, Any], tmp_path: Pa
             ups[1] @ downs[1] * scales[1], ups[0] @ downs[0] * scales[0], atol=1e-5, rtol=1e-4
         )
         torch.testing.assert_close(downs[1] @ downs[1].T, torch.eye(rank), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("case", EXTRACTED, ids=lambda case: case["id"])
+def test_an_extracted_lora_is_that_of_sd_scripts(case: dict[str, Any], tmp_path: Path) -> None:
+    base = settings(NAME)["base"]
+    shapes = dict(tiny.flux_transformer(24, 2, depth=2, depth_single=3))
+    original, layers = tiny.random_weights(shapes, 0), settings(NAME)["loras"]["fxA"]["modules"]
+    names = [
+        name for name in shapes if f"lora_unet_{name}".replace(".", "_").removesuffix("_weight") in layers
+    ]
+    assert len(names) == 4
+    tuned = dict(original)
+    for name in names:
+        original[name] = rule(base["base_K"].replace("<name>", name), shapes[name]) * base["base_std"]
+        change = rule(case["delta_K"].replace("<name>", name), shapes[name]) * case["delta_std"]
+        tuned[name] = original[name] + change
+    save_file(original, tmp_path / "original.safetensors")
+    save_file(tuned, tmp_path / "tuned.safetensors")
+    files = f"--model_org {tmp_path}/original.safetensors --model_tuned {tmp_path}/tuned.safetensors"
+    clamp = f"--dim {case['dim']} --clamp_quantile {case['clamp_quantile'] or 1}"
+    argv = f"{files} --save_to {tmp_path}/lora.safetensors {clamp}".split()
+    assert script("networks/flux_extract_lora", argv) == 0
+    lora = load_file(tmp_path / "lora.safetensors")
+    assert {name.partition(".")[0] for name in lora} == {row[0] for row in case["modules"]}
+    if not case["sign_dependent"]:
+        check_layers(case, lora)
+        return
+    for layer, rank, alpha, *norms in case["modules"]:  # there, signs of singular vectors decide what is cut
+        up, down = (lora[f"{layer}.lora_{way}.weight"] for way in ("up", "down"))
+        assert (len(down), lora[f"{layer}.alpha"].item()) == (rank, alpha)
+        found = [(up @ down).norm().item(), down.norm().item(), up.norm().item()]
+        assert found == pytest.approx(norms, rel=0.05)

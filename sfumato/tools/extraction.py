@@ -1,0 +1,285 @@
+"""Make a LoRA of what one model has learned beyond another: the low-rank change nearest to their difference.
+
+Both models stay in their files. Each layer's two weights are read, subtracted, decomposed and forgotten, so
+that the memory needed is that of the largest layer and of the LoRA.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from sfumato.adapters.blocks import BlockRule
+from sfumato.adapters.files import write_adapter
+from sfumato.adapters.legacy import default_module
+from sfumato.adapters.lora import PREFIX
+from sfumato.adapters.selection import Rule, Size
+from sfumato.checkpoints import modelspec
+from sfumato.checkpoints.atomic import require_disk_space
+from sfumato.checkpoints.pickles import SUFFIXES as PICKLE_SUFFIXES
+from sfumato.checkpoints.tensors import SUFFIXES, LazyTensor
+from sfumato.config.extraction import ExtractionConfig, ExtractionDetailConfig
+from sfumato.config.metadata import MetadataConfig
+from sfumato.config.run import Run
+from sfumato.errors import UserError
+from sfumato.log import progress
+from sfumato.models.bases import open_model
+from sfumato.models.family import DENOISER, AdapterTarget, Family, ModelIdentity
+from sfumato.models.insistence import InsistenceOptions
+from sfumato.models.published import Published
+from sfumato.nn.device import device_named
+from sfumato.nn.precision import dtype_named
+from sfumato.tools.lowrank import low_rank
+
+logger = logging.getLogger(__name__)
+
+_WORST = 3
+"""Layers that the report names."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One layer's weight in both models.
+
+    Attributes:
+        start, other_start: the weight's first rows in what is read.
+    """
+
+    target: AdapterTarget
+    rank: int
+    original: LazyTensor
+    start: int
+    tuned: LazyTensor
+    other_start: int
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The weight's shape."""
+        return tuple(self.target.module.get_parameter("weight").shape)
+
+    def change(self, dtype: torch.dtype | None, device: torch.device) -> Tensor:
+        """Return the difference of the weights as a matrix (out, in ...), float32.
+
+        Args:
+            dtype: what both are rounded to before; None leaves them as they are.
+        """
+        rows = self.shape[0]
+        old = self.original.load()[self.start : self.start + rows]
+        new = self.tuned.load()[self.other_start : self.other_start + rows]
+        first, second = (each.to(device, dtype or each.dtype).flatten(1) for each in (old, new))
+        return second.float() - first.float()
+
+
+@dataclass(frozen=True)
+class Extracted:
+    """One layer of the LoRA.
+
+    Attributes:
+        norm: Frobenius norm of the change.
+        error: of what the LoRA leaves out of it.
+        least_error: what any LoRA of its rank leaves out at least; see `LowRank`.
+    """
+
+    up: Tensor
+    down: Tensor
+    norm: float
+    error: float
+    least_error: float
+
+    def __str__(self) -> str:
+        """Say what is missing, for people."""
+        rank, error, least = len(self.down), self.error / self.norm, self.least_error / self.norm
+        return f"rank {rank} misses {error:.2%} of the change's norm; any must miss {least:.2%}"
+
+
+def extract(run: Run) -> None:
+    """Write the LoRA that the run asks for.
+
+    Raises:
+        UserError: a file or option will not do, the models do not fit together or are the same, or the disk
+            is full.
+    """
+    options = run[ExtractionConfig]
+    target, device = _target(options.save_to), device_named(options.device or "cpu")
+    name, original = open_model(options.model_org, "--model_org", run[InsistenceOptions])
+    _, tuned = open_model(options.model_tuned, "--model_tuned", run[InsistenceOptions])
+    rule = BlockRule(Size(options.dim), Size(options.conv_dim) if options.conv_dim else None)
+    dtype = dtype_named(options.save_precision or "float")
+    with original.published(DENOISER) as first, tuned.published(DENOISER) as second:
+        pairs = _pairs(_weights(original, first), _weights(tuned, second), rule)
+        require_disk_space(target.parent, sum(map(_num_values, pairs)) * dtype.itemsize, "the LoRA")
+        pairs = _without_equal_texts(pairs, options, device)
+        found = _extract(pairs, run, dtype, device)
+    if not found:
+        raise UserError(f"--model_tuned is {options.model_tuned}: its layers are those of --model_org")
+    _report(found)
+    metadata = _metadata(target, options, original.identity, default_module(name))
+    write_adapter(target, _as_file(found), metadata, dtype)
+    logger.info("written: %s", target)
+
+
+@torch.no_grad()
+def extracted(name: str, matrix: Tensor, rank: int, quantile: float, *, is_exact: bool = False) -> Extracted:
+    """Return one layer of a LoRA.
+
+    Args:
+        name: the layer's, which seeds random directions.
+        matrix: (out, in ...), the change.
+        quantile: as `lowrank.clamped` has it.
+        is_exact: as `lowrank.low_rank` has it.
+    """
+    near = low_rank(matrix, rank, name, is_exact=is_exact)
+    up, down = near.factors(quantile)
+    error = near.error if quantile >= 1 else (matrix - up @ down).norm().item()
+    return Extracted(up, down, near.norm, error, near.least_error)
+
+
+def _target(name: str) -> Path:
+    path = Path(name)
+    if path.suffix.lower() not in (*SUFFIXES, *PICKLE_SUFFIXES):
+        raise UserError(f"--save_to is {name}; end it in .safetensors, .pt or .ckpt")
+    return path
+
+
+def _weights(family: Family, opened: Published) -> Iterator[tuple[AdapterTarget, LazyTensor, int]]:
+    """Yield each layer that adapters know, the tensor that its weight lies in, and its first row there."""
+    for part, module in opened.modules.items():
+        paths = {id(layer): path for path, layer in module.named_modules()}
+        for target in family.adapter_targets(part, module):
+            place = opened.places[part][f"{paths[id(target.module)]}.weight"]
+            yield target, opened.tensors[place.name], place.start
+
+
+def _pairs(
+    originals: Iterator[tuple[AdapterTarget, LazyTensor, int]],
+    others: Iterator[tuple[AdapterTarget, LazyTensor, int]],
+    rule: Rule,
+) -> list[Pair]:
+    """Return the layers to extract; raise UserError if the models are not of one shape."""
+    by_name = {target.name: (target, tensor, start) for target, tensor, start in others}
+    pairs = []
+    for target, tensor, start in originals:
+        size = rule.size_of(target)
+        if size is None:
+            continue
+        if target.name not in by_name:
+            raise UserError(f"--model_tuned lacks {target.name}; use two models of one architecture")
+        other, other_tensor, other_start = by_name[target.name]
+        sizes = [_matrix_shape(each.module) for each in (target, other)]
+        if sizes[0] != sizes[1]:
+            raise UserError(
+                f"--model_tuned: {target.name} is {sizes[1]}, and {sizes[0]} in --model_org; "
+                "use two models of one architecture"
+            )
+        pairs.append(Pair(target, size.rank, tensor, start, other_tensor, other_start))
+    return pairs
+
+
+def _matrix_shape(module: nn.Module) -> tuple[int, int]:
+    weight = module.get_parameter("weight")
+    return weight.shape[0], math.prod(weight.shape[1:])
+
+
+def _num_values(pair: Pair) -> int:
+    return pair.rank * sum(_matrix_shape(pair.target.module))
+
+
+def _without_equal_texts(
+    pairs: Sequence[Pair], options: ExtractionConfig, device: torch.device
+) -> list[Pair]:
+    """Return the layers without those of text encoders if none of these differs by more than is asked for."""
+    dtype = dtype_named(options.load_precision) if options.load_precision else None
+    texts = [pair for pair in pairs if pair.target.part != DENOISER]
+    if any(pair.change(dtype, device).abs().max().item() > options.min_diff for pair in texts):
+        return list(pairs)
+    if texts:
+        logger.info("no weight of a text encoder differs by more than %g: left out", options.min_diff)
+    return [pair for pair in pairs if pair.target.part == DENOISER]
+
+
+def _extract(
+    pairs: Sequence[Pair], run: Run, dtype: torch.dtype, device: torch.device
+) -> dict[str, Extracted]:
+    """Return the layers of the LoRA by their names in files; what is the same in both models is left out."""
+    options, details = run[ExtractionConfig], run[ExtractionDetailConfig]
+    rounding = dtype_named(options.load_precision) if options.load_precision else None
+    found = {}
+    for pair in progress(pairs, unit="layer", title="extracting"):
+        name, matrix = PREFIX + pair.target.name, pair.change(rounding, device)
+        largest = matrix.abs().max().item()
+        if not math.isfinite(largest):
+            raise UserError(f"{name}: a model holds values that are no numbers; use another file")
+        if not largest:
+            continue
+        layer = extracted(name, matrix, pair.rank, options.clamp_quantile, is_exact=details.exact)
+        if details.verbose:
+            logger.info("%s: %s", name, layer)
+        found[name] = _shaped(layer, pair.shape, dtype)
+    if len(found) < len(pairs):
+        logger.info("%d layers are the same in both models: left out", len(pairs) - len(found))
+    return found
+
+
+def _shaped(layer: Extracted, shape: Sequence[int], dtype: torch.dtype) -> Extracted:
+    """Return a layer in the shapes that files have: a convolution's down keeps its kernel, and up is 1x1."""
+    ones = [1] * (len(shape) - 2)
+    return Extracted(
+        layer.up.reshape(*layer.up.shape, *ones).to("cpu", dtype),
+        layer.down.reshape(-1, *shape[1:]).to("cpu", dtype),
+        layer.norm,
+        layer.error,
+        layer.least_error,
+    )
+
+
+def _report(found: Mapping[str, Extracted]) -> None:
+    """Say how near the LoRA comes to the change, over all and where it is worst."""
+    whole = math.hypot(*(layer.norm for layer in found.values()))
+    error, least = (
+        math.hypot(*values) / whole
+        for values in zip(*((layer.error, layer.least_error) for layer in found.values()), strict=True)
+    )
+    logger.info(
+        "%d layers: the LoRA misses %.2f %% of the change's norm; any of these ranks must miss %.2f %%",
+        len(found),
+        100 * error,
+        100 * least,
+    )
+    for name, layer in sorted(found.items(), key=lambda item: -item[1].error / item[1].norm)[:_WORST]:
+        logger.info("  most is missing in %s: %s", name, layer)
+
+
+def _as_file(found: Mapping[str, Extracted]) -> dict[str, Tensor]:
+    tensors = {}
+    for name, layer in found.items():
+        tensors[f"{name}.lora_down.weight"] = layer.down
+        tensors[f"{name}.lora_up.weight"] = layer.up
+        tensors[f"{name}.alpha"] = torch.tensor(float(len(layer.down)))
+    return tensors
+
+
+def _metadata(
+    target: Path, options: ExtractionConfig, identity: ModelIdentity, module: str
+) -> dict[str, str]:
+    conv = options.conv_dim
+    arguments = {"conv_dim": str(conv), "conv_alpha": str(float(conv))} if conv else {}
+    metadata = {
+        "ss_v2": str("_v2" in identity.base_version),
+        "ss_base_model_version": identity.base_version,
+        "ss_network_module": module,
+        "ss_network_dim": str(options.dim),
+        "ss_network_alpha": str(float(options.dim)),
+        "ss_network_args": json.dumps(arguments),
+    }
+    if options.no_metadata:
+        return metadata
+    spec = modelspec.build(identity, MetadataConfig(), kind="lora", name=target.stem, timestamp=time.time())
+    return metadata | spec
