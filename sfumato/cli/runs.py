@@ -268,11 +268,8 @@ _NO_PICTURES = _because(
 
 _ALWAYS_STREAMED: Mapping[str, str] = {"mem_eff_load_save": "one tensor is read and written at a time anyway"}
 
-_ONE_BY_ONE: Mapping[str, str] = {
-    "mem_eff_safe_open": "weights are always read one by one",
-    "load_original_model_to": "models stay in their files, and weights are read one by one",
-    "load_tuned_model_to": "models stay in their files, and weights are read one by one",
-}
+_STAYS_IN_FILES = "models stay in their files, and weights are read one by one"
+_LOADING_DEVICES = {"load_original_model_to": _STAYS_IN_FILES, "load_tuned_model_to": _STAYS_IN_FILES}
 
 SCRIPTS: tuple[Script, ...] = (
     Script(
@@ -459,7 +456,7 @@ SCRIPTS: tuple[Script, ...] = (
         command="extract-lora",
         sections=(ExtractionConfig,),
         absent=_names("conv_dim min_diff load_precision load_original_model_to load_tuned_model_to"),
-        without_effect=_ONE_BY_ONE,
+        without_effect={"mem_eff_safe_open": _STAYS_IN_FILES},
     ),
     Script(
         name="networks/extract_lora_from_models",
@@ -468,7 +465,7 @@ SCRIPTS: tuple[Script, ...] = (
         command="extract-lora",
         sections=(InsistenceOptions, ExtractionConfig),
         absent=frozenset({"mem_eff_safe_open"}),
-        without_effect=_ONE_BY_ONE,
+        without_effect=_LOADING_DEVICES,
     ),
     Script(
         name="extract-lora",
@@ -477,7 +474,7 @@ SCRIPTS: tuple[Script, ...] = (
         command="extract-lora",
         is_drop_in=False,
         sections=(ExtractionConfig, ExtractionDetailConfig, InsistenceOptions),
-        absent=frozenset({"v2", "sdxl", *_ONE_BY_ONE}),
+        absent=frozenset({"v2", "sdxl", "mem_eff_safe_open", *_LOADING_DEVICES}),
         overrides={"clamp_quantile": 1.0},
     ),
     Script(
