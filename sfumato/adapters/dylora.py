@@ -1,7 +1,7 @@
 """DyLoRA: a LoRA whose first ranks are useful without the others (Valipour et al., arXiv:2210.07558).
 
 Every forward pass in training draws how many ranks count, in whole units, and trains only the last unit of
-them. `dylora_ranks` cuts the file into LoRAs of each size.
+them. `sfumato extract-dylora` cuts the file into LoRAs of each size.
 
 As in sd-scripts the ranks beyond the drawn ones still act, untrained, and the change is scaled by the root of
 how many times more ranks there are than drawn.

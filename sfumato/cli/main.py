@@ -28,6 +28,7 @@ USAGE = """usage: sfumato COMMAND ...
   resize-lora ...            bring a LoRA to another rank
   convert-lora ...           rewrite a LoRA with the names that other programs give it
   show-metadata ...          show what a file says of itself
+  extract-dylora ...         cut a DyLoRA into LoRAs of every smaller rank
   demo [FOLDER]              see it learn on a toy model, without downloads
   options SCRIPT [--json]    list the options of a script
   sd-scripts FOLDER          write drop-ins for the scripts of sd-scripts into a folder
@@ -182,7 +183,7 @@ def _run_script(name: str, argv: Sequence[str]) -> int:
 _TOOLS = (
     "inspect", "cache-latents", "cache-text", "resize-images", "merge-captions", "merge-tags",
     "clean-captions", "prepare-buckets", "convert", "merge-models", "extract-lora", "resize-lora",
-    "merge-svd", "convert-lora", "show-metadata",
+    "merge-svd", "convert-lora", "show-metadata", "extract-dylora",
 )  # fmt: skip
 """Sub-commands that are one script each."""
 

@@ -54,6 +54,7 @@ from sfumato.config.resizing import ResizingConfig
 from sfumato.config.run import Run
 from sfumato.config.saving import SavingConfig
 from sfumato.config.schedule import ScheduleConfig
+from sfumato.config.splitting import SplittingConfig
 from sfumato.config.tracking import TrackingConfig
 from sfumato.config.validation import ValidationConfig
 from sfumato.errors import UserError
@@ -441,6 +442,13 @@ SCRIPTS: tuple[Script, ...] = (
         family="",
         command="show-metadata",
         sections=(InspectionConfig,),
+    ),
+    Script(
+        name="networks/extract_lora_from_dylora",
+        summary="Cut a DyLoRA into LoRAs of every smaller rank.",
+        family="",
+        command="extract-dylora",
+        sections=(SplittingConfig,),
     ),
     Script(
         name="tools/merge_models",

@@ -192,6 +192,13 @@ def _convert_lora(run: Run) -> int:
     return 0
 
 
+def _extract_dylora(run: Run) -> int:
+    from sfumato.tools.dylora import split
+
+    split(run)
+    return 0
+
+
 _WORK: dict[str, Callable[[Run], int]] = {
     "train": _train,
     "generate": _generate,
@@ -211,4 +218,5 @@ _WORK: dict[str, Callable[[Run], int]] = {
     "clean-captions": _clean_captions,
     "prepare-buckets": _prepare_buckets,
     "convert-lora": _convert_lora,
+    "extract-dylora": _extract_dylora,
 }
