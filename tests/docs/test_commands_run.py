@@ -15,9 +15,11 @@ from tests import tiny
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-START = re.compile(r"(accelerate launch .*?sd-scripts/\w+\.py|sfumato (train|generate|convert|inspect))\s")
+TOOLS = "cache-latents|cache-text|resize-images|merge-captions|clean-captions|prepare-buckets|convert|inspect"
+START = re.compile(rf"(accelerate launch .*?sd-scripts/\w+\.py|sfumato (train|generate|{TOOLS}))\s")
 SMALLER = {
     "train": ["--max_data_loader_n_workers", "0", "--resolution", "64"],
+    "prepare-buckets": ["--max_resolution", "64,64", "--min_bucket_reso", "64"],
     "generate": shlex.split("--width 32 --height 32 --steps 1"),
 }
 
@@ -79,4 +81,5 @@ def test_the_pages_hold_commands() -> None:
     assert counts["getting_started.md"] == 2
     assert counts["datasets.md"] == 2
     assert counts["inspect.md"] == 1
+    assert counts["preparing.md"] == 7
     assert counts["README.md"] >= 1

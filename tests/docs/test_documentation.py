@@ -14,7 +14,8 @@ from sfumato.data import blueprint
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-START = re.compile(r"(accelerate launch .*?sd-scripts/\w+\.py|sfumato (train|generate|convert|inspect))\s")
+TOOLS = "cache-latents|cache-text|resize-images|merge-captions|clean-captions|prepare-buckets|convert|inspect"
+START = re.compile(rf"(accelerate launch .*?sd-scripts/\w+\.py|sfumato (train|generate|{TOOLS}))\s")
 
 
 SHOWN = {
@@ -26,6 +27,12 @@ SHOWN = {
     "generate sdxl",
     "inspect",
     "tools/convert_diffusers20_original_sd",
+    "tools/cache_latents",
+    "tools/cache_text_encoder_outputs",
+    "tools/resize_images_to_resolution",
+    "finetune/merge_captions_to_metadata",
+    "finetune/clean_captions_and_tags",
+    "finetune/prepare_buckets_latents",
 }
 
 

@@ -12,7 +12,7 @@ from sfumato.config.precision import PrecisionConfig
 from sfumato.config.preparation import BucketingConfig, PrecachingConfig
 from sfumato.config.run import Run
 from sfumato.data.buckets import Buckets, round_limits
-from sfumato.data.complaints import Complaints
+from sfumato.data.complaints import Complaints, printable
 from sfumato.data.images import BrokenPictureError, read_size
 from sfumato.errors import UserError
 from sfumato.log import progress
@@ -50,6 +50,11 @@ def prepared(options: BucketingConfig) -> Run:
             complaints.leave_out(str(picture), str(error))
             continue
         found.setdefault(key, {})["train_resolution"] = [side // _UNIT * _UNIT for side in bucket]
+    if strangers := [key for key, record in found.items() if "train_resolution" not in record]:
+        logger.warning(
+            "%d of %d records have no picture in %s that can be read, and no training size, the first is %s",
+            *(len(strangers), len(found), options.train_data_dir, printable(strangers[0])),
+        )
     records.write(Path(options.out_json), found)
     return run
 
