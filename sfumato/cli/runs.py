@@ -3,10 +3,11 @@
 A new script is a new row: parsing, `sfumato options`, the drop-in and the checks follow from it.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from sfumato.cli import precaching
 from sfumato.cli.flags import Option, did_you_mean, options_of
 from sfumato.config.adapter_merging import (
     AdapterExchangeConfig,
@@ -211,61 +212,7 @@ _ALWAYS_OURS: Mapping[str, str] = {
     "lowram": "models are always loaded straight onto the device, one tensor at a time",
 }
 
-_PRECACHING = (
-    PrecachingConfig, FamilyChoice, *_DATA, LengthConfig, PrecisionConfig, MemoryConfig, DistributedConfig,
-    NoiseConfig, LossConfig, FlowConfig, FluxOptions, SavingConfig, MetadataConfig, HubConfig,
-    TrackingConfig, PreviewConfig, FileConfig,
-)  # fmt: skip
-
-_NOT_FOR_PRECACHING = (
-    _names("cpu_offload_checkpointing debiased_estimation_loss fp8_base_unet initial_epoch initial_step")
-    | _names("min_snr_gamma scale_v_pred_loss_like_noise_pred v_pred_like_loss skip_until_initial_step")
-    | _names("deepspeed zero_stage zero3_init_flag zero3_save_16bit_model fp16_master_weights_and_gradients")
-    | _names("offload_optimizer_device offload_optimizer_nvme_path offload_param_device")
-    | _names("offload_param_nvme_path no_metadata training_comment save_model_as split_mode")
-    | _names("validation_seed validation_split")
-)
-"""Options that the caching tools have not, though they share sections with the trainers."""
-
-_USED_FOR_PRECACHING = _names("seed masked_loss output_dir mixed_precision highvram ddp_timeout")
-
-
-def _because(reason: str, names: Iterable[str]) -> dict[str, str]:
-    return dict.fromkeys(names, reason)
-
-
-_NO_TRAINING: Mapping[str, str] = {
-    **_because(
-        "nothing is trained here",
-        options_of(
-            (
-                LengthConfig, PrecisionConfig, MemoryConfig, NoiseConfig, LossConfig, FlowConfig,
-                SavingConfig, MetadataConfig, HubConfig, TrackingConfig, PreviewConfig,
-            ),
-            {},
-        ).keys() - _USED_FOR_PRECACHING - _NOT_FOR_PRECACHING,
-    ),
-    **_because("nothing is trained here", ("v_parameterization", "controlnet_model_name_or_path")),
-    **_because(
-        "pictures are decoded in threads of one process",
-        ("max_data_loader_n_workers", "persistent_data_loader_workers"),
-    ),
-    **_ALWAYS_OURS,
-}  # fmt: skip
-"""What the options that the caching tools share with the trainers have no effect for."""
-
-_NO_TEXT = _because(
-    "no captions are encoded here",
-    (
-        "cache_text_encoder_outputs", "cache_text_encoder_outputs_to_disk", "text_encoder_batch_size",
-        "clip_skip", "max_token_length", "clip_l", "t5xxl", "t5xxl_max_token_length", "apply_t5_attn_mask",
-        "tokenizer_cache_dir",
-    ),
-)  # fmt: skip
-_MORE_SCHEMES = {"weighting_scheme": ("sigma_sqrt", "logit_normal", "mode", "cosmap", "none", "uniform")}
-_NO_PICTURES = _because(
-    "no pictures are encoded here", ("cache_latents", "cache_latents_to_disk", "vae_batch_size", "vae", "ae")
-)
+_NO_LOADING_OR_TRAINING = {**precaching.NO_WORKERS, **precaching.NO_TRAINING, **_ALWAYS_OURS}
 
 _ALWAYS_STREAMED: Mapping[str, str] = {"mem_eff_load_save": "one tensor is read and written at a time anyway"}
 
@@ -497,24 +444,24 @@ SCRIPTS: tuple[Script, ...] = (
         summary="Encode the pictures of a data set ahead of training, into files.",
         family="",
         command="cache-latents",
-        sections=_PRECACHING,
-        absent=_NOT_FOR_PRECACHING | {"weighted_captions"},
+        sections=(PrecachingConfig, FamilyChoice, *_DATA, *precaching.SECTIONS),
+        absent=precaching.ABSENT | {"weighted_captions"},
         overrides={"weighting_scheme": "uniform"},
-        choices=_MORE_SCHEMES,
+        choices=precaching.CHOICES,
         unsupported=NOT_BUILT_FOR_TRAINING & {"dataset_class"} | {"model_type"},
-        without_effect={**_NO_TRAINING, **_NO_TEXT},
+        without_effect={**_NO_LOADING_OR_TRAINING, **precaching.NO_TEXT},
     ),
     Script(
         name="tools/cache_text_encoder_outputs",
         summary="Encode the captions of a data set ahead of training, into files.",
         family="",
         command="cache-text",
-        sections=(*_PRECACHING, FluxTextOptions),
-        absent=_NOT_FOR_PRECACHING | {"no_half_vae"},
+        sections=(PrecachingConfig, FamilyChoice, *_DATA, *precaching.SECTIONS, FluxTextOptions),
+        absent=precaching.ABSENT | {"no_half_vae"},
         overrides={"weighting_scheme": "uniform"},
-        choices=_MORE_SCHEMES,
+        choices=precaching.CHOICES,
         unsupported=NOT_BUILT_FOR_TRAINING & {"dataset_class"} | {"model_type"},
-        without_effect={**_NO_TRAINING, **_NO_PICTURES},
+        without_effect={**_NO_LOADING_OR_TRAINING, **precaching.NO_PICTURES},
     ),
     Script(
         name="tools/resize_images_to_resolution",
@@ -552,9 +499,7 @@ SCRIPTS: tuple[Script, ...] = (
         family="",
         command="prepare-buckets",
         sections=(BucketingConfig,),
-        without_effect=_because(
-            "pictures are decoded in threads of one process", ("max_data_loader_n_workers",)
-        ),
+        without_effect={"max_data_loader_n_workers": precaching.NO_WORKERS["max_data_loader_n_workers"]},
     ),
 )
 
@@ -587,7 +532,9 @@ def for_chosen_family(script: Script, run: Run) -> Script:
         return script
     trainer = script_for("train", run[FamilyChoice].family, "lora")
     parts = options_of((FluxOptions, FluxTextOptions), {})
-    strangers = {} if FluxOptions in trainer.sections else _because("the model has no such part", parts)
+    strangers = (
+        {} if FluxOptions in trainer.sections else precaching.because("the model has no such part", parts)
+    )
     idle = {**strangers, **trainer.without_effect, **script.without_effect}
     return replace(
         script,

@@ -11,8 +11,16 @@ import pytest
 from PIL import Image
 
 from sfumato.cli.main import main, script
+from sfumato.config.caching import CachingConfig
+from sfumato.config.images import ImageConfig
+from sfumato.config.precision import PrecisionConfig
+from sfumato.config.preparation import BucketingConfig
+from sfumato.config.run import Run
+from sfumato.data import blueprint, dataset
 from sfumato.data.images import read_size
 from sfumato.data.resizing import resize
+from sfumato.errors import UserError
+from sfumato.tools.preparation.bucketing import prepared
 from sfumato.tools.preparation.cleaning import clean_caption, clean_tags
 from sfumato.tools.preparation.shrinking import fit_area
 from tests import tiny
@@ -246,3 +254,69 @@ def test_a_picture_that_would_vanish_is_left_out(tmp_path: Path, capfd: pytest.C
     assert main(["resize-images", *argv]) == 0
     assert "narrow.png is left out: 64x4 becomes 64x4" in capfd.readouterr().err
     assert list(sizes(tmp_path / "to")) == ["picture_00+32x32.jpg"]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.sd(tmp_path_factory.mktemp("model")).path
+
+
+def prepare(folder: Path, model: Path, **options: Any) -> tuple[Run, dict[str, Any]]:
+    """Return the run that encodes the pictures, and the training size of each record."""
+    names = {"in_json": folder.with_name("in.json"), "out_json": folder.with_name("out.json")}
+    paths = {"train_data_dir": folder, "model_name_or_path": model, **names}
+    run = prepared(BucketingConfig(**{name: str(path) for name, path in paths.items()}, **options))
+    return run, {key: record.get("train_resolution") for key, record in read(names["out_json"]).items()}
+
+
+@pytest.mark.parametrize(
+    ("options", "size"),
+    [
+        ({}, [704, 320]),
+        ({"max_resolution": "768,768"}, [1024, 512]),
+        ({"max_resolution": "768,768", "max_bucket_reso": 1000}, [1024, 512]),
+        ({"bucket_reso_steps": 28}, [696, 360]),
+        ({"bucket_no_upscale": True, "bucket_reso_steps": 8}, [240, 120]),
+    ],
+)
+def test_training_sizes_are_those_of_the_buckets(
+    options: dict[str, Any], size: list[int], model: Path, tmp_path: Path
+) -> None:
+    tiny.pictures(tmp_path / "data", 1, (240, 120))
+    (tmp_path / "in.json").write_text(json.dumps({"picture_00": {"train_resolution": [8, 8]}}))
+    run, sizes = prepare(tmp_path / "data", model, **options)
+    assert sizes == {"picture_00": size}
+    (plan,) = blueprint.plans(run)
+    (pictures,) = dataset.read([plan], 0).sets
+    assert list(pictures.fit(0).bucket) == size
+
+
+def test_what_gets_no_training_size_is_named(
+    model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "data"
+    tiny.pictures(folder, 1, (64, 64))
+    tiny.pictures(folder, 1, (64, 128), suffix=".webp")
+    (folder / "broken.png").write_bytes(b"no picture")
+    (tmp_path / "in.json").write_text(json.dumps({"gone": {"tags": "x"}, "broken": {"caption": "y"}}))
+    _, sizes = prepare(folder, model)
+    assert sizes == {"gone": None, "broken": None, "picture_00": [512, 512]}
+    assert "picture_00.webp is left out: another picture has its name" in caplog.text
+    assert "broken.png is left out: not a picture" in caplog.text
+    assert "2 of 3 records have no picture" in caplog.text
+
+
+def test_the_run_that_encodes_has_what_was_asked_for(model: Path, tmp_path: Path) -> None:
+    tiny.pictures(tmp_path / "data", 1, (64, 64))
+    (tmp_path / "in.json").write_text("{}")
+    run, _ = prepare(
+        tmp_path / "data", model, alpha_mask="yes", flip_aug=True, batch_size=3, mixed_precision="bf16"
+    )
+    assert run.family == "sd"
+    assert (run[ImageConfig].alpha_mask, run[ImageConfig].flip_aug) == (True, True)
+    assert run[CachingConfig].vae_batch_size == 3
+    assert run[PrecisionConfig].mixed_precision == "bf16"
+    with pytest.raises(UserError, match="--v2 is given, but MODEL_NAME_OR_PATH"):
+        prepare(tmp_path / "data", model, v2=True)
+    with pytest.raises(UserError, match="--max_resolution is 2048,2048; its sides must lie between"):
+        prepare(tmp_path / "data", model, max_resolution="2048,2048")

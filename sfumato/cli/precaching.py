@@ -1,0 +1,81 @@
+"""What tools that encode data ahead share with the trainers, and what of it means nothing there."""
+
+from collections.abc import Iterable, Mapping
+
+from sfumato.cli.flags import options_of
+from sfumato.config.distributed import DistributedConfig
+from sfumato.config.file import FileConfig
+from sfumato.config.flow import FlowConfig
+from sfumato.config.hub import HubConfig
+from sfumato.config.length import LengthConfig
+from sfumato.config.loss import LossConfig
+from sfumato.config.memory import MemoryConfig
+from sfumato.config.metadata import MetadataConfig
+from sfumato.config.noise import NoiseConfig
+from sfumato.config.precision import PrecisionConfig
+from sfumato.config.preview import PreviewConfig
+from sfumato.config.saving import SavingConfig
+from sfumato.config.tracking import TrackingConfig
+from sfumato.models.flux.options import FluxOptions
+
+_TRAINING = (
+    LengthConfig, PrecisionConfig, MemoryConfig, NoiseConfig, LossConfig, FlowConfig, SavingConfig,
+    MetadataConfig, HubConfig, TrackingConfig, PreviewConfig,
+)  # fmt: skip
+
+SECTIONS = (*_TRAINING, DistributedConfig, FluxOptions, FileConfig)
+"""Sections of these tools, besides those about the data and their own."""
+
+ABSENT = frozenset(
+    {
+        "cpu_offload_checkpointing", "debiased_estimation_loss", "fp8_base_unet", "initial_epoch",
+        "initial_step", "min_snr_gamma", "scale_v_pred_loss_like_noise_pred", "v_pred_like_loss",
+        "skip_until_initial_step", "deepspeed", "zero_stage", "zero3_init_flag", "zero3_save_16bit_model",
+        "fp16_master_weights_and_gradients", "offload_optimizer_device", "offload_optimizer_nvme_path",
+        "offload_param_device", "offload_param_nvme_path", "no_metadata", "training_comment",
+        "save_model_as", "split_mode", "validation_seed", "validation_split",
+    }
+)  # fmt: skip
+"""Options that these tools have not, though they share sections with the trainers."""
+
+CHOICES = {"weighting_scheme": ("sigma_sqrt", "logit_normal", "mode", "cosmap", "none", "uniform")}
+"""Values that an option allows here; the trainers leave one out."""
+
+_USED = {"seed", "masked_loss", "output_dir", "mixed_precision", "highvram"}
+
+
+def because(reason: str, names: Iterable[str]) -> dict[str, str]:
+    """Give several options the same reason for having no effect."""
+    return dict.fromkeys(names, reason)
+
+
+NO_WORKERS: Mapping[str, str] = because(
+    "pictures are decoded in threads of one process",
+    ("max_data_loader_n_workers", "persistent_data_loader_workers"),
+)
+"""Options about processes that load data."""
+
+NO_TRAINING: Mapping[str, str] = because(
+    "nothing is trained here",
+    (
+        *(options_of(_TRAINING, {}).keys() - _USED - ABSENT),
+        "v_parameterization",
+        "controlnet_model_name_or_path",
+    ),
+)
+"""Options about training."""
+
+NO_TEXT: Mapping[str, str] = because(
+    "no captions are encoded here",
+    (
+        "cache_text_encoder_outputs", "cache_text_encoder_outputs_to_disk", "text_encoder_batch_size",
+        "clip_skip", "max_token_length", "clip_l", "t5xxl", "t5xxl_max_token_length", "apply_t5_attn_mask",
+        "tokenizer_cache_dir",
+    ),
+)  # fmt: skip
+"""Options about text encoders."""
+
+NO_PICTURES: Mapping[str, str] = because(
+    "no pictures are encoded here", ("cache_latents", "cache_latents_to_disk", "vae_batch_size", "vae", "ae")
+)
+"""Options about autoencoders."""
