@@ -53,11 +53,12 @@ from sfumato.config.preview import PreviewConfig
 from sfumato.config.report import ReportConfig
 from sfumato.config.resizing import ResizingConfig
 from sfumato.config.run import Run
-from sfumato.config.saving import SavingConfig
+from sfumato.config.saving import FOLDER_FORMATS, SavingConfig
 from sfumato.config.schedule import ScheduleConfig
 from sfumato.config.splitting import SplittingConfig
 from sfumato.config.tracking import TrackingConfig
 from sfumato.config.validation import ValidationConfig
+from sfumato.config.whole_model import WholeModelConfig
 from sfumato.errors import UserError
 from sfumato.models.choice import FamilyChoice
 from sfumato.models.flux.options import (
@@ -184,8 +185,7 @@ WHY_UNSUPPORTED: Mapping[str, str] = {
 """Why an option is not supported, where that is no matter of time."""
 
 NOT_BUILT_FOR_TRAINING = (
-    _names("fused_backward_pass")
-    | _names("deepspeed zero_stage zero3_init_flag zero3_save_16bit_model fp16_master_weights_and_gradients")
+    _names("deepspeed zero_stage zero3_init_flag zero3_save_16bit_model fp16_master_weights_and_gradients")
     | _names(
         "offload_optimizer_device offload_optimizer_nvme_path offload_param_device offload_param_nvme_path"
     )
@@ -212,6 +212,13 @@ _ALWAYS_OURS: Mapping[str, str] = {
     "lowram": "models are always loaded straight onto the device, one tensor at a time",
 }
 
+_FLUX_WITHOUT_EFFECT: Mapping[str, str] = {
+    **NOT_WITH_FLOW,
+    **_ALWAYS_OURS,
+    "max_token_length": "CLIP-L always reads 77 tokens; --t5xxl_max_token_length sets T5's",
+    "vae": "the autoencoder is given as --ae",
+}
+
 _NO_LOADING_OR_TRAINING = {**precaching.NO_WORKERS, **precaching.NO_TRAINING, **_ALWAYS_OURS}
 
 _ALWAYS_STREAMED: Mapping[str, str] = {"mem_eff_load_save": "one tensor is read and written at a time anyway"}
@@ -231,12 +238,28 @@ SCRIPTS: tuple[Script, ...] = (
         command_overrides={"network_module": "networks.lora_flux", "strict": True},
         unsupported=NOT_BUILT_FOR_TRAINING
         | _names("model_type controlnet_model_name_or_path weighted_captions"),
+        without_effect={**_FLUX_WITHOUT_EFFECT, "no_half_vae": "this autoencoder does not overflow"},
+    ),
+    Script(
+        name="flux_train",
+        summary="Train all weights of FLUX.1.",
+        family="flux",
+        command="train",
+        method="full",
+        trainable="full",
+        sections=(*_DATA, *_TRAINING, FlowConfig, FluxOptions, WholeModelConfig, *_OUTPUT),
+        absent=_names("prior_loss_weight no_metadata training_comment fp8_base_unet no_half_vae split_mode")
+        | _names("skip_until_initial_step initial_epoch initial_step validation_seed validation_split")
+        | _names("validate_every_n_steps validate_every_n_epochs max_validation_steps"),
+        overrides={"save_model_as": None},
+        choices={"save_model_as": (None, "ckpt", "safetensors", *FOLDER_FORMATS)},
+        command_overrides={"strict": True},
+        unsupported=NOT_BUILT_FOR_TRAINING
+        | _names("model_type controlnet_model_name_or_path weighted_captions"),
         without_effect={
-            **NOT_WITH_FLOW,
-            **_ALWAYS_OURS,
-            "max_token_length": "CLIP-L always reads 77 tokens; --t5xxl_max_token_length sets T5's",
-            "vae": "the autoencoder is given as --ae",
-            "no_half_vae": "this autoencoder does not overflow",
+            **_FLUX_WITHOUT_EFFECT,
+            "mem_eff_save": "files are always written one tensor at a time",
+            "use_safetensors": "files are safetensors unless --save_model_as says otherwise",
         },
     ),
     Script(

@@ -43,6 +43,10 @@ _EXCLUSIVE: tuple[tuple[str, str, str], ...] = (
     ("cpu_offload_checkpointing", "split_mode", "both move the same memory"),
     ("v_pred_like_loss", "v_parameterization", "a velocity model has that loss already"),
     ("full_fp16", "full_bf16", "there is one number format"),
+    ("fused_backward_pass", "blockwise_fused_optimizers", "one updates weight by weight, one block by block"),
+    ("fused_optimizer_groups", "blockwise_fused_optimizers", "there is one way to part the weights"),
+    ("cpu_offload_checkpointing", "double_blocks_to_swap", "both move the same memory"),
+    ("cpu_offload_checkpointing", "single_blocks_to_swap", "both move the same memory"),
 )
 """(option, option, why they cannot go together)."""
 
@@ -70,8 +74,9 @@ def _is_swap_compilable(values: _Values) -> bool:
     return values["gradient_checkpointing"] or not (values["blocks_to_swap"] or values["split_mode"])
 
 
-def _is_fusable(values: _Values) -> bool:
-    return values["optimizer_type"].lower() == "adafactor" and values["gradient_accumulation_steps"] == 1
+def _is_swap_fused(values: _Values) -> bool:
+    whole = values.get("blockwise_fused_optimizers")  # trainers of whole models alone have it
+    return whole is None or whole or values["fused_backward_pass"]
 
 
 _NEEDS: tuple[tuple[tuple[str, ...], Callable[[_Values], bool], str], ...] = (
@@ -80,7 +85,16 @@ _NEEDS: tuple[tuple[tuple[str, ...], Callable[[_Values], bool], str], ...] = (
     (("fp8_base", "fp8_base_unet"), _mixed_precision("fp16", "bf16"), "--mixed_precision bf16 (or fp16)"),
     (("split_mode",), _trains_only_the_end, "--network_args train_blocks=single: the front stays as it is"),
     (("torch_compile",), _is_swap_compilable, "--gradient_checkpointing where blocks are swapped"),
-    (("fused_backward_pass",), _is_fusable, "--optimizer_type Adafactor and no gradient accumulation"),
+    (
+        ("fused_backward_pass", "blockwise_fused_optimizers", "fused_optimizer_groups"),
+        _mixed_precision("no", "bf16"),
+        "--mixed_precision bf16: with fp16 no gradient is known to be good before all are there",
+    ),
+    (
+        ("blocks_to_swap", "double_blocks_to_swap", "single_blocks_to_swap"),
+        _is_swap_fused,
+        "--fused_backward_pass or --blockwise_fused_optimizers: weights can change only while they are there",
+    ),
     (("adaptive_noise_scale",), lambda values: values["noise_offset"], "--noise_offset"),
     (
         ("scale_v_pred_loss_like_noise_pred",),

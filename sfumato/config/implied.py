@@ -12,6 +12,7 @@ from sfumato.config.optimizer import OptimizerConfig
 from sfumato.config.precision import PrecisionConfig
 from sfumato.config.run import Run
 from sfumato.config.tracking import TrackingConfig
+from sfumato.config.whole_model import WholeModelConfig
 
 _SWITCHES: tuple[tuple[type, str, str, Any], ...] = (
     (CachingConfig, "cache_latents_to_disk", "cache_latents", True),
@@ -31,7 +32,16 @@ def imply(run: Run) -> tuple[Run, list[str]]:
         if section in run and getattr(run[section], cause) and getattr(run[section], name) != value:
             run = _with(run, section, **{name: value})
             messages.append(f"--{cause} sets {name}" + ("" if value is True else f" to {value}"))
-    for rule in (_tracker, _older_spelling, _data_folders, _loader, _swap):
+    for rule in (
+        _tracker,
+        _older_spelling,
+        _data_folders,
+        _loader,
+        _older_check,
+        _older_swap,
+        _swap,
+        _shares,
+    ):
         run = rule(run, messages)
     return run, messages
 
@@ -67,6 +77,35 @@ def _loader(run: Run, messages: list[str]) -> Run:
         return run
     messages.append("--max_data_loader_n_workers 0 leaves persistent_data_loader_workers nothing to keep")
     return _with(run, LoaderConfig, persistent_data_loader_workers=False)
+
+
+def _older_check(run: Run, messages: list[str]) -> Run:
+    if not run[WholeModelConfig].skip_latents_validity_check:
+        return run
+    messages.append("--skip_latents_validity_check is read as skip_cache_check")
+    run = _with(run, WholeModelConfig, skip_latents_validity_check=False)
+    return _with(run, CachingConfig, skip_cache_check=True)
+
+
+def _older_swap(run: Run, messages: list[str]) -> Run:
+    whole = run[WholeModelConfig]
+    num = (whole.double_blocks_to_swap or 0) + (whole.single_blocks_to_swap or 0) // 2
+    if not (whole.double_blocks_to_swap or whole.single_blocks_to_swap):
+        return run
+    older = dict.fromkeys(("double_blocks_to_swap", "single_blocks_to_swap"))
+    run = _with(run, WholeModelConfig, **older)
+    if run[MemoryConfig].blocks_to_swap:
+        messages.append("--blocks_to_swap replaces double_blocks_to_swap and single_blocks_to_swap")
+        return run
+    messages.append(f"--double_blocks_to_swap and --single_blocks_to_swap are read as blocks_to_swap: {num}")
+    return _with(run, MemoryConfig, blocks_to_swap=num)
+
+
+def _shares(run: Run, messages: list[str]) -> Run:
+    if not (run[OptimizerConfig].fused_backward_pass and run[WholeModelConfig].fused_optimizer_groups):
+        return run
+    messages.append("--fused_backward_pass updates weight by weight, so fused_optimizer_groups is left out")
+    return _with(run, WholeModelConfig, fused_optimizer_groups=None)
 
 
 def _swap(run: Run, messages: list[str]) -> Run:

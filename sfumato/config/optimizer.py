@@ -32,7 +32,8 @@ class OptimizerConfig:
     """What a step whose loss or gradients are not finite does: stop the run, or change nothing and go on."""
 
     fused_backward_pass: bool = False
-    """Update each weight as soon as its gradient is known; saves the memory of gradients. Adafactor only."""
+    """Update each weight as soon as its gradient is known, and free that: saves the memory of gradients. For
+    optimizers that can step weights one by one: not Prodigy and D-Adaptation."""
 
     def __post_init__(self) -> None:
         at_least(self, 0, "max_grad_norm")

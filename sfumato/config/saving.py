@@ -1,9 +1,12 @@
 """What is written, where and how often."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from sfumato.config.checks import at_least
+
+FOLDER_FORMATS = ("diffusers", "diffusers_safetensors")
+"""Values of `save_model_as` that write a folder."""
 
 
 @dataclass(frozen=True)
@@ -16,8 +19,11 @@ class SavingConfig:
     output_name: str | None = None
     """Name of the saved files, without suffix."""
 
-    save_model_as: Literal[None, "ckpt", "pt", "safetensors"] = "safetensors"
-    """File format; prefer safetensors, the other two are pickled files."""
+    save_model_as: Literal[None, "ckpt", "pt", "safetensors", "diffusers", "diffusers_safetensors"] = field(
+        default="safetensors", metadata={"choices": (None, "ckpt", "pt", "safetensors")}
+    )
+    """File format; prefer safetensors: ckpt and pt are pickled files. Whole models can be saved as folders in
+    the layout of diffusers."""
 
     save_precision: Literal[None, "float", "fp16", "bf16"] = None
     """Number format of saved weights; that of training when not given."""

@@ -270,6 +270,15 @@ class ReadsEmphasis(Protocol):
         ...
 
 
+@runtime_checkable
+class SavesForDiffusers(Protocol):
+    """A family that can write a part as a folder in diffusers' layout, too."""
+
+    def save_for_diffusers(self, part: str, model: nn.Module, folder: Path, dtype: torch.dtype) -> None:
+        """Write one part to its place in a folder from which diffusers loads it."""
+        ...
+
+
 def family_for(run: Run) -> Family:
     """Return the run's family, bound to the run's paths and options.
 

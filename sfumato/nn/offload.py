@@ -77,7 +77,8 @@ def _own(module: nn.Module) -> list[Tensor]:
 class BlockSwap:
     """Lets blocks of one model take turns on the device, from now on.
 
-    Weights of these blocks may change only in `after_backward`. Before others read them, call `settle`.
+    Weights of these blocks may change only in `after_backward`, or between a gradient's arrival and that, or
+    after `recall`. Before others read them, call `settle` or `recall`.
     """
 
     def __init__(
@@ -120,6 +121,15 @@ class BlockSwap:
     def settle(self) -> None:
         """Return when no copy is under way, so that weights can be read wherever they are."""
         self._carrier.settle()
+
+    def recall(self) -> None:
+        """Let every block's weights be those in main memory, where others may read and change them."""
+        self._carrier.settle()
+        for slot in self._slots:
+            if slot.block is not None:
+                self._blocks[slot.block].move_home()
+            slot.block, slot.free = None, None
+            slot.arrival.clear()
 
     def _attach(self, index: int, block: nn.Module) -> None:
         def before(_: nn.Module, args: Any, kwargs: Any) -> Any:

@@ -57,6 +57,14 @@ class Processes:
         if self.world > 1:
             _together(lambda: torch.distributed.all_reduce(tensor))
 
+    def from_first(self, number: int) -> int:
+        """Return the number that the first process gives."""
+        if self.world == 1:
+            return number
+        told = torch.tensor(number, device=self.device)
+        _together(lambda: torch.distributed.broadcast(told, src=0))
+        return int(told)
+
     def wait(self) -> None:
         """Wait until every process is here."""
         _together(self.accelerator.wait_for_everyone)

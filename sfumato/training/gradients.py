@@ -33,18 +33,23 @@ class FlatGradients:
 
     def tame_(self, norm: Tensor, max_norm: float) -> None:
         """Clip to `max_norm` (0: no clipping); if `norm` is not finite, make all gradients zero."""
-        factor = torch.ones_like(norm)
-        if max_norm > 0:
-            factor = (max_norm / (norm + 1e-6)).clamp(max=1.0)
-        factor = torch.where(torch.isfinite(norm), factor, 0.0)
-        # Where looking makes nobody wait, passes over all gradients that would change nothing are left out.
-        seen = factor.item() if factor.device.type == "cpu" else None
-        if seen == 1:
-            return
-        for buffer in self._buffers:
-            buffer.mul_(factor.to(buffer.dtype))
-            if not seen:
-                buffer.nan_to_num_(0.0, 0.0, 0.0)  # 0 * nan is nan; where the norm is finite there is none
+        tame_(self._buffers, norm, max_norm)
+
+
+def tame_(gradients: Iterable[Tensor], norm: Tensor, max_norm: float) -> None:
+    """Clip gradients of this `norm` to `max_norm` (0: no clipping); if it is not finite, make them zero."""
+    factor = torch.ones_like(norm)
+    if max_norm > 0:
+        factor = (max_norm / (norm + 1e-6)).clamp(max=1.0)
+    factor = torch.where(torch.isfinite(norm), factor, 0.0)
+    # Where looking makes nobody wait, passes over all gradients that would change nothing are left out.
+    seen = factor.item() if factor.device.type == "cpu" else None
+    if seen == 1:
+        return
+    for gradient in gradients:
+        gradient.mul_(factor.to(gradient.dtype))
+        if not seen:
+            gradient.nan_to_num_(0.0, 0.0, 0.0)  # 0 * nan is nan; where the norm is finite there is none
 
 
 def _flatten(parameters: Sequence[nn.Parameter]) -> Tensor:

@@ -15,7 +15,7 @@ from sfumato.training.distributed import has_accelerator
 from sfumato.training.plan import Plan, Step
 from sfumato.training.progress import LateReader, Reading
 from sfumato.training.trainables import Trainable
-from sfumato.training.update import Update
+from sfumato.training.update import WeightUpdate
 
 
 class Observer(Protocol):
@@ -42,7 +42,7 @@ class Loop:
     """
 
     trainable: Trainable
-    update: Update
+    update: WeightUpdate
     plan: Plan
     batches: Iterator[Batch]
     seed: int
@@ -59,7 +59,9 @@ class Loop:
         for step in self.plan.steps(self.finished):
             paths = self._take(step)
             self.reached = step
-            self._tell(self._late.exchange(step, self._values, paths, self.update.rates(), self._names))
+            self._tell(
+                self._late.exchange(step, self._values, paths, self.update.stepping.rates(), self._names)
+            )
             for observer in self.observers:
                 observer.after(step)
             if self.should_stop():
@@ -76,7 +78,7 @@ class Loop:
         processes = self.update.processes
         paths: list[str] = []
         self.trainable.step_begins(step)
-        self.update.begin()
+        self.update.begin(step)
         for _, number in step.of_process(processes.rank, processes.world):
             batch = next(self.batches)
             rng = _reseed(self.seed, number)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import takewhile
 
 import torch
@@ -35,6 +35,7 @@ class Swap:
 
     family: Family
     indices: tuple[int, ...]
+    _placed: list[offload.BlockSwap] = field(default_factory=list)
 
     def place(
         self,
@@ -55,7 +56,13 @@ class Swap:
             "%d of %d blocks, %.2f GB, wait in main memory; they take turns in %.2f GB on the device",
             *(len(chosen), len(blocks), swap.num_bytes / 1e9, swap.slot_bytes / 1e9),
         )
+        self._placed.append(swap)
         return swap
+
+    def recall(self) -> None:
+        """Let all weights that travel be where others can read and change them."""
+        for swap in self._placed:
+            swap.recall()
 
 
 def prepare_blocks(config: MemoryConfig, blocks: Sequence[nn.Module]) -> None:

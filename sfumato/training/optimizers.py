@@ -14,6 +14,7 @@ import torch
 
 from sfumato.config.optimizer import OptimizerConfig
 from sfumato.errors import UserError
+from sfumato.training.stepping import Stepping
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +61,10 @@ TAKES_ONE_RATE = ("Prodigy", "DAdaptAdam", "DAdaptAdamPreprint", "DAdaptLion", "
 """Those of them that fail in their first step if parameter groups have different rates."""
 
 
+_MOST_STATE_BYTES = 16
+_SAMPLE = 256
+"""Side of a matrix whose state tells that of larger ones; smaller ones do not get states of 8 bits."""
+
 ELEMENTWISE = (
     *(torch.optim.Adam, torch.optim.AdamW, torch.optim.Adamax, torch.optim.NAdam, torch.optim.RAdam),
     *(torch.optim.SGD, torch.optim.RMSprop, torch.optim.Adagrad, torch.optim.Adadelta),
@@ -95,6 +100,54 @@ class OptimizerPlan:
     def is_elementwise(self) -> bool:
         """Whether the optimizer computes the same on several tensors and on one that holds them all."""
         return self.kind in ELEMENTWISE
+
+    @property
+    def steps_apart(self) -> bool:
+        """Whether stepping weights one by one is the same as stepping them together.
+
+        Optimizers that find their rate from all weights at once are known not to; any other is tried.
+        """
+        if _guesses_its_rate(self.kind):
+            return False
+        try:
+            together, apart = (self._try(is_apart=is_apart) for is_apart in (False, True))
+        except (TypeError, ValueError, RuntimeError, UserError) as error:
+            logger.debug("%s cannot step weights one by one: %s", self.kind.__name__, error)
+            return False
+        return all(torch.equal(a, b) for a, b in zip(together, apart, strict=True))
+
+    def _try(self, *, is_apart: bool) -> list[torch.Tensor]:
+        """Return what three steps make of two small weights, in groups of their own or in one."""
+        rng = torch.Generator().manual_seed(0)
+        weights = [torch.nn.Parameter(torch.randn(shape, generator=rng)) for shape in ((3, 4), (5,))]
+        groups = [{"params": [weight]} for weight in weights] if is_apart else [{"params": weights}]
+        stepping = Stepping(self.build(groups, 1e-2))
+        for _ in range(3):
+            for index, weight in enumerate(weights):
+                weight.grad = torch.randn(weight.shape, generator=rng)
+                if is_apart:
+                    stepping.step_share(index)
+            if not is_apart:
+                stepping.step()
+        return [weight.detach() for weight in weights]
+
+    def state_bytes(self, num_weights: int) -> int:
+        """Return about how much the optimizer remembers of so many weights, in bytes."""
+        try:
+            return self._state_bytes() * num_weights // _SAMPLE**2
+        except (TypeError, ValueError, RuntimeError, UserError):  # training will say what is wrong
+            return num_weights * _MOST_STATE_BYTES
+
+    def _state_bytes(self) -> int:
+        """Return how much the optimizer remembers of a matrix of `_SAMPLE` by `_SAMPLE` weights."""
+        if _guesses_its_rate(self.kind):
+            return _SAMPLE**2 * _MOST_STATE_BYTES
+        weight = torch.nn.Parameter(torch.zeros(_SAMPLE, _SAMPLE))
+        stepping = Stepping(self.build([{"params": [weight]}], 1e-2))
+        weight.grad = torch.zeros_like(weight)
+        stepping.step()
+        kept = (value for value in stepping.optimizer.state[weight].values() if torch.is_tensor(value))
+        return sum(value.nbytes for value in kept)
 
     @property
     def is_schedule_free(self) -> bool:

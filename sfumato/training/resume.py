@@ -1,6 +1,8 @@
 """States: all that an interrupted run needs to go on as if it had never stopped.
 
-A state is a folder with `state.safetensors` (weights, optimizer) and `state.json` (position, options).
+A state is a folder with `state.safetensors` (weights, optimizer) and `state.json` (position, options). Where
+the saved file holds the weights exactly as they are trained, the state shares it: `weights.safetensors` is
+another name of the same bytes, so that a large model is written once and either can be removed.
 Generators need no saving: every draw is a function of the seed and of the position (`loop.py`).
 """
 
@@ -8,6 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -23,11 +26,14 @@ from sfumato.checkpoints.tensors import TensorReader, open_tensors, write_tensor
 from sfumato.errors import UserError
 from sfumato.training.trainables import Trainable
 from sfumato.training.tree import put_together, take_apart
-from sfumato.training.update import Update
+from sfumato.training.update import WeightUpdate
 
 logger = logging.getLogger(__name__)
 
-TENSORS, RECORD, POSITION = "state.safetensors", "state.json", "train_state.json"
+TENSORS, WEIGHTS = "state.safetensors", "weights.safetensors"
+RECORD, POSITION = "state.json", "train_state.json"
+OWN = "weights/"
+"""What stands before the names of weights in a state's own file."""
 VERSION = 2
 
 PLACES = ("resume", "output_dir", "output_name", "logging_dir", "log_tracker_name", "wandb_run_name")
@@ -71,50 +77,71 @@ class State:
             if before.get(name) != now.get(name)
         ]
 
-    def restore(self, trainable: Trainable, update: Update) -> None:
+    def restore(self, trainable: Trainable, update: WeightUpdate) -> None:
         """Put weights, optimizer, schedule and scaler back as they were.
 
         Raises:
             UserError: the state belongs to other weights or to another optimizer.
         """
-        kind = _kind(update.optimizer)
+        kind = _kind(update.stepping.optimizer)
         if self.record["kind"] != kind:
             raise UserError(
                 f"--resume {self.folder} was saved with {self.record['kind']} and the run has {kind}; "
                 "resume with the same --optimizer_type"
             )
+        shares = (self.folder / WEIGHTS).exists()
+        with open_tensors(self.folder / (WEIGHTS if shares else TENSORS)) as reader:
+            _restore_weights(trainable, reader, "" if shares else OWN, self.folder)
         with open_tensors(self.folder / TENSORS) as reader:
-            _restore_weights(trainable, reader, self.folder)
-            _restore_optimizer(update.optimizer, self.record["optimizer"], reader, self.folder)
-            for name, part in (("scheduler", update.scheduler), ("scaler", update.scaler)):
+            _restore_optimizer(update.stepping.optimizer, self.record["optimizer"], reader, self.folder)
+            for name, part in (("scheduler", update.stepping.scheduler), ("scaler", update.scaler)):
                 if part is not None and self.record[name] is not None:
                     part.load_state_dict(put_together(self.record[name], lambda key, _: reader.get(key)))
 
 
 def save_state(
-    folder: Path, trainable: Trainable, update: Update, finished: int, epoch: int, record: Mapping[str, Any]
+    folder: Path,
+    trainable: Trainable,
+    update: WeightUpdate,
+    finished: int,
+    epoch: int,
+    record: Mapping[str, Any],
+    saved: Path | None = None,
 ) -> None:
     """Write a state folder; until it is complete, one that was there before stays.
 
     Args:
+        saved: a file on the same disk that holds just the tensors of `trainable` as they are now.
         finished: optimizer steps done.
         record: `seed` and `options` of the run.
     """
-    tensors = {f"weights/{name}": tensor.detach() for name, tensor in trainable.tensors()}
+    tensors: dict[str, Tensor] = {}
     trees: dict[str, Any] = {}
     for name, content in (
-        ("optimizer", _optimizer_content(update.optimizer)),
-        ("scheduler", update.scheduler and update.scheduler.state_dict()),
+        ("optimizer", _optimizer_content(update.stepping.optimizer)),
+        ("scheduler", update.stepping.scheduler and update.stepping.scheduler.state_dict()),
         ("scaler", update.scaler and update.scaler.state_dict()),
     ):
         trees[name], found = take_apart(content, name)
         tensors |= found
     with _replacing(folder) as unfinished:
+        if saved is None or not _is_linked(saved, unfinished / WEIGHTS):
+            tensors |= {f"{OWN}{name}": tensor.detach() for name, tensor in trainable.tensors()}
         write_tensors(unfinished / TENSORS, tensors, {"format": "pt"})
-        position = {"finished": finished, "epoch": epoch, "kind": _kind(update.optimizer)}
+        position = {"finished": finished, "epoch": epoch, "kind": _kind(update.stepping.optimizer)}
         _write_json(unfinished / RECORD, {"version": VERSION, **position, **trees, **record})
         # The file by which sd-scripts knows a state's position. It comes last: with it a state is complete.
         _write_json(unfinished / POSITION, {"current_epoch": epoch, "current_step": finished + 1})
+
+
+def _is_linked(saved: Path, name: Path) -> bool:
+    """Give a file a second name; return whether the file system can do that."""
+    try:
+        os.link(saved, name)
+    except OSError as error:
+        logger.debug("%s cannot be shared with the state, so it is written again: %s", saved, error)
+        return False
+    return True
 
 
 def read_state(folder: Path) -> State:
@@ -174,14 +201,17 @@ def _check_tensors(folder: Path, record: Any) -> None:
         return torch.empty(0)
 
     put_together(record["optimizer"], note)
+    if (folder / WEIGHTS).exists():
+        with open_tensors(folder / WEIGHTS):
+            pass
     with open_tensors(folder / TENSORS) as reader:
         if missing := [name for name in wanted if name not in reader]:
             raise UserError(f"{folder / TENSORS} lacks {missing[0]}; resume from another state")
 
 
-def _restore_weights(trainable: Trainable, reader: TensorReader, folder: Path) -> None:
+def _restore_weights(trainable: Trainable, reader: TensorReader, prefix: str, folder: Path) -> None:
     for name, tensor in trainable.tensors():
-        key = f"weights/{name}"
+        key = f"{prefix}{name}"
         if key not in reader or reader.shape(key) != tuple(tensor.shape):
             found = reader.shape(key) if key in reader else "nothing"
             raise UserError(
@@ -221,7 +251,7 @@ def _restore_optimizer(
     if len(saved["groups"]) != len(optimizer.param_groups):
         raise UserError(
             f"--resume {folder} has {len(saved['groups'])} groups of weights and the run has "
-            f"{len(optimizer.param_groups)}; resume with the learning rates of the run that saved it"
+            f"{len(optimizer.param_groups)}; resume with the learning rates and the fusing of that run"
         )
     for group, before in zip(optimizer.param_groups, saved["groups"], strict=True):
         group |= before

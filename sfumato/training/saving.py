@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sfumato.checkpoints.atomic import require_disk_space
-from sfumato.config.saving import SavingConfig
+from sfumato.config.saving import FOLDER_FORMATS, SavingConfig
 from sfumato.errors import UserError
 from sfumato.training.plan import Plan, Step
 from sfumato.training.progress import Reading
@@ -55,7 +55,9 @@ def names_for(config: SavingConfig) -> Names:
     """
     if not config.output_dir:
         raise UserError("--output_dir is missing; give the folder to save to")
-    return Names(Path(config.output_dir), config.output_name, f".{config.save_model_as or 'safetensors'}")
+    kind = config.save_model_as or "safetensors"
+    suffix = "" if kind in FOLDER_FORMATS else f".{kind}"
+    return Names(Path(config.output_dir), config.output_name, suffix)
 
 
 @dataclass(frozen=True)
@@ -160,7 +162,7 @@ class Saver:
 
     Attributes:
         save: writes the weights as they are now to a path.
-        save_state: writes a state as it is now to a folder.
+        save_state: writes a state as it is now to a folder, given the file that was just saved.
         on_saved: told each path, so that others can mention the last good save.
         before: called before each save; may raise to prevent it.
     """
@@ -169,7 +171,7 @@ class Saver:
     keeping: Keeping
     plan: Plan
     save: Callable[[Path, Step], None]
-    save_state: Callable[[Path, Step], None]
+    save_state: Callable[[Path, Path, Step], None]
     on_saved: Callable[[Path], None] = lambda path: None
     before: Callable[[], None] = lambda: None
 
@@ -201,7 +203,7 @@ class Saver:
         self.save(path, step)
         logger.info("saved %s", path)
         if with_state:
-            self.save_state(self.names.state(path), step)
+            self.save_state(self.names.state(path), path, step)
             logger.info("saved %s", self.names.state(path))
         self.on_saved(path)
 

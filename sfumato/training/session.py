@@ -37,7 +37,6 @@ from sfumato.training import metadata, schedulers, trackers
 from sfumato.training.caches import cache_captions, cache_pictures, sets_of
 from sfumato.training.distributed import LateVote, Processes
 from sfumato.training.ending import run_or_save
-from sfumato.training.flat import FlatParameter, flatten
 from sfumato.training.interrupt import Interrupt
 from sfumato.training.loop import Loop, Observer
 from sfumato.training.memory import Swap
@@ -49,7 +48,8 @@ from sfumato.training.progress import Averages, Bar, FiniteGuard
 from sfumato.training.resume import State, save_state
 from sfumato.training.saving import Keeping, Names, Saver
 from sfumato.training.trainables import Method, ParameterGroup, Trainable
-from sfumato.training.update import Update
+from sfumato.training.update import WeightUpdate
+from sfumato.training.updates import update_for
 from sfumato.training.validation import ValidationObserver, rhythm_for
 
 logger = logging.getLogger(__name__)
@@ -113,18 +113,21 @@ class Session:
         self._fill_caches(parts)
         torch.manual_seed(seeds.derive("initial weights", self.seed))
         trainable = self.method.build(parts, self.precision, self.live_encoders)
-        update = self._update(trainable.groups())
+        update = self._update(parts, trainable.groups())
         if self.state is not None:
+            update.stepping.recall()
             self.state.restore(trainable, update)
             logger.info("resuming after step %d", self.finished)
         self._run(parts, trainable, update)
 
     def _parts(self) -> Parts:
         kept = (VAE,) if self.run[ModelConfig].no_half_vae else ()
+        trained = self.method.trained_parts
         names = (DENOISER, VAE, *self.family.text_outputs)
         # Encoders that run once need no room in the steps, and lose nothing.
         encoders = self.live_encoders if self.precision.fp8_encoders else ()
         dtypes = {name: self.precision.frozen(name, (DENOISER, *encoders), kept) for name in names}
+        dtypes |= dict.fromkeys(trained, self.precision.trained)
         return Parts(
             self.family,
             self.processes.device,
@@ -153,24 +156,14 @@ class Session:
                 )
             parts.release(*self.cached_encoders)
 
-    def _update(self, groups: Sequence[ParameterGroup]) -> Update:
-        config = self.run[OptimizerConfig]
-        rate = config.learning_rate
-        flat: list[FlatParameter] = []
-        described = [group.as_dict() for group in groups]
-        if self.optimizer.is_elementwise:
-            for group in described:
-                joined, group["params"] = flatten(group["params"])
-                flat += joined
-        optimizer = self.optimizer.build(described, rate)
-        scheduler = schedulers.build(
-            self.run[ScheduleConfig], optimizer, self.optimizer, rate, self.plan.num_steps
-        )
-        skips = config.on_nonfinite == "skip"
-        scaler = self.precision.scaler()
-        return Update(optimizer, scheduler, self.processes, config.max_grad_norm, scaler, skips, flat)
+    def _update(self, parts: Parts, groups: Sequence[ParameterGroup]) -> WeightUpdate:
+        blocks = self.family.blocks(DENOISER, parts[DENOISER])
+        shared = self.run, self.optimizer, self.precision, self.processes
+        recall = self.swap.recall if self.swap is not None else lambda: None
+        num_steps = self.plan.num_steps
+        return update_for(*shared, groups, blocks, num_steps=num_steps, seed=self.seed, recall=recall)
 
-    def _run(self, parts: Parts, trainable: Trainable, update: Update) -> None:
+    def _run(self, parts: Parts, trainable: Trainable, update: WeightUpdate) -> None:
         guard = FiniteGuard(skips=self.run[OptimizerConfig].on_nonfinite == "skip")
         interrupt, vote = Interrupt(), LateVote(self.processes)
         saver = self._saver(trainable, update, guard) if self.processes.is_first else None
@@ -185,7 +178,7 @@ class Session:
                 self.names,
                 self.precision,
                 self.processes,
-                evaluating=update.evaluating,
+                evaluating=update.stepping.evaluating,
                 should_stop=lambda: interrupt.is_asked,
             )
             observers.append(shown)
@@ -220,7 +213,7 @@ class Session:
         self,
         trainable: Trainable,
         network: Network | None,
-        update: Update,
+        update: WeightUpdate,
         observers: Sequence[Observer],
         interrupt: Interrupt,
     ) -> ValidationObserver | None:
@@ -242,7 +235,7 @@ class Session:
             self.processes,
             network,
             Averages(self.plan.steps_per_epoch),
-            update.evaluating,
+            update.stepping.evaluating,
             record,
             should_stop=lambda: interrupt.is_asked,
         )
@@ -251,12 +244,13 @@ class Session:
         observers: list[Observer] = [guard, Bar(self.plan, self._pictures_per_step(), self.finished)]
         if saver is None:
             return observers
-        stem = self.names.last().with_suffix("")
+        stem = self.names.last()
+        stem = stem.with_name(stem.name.removesuffix(self.names.suffix))
         stem.with_name(f"{stem.name}.config.toml").write_text(to_toml(public_values(self.run)), "utf-8")
         rates = [group.name for group in trainable.groups()]
         metrics = stem.with_name(f"{stem.name}.metrics.jsonl")
         observers.append(trackers.MetricsFile(metrics, rates, self.finished))
-        started = trackers.start(self.run[TrackingConfig], "network_train", public_values(self.run))
+        started = trackers.start(self.run[TrackingConfig], self.method.project, public_values(self.run))
         observers.append(trackers.Recorder(started, rates, self.plan.steps_per_epoch))
         observers.append(saver)
         return observers
@@ -265,33 +259,42 @@ class Session:
         sets = self.training_set.sets
         return sum(len(items) for s in sets for items in s.buckets.values()) / self.plan.steps_per_epoch
 
-    def _saver(self, trainable: Trainable, update: Update, guard: FiniteGuard) -> Saver:
+    def _saver(self, trainable: Trainable, update: WeightUpdate, guard: FiniteGuard) -> Saver:
         save, keep = self._save_with(trainable, update, guard), self._save_state_with(trainable, update)
         return Saver(self.names, self.keeping, self.plan, save, keep, guard.remember)
 
     def _save_with(
-        self, trainable: Trainable, update: Update, guard: FiniteGuard
+        self, trainable: Trainable, update: WeightUpdate, guard: FiniteGuard
     ) -> Callable[[Path, Step], None]:
         # Hashing a 24 GB base takes a minute, so it happens beside the first steps.
         record = ThreadPoolExecutor(1).submit(self._metadata)
+        at_save = metadata.at_save if self.method.is_recorded else lambda step: {}
 
         def save(path: Path, step: Step) -> None:
-            with update.evaluating():
+            with update.stepping.evaluating():
                 guard.check_weights(step, trainable.tensors())
-                trainable.save(path, record.result() | metadata.at_save(step))
+                trainable.save(path, record.result() | at_save(step))
 
         return save
 
-    def _save_state_with(self, trainable: Trainable, update: Update) -> Callable[[Path, Step], None]:
+    def _save_state_with(
+        self, trainable: Trainable, update: WeightUpdate
+    ) -> Callable[[Path, Path, Step], None]:
         record = {"seed": self.seed, "options": public_values(self.run)}
 
-        def save(folder: Path, step: Step) -> None:
-            save_state(folder, trainable, update, step.number, step.epoch, record)
+        is_same = trainable.file_holds_all and not self.optimizer.is_schedule_free
+
+        def save(folder: Path, saved: Path, step: Step) -> None:
+            update.stepping.recall()
+            same = saved if is_same else None
+            save_state(folder, trainable, update, step.number, step.epoch, record, same)
 
         return save
 
     def _metadata(self) -> dict[str, str]:
         rate = self.run[OptimizerConfig].learning_rate
+        if not self.method.is_recorded:
+            return {}
         return metadata.adapter_metadata(
             self.run,
             self.family,

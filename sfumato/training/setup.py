@@ -8,8 +8,6 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
 from sfumato.config.distributed import DistributedConfig
 from sfumato.config.file import FileConfig
 from sfumato.config.length import LengthConfig
@@ -35,6 +33,7 @@ from sfumato.training import (
     saving,
     schedulers,
     trackers,
+    updates,
 )
 from sfumato.training.distributed import Processes
 from sfumato.training.objective import settings_without_effect
@@ -72,6 +71,7 @@ def prepare(run: Run, processes: Processes) -> Session:
     policy = precision.precision_for(run[PrecisionConfig], processes.device)
     optimizer = optimizers.plan(run[OptimizerConfig])
     policy.check_optimizer(optimizer.kind, optimizer.arguments)
+    updates.check(run, optimizer)
     if not (optimizer.is_schedule_free or optimizer.relative_step):
         schedulers.check(run[ScheduleConfig])
     family = family_for(run)
@@ -80,7 +80,7 @@ def prepare(run: Run, processes: Processes) -> Session:
     seed = _seed(run, state, processes)
     family.check((DENOISER, VAE, *family.text_outputs))
     method = method_for(run, family)
-    num_bytes = method.check()
+    volume = method.check(policy)
     swap = memory.plan(run, family, processes.device)
     previews = preview.plan(run, family)
     training_set = _training_set(run, family, seed)
@@ -88,8 +88,10 @@ def prepare(run: Run, processes: Processes) -> Session:
     training_set.max_steps = plan.num_steps
     keeping = saving.keeping_for(run[SavingConfig], plan)
     if processes.is_first:
-        # A state holds the weights and up to two moments of each, in float32.
-        saving.check_output(names, keeping.num_bytes(plan, num_bytes, 6 * num_bytes))
+        state_bytes = optimizer.state_bytes(volume.num_weights)
+        if not volume.file_holds_all or optimizer.is_schedule_free:
+            state_bytes += volume.num_weights * policy.trained.itemsize
+        saving.check_output(names, keeping.num_bytes(plan, volume.file_bytes, state_bytes))
     session = Session(
         run=run,
         processes=processes,
@@ -139,10 +141,7 @@ def _seed(run: Run, state: State | None, processes: Processes) -> int:
         return state.seed
     if given is not None:
         return given
-    chosen = torch.tensor(random.SystemRandom().randint(0, 2**32 - 1), device=processes.device)
-    if processes.world > 1:
-        torch.distributed.broadcast(chosen, src=0)
-    return int(chosen)
+    return processes.from_first(random.SystemRandom().randint(0, 2**32 - 1))
 
 
 def _finished(config: LengthConfig, plan: Plan, state: State | None, names: Names) -> int:

@@ -2,27 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
-from torch import Tensor, nn
-from torch.optim.lr_scheduler import LRScheduler
+from torch import Tensor
 
 from sfumato.training.distributed import Processes
 from sfumato.training.flat import FlatParameter
 from sfumato.training.gradients import FlatGradients
-from sfumato.training.progress import Rate
+from sfumato.training.plan import Step
 from sfumato.training.scaling import Scaler
+from sfumato.training.stepping import Stepping
+
+
+class WeightUpdate(Protocol):
+    """What the loop asks of whoever changes the weights.
+
+    Attributes:
+        scaler: None unless gradients are float16.
+    """
+
+    stepping: Stepping
+    processes: Processes
+    scaler: Scaler | None
+
+    def begin(self, step: Step) -> None:
+        """Start a step."""
+        ...
+
+    def accumulate(self, loss: Tensor) -> None:
+        """Add one micro-batch's share of the step's loss, 0-d, and its gradients."""
+        ...
+
+    def finish(self) -> Tensor:
+        """Change what is left to change; return (2,) float32 on the device: the loss and gradient norm."""
+        ...
 
 
 @dataclass
 class Update:
-    """Accumulate, sum over processes, clip, step.
+    """Accumulate, sum over processes, clip, step; a `WeightUpdate`.
 
     Attributes:
-        scheduler: None for optimizers that need none.
         scaler: None unless gradients are float16.
         max_grad_norm: 0 for no clipping.
         skips_nonfinite: whether a step whose gradients are not finite changes nothing at all. Each step then
@@ -30,8 +53,7 @@ class Update:
         flat: those of the optimizer's parameters that are many of the model's.
     """
 
-    optimizer: torch.optim.Optimizer
-    scheduler: LRScheduler | None
+    stepping: Stepping
     processes: Processes
     max_grad_norm: float
     scaler: Scaler | None = None
@@ -39,17 +61,17 @@ class Update:
     flat: Sequence[FlatParameter] = ()
 
     def __post_init__(self) -> None:
-        self.gradients = FlatGradients(self._parameters)
+        parameters = self.stepping.parameters
+        self.gradients = FlatGradients(parameters)
         for joined in self.flat:
             joined.share_gradient()
-        self._loss = torch.zeros((), device=self._parameters[0].device)
-        if train := getattr(self.optimizer, "train", None):
-            train()
+        self._loss = torch.zeros((), device=parameters[0].device)
 
-    def begin(self) -> None:
+    def begin(self, step: Step) -> None:
         """Start a step."""
         for joined in self.flat:
             joined.check()
+        self.stepping.begin(step.number)
         self.gradients.zero()
         self._loss.zero_()
 
@@ -70,55 +92,17 @@ class Update:
         norm = self.gradients.norm()
         self.gradients.tame_(norm, self.max_grad_norm)
         if not self.skips_nonfinite or bool(norm.isfinite()):
-            self.optimizer.step()
-        self._advance()
+            self.stepping.step()
+        self.stepping.advance()
         return torch.stack([self._loss, norm])
 
     def _finish_scaled(self, scaler: Scaler) -> Tensor:
         """Step as float16 asks: an overflow lowers the scale and skips the step, which is no failure."""
-        scaler.unscale_(self.optimizer)
+        optimizer = self.stepping.optimizer
+        scaler.unscale_(optimizer)
         norm = self.gradients.norm()
         self.gradients.tame_(norm, self.max_grad_norm)
-        scaler.step(self.optimizer)
+        scaler.step(optimizer)
         scaler.update()
-        self._advance()
+        self.stepping.advance()
         return torch.stack([self._loss, torch.nan_to_num(norm, posinf=0.0)])
-
-    def _advance(self) -> None:
-        if self.scheduler is not None:
-            self.scheduler.step()
-
-    @contextmanager
-    def evaluating(self) -> Iterator[None]:
-        """Let the weights be those to use, not those to train, for the duration of a `with` block.
-
-        They differ for schedule-free optimizers alone: gradients are taken at y, between the fast sequence
-        and the average x that is the result (Defazio et al. 2024, equations 3 to 5).
-        """
-        evaluate, train = (getattr(self.optimizer, name, None) for name in ("eval", "train"))
-        if evaluate is None or train is None:
-            yield
-            return
-        # Going to x and back rounds, so that the run would depend on when it saves: y is kept instead.
-        kept = [parameter.detach().to("cpu", copy=True) for parameter in self._parameters]
-        evaluate()
-        try:
-            yield
-        finally:
-            train()
-            for parameter, before in zip(self._parameters, kept, strict=True):
-                parameter.detach().copy_(before)
-
-    @property
-    def _parameters(self) -> list[nn.Parameter]:
-        return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
-
-    def rates(self) -> list[Rate]:
-        """Return each group's learning rate."""
-        return [
-            Rate(
-                float(group.get("scheduled_lr", group["lr"]) or 0.0),
-                float(group["d"]) if "d" in group else None,
-            )
-            for group in self.optimizer.param_groups
-        ]

@@ -6,7 +6,11 @@ import torch
 from torch import nn
 
 from sfumato.training import flat, optimizers
+from sfumato.training.plan import Plan
+from sfumato.training.stepping import Stepping
 from sfumato.training.update import Update
+
+STEP = Plan(1, 1, 1).step(1)
 
 
 class Alone:
@@ -22,10 +26,10 @@ def _model() -> nn.Module:
 def _train(kind: type, *, joined: bool, num_steps: int = 5, **arguments: Any) -> tuple[nn.Module, Update]:
     model = _model()
     pieces, parameters = flat.flatten(model.parameters()) if joined else ([], list(model.parameters()))
-    update = Update(kind(parameters, lr=1e-2, **arguments), None, Alone(), 1.0, flat=pieces)  # type: ignore[arg-type]
+    update = Update(Stepping(kind(parameters, lr=1e-2, **arguments)), Alone(), 1.0, flat=pieces)  # type: ignore[arg-type]
     data = torch.randn(8, 24, generator=torch.Generator().manual_seed(1))
     for _ in range(num_steps):
-        update.begin()
+        update.begin(STEP)
         update.accumulate(model(data).square().mean() * 10)
         update.finish()
     return model, update
@@ -34,7 +38,7 @@ def _train(kind: type, *, joined: bool, num_steps: int = 5, **arguments: Any) ->
 @pytest.mark.parametrize("kind", optimizers.ELEMENTWISE, ids=lambda kind: kind.__name__)
 def test_joined_parameters_are_trained_like_separate_ones(kind: type) -> None:
     (apart, _), (joined, update) = _train(kind, joined=False), _train(kind, joined=True)
-    assert len(update.optimizer.param_groups[0]["params"]) == 1
+    assert len(update.stepping.optimizer.param_groups[0]["params"]) == 1
     for a, b, start in zip(apart.parameters(), joined.parameters(), _model().parameters(), strict=True):
         assert torch.equal(a, b)
         assert not torch.equal(a, start)
@@ -77,4 +81,4 @@ def test_a_parameter_that_was_given_other_memory_is_noticed_at_the_next_step() -
     weight = next(model.parameters())
     weight.data = weight.data.clone()
     with pytest.raises(ValueError, match="moved while it was trained"):
-        update.begin()
+        update.begin(STEP)

@@ -18,7 +18,10 @@ from sfumato.training.loop import Loop
 from sfumato.training.objective import StepLoss
 from sfumato.training.plan import Plan, Step
 from sfumato.training.progress import FiniteGuard, Reading
+from sfumato.training.stepping import Stepping
 from sfumato.training.update import Update
+
+STEP = Plan(1, 1, 1).step(1)
 
 
 @dataclass
@@ -31,6 +34,8 @@ class Numbers:
 
 class Line:
     """Learn y = 3x + 1 through noise and dropout, so that every generator matters."""
+
+    file_holds_all = False
 
     def __init__(self) -> None:
         torch.manual_seed(0)
@@ -94,7 +99,7 @@ def _update(line: Line, kind: str, plan: Plan, **settings: Any) -> Update:
     optimizer = chosen.build(parameters, 0.02)
     schedule = ScheduleConfig(lr_scheduler="cosine")
     scheduler = schedulers.build(schedule, optimizer, chosen, 0.02, plan.num_steps)
-    return Update(optimizer, scheduler, OneOf(), max_grad_norm=1.0)  # type: ignore[arg-type]
+    return Update(Stepping(optimizer, scheduler), OneOf(), max_grad_norm=1.0)  # type: ignore[arg-type]
 
 
 def test_the_loop_learns_and_reports_every_step_once_and_in_order() -> None:
@@ -156,7 +161,7 @@ def test_two_processes_take_the_steps_of_one_with_twice_the_accumulation() -> No
                 update.accumulate(loss)
 
         for number in range(1, 7):
-            update.begin()
+            update.begin(STEP)
             for rank in range(world):
                 take(rank, number)
             shared.append(update.finish())

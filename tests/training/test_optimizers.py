@@ -8,7 +8,11 @@ from sfumato.config.optimizer import OptimizerConfig
 from sfumato.config.schedule import ScheduleConfig
 from sfumato.errors import UserError
 from sfumato.training import optimizers, schedulers
+from sfumato.training.plan import Plan
+from sfumato.training.stepping import Stepping
 from sfumato.training.update import Update
+
+STEP = Plan(1, 1, 1).step(1)
 
 STEPS_BY_NAME = {
     **dict.fromkeys(("", *optimizers.NAMED, "bitsandbytes.optim.AdEMAMix8bit"), 20),
@@ -27,13 +31,13 @@ def test_every_named_optimizer_reduces_a_loss(name: str, num_steps: int) -> None
     update = _update(name, weight, 1.0 if name.startswith(("dadapt", "prodigy")) else 1e-2)
     losses = []
     for _ in range(num_steps):
-        update.begin()
+        update.begin(STEP)
         update.accumulate((weight**2).sum() / 2)
         loss, norm = update.finish().tolist()
         assert math.isfinite(norm)
         losses.append(loss)
     assert losses[-1] < 0.9 * losses[0]
-    assert update.rates()[0].effective > 0
+    assert update.stepping.rates()[0].effective > 0
 
 
 def _weight() -> torch.nn.Parameter:
@@ -46,7 +50,7 @@ def _update(name: str, weight: torch.nn.Parameter, rate: float, *arguments: str)
     chosen = optimizers.plan(config)
     optimizer = chosen.build([{"params": [weight], "lr": rate}], rate)
     scheduler = schedulers.build(ScheduleConfig(), optimizer, chosen, rate, 20)
-    return Update(optimizer, scheduler, Alone(), max_grad_norm=0)  # type: ignore[arg-type]
+    return Update(Stepping(optimizer, scheduler), Alone(), max_grad_norm=0)  # type: ignore[arg-type]
 
 
 class Alone:
@@ -93,10 +97,10 @@ def test_a_rate_that_the_optimizer_finds_is_shown_as_it_grows(name: str) -> None
     update = _update(name, weight, 1.0)
     rates = []
     for _ in range(30):
-        update.begin()
+        update.begin(STEP)
         update.accumulate((weight**2).sum())
         update.finish()
-        rates += [rate.effective for rate in update.rates()]
+        rates += [rate.effective for rate in update.stepping.rates()]
     assert rates[0] < 1e-4 < rates[-1] < 10
     assert rates == sorted(rates)
 
@@ -128,12 +132,12 @@ def test_schedule_free_weights_are_the_average_of_the_fast_ones_while_evaluating
     update = _update(name, weight, 1e-2)
     fast = []
     for _ in range(5):
-        update.begin()
+        update.begin(STEP)
         update.accumulate((weight**2).sum())
         update.finish()
-        fast.append(update.optimizer.state[weight]["z"].clone())
+        fast.append(update.stepping.optimizer.state[weight]["z"].clone())
     trained = weight.detach().clone()
-    with update.evaluating():
+    with update.stepping.evaluating():
         torch.testing.assert_close(weight.detach(), torch.stack(fast).mean(0), rtol=1e-5, atol=1e-6)
         assert not torch.equal(weight, trained)
     assert torch.equal(weight, trained)
@@ -146,11 +150,11 @@ def test_evaluating_between_steps_changes_nothing(name: str) -> None:
         weight = _weight()
         update = _update(name, weight, 1e-2)
         for _ in range(5):
-            update.begin()
+            update.begin(STEP)
             update.accumulate((weight**2).sum())
             update.finish()
             if looks:
-                with update.evaluating():
+                with update.stepping.evaluating():
                     pass
         weights.append(weight.detach())
     assert torch.equal(*weights)

@@ -35,6 +35,7 @@ from sfumato.training.plan import Plan, Step
 from sfumato.training.precision import Precision
 from sfumato.training.preview import PreviewObserver, Previews
 from sfumato.training.saving import Names
+from sfumato.training.stepping import Stepping
 from sfumato.training.update import Update
 from tests import tiny
 from tests.sampling.fake import FakeFamily
@@ -124,6 +125,8 @@ def pixels(path: Path) -> bytes:
 class Learner:
     """Trains adapters to predict nothing, through dropout and noise from every kind of generator."""
 
+    file_holds_all = False
+
     def __init__(
         self, family: Family, parts: Parts, network: AdapterNetwork, text: Mapping[str, Tensor]
     ) -> None:
@@ -184,7 +187,7 @@ def trained(family: Family, trained_encoder: str, folder: Path | None) -> dict[s
     optimizer = optimizers.plan(OptimizerConfig()).build(
         [{"params": g.parameters, "lr": 0.01} for g in learner.groups()], 0.01
     )
-    update = Update(optimizer, None, OneOf(), max_grad_norm=1.0)  # type: ignore[arg-type]
+    update = Update(Stepping(optimizer), OneOf(), max_grad_norm=1.0)  # type: ignore[arg-type]
     schedule = Plan(num_batches=4, group=1, num_steps=4)
     for watching in observers:
         watching.at_first()

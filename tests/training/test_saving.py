@@ -15,7 +15,7 @@ def _saved(config: SavingConfig, plan: Plan) -> list[str]:
     def save(path: Path, step: Step) -> None:
         path.write_text(str(step.number))
 
-    def save_state(path: Path, step: Step) -> None:
+    def save_state(path: Path, saved: Path, step: Step) -> None:
         path.mkdir()
 
     saver = Saver(names, saving.keeping_for(config, plan), plan, save, save_state)

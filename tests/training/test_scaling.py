@@ -10,9 +10,13 @@ from torch import Tensor, nn
 
 from sfumato.config.precision import PrecisionConfig
 from sfumato.errors import UserError
+from sfumato.training.plan import Plan
 from sfumato.training.precision import Precision, precision_for
 from sfumato.training.scaling import HalfScaler
+from sfumato.training.stepping import Stepping
 from sfumato.training.update import Update
+
+STEP = Plan(1, 1, 1).step(1)
 
 HALF = Precision(torch.device("cuda"), torch.float16, torch.float16)
 
@@ -26,12 +30,12 @@ class Alone:
 
 
 def update_of(weight: nn.Parameter, scaler: HalfScaler) -> Update:
-    return Update(torch.optim.SGD([weight], lr=1.0), None, Alone(), 0.0, scaler)  # type: ignore[arg-type]
+    return Update(Stepping(torch.optim.SGD([weight], lr=1.0)), Alone(), 0.0, scaler)  # type: ignore[arg-type]
 
 
 def step(update: Update, weight: nn.Parameter, slope: float) -> Tensor:
     """Take a step along a slope; return loss and gradient norm."""
-    update.begin()
+    update.begin(STEP)
     update.accumulate((weight * slope).sum().float())
     return update.finish()
 
@@ -39,7 +43,7 @@ def step(update: Update, weight: nn.Parameter, slope: float) -> Tensor:
 def test_gradients_that_float16_cannot_hold_arrive_in_the_weights() -> None:
     weight = nn.Parameter(torch.zeros(4, dtype=torch.float16))
     update = update_of(weight, HalfScaler(2.0**10))
-    update.begin()
+    update.begin(STEP)
     # In the backward pass the factor 1e-4 meets a gradient of 1e-4: 1e-8 alone would be zero in float16.
     update.accumulate(((weight * 1e-4) * 1e-4).float().sum() * 16)
     loss, norm = update.finish().tolist()

@@ -15,6 +15,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from sfumato.checkpoints.pickles import SUFFIXES as PICKLE_SUFFIXES
+from sfumato.checkpoints.pickles import write_pickle
 from sfumato.checkpoints.tensors import open_tensors, write_tensors
 from sfumato.config.model import ModelConfig
 from sfumato.config.run import Run
@@ -36,7 +38,7 @@ from sfumato.models.flux import targets, text
 from sfumato.models.flux.network import Flux
 from sfumato.models.flux.options import FluxGenerationOptions, FluxMergeOptions, FluxOptions
 from sfumato.models.flux.packing import PATCH, pack, picture_ids, unpack
-from sfumato.models.flux.transformer import flux_shape, load_transformer, open_published
+from sfumato.models.flux.transformer import flux_shape, load_transformer, open_published, save_transformer
 from sfumato.models.loading import shapes_of
 from sfumato.models.published import Place, Published
 from sfumato.models.reading import Reader
@@ -284,8 +286,16 @@ class FluxFamily:
             text_encoders.save_t5(model, path, dtype, metadata)
         elif part == VAE:
             autoencoder.save(cast(Any, model), path, dtype, metadata)
+        elif path.suffix.lower() in PICKLE_SUFFIXES:
+            write_pickle(path, {name: t.to("cpu", dtype) for name, t in model.state_dict().items()})
         else:
             write_tensors(path, model.state_dict(), metadata, dtype)
+
+    def save_for_diffusers(self, part: str, model: nn.Module, folder: Path, dtype: torch.dtype) -> None:
+        """Write the denoiser as diffusers' FluxTransformer2DModel, in the folder `transformer`."""
+        if part != DENOISER:
+            raise ValueError(f"{part} has no folder of its own making; save it as a file")
+        save_transformer(cast(Flux, model), folder / _PARTS[part].folder, dtype)
 
     def _load_tokenizers(self) -> Any:
         if self._tokenizers is None:

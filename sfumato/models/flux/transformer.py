@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 
-from sfumato.checkpoints.tensors import open_tensors
+from sfumato.checkpoints.atomic import atomic_file
+from sfumato.checkpoints.tensors import open_tensors, write_tensors
 from sfumato.models.family import DENOISER
-from sfumato.models.flux.keys import PREFIX, Source, table_for
+from sfumato.models.flux.keys import PREFIX, Source, table_for, to_diffusers
 from sfumato.models.flux.network import Flux, FluxShape
 from sfumato.models.loading import check_names, fill, shapes_of, sizes_of
 from sfumato.models.published import Place, Published
@@ -52,6 +54,28 @@ def load_transformer(
         stored = {name for name in linear_weights(model) if name.startswith(_BLOCKS)}
         fill(model, path, lambda name: sources[name].join(file.get), dtype, device, stored)
     return model
+
+
+def save_transformer(model: Flux, folder: Path, dtype: torch.dtype) -> None:
+    """Write a transformer with diffusers' names and settings; the folder changes file by file."""
+    shape = model.shape
+    settings = {
+        "_class_name": "FluxTransformer2DModel",
+        "attention_head_dim": sum(shape.axes_dim),
+        "axes_dims_rope": list(shape.axes_dim),
+        "guidance_embeds": shape.guidance,
+        "in_channels": shape.in_channels,
+        "joint_attention_dim": shape.text_width,
+        "num_attention_heads": shape.num_heads,
+        "num_layers": shape.depth,
+        "num_single_layers": shape.depth_single,
+        "patch_size": 1,
+        "pooled_projection_dim": shape.pooled_width,
+    }
+    tensors = to_diffusers(model.state_dict())
+    write_tensors(folder / "diffusion_pytorch_model.safetensors", tensors, {"format": "pt"}, dtype)
+    with atomic_file(folder / "config.json") as file:
+        file.write(json.dumps(settings, indent=2).encode())
 
 
 def flux_shape(path: Path, found: Shapes, axes_dim: tuple[int, int, int] | None = None) -> FluxShape:

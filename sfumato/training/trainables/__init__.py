@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -19,8 +20,29 @@ from sfumato.training.plan import Step
 from sfumato.training.precision import Precision
 
 
+@dataclass(frozen=True)
+class Volume:
+    """How much a run saves.
+
+    Attributes:
+        num_weights: that are trained.
+        file_bytes: of one saved file.
+        file_holds_all: see `Trainable`.
+    """
+
+    num_weights: int
+    file_bytes: int
+    file_holds_all: bool = False
+
+
 class Trainable(Protocol):
-    """What is learned, with its weights in memory."""
+    """What is learned, with its weights in memory.
+
+    Attributes:
+        file_holds_all: whether `save` writes just what `tensors` yields, each as it is and under its name.
+    """
+
+    file_holds_all: bool
 
     def groups(self) -> Sequence[ParameterGroup]:
         """Return the parameters to optimize; each belongs to exactly one group."""
@@ -53,13 +75,19 @@ class Method(Protocol):
     Attributes:
         trained_encoders: text encoders whose outputs change during the run, so that they cannot be cached.
         base_change: what is done to the parts that are trained on, or None.
+        trained_parts: parts whose own weights are trained.
+        is_recorded: whether saved files tell how they were trained, in the manner of adapter files.
+        project: what trackers call such runs unless told otherwise.
     """
 
     trained_encoders: Sequence[str]
     base_change: PartChange | None
+    trained_parts: Sequence[str]
+    is_recorded: bool
+    project: str
 
-    def check(self) -> int:
-        """Raise UserError for what cannot work; return the bytes of one save."""
+    def check(self, precision: Precision) -> Volume:
+        """Raise UserError for what cannot work; return how much is saved."""
         ...
 
     def build(self, parts: Parts, precision: Precision, live_encoders: Sequence[str]) -> Trainable:

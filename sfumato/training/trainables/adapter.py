@@ -3,39 +3,32 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from sfumato import seeds
 from sfumato.adapters import legacy
 from sfumato.adapters.base import BaseAdapters
 from sfumato.adapters.network import Network, ParameterGroup
-from sfumato.checkpoints import modelspec
 from sfumato.checkpoints.metadata import minimum_set
 from sfumato.config.file import FileConfig
-from sfumato.config.flow import FlowConfig
-from sfumato.config.images import ImageConfig
 from sfumato.config.memory import MemoryConfig
-from sfumato.config.metadata import MetadataConfig
 from sfumato.config.network import NetworkConfig
-from sfumato.config.noise import NoiseConfig
 from sfumato.config.optimizer import OptimizerConfig
 from sfumato.config.run import Run
 from sfumato.config.saving import SavingConfig
 from sfumato.data.collate import Batch
 from sfumato.errors import UserError
-from sfumato.models.family import DENOISER, VAE, Conditioning, Family, ImageSizes, PartChange, Parts
-from sfumato.nn.precision import dtype_named
+from sfumato.models.family import DENOISER, Family, PartChange, Parts
 from sfumato.training.memory import prepare_blocks
-from sfumato.training.objective import Objective, StepLoss, objective_for
+from sfumato.training.objective import StepLoss
 from sfumato.training.plan import Step
 from sfumato.training.precision import Precision
+from sfumato.training.trainables import Volume, files
+from sfumato.training.trainables.denoising import Denoising, objective_of
 
 logger = logging.getLogger(__name__)
 
@@ -61,10 +54,13 @@ class AdapterMethod:
     plan: legacy.Plan
     trained_encoders: Sequence[str]
     base_change: PartChange | None = None
+    trained_parts: Sequence[str] = ()
+    is_recorded: bool = True
+    project: str = "network_train"
 
-    def check(self) -> int:
+    def check(self, precision: Precision) -> Volume:
         """Build the adapter on models without memory: everything that does not fit is found in a second."""
-        self.objective()
+        objective_of(self.run, self.family)
         meta = torch.device("meta")
         models = {part: self.family.load(part, torch.bfloat16, meta) for part in self.plan.parts(self.family)}
         network = self.plan.build(self.family, models)
@@ -75,8 +71,9 @@ class AdapterMethod:
             if self.run[FileConfig].strict:
                 raise UserError(f"{line}; leave it out")
             logger.warning(line)
-        width = (self.save_dtype or torch.float32).itemsize
-        return sum(tensor.numel() * width for tensor in network.trainable.state_dict().values())
+        num_weights = sum(tensor.numel() for tensor in network.trainable.state_dict().values())
+        width = (files.save_dtype(self.run) or precision.trained).itemsize
+        return Volume(num_weights, num_weights * width)
 
     def build(self, parts: Parts, precision: Precision, live_encoders: Sequence[str]) -> AdapterTraining:
         """Load the models and attach the adapter to them; see `Method`."""
@@ -86,37 +83,13 @@ class AdapterMethod:
         network.attach()
         for name in (DENOISER, *self.trained_encoders):
             prepare_blocks(self.run[MemoryConfig], self.family.blocks(name, parts[name]))
-        return AdapterTraining(
-            method=self,
-            parts=parts,
-            network=network,
-            objective=self.objective(),
-            precision=precision,
-            live_encoders=live_encoders,
-        )
-
-    def objective(self) -> Objective:
-        """Return what a step measures, as the run's options and the family's kind of prediction have it."""
-        return objective_for(self.run, self.family.prediction, self.family.latents.patch)
-
-    @property
-    def save_dtype(self) -> torch.dtype | None:
-        """The dtype of saved files; None keeps what was trained."""
-        name = self.run[SavingConfig].save_precision
-        return dtype_named(name, "save_precision") if name else None
+        denoising = Denoising(self.run, self.family, parts, precision, live_encoders, self.trained_encoders)
+        return AdapterTraining(self, network, denoising)
 
     def record(self, metadata: Mapping[str, str]) -> dict[str, str]:
         """Return a file's metadata: ours, reduced if the user wants none, and modelspec's."""
         kept = minimum_set(metadata) if self.run[SavingConfig].no_metadata else dict(metadata)
-        return kept | modelspec.build(
-            self.family.identity,
-            self.run[MetadataConfig],
-            kind="lora",
-            name=self.run[SavingConfig].output_name,
-            timestamp=time.time(),
-            resolution=self.run[ImageConfig].size,
-            timestep_range=(self.run[NoiseConfig].min_timestep, self.run[NoiseConfig].max_timestep),
-        )
+        return kept | files.description(self.run, self.family, "lora")
 
     def _without_effect(self, network: Network) -> Iterator[str]:
         """Yield a line for each option that was given although it changes nothing."""
@@ -147,21 +120,14 @@ class AdapterTraining:
 
     Attributes:
         network: attached to the parts it adapts.
-        live_encoders: text encoders that run in every step, because their outputs are not cached.
+        file_holds_all: False: what is saved is named and shaped as other programs want it.
     """
 
     method: AdapterMethod
-    parts: Parts
     network: Network
-    objective: Objective
-    precision: Precision
-    live_encoders: Sequence[str]
+    denoising: Denoising
+    file_holds_all: bool = False
     _epoch: int = 0
-
-    @property
-    def family(self) -> Family:
-        """The architecture that is adapted."""
-        return self.method.family
 
     def groups(self) -> list[ParameterGroup]:
         """Return the adapter's parameters; parts whose rate is 0 are left out."""
@@ -182,15 +148,7 @@ class AdapterTraining:
     def loss(self, batch: Batch, rng: torch.Generator) -> StepLoss:
         """Return the loss of each picture of `batch`."""
         self.network.set_strength(float(batch.network_multipliers[0]))  # one data set, one strength
-        batch = batch.to(self.precision.device, non_blocking=True)
-        with self.precision.autocast():
-            latents = self._latents(batch, rng)
-            conditioning = self._conditioning(batch)
-
-            def predict(noisy: Tensor, timesteps: Tensor) -> Tensor:
-                return self.family.predict(self.parts[DENOISER], noisy, timesteps, conditioning)
-
-            return self.objective(predict, latents, rng, mask=batch.masks, weights=batch.loss_weights)
+        return self.denoising.loss(batch, rng)
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Yield the adapter's own tensors, live."""
@@ -198,25 +156,4 @@ class AdapterTraining:
 
     def save(self, path: Path, metadata: Mapping[str, str]) -> None:
         """Write the adapter file."""
-        self.network.save(path, self.method.save_dtype, self.method.record(metadata))
-
-    def _latents(self, batch: Batch, rng: torch.Generator) -> Tensor:
-        if batch.latents is not None:
-            return batch.latents
-        assert batch.pixels is not None
-        # A generator of its own: noise and timesteps are the same whether or not latents are cached.
-        posterior = torch.Generator().manual_seed(seeds.derive("posterior", rng.initial_seed()))
-        with torch.no_grad():
-            return self.family.encode_image(self.parts[VAE], batch.pixels, posterior).float()
-
-    def _conditioning(self, batch: Batch) -> Conditioning:
-        text = dict(batch.text)
-        if self.live_encoders:
-            tokens = self.family.tokenize(batch.captions)
-            tokens = {name: ids.to(self.precision.device) for name, ids in tokens.items()}
-            for name in self.live_encoders:
-                with nullcontext() if name in self.method.trained_encoders else torch.no_grad():
-                    text |= self.family.encode_text({name: self.parts[name]}, tokens)
-        guidance = self.method.run[FlowConfig].guidance_scale
-        sizes = ImageSizes(batch.original_sizes, batch.crop_offsets, batch.target_sizes)
-        return Conditioning(text, torch.full((len(batch),), guidance, device=self.precision.device), sizes)
+        self.network.save(path, files.save_dtype(self.method.run), self.method.record(metadata))

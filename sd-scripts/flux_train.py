@@ -1,0 +1,10 @@
+"""Train all weights of FLUX.1. `--help` lists the options."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from sfumato.cli.main import script
+
+if __name__ == "__main__":
+    sys.exit(script("flux_train"))

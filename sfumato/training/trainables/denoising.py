@@ -1,0 +1,77 @@
+"""The loss of a batch: what is learned besides is all the same to it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from sfumato import seeds
+from sfumato.config.flow import FlowConfig
+from sfumato.config.run import Run
+from sfumato.data.collate import Batch
+from sfumato.models.family import DENOISER, VAE, Conditioning, Family, ImageSizes, Parts
+from sfumato.training.objective import Objective, StepLoss, objective_for
+from sfumato.training.precision import Precision
+
+
+def objective_of(run: Run, family: Family) -> Objective:
+    """Return what a step measures, as the run's options and the family's kind of prediction have it."""
+    return objective_for(run, family.prediction, family.latents.patch)
+
+
+@dataclass
+class Denoising:
+    """From a batch to the loss of each of its pictures, by the models as they are.
+
+    Attributes:
+        live_encoders: text encoders that run in every step, because their outputs are not cached.
+        trained_encoders: those of them that gradients go through.
+    """
+
+    run: Run
+    family: Family
+    parts: Parts
+    precision: Precision
+    live_encoders: Sequence[str]
+    trained_encoders: Sequence[str] = ()
+    objective: Objective = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.objective = objective_of(self.run, self.family)
+
+    def loss(self, batch: Batch, rng: torch.Generator) -> StepLoss:
+        """Return the loss of each picture of `batch`; noise and timesteps come from `rng`."""
+        batch = batch.to(self.precision.device, non_blocking=True)
+        with self.precision.autocast():
+            latents = self._latents(batch, rng)
+            conditioning = self._conditioning(batch)
+
+            def predict(noisy: Tensor, timesteps: Tensor) -> Tensor:
+                return self.family.predict(self.parts[DENOISER], noisy, timesteps, conditioning)
+
+            return self.objective(predict, latents, rng, mask=batch.masks, weights=batch.loss_weights)
+
+    def _latents(self, batch: Batch, rng: torch.Generator) -> Tensor:
+        if batch.latents is not None:
+            return batch.latents
+        assert batch.pixels is not None
+        # A generator of its own: noise and timesteps are the same whether or not latents are cached.
+        posterior = torch.Generator().manual_seed(seeds.derive("posterior", rng.initial_seed()))
+        with torch.no_grad():
+            return self.family.encode_image(self.parts[VAE], batch.pixels, posterior).float()
+
+    def _conditioning(self, batch: Batch) -> Conditioning:
+        text = dict(batch.text)
+        if self.live_encoders:
+            tokens = self.family.tokenize(batch.captions)
+            tokens = {name: ids.to(self.precision.device) for name, ids in tokens.items()}
+            for name in self.live_encoders:
+                with nullcontext() if name in self.trained_encoders else torch.no_grad():
+                    text |= self.family.encode_text({name: self.parts[name]}, tokens)
+        guidance = self.run[FlowConfig].guidance_scale
+        sizes = ImageSizes(batch.original_sizes, batch.crop_offsets, batch.target_sizes)
+        return Conditioning(text, torch.full((len(batch),), guidance, device=self.precision.device), sizes)
