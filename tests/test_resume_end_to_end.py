@@ -69,7 +69,7 @@ def assert_same_weights(first: Path, second: Path) -> None:
     one, other = (load_file(folder / "lora.safetensors") for folder in (first, second))
     assert one.keys() == other.keys()
     assert [name for name in one if not one[name].equal(other[name])] == []
-    assert any(one[name].any() for name in one if "lora_up" in name)
+    assert any(one[name].any() for name in one if "lora_up" in name or "oft_blocks" in name)
 
 
 def metrics(folder: Path) -> list[dict[str, float]]:
@@ -128,6 +128,22 @@ def test_whatever_is_random_goes_on_where_it_was(
     text += "--network_dropout 0.2 --network_args rank_dropout=0.2 module_dropout=0.1 --loss_type l1"
     # Two steps an epoch, the second of one batch: the state lies within the second epoch.
     check(model, pictures, tmp_path, text.split(), [*text.split(), *WORKERS[2]])
+
+
+KINDS = {
+    "noise": "networks.lora_flux ggpo_sigma=0.1 ggpo_beta=10 network_reg_lrs=single=2e-2",
+    "LoRA-FA": "networks.lora_fa",
+    "OFT": "networks.oft_flux enable_all_linear=True",
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_adapter_goes_on_where_it_was(
+    kind: str, model: tiny.TinyFlux, pictures: Path, tmp_path: Path
+) -> None:
+    module, *network_args = KINDS[kind].split()
+    network = ["--network_module", module, *(["--network_args", *network_args] if network_args else [])]
+    check(model, pictures, tmp_path, network, network)
 
 
 def test_a_state_from_the_end_carries_a_longer_run_on(

@@ -77,7 +77,7 @@ class Kind:
         dropouts: arguments of the dropouts that it has.
         has_plus: LoRA+ knows which of its parameters to train faster.
         has_neurons: there is a place for `--network_dropout`.
-        has_patterns: sizes and rates can be given for names of layers.
+        has_patterns: ranks and rates can be given for names of layers.
         can_split: projections that are fused in one layer can be adapted apart.
         has_text_encoders: it adapts text encoders too.
         alpha: what programs mean that call the module without one.
@@ -118,7 +118,7 @@ class Dialect:
             known += _PLUS
         if self.kind.can_split and layers.are_fused:
             known.append("split_qkv")
-        if self.kind.has_patterns and not layers.block_list:
+        if self.kind.has_patterns:
             known += _PATTERNS
         if self.kind.rule is None:
             known += layers.arguments
@@ -259,14 +259,27 @@ def _lora_fa(given: Given, dropouts: Dropouts) -> LayerMaker:
 
 
 def _frozen(_: Given) -> Refinement:
-    return lambda layer: lora_fa.freeze(_as_lora(layer, "networks.lora_fa"))
+    return lambda layer: lora_fa.freeze(_as_lora(layer))
+
+
+def _noisy(given: Given) -> Refinement:
+    strengths = [
+        arguments.read(given, key, arguments.to_ratio, "a number, 0 or more")
+        for key in ("ggpo_sigma", "ggpo_beta")
+    ]
+    sigma, beta = strengths
+    if sigma is None and beta is None:
+        return leave
+    if sigma is None or beta is None:
+        raise UserError("--network_args ggpo_sigma and ggpo_beta belong together; give both, or none")
+    return lambda layer: _as_lora(layer).add_noise(sigma, beta)
 
 
 def _nested(given: Given) -> Refinement:
     unit = _unit(given)
 
     def refine(layer: AdapterLayer) -> None:
-        lora = _as_lora(layer, "networks.dylora")
+        lora = _as_lora(layer)
         if lora.rank % unit:
             raise UserError(f"--network_args unit={unit} does not divide the rank {lora.rank} of {lora.name}")
         lora.nested = NestedRanks(unit)
@@ -278,9 +291,9 @@ def _unit(given: Given) -> int:
     return arguments.read(given, "unit", arguments.to_count, "a number of ranks, 1 or more") or 1
 
 
-def _as_lora(layer: AdapterLayer, module: str) -> Lora:
+def _as_lora(layer: AdapterLayer) -> Lora:
     if not isinstance(layer, Lora):
-        raise UserError(f"--network_module {module} trains LoRA files, but {layer.name} is of another kind")
+        raise UserError(f"this --network_module trains LoRA files, but {layer.name} is of another kind")
     return layer
 
 
@@ -313,7 +326,10 @@ def _oft_rule(layers: Layers, common: Size, given: Given) -> Rule:
     )
 
 
-LORA = Kind(_lora, has_plus=True, has_neurons=True, can_split=True, has_patterns=True)
+LORA = Kind(_lora, has_plus=True, has_neurons=True)
+LORA_FUSED = replace(
+    LORA, arguments=("ggpo_sigma", "ggpo_beta"), refiner=_noisy, has_patterns=True, can_split=True
+)
 LORA_FA = Kind(_lora_fa, refiner=_frozen, has_neurons=True)
 DYLORA = Kind(
     _lora, ("unit", "conv_dim", "conv_alpha"), refiner=_nested, rule=_nested_rule, dropouts=(), has_plus=True

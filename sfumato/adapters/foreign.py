@@ -206,6 +206,14 @@ class ForeignNetwork:
         if hasattr(self._network, "on_step_start"):
             self._network.on_step_start(self._text_encoders, self._denoiser)
 
+    def on_step_end(self) -> dict[str, Tensor]:
+        """Do nothing: the interface does not know of it."""
+        return {}
+
+    def memory(self) -> dict[str, Tensor]:
+        """Return nothing: the network's state holds all it remembers."""
+        return {}
+
     @property
     def can_limit_norms(self) -> bool:
         """Whether the network's makers thought of it."""

@@ -22,6 +22,7 @@ from sfumato.adapters.dialect import (
     LOKR,
     LORA,
     LORA_FA,
+    LORA_FUSED,
     OFT,
     OFT_FUSED,
     Dialect,
@@ -66,7 +67,7 @@ _UNETS = {"sd": _SD, "sdxl": _SDXL}
 _ALL = {"flux": _FLUX, "sd": _SD, "sdxl": _SDXL}
 
 _DIALECTS = {
-    "networks.lora_flux": Dialect(LORA, {"flux": _FLUX}),
+    "networks.lora_flux": Dialect(LORA_FUSED, {"flux": _FLUX}),
     # "dropout" is taken from those who come from LyCORIS
     "networks.lora": Dialect(LORA, _UNETS, joins_text_encoders=True, without_effect=("dropout",)),
     "networks.lora_fa": Dialect(LORA_FA, _ALL, joins_text_encoders=True, without_effect=("dropout",)),

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from sfumato.adapters import dense
 from sfumato.adapters.dylora import NestedRanks
+from sfumato.adapters.ggpo import Noise
 from sfumato.adapters.layer import NO_DROPOUTS, Dropouts, Strength, per_sample
 from sfumato.models.family import AdapterTarget
 
@@ -55,6 +56,7 @@ class Lora(nn.Module):
         self.alpha: Tensor
         self.register_buffer("alpha", torch.tensor((alpha or rank) * parts))
         self.nested: NestedRanks | None = None
+        self.noise: Noise | None = None
         self._blocks: Tensor | None
         self.register_buffer("_blocks", _block_mask(splits, rank) if splits else None, persistent=False)
         self._update_scale()
@@ -90,7 +92,10 @@ class Lora(nn.Module):
         if isinstance(factor, Tensor) or factor != 1:
             hidden = hidden * factor  # rank values a token, where the layer's own output may have thousands
         # In place: fresh memory for a sum as large as the layer's output would cost as much as the sum.
-        return dense.apply(self.lora_up, hidden, up).to(output.dtype).add_(output)
+        changed = dense.apply(self.lora_up, hidden, up).to(output.dtype).add_(output)
+        if self.noise and self.training:
+            changed.add_(self.noise.of(inputs).to(output.dtype))
+        return changed
 
     def delta(self) -> Tensor:
         """Return the change of the layer's weight at strength 1, shaped like the weight, in float32."""
@@ -111,6 +116,14 @@ class Lora(nn.Module):
         for weight in (self.lora_up.weight, self.lora_down.weight):
             weight.mul_(ratio.sqrt())
         return norm * ratio, ratio < 1
+
+    def add_noise(self, sigma: float, beta: float) -> Noise:
+        """Let noise act on the layer's weight in training; return it, for it must be told of steps."""
+        module = self.target.module
+        if not isinstance(module, nn.Linear):
+            raise ValueError(f"{self.name}: noise is for Linear layers")
+        self.noise = Noise(module, self.lora_down, self.lora_up, lambda: self._scale, sigma, beta)
+        return self.noise
 
     def plus_parameters(self) -> list[nn.Parameter]:
         """Return `up`, which LoRA+ (arXiv:2402.12354) trains faster than `down`."""

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from sfumato.adapters.files import read_adapter, write_adapter
+from sfumato.adapters.ggpo import Noise
 from sfumato.adapters.layer import AdapterLayer, LimitsNorm, Strength, attach, merge
 from sfumato.adapters.selection import first_match
 from sfumato.errors import UserError
@@ -124,6 +125,14 @@ class Network(Protocol):
         """Get ready for an optimizer step."""
         ...
 
+    def on_step_end(self) -> dict[str, Tensor]:
+        """Take note of an optimizer step, whose gradients are still there; return figures for logs, 0-d."""
+        ...
+
+    def memory(self) -> dict[str, Tensor]:
+        """Return what a resumed run must know besides the weights: the live tensors."""
+        ...
+
     @property
     def can_limit_norms(self) -> bool:
         """Whether `limit_norms` may be called."""
@@ -175,6 +184,7 @@ class AdapterNetwork(nn.Module):
         self.layers = list(layers)
         self.text_parts = list(text_parts)
         self.rates = rates
+        self.noises: dict[str, Noise] = {}
         self._handles: list[RemovableHandle] = []
         for layer in self.layers:
             self.add_module(layer.name, _as_module(layer))
@@ -257,7 +267,23 @@ class AdapterNetwork(nn.Module):
         self.train()
 
     def on_step_start(self) -> None:
-        """Do nothing: no kind of ours needs it."""
+        """Tell the noises, if layers have any."""
+        for noise in self.noises.values():
+            noise.step_begins()
+
+    def on_step_end(self) -> dict[str, Tensor]:
+        """Tell the noises, and return their mean norms."""
+        if not self.noises:
+            return {}
+        changes, gradients = zip(*[noise.step_ends() for noise in self.noises.values()], strict=True)
+        return {
+            "ggpo/change_norm": torch.stack(changes).mean(),
+            "ggpo/gradient_norm": torch.stack(gradients).mean(),
+        }
+
+    def memory(self) -> dict[str, Tensor]:
+        """Return the gradients' norms that the noises go by."""
+        return {f"{name}.gradient_norms": noise.gradient_norms for name, noise in self.noises.items()}
 
     @property
     def can_limit_norms(self) -> bool:

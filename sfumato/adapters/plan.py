@@ -10,6 +10,7 @@ from typing import Protocol
 
 from torch import nn
 
+from sfumato.adapters.ggpo import Noise
 from sfumato.adapters.layer import NO_DROPOUTS, AdapterLayer, Dropouts
 from sfumato.adapters.loading import network_from_file
 from sfumato.adapters.network import PLAIN_RATES, AdapterNetwork, Network, Rates
@@ -47,8 +48,11 @@ class Plan(Protocol):
 
 LayerMaker = Callable[[AdapterTarget, Size], AdapterLayer]
 """Makes the untrained adapter of one layer."""
-Refinement = Callable[[AdapterLayer], None]
-"""What a kind does to each layer before it is trained, be it made anew or read from a file."""
+Refinement = Callable[[AdapterLayer], Noise | None]
+"""What a kind does to each layer before it is trained, be it made anew or read from a file.
+
+It returns the noise that acts on the layer in training, if there is any.
+"""
 
 
 def leave(layer: AdapterLayer) -> None:
@@ -92,8 +96,8 @@ class AdapterPlan:
             target for part in self.parts(family) for target in family.adapter_targets(part, models[part])
         ]
         network = self._network(targets, list(family.text_outputs))
-        for layer in network.layers:
-            self.refine(layer)
+        refined = {layer.name: self.refine(layer) for layer in network.layers}
+        network.noises = {name: noise for name, noise in refined.items() if noise}
         if self.start:
             logger.info(network.load(self.start))
         if self.is_verbose:

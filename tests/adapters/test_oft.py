@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +13,7 @@ from sfumato.adapters import legacy
 from sfumato.adapters.layer import Dropouts, attach, merge
 from sfumato.adapters.loading import network_from_file
 from sfumato.adapters.network import AdapterNetwork
-from sfumato.adapters.oft import Oft
+from sfumato.adapters.oft import Oft, _Cayley
 from sfumato.config.network import NetworkConfig
 from sfumato.config.run import Run
 from sfumato.errors import UserError
@@ -111,32 +109,25 @@ def test_each_projection_has_its_own_limit() -> None:
     assert norms == pytest.approx([2 * 8e-3, 2 * 16e-3], rel=1e-3)  # R - I is nearly -2 Q
 
 
-UNDER_THREADS = """
-import torch
-from sfumato.adapters.oft import _Cayley
-torch.set_num_threads({threads})
-torch.manual_seed(0)
-skew = torch.randn(3, 256, 256) / 40
-skew = (skew - skew.mT).requires_grad_()
-rotation = _Cayley.apply(skew)
-rotation.pow(3).sum().backward()
-print(float((rotation @ rotation.mT - torch.eye(256)).abs().max()), float(rotation.double().pow(3).sum()),
-      float(skew.grad.double().norm()))
-"""
-
-
 def test_two_threads_turn_as_one_does() -> None:
-    def run(threads: int) -> list[float]:
-        code = UNDER_THREADS.format(threads=threads)
-        environment = {"PATH": "", "PYTHONPATH": ":".join(sys.path), "OMP_NUM_THREADS": str(threads)}
-        made = subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment
-        )
-        return [float(text) for text in made.stdout.split()]
-
-    (error, *one), (error_of_two, *two) = run(1), run(2)
-    assert max(error, error_of_two) < 1e-5
-    assert two == pytest.approx(one, rel=1e-4)
+    """Batched LU raises, hangs or is wrong with two threads on some processors."""
+    before = torch.get_num_threads()
+    found = []
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            skew = torch.randn(3, 256, 256, generator=torch.Generator().manual_seed(0)) / 40
+            skew = (skew - skew.mT).requires_grad_()
+            rotation = _Cayley.apply(skew)
+            rotation.pow(3).sum().backward()
+            assert skew.grad is not None
+            found.append((rotation.detach(), skew.grad))
+    finally:
+        torch.set_num_threads(before)
+    (one, slope), (two, slope_of_two) = found
+    assert (two @ two.mT - torch.eye(256)).abs().max() < 1e-5
+    torch.testing.assert_close(two, one, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(slope_of_two, slope, rtol=1e-3, atol=1e-4)
 
 
 def test_halves_are_turned_as_whole_numbers_are() -> None:

@@ -141,9 +141,12 @@ class AdapterTraining:
         self.network.on_step_start()
 
     def step_ends(self) -> Mapping[str, Tensor]:
-        """Keep the adapter's norms within their limit, if there is one."""
+        """Let the adapter take note, and keep its norms within their limit, if there is one."""
+        figures = self.network.on_step_end()
         limit = self.method.run[NetworkConfig].scale_weight_norms
-        return self.network.limit_norms(limit) if limit and self.network.can_limit_norms else {}
+        if limit and self.network.can_limit_norms:
+            figures |= self.network.limit_norms(limit)
+        return figures
 
     def loss(self, batch: Batch, rng: torch.Generator) -> StepLoss:
         """Return the loss of each picture of `batch`."""
@@ -151,8 +154,8 @@ class AdapterTraining:
         return self.denoising.loss(batch, rng)
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """Yield the adapter's own tensors, live."""
-        return iter(self.network.trainable.state_dict(keep_vars=True).items())
+        """Yield the adapter's own tensors, live, and what it remembers."""
+        return iter((self.network.trainable.state_dict(keep_vars=True) | self.network.memory()).items())
 
     def save(self, path: Path, metadata: Mapping[str, str]) -> None:
         """Write the adapter file."""
