@@ -36,7 +36,7 @@ def read_adapter(path: Path) -> dict[str, dict[str, Tensor]]:
         name, _, rest = key.partition(".")
         layers[name][rest] = tensor
     if not layers:
-        raise UserError(f"{path} holds no tensors; use another file")
+        raise UserError(f"{path} holds no tensors that are known; use another file")
     for tensors in layers.values():
         ranks = [tensor.shape[0] for name, tensor in tensors.items() if name in _BY_RANK]
         if ranks or _IS_WHOLE & tensors.keys():  # some tools leave alpha out, which means: do not scale
