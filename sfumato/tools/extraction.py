@@ -75,7 +75,7 @@ class Pair:
         old = self.original.load()[self.start : self.start + rows]
         new = self.tuned.load()[self.other_start : self.other_start + rows]
         first, second = (each.to(device, dtype or each.dtype).flatten(1) for each in (old, new))
-        return second.float() - first.float()
+        return second.to(torch.float32, copy=True).sub_(first)
 
 
 @dataclass(frozen=True)

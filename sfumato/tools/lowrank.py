@@ -21,7 +21,7 @@ _OVERSAMPLING = 10
 _EXACT_BELOW = 4
 """A matrix whose smaller side is at most so many times the number of directions is decomposed as a whole."""
 _MOST_ROUNDS = 12
-_SETTLED = 1e-3
+_SETTLED = 3e-4
 """A round that lowers the squared error by less than this share is the last."""
 _ROUNDING = 1e-6
 """Shares of a squared norm that float32 cannot tell from none."""
