@@ -196,7 +196,7 @@ def _without_equal_texts(
     pairs: Sequence[Pair], options: ExtractionConfig, device: torch.device
 ) -> list[Pair]:
     """Return the layers without those of text encoders if none of these differs by more than is asked for."""
-    dtype = dtype_named(options.load_precision) if options.load_precision else None
+    dtype = _rounding(options)
     texts = [pair for pair in pairs if pair.target.part != DENOISER]
     if any(pair.change(dtype, device).abs().max().item() > options.min_diff for pair in texts):
         return list(pairs)
@@ -209,23 +209,35 @@ def _extract(
     pairs: Sequence[Pair], run: Run, dtype: torch.dtype, device: torch.device
 ) -> dict[str, Extracted]:
     """Return the layers of the LoRA by their names in files; what is the same in both models is left out."""
-    options, details = run[ExtractionConfig], run[ExtractionDetailConfig]
-    rounding = dtype_named(options.load_precision) if options.load_precision else None
     found = {}
     for pair in progress(pairs, unit="layer", title="extracting"):
-        name, matrix = PREFIX + pair.target.name, pair.change(rounding, device)
-        largest = matrix.abs().max().item()
-        if not math.isfinite(largest):
-            raise UserError(f"{name}: a model holds values that are no numbers; use another file")
-        if not largest:
+        name = PREFIX + pair.target.name
+        layer = _layer(name, pair, run, device)
+        if layer is None:
             continue
-        layer = extracted(name, matrix, pair.rank, options.clamp_quantile, is_exact=details.exact)
-        if details.verbose:
+        if run[ExtractionDetailConfig].verbose:
             logger.info("%s: %s", name, layer)
         found[name] = _shaped(layer, pair.shape, dtype)
     if len(found) < len(pairs):
         logger.info("%d layers are the same in both models: left out", len(pairs) - len(found))
     return found
+
+
+def _layer(name: str, pair: Pair, run: Run, device: torch.device) -> Extracted | None:
+    """Return one layer of the LoRA, or None where the models do not differ; the change is then forgotten."""
+    options = run[ExtractionConfig]
+    matrix = pair.change(_rounding(options), device)
+    largest = matrix.abs().max().item()
+    if not math.isfinite(largest):
+        raise UserError(f"{name}: a model holds values that are no numbers; use another file")
+    if not largest:
+        return None
+    is_exact = run[ExtractionDetailConfig].exact
+    return extracted(name, matrix, pair.rank, options.clamp_quantile, is_exact=is_exact)
+
+
+def _rounding(options: ExtractionConfig) -> torch.dtype | None:
+    return dtype_named(options.load_precision) if options.load_precision else None
 
 
 def _shaped(layer: Extracted, shape: Sequence[int], dtype: torch.dtype) -> Extracted:

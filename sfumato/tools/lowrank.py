@@ -147,7 +147,7 @@ def _range(
     found = 0.0
     for _ in range(_MOST_ROUNDS):
         basis = torch.linalg.qr(matrix @ directions)[0]
-        directions, core = torch.linalg.qr(matrix.T @ basis)
+        directions, core = torch.linalg.qr(_backward(matrix, basis))
         before, found = found, _squared(torch.linalg.svdvals(core)[:rank])
         if found - before <= max(_SETTLED * (total - found), _ROUNDING * total):
             break
@@ -171,10 +171,15 @@ def _largest_value_outside(matrix: Tensor, basis: Tensor, draw: torch.Generator)
     for _ in range(_PROBE_ROUNDS):
         lengths = vectors.norm(dim=0).clamp(min=torch.finfo(vectors.dtype).tiny)
         grown += lengths.double().log()  # powers would overflow
-        vectors = outside(matrix @ (matrix.T @ (vectors / lengths)))
+        vectors = outside(matrix @ _backward(matrix, vectors / lengths))
     logs = grown + vectors.norm(dim=0).double().log()
     power = 2 * _PROBE_ROUNDS + 1
     return math.exp((logs.max().item() + math.log(_PROBE_FACTOR * math.sqrt(2 / math.pi))) / power)
+
+
+def _backward(matrix: Tensor, vectors: Tensor) -> Tensor:
+    """Return `matrix.T @ vectors`, in the order that reads the matrix row by row: it is much faster."""
+    return (vectors.T @ matrix).T
 
 
 def _squared(values: Tensor) -> float:

@@ -16,7 +16,13 @@ from tests import tiny
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 TOOLS = "cache-latents|cache-text|resize-images|merge-captions|clean-captions|prepare-buckets|convert|inspect"
-START = re.compile(rf"(accelerate launch .*?sd-scripts/\w+\.py|sfumato (train|generate|{TOOLS}))\s")
+LORA_TOOLS = "extract-lora|resize-lora"
+STARTS = (
+    r"accelerate launch .*?sd-scripts/\w+\.py",
+    r"python sd-scripts/[\w/]+\.py",
+    rf"sfumato (train|generate|{TOOLS}|{LORA_TOOLS})",
+)
+START = re.compile(rf"({'|'.join(STARTS)})\s")
 SMALLER = {
     "train": ["--max_data_loader_n_workers", "0", "--resolution", "64"],
     "prepare-buckets": ["--max_resolution", "64,64", "--min_bucket_reso", "64"],
@@ -37,6 +43,12 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     model.t5xxl.rename(tmp_path / "t5xxl_fp16.safetensors")
     tiny.sd(tmp_path).path.rename(tmp_path / "sd15.safetensors")
     tiny.sdxl(tmp_path)
+    tuned = {
+        "flux1-dev": tiny.flux(tmp_path / "tuned", seed=9).transformer,
+        "sd15": tiny.sd(tmp_path / "tuned", seed=9).path,
+    }
+    for name, path in tuned.items():
+        path.rename(tmp_path / f"{name}-tuned.safetensors")
     tiny.pictures(tmp_path / "pictures" / "my-cat", 2)
     tiny.pictures(tmp_path / "pictures" / "other-cats", 2, seed=1)
     named = [path.stem for path in sorted((tmp_path / "pictures" / "my-cat").glob("*.png"))]
@@ -58,6 +70,8 @@ def start(command: str) -> int:
     if words[0] == "accelerate":
         number = next(number for number, word in enumerate(words) if word.startswith("sd-scripts/"))
         return script(Path(words[number]).stem, [*words[number + 1 :], *SMALLER["train"]])
+    if words[0] == "python":
+        return script(words[1].removeprefix("sd-scripts/").removesuffix(".py"), words[2:])
     return main([*words[1:], *SMALLER.get(words[1], [])])
 
 
@@ -82,4 +96,5 @@ def test_the_pages_hold_commands() -> None:
     assert counts["datasets.md"] == 2
     assert counts["inspect.md"] == 1
     assert counts["preparing.md"] == 7
+    assert counts["extracting.md"] == 7
     assert counts["README.md"] >= 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from sfumato.cli.main import main, script
 from sfumato.models.bases import open_model
 from sfumato.models.family import DENOISER, AdapterTarget, Family
 from sfumato.models.insistence import InsistenceOptions
+from sfumato.tools.extraction import Pair
 from tests import tiny
 
 RANK, CONV_RANK = 3, 2
@@ -267,6 +269,23 @@ def others(tmp_path_factory: pytest.TempPathFactory, models: tuple[Path, Path]) 
         "broken": folder / "broken.safetensors",
         "flux": tiny.flux(folder / "flux").transformer,
     }
+
+
+def test_the_change_of_one_layer_is_in_memory_at_a_time(
+    models: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes: list[weakref.ref[Tensor]] = []
+    change, living = Pair.change, []
+
+    def watched(pair: Pair, dtype: torch.dtype | None, device: torch.device) -> Tensor:
+        living.append(sum(made() is not None for made in changes))
+        changes.append(weakref.ref(matrix := change(pair, dtype, device)))
+        return matrix
+
+    monkeypatch.setattr(Pair, "change", watched)
+    tensors, _ = extract(models, tmp_path / "lora.safetensors", "--conv_dim 2")
+    assert len(living) > len(tensors) / 3 > 100
+    assert max(living) == 0
 
 
 def test_a_crash_leaves_the_file_that_was_there(
