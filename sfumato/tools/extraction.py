@@ -36,11 +36,13 @@ from sfumato.models.family import DENOISER, AdapterTarget, Family, ModelIdentity
 from sfumato.models.insistence import InsistenceOptions
 from sfumato.models.published import Published
 from sfumato.nn.device import device_named
-from sfumato.nn.precision import dtype_named
+from sfumato.nn.precision import computable, dtype_named
 from sfumato.tools.lowrank import low_rank
 
 logger = logging.getLogger(__name__)
 
+_NOTHING = 1e-15
+"""A change without a larger value is none: its norm could not be computed in float32."""
 _WORST = 3
 """Layers that the report names."""
 
@@ -75,7 +77,7 @@ class Pair:
         old = self.original.load()[self.start : self.start + rows]
         new = self.tuned.load()[self.other_start : self.other_start + rows]
         first, second = (each.to(device, dtype or each.dtype).flatten(1) for each in (old, new))
-        return second.to(torch.float32, copy=True).sub_(first)
+        return second.to(torch.float32, copy=True).sub_(first.to(computable(first.dtype)))
 
 
 @dataclass(frozen=True)
@@ -230,7 +232,7 @@ def _layer(name: str, pair: Pair, run: Run, device: torch.device) -> Extracted |
     largest = matrix.abs().max().item()
     if not math.isfinite(largest):
         raise UserError(f"{name}: a model holds values that are no numbers; use another file")
-    if not largest:
+    if largest < _NOTHING:
         return None
     is_exact = run[ExtractionDetailConfig].exact
     return extracted(name, matrix, pair.rank, options.clamp_quantile, is_exact=is_exact)

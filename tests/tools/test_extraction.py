@@ -22,6 +22,7 @@ from sfumato.adapters.selection import Size
 from sfumato.cli.main import main, script
 from sfumato.models.bases import open_model
 from sfumato.models.family import DENOISER, AdapterTarget, Family
+from sfumato.models.flux.keys import to_diffusers
 from sfumato.models.insistence import InsistenceOptions
 from sfumato.tools.extraction import Pair
 from tests import tiny
@@ -135,6 +136,32 @@ def test_folders_in_diffusers_layout_are_compared_with_files(tmp_path: Path) -> 
     assert 0 < len(flat) < len(before)  # nothing of wide kernels, which are left out without --conv_dim
     for name in flat:
         assert (after[name] - before[name]).norm() / before[name].norm() < 1e-4, name
+
+
+def test_flux_in_diffusers_layout_in_8_bits_and_pickled_models_are_compared(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain = tiny.flux(tmp_path, dtype=torch.float32).transformer
+    folder = tmp_path / "folder" / "transformer"
+    folder.mkdir(parents=True)
+    save_file(to_diffusers(load_file(plain)), folder / "diffusion_pytorch_model.safetensors")
+    eight_bit = tiny.flux(tmp_path / "8", dtype=torch.float8_e4m3fn).transformer
+    found = tmp_path / "found.safetensors"
+    assert script("networks/flux_extract_lora", _argv(folder.parent, plain, found)) == 2
+    assert "its layers are those of --model_org" in capsys.readouterr().err
+    assert script("networks/flux_extract_lora", _argv(plain, eight_bit, found)) == 0
+    key = "double_blocks.0.img_attn.proj.weight"
+    change = load_file(eight_bit)[key].float() - load_file(plain)[key]
+    expected = torch.linalg.svdvals(change)[:4].norm()
+    product = products(found)["lora_unet_double_blocks_0_img_attn_proj"]
+    torch.testing.assert_close(product.norm(), expected, rtol=1e-3, atol=0)
+    pickled, again = (tiny.sd(tmp_path, suffix=suffix).path for suffix in (".ckpt", ".safetensors"))
+    assert script("networks/extract_lora_from_models", _argv(pickled, again, found)) == 2
+    assert "its layers are those of --model_org" in capsys.readouterr().err
+
+
+def _argv(original: Path, tuned: Path, target: Path) -> list[str]:
+    return f"--model_org {original} --model_tuned {tuned} --save_to {target} --clamp_quantile 1".split()
 
 
 @pytest.fixture(scope="module")
