@@ -25,7 +25,7 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from sfumato.adapters.legacy import PluginModule
+{helpers}from sfumato.adapters.legacy import PluginModule
 
 _module = PluginModule("{name}")
 create_network = _module.create_network
@@ -43,6 +43,17 @@ NETWORK_MODULES = (
     "networks/oft_flux",
 )
 """Modules that other programs import, by their path below the drop-in folder."""
+
+_HELPERS = {
+    "networks/lora": (
+        "get_block_index",
+        "get_block_lr_weight",
+        "remove_block_dims_and_alphas",
+        "get_block_dims_and_alphas",
+        "parse_block_lr_kwargs",
+    )
+}
+"""Further functions that are imported from some of them."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -68,7 +79,10 @@ def files() -> dict[str, str]:
 
 
 def _network_module(path: str) -> str:
-    return _NETWORK_TEMPLATE.format(name=path.replace("/", "."))
+    helpers = _HELPERS.get(path, ())
+    import_line = "from sfumato.adapters import block_helpers\n" if helpers else ""
+    lines = "".join(f"{name} = block_helpers.{name}\n" for name in helpers)
+    return _NETWORK_TEMPLATE.format(name=path.replace("/", "."), helpers=import_line) + lines
 
 
 def _drop_in(script: Script) -> str:

@@ -85,6 +85,10 @@ def test_other_programs_can_import_a_network_module_from_the_drop_in_folder(
     module = importlib.import_module("networks.lora_flux")
     assert callable(module.create_network)
     assert callable(module.create_network_from_weights)
+    assert (
+        importlib.import_module("networks.lora").get_block_index("lora_unet_mid_block_resnets_0_conv1") == 12
+    )
+    assert callable(importlib.import_module("networks.oft").create_network)
 
 
 def test_a_drop_in_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from sfumato.data import blueprint
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 TOOLS = "cache-latents|cache-text|resize-images|merge-captions|clean-captions|prepare-buckets|convert|inspect"
+TOOLS += "|extract-dylora"
 START = re.compile(rf"(accelerate launch .*?sd-scripts/\w+\.py|sfumato (train|generate|{TOOLS}))\s")
 
 
@@ -33,6 +34,7 @@ SHOWN = {
     "finetune/merge_captions_to_metadata",
     "finetune/clean_captions_and_tags",
     "finetune/prepare_buckets_latents",
+    "networks/extract_lora_from_dylora",
 }
 
 

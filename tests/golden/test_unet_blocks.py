@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from torch import nn
 
-from sfumato.adapters import blocks, legacy
+from sfumato.adapters import block_helpers, blocks, legacy
 from sfumato.adapters.blocks import BlockList
 from sfumato.adapters.lora import Lora
 from sfumato.adapters.network import AdapterNetwork
@@ -60,6 +60,29 @@ def test_sizes_of_blocks_equal(case: dict[str, Any]) -> None:
         for values in ([size.rank for size in sizes], [size.alpha for size in sizes])
     ]
     assert found == case["result"]
+
+
+@pytest.mark.parametrize("case", [case for case in RATES if not isinstance(case["block_lr_weight"], str)])
+def test_other_programs_are_told_the_rates_of_blocks(case: dict[str, Any]) -> None:
+    names = ("down_lr_weight", "mid_lr_weight", "up_lr_weight")
+    down, middle, up = (case["kwargs"].get(name) for name in names)
+    threshold = float(case["kwargs"].get("block_lr_zero_threshold", 0))
+    expected = case["block_lr_weight"]
+    for found in (
+        block_helpers.parse_block_lr_kwargs(case["sdxl"], case["kwargs"]),
+        block_helpers.get_block_lr_weight(case["sdxl"], down, middle, up, threshold),
+    ):
+        assert found == (expected and pytest.approx(expected, rel=1e-6))
+
+
+@pytest.mark.parametrize("case", [case for case in SIZES if not isinstance(case["result"], str)])
+def test_other_programs_are_told_the_sizes_of_blocks(case: dict[str, Any]) -> None:
+    found = block_helpers.get_block_dims_and_alphas(case["sdxl"], *case["inputs"].values())
+    assert list(found) == case["result"]
+    rates = [float(number % 2) for number in range(len(found[0]))]
+    removed = block_helpers.remove_block_dims_and_alphas(case["sdxl"], *found, rates)
+    assert removed[0] == [rank if rate else 0 for rank, rate in zip(found[0], rates, strict=True)]
+    assert removed[1:2] + removed[3:] == found[1:2] + found[3:]
 
 
 @pytest.mark.parametrize("case", GROUPS, ids=lambda case: case["id"])

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 
+from sfumato.adapters.block_helpers import get_block_index
 from sfumato.models import autoencoder, checkpoint_writer, openclip, text_encoders, unet
 from sfumato.models.family import DENOISER, AdapterTarget
 from sfumato.models.sd.family import SdFamily
@@ -146,6 +147,13 @@ def test_layers_know_the_block_that_options_count(name: str, models: dict[str, d
     numbers = {f"lora_{t.name}": str(t.block[1]) for t in targets if t.block}
     assert numbers == {module: number for module, number in listed.items() if number != "-"}
     assert {t.block[0] for t in targets if t.block} == {"down", "mid", "up"}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_other_programs_are_told_the_block_of_a_layer(name: str) -> None:
+    listed = {row[1]: row[-1] for row in rows("lbw_lora_module_to_block") if row[0] == name}
+    found = {module: get_block_index(module, name == "sdxl") for module in listed}
+    assert found == {module: -1 if number == "-" else int(number) for module, number in listed.items()}
 
 
 def test_kinds_tell_linear_layers_from_convolutions(models: dict[str, dict[str, Any]]) -> None:
