@@ -189,3 +189,29 @@ def test_accelerate_that_starts_one_process_instead_of_two_is_noticed(tmp_path: 
     done = subprocess.run([*launch, str(program)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "accelerate was asked for --num_processes 2 and started 1" in done.stderr
+
+
+@pytest.mark.parametrize("is_swapped", [False, True])
+def test_two_processes_change_weights_within_the_backward_pass_alike(
+    is_swapped: bool, tmp_path: Path
+) -> None:
+    model = tiny.flux(tmp_path / "model", hidden=32, heads=1, depth=3, depth_single=3)
+    # With three pictures the second step of an epoch has one of its two.
+    tiny.pictures(tmp_path / "data" / "1_cat", 4 if is_swapped else 3)
+    fused = ["--fused_backward_pass", *(["--blocks_to_swap", "1"] if is_swapped else [])]
+
+    def arguments(name: str, *more: str) -> list[str]:
+        text = "--output_name full --resolution 64 --caption_extension .txt --max_train_epochs 2 --seed 5 "
+        text += "--learning_rate 1e-3 --max_grad_norm 0 --cache_latents --cache_text_encoder_outputs "
+        text += "--optimizer_type SGDNesterov --max_data_loader_n_workers 0 --learning_rate 1e-2"
+        places = ["--output_dir", str(tmp_path / name), "--train_data_dir", str(tmp_path / "data")]
+        return [*model.arguments, *places, *text.split(), *more]
+
+    done = torchrun(str(DROP_IN.with_name("flux_train.py")), *arguments("two", *fused))
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert script("flux_train", arguments("one", "--gradient_accumulation_steps", "2")) == 0
+    theirs, ours = (load_file(tmp_path / name / "full.safetensors") for name in ("two", "one"))
+    for name, tensor in theirs.items():
+        torch.testing.assert_close(ours[name], tensor, rtol=0, atol=1e-6, msg=name)
+    before = load_file(model.transformer)["img_in.weight"]
+    assert not torch.equal(theirs["img_in.weight"].to(before.dtype), before)

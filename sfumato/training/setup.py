@@ -86,6 +86,7 @@ def prepare(run: Run, processes: Processes) -> Session:
     training_set = _training_set(run, family, seed)
     plan = plan_for(run[LengthConfig], training_set.num_batches, processes.world)
     training_set.max_steps = plan.num_steps
+    updates.check_steps(run, plan, processes.world, is_swapped=swap is not None)
     keeping = saving.keeping_for(run[SavingConfig], plan)
     if processes.is_first:
         state_bytes = optimizer.state_bytes(volume.num_weights)

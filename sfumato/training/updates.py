@@ -20,6 +20,7 @@ from sfumato.training.distributed import Processes
 from sfumato.training.flat import FlatParameter, flatten
 from sfumato.training.fused import FusedUpdate
 from sfumato.training.optimizers import OptimizerPlan
+from sfumato.training.plan import Plan
 from sfumato.training.precision import Precision
 from sfumato.training.stepping import Rounding, Stepping
 from sfumato.training.trainables import ParameterGroup
@@ -49,6 +50,17 @@ def check(run: Run, optimizer: OptimizerPlan) -> None:
         logger.warning(
             "--%s clips each weight's gradient by itself to --max_grad_norm %g; 0 turns clipping off",
             *(option, run[OptimizerConfig].max_grad_norm),
+        )
+
+
+def check_steps(run: Run, plan: Plan, world: int, *, is_swapped: bool) -> None:
+    """Raise UserError if a process would have to change weights that travel without computing with them."""
+    num_last = len(plan.step(plan.steps_per_epoch).micro_batches)
+    if is_swapped and WholeModelConfig in run and num_last < world:
+        raise UserError(
+            f"--blocks_to_swap with {world} processes needs work for each of them in every step, but the last "
+            f"step of an epoch has {num_last} of {plan.num_batches} batches; change --train_batch_size or "
+            "num_repeats, or take another number of processes"
         )
 
 
