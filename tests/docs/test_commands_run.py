@@ -90,6 +90,7 @@ def test_the_commands_of_a_page_work_one_after_the_other(page: Path, workplace: 
 def test_the_pages_hold_commands() -> None:
     counts = {page.name: len(commands(page)) for page in PAGES}
     assert counts["flux_lora.md"] == 5
+    assert counts["flux_finetuning.md"] == 1
     assert counts["sd_lora.md"] == 3
     assert counts["sdxl_lora.md"] == 2
     assert counts["getting_started.md"] == 2

@@ -21,6 +21,7 @@ START = re.compile(rf"(accelerate launch .*?sd-scripts/\w+\.py|sfumato (train|ge
 
 SHOWN = {
     "flux_train_network",
+    "flux_train",
     "flux_minimal_inference",
     "train_network",
     "generate sd",
