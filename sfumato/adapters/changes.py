@@ -17,6 +17,9 @@ from sfumato.adapters.network import AdapterNetwork
 from sfumato.errors import UserError
 from sfumato.models.family import AdapterTarget
 
+_VALUES_AT_ONCE = 1 << 22
+"""What fits into a processor's cache, about: rows are taken by so many values."""
+
 _PREFIXES = ("lora_", "oft_")
 
 
@@ -48,6 +51,15 @@ class Adapter:
         """Return what the file calls a layer; None if it leaves it alone."""
         return next((p + target.name for p in _PREFIXES if p + target.name in self.layers), None)
 
+    def factors(self, target: AdapterTarget) -> tuple[Tensor, Tensor] | None:
+        """Return up (m, r), scaled, and down (r, n) of a layer's LoRA; None where it is of another kind."""
+        tensors = self.layers[self.name_for(target) or ""]
+        if tensors.keys() - {"alpha"} != {"lora_down.weight", "lora_up.weight"}:
+            return None
+        down, up = tensors["lora_down.weight"].flatten(1), tensors["lora_up.weight"].flatten(1)
+        scale = (float(tensors["alpha"]) or down.shape[0]) / down.shape[0]
+        return (up if scale == 1 else up.float() * scale), down
+
     def layer(self, target: AdapterTarget) -> AdapterLayer:
         """Make and load the adapter of one layer.
 
@@ -71,23 +83,46 @@ def changed(
     dtype: torch.dtype,
     device: torch.device,
 ) -> Tensor:
-    """Return a weight with the changes of adapters, one after the other, added in `dtype`.
+    """Return a weight with the changes of adapters, one after the other, computed in float32.
+
+    LoRAs are added a few rows at a time, so that no change is ever made whole.
 
     Args:
         weight: of the target's layer, in any format; it stays as it is.
         target: the layer; its own weight is not looked at.
+        dtype: of the result.
     """
+    own = [(adapter, adapter.strength(name)) for adapter in adapters if (name := adapter.name_for(target))]
+    own = [(adapter, strength) for adapter, strength in own if strength]
+    factors = [adapter.factors(target) for adapter, _ in own]
+    if all(factors):
+        pairs = [(pair, strength) for pair, (_, strength) in zip(factors, own, strict=True) if pair]
+        return _with_products(weight, pairs, dtype, device)
     total = weight.to(device, torch.float32, copy=True).reshape(_shape(target))
-    for adapter in adapters:
-        if (name := adapter.name_for(target)) is None:
-            continue
-        if strength := adapter.strength(name):
-            layer = adapter.layer(replace(target, module=standing_in(target.module, total)))
-            assert isinstance(layer, nn.Module)
-            total.add_(layer.to(device).delta(), alpha=strength)
-            if dtype != torch.float32:
-                total = total.to(dtype).float()
+    for adapter, strength in own:
+        layer = adapter.layer(replace(target, module=standing_in(target.module, total)))
+        assert isinstance(layer, nn.Module)
+        total.add_(layer.to(device).delta(), alpha=strength)
     return total.to(dtype).reshape(weight.shape)
+
+
+def _with_products(
+    weight: Tensor,
+    pairs: Sequence[tuple[tuple[Tensor, Tensor], float]],
+    dtype: torch.dtype,
+    device: torch.device,
+) -> Tensor:
+    """Return a weight plus products of up (m, r) and down (r, n), each times its strength."""
+    if not pairs:
+        return weight.to(device, dtype)
+    up = torch.cat([up.to(device, torch.float32) * strength for (up, _), strength in pairs], 1)
+    down = torch.cat([down.to(device, torch.float32) for (_, down), _ in pairs])
+    matrix, result = weight.flatten(1), torch.empty(weight.shape, dtype=dtype, device=device)
+    rows = max(1, _VALUES_AT_ONCE // matrix.shape[1])
+    for start in range(0, matrix.shape[0], rows):
+        part = matrix[start : start + rows].to(device, torch.float32)
+        result.view(matrix.shape)[start : start + rows] = torch.addmm(part, up[start : start + rows], down)
+    return result
 
 
 def standing_in(module: nn.Module, weight: Tensor) -> nn.Module:

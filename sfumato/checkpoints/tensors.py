@@ -22,6 +22,8 @@ from sfumato.errors import UserError
 
 SUFFIXES = (".safetensors", ".sft")
 
+_LARGE_BYTES = 1 << 20
+
 _SHARD = re.compile(r"(.+-)(\d{5})-of-(\d{5})(\.\w+)$")
 
 
@@ -230,6 +232,7 @@ class _SafetensorsFile:
             return torch.empty(info.shape, dtype=info.dtype)
         start = self._header.data_start + info.start
         if self._map is not None and start % info.dtype.itemsize == 0:
+            self._fetch_ahead(start, info.size_bytes)
             count = info.size_bytes // info.dtype.itemsize
             return torch.frombuffer(self._map, dtype=info.dtype, offset=start, count=count).reshape(
                 info.shape
@@ -238,6 +241,12 @@ class _SafetensorsFile:
         self._file.seek(start)
         self._file.readinto(data)
         return torch.frombuffer(data, dtype=info.dtype).reshape(info.shape)
+
+    def _fetch_ahead(self, start: int, size_bytes: int) -> None:
+        """Have the disk read the whole tensor: touching it page by page would ask for little at a time."""
+        if self._map is not None and size_bytes >= _LARGE_BYTES and hasattr(mmap, "MADV_WILLNEED"):
+            first = start - start % mmap.PAGESIZE
+            self._map.madvise(mmap.MADV_WILLNEED, first, start + size_bytes - first)
 
     def close(self) -> None:
         self._map = None  # tensors that were handed out keep the map alive

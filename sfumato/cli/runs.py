@@ -16,6 +16,7 @@ from sfumato.config.adapter_merging import (
     FreeMergeFormatConfig,
     MergeFormatConfig,
     NewRankConfig,
+    ToPublishedConfig,
     WholeBaseConfig,
 )
 from sfumato.config.caching import CachingConfig
@@ -405,6 +406,15 @@ SCRIPTS: tuple[Script, ...] = (
         without_effect={
             "unet_use_linear_projection": "these layers are always written as the model has them"
         },
+    ),
+    Script(
+        name="tools/convert_diffusers_to_flux",
+        summary="Rewrite a FLUX.1 transformer from diffusers' layout as one file.",
+        family="flux",
+        command="convert",
+        method="to one file",
+        sections=(ToPublishedConfig,),
+        without_effect=_ALWAYS_STREAMED,
     ),
     Script(
         name="tools/show_metadata",

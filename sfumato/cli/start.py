@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from sfumato.cli.parse import Parsed, parse, write_config
 from sfumato.cli.requirements import check_requirements
 from sfumato.cli.runs import Script, script_for
+from sfumato.config.adapter_merging import ToPublishedConfig
 from sfumato.config.conflicts import check_conflicts
 from sfumato.config.console import ConsoleConfig
 from sfumato.config.dataset import DatasetConfig
@@ -81,9 +82,9 @@ def _inspect(run: Run) -> int:
 
 
 def _convert(run: Run) -> int:
-    from sfumato.tools.conversion import convert
+    from sfumato.tools.conversion import convert, convert_to_published
 
-    convert(run)
+    (convert_to_published if ToPublishedConfig in run else convert)(run)
     return 0
 
 

@@ -41,10 +41,8 @@ _VERSIONS = {"sdxl": "sdxl", "sd_": "sd", "flux": "flux"}
 """The family of each kind of `ss_base_model_version`, by its beginning."""
 
 
-class WholeModel(Family, Protocol):
-    """A family whose parts are published together."""
-
-    checkpoint: Checkpoint
+class Rewritable(Family, Protocol):
+    """A family whose models are published as files and as folders in diffusers' layout."""
 
     def save_checkpoint(
         self,
@@ -74,6 +72,31 @@ class WholeModel(Family, Protocol):
             reference: folder in that layout whose scheduler and tokenizers are copied.
         """
         ...
+
+
+class WholeModel(Rewritable, Protocol):
+    """A family whose parts are published together."""
+
+    checkpoint: Checkpoint
+
+
+def open_rewritable(
+    path: Path, option: str, *, version: int | None = None, variant: str | None = None
+) -> Rewritable:
+    """Return the family that a model belongs to, bound to it, as `open_base` does.
+
+    Models that are published in parts, whose denoiser is a file of its own, are taken as well.
+    """
+    family = _family_of_denoiser(path)
+    if family is not None:
+        if version or variant:
+            given = f"--v{version}" if version else f"--variant {variant}"
+            raise UserError(f"{given} is about Stable Diffusion, but {option} is {path}; leave it out")
+        model = ModelConfig(pretrained_model_name_or_path=str(path))
+        found = cast(Rewritable, family_for(Run("", family, [model])))
+        found.check([DENOISER])
+        return found
+    return open_base(path, option, version=version, variant=variant)
 
 
 def open_model(name: str, option: str, insistence: InsistenceOptions) -> tuple[str, Family]:

@@ -150,14 +150,14 @@ def save_folder(
     """
     pipeline, scheduler = checkpoint.layout.pipeline
     index: dict[str, Any] = {"_class_name": pipeline, "scheduler": ["diffusers", scheduler]}
-    copied = _copied(reference, folder, ("scheduler", *tokenizers)) if reference is not None else {}
+    taken = copied(reference, folder, ("scheduler", *tokenizers)) if reference is not None else {}
     for part, spec in checkpoint.layout.parts.items():
         model = models.get(part) or checkpoint.load(part, None, torch.device("cpu"))
         _save_model(folder / spec.folder, spec, model, dtype, as_safetensors, checkpoint.layout.scale)
         library = "diffusers" if spec.network in ("unet", "vae") else "transformers"
         index[spec.folder] = [library, type(model).__name__]
     for name, load in tokenizers.items():
-        if name not in copied:
+        if name not in taken:
             load().vocabulary.save_pretrained(folder / name)
         index[name] = ["transformers", "CLIPTokenizer"]
     if "text_encoder_2" not in index:
@@ -169,12 +169,12 @@ def save_folder(
         **_SCHEDULERS[scheduler],
         "prediction_type": prediction,
     }
-    if "scheduler" not in copied:
+    if "scheduler" not in taken:
         _write_json(folder / "scheduler" / "scheduler_config.json", settings)
-    _write_json(folder / "model_index.json", index | copied)
+    _write_json(folder / "model_index.json", index | taken)
 
 
-def _copied(reference: Path, folder: Path, names: Iterable[str]) -> dict[str, list[str]]:
+def copied(reference: Path, folder: Path, names: Iterable[str]) -> dict[str, list[str]]:
     """Copy these folders, where there are any; return what the reference's index says of each."""
     file = reference / "model_index.json"
     if not file.is_file():

@@ -58,6 +58,11 @@ class Formats:
     merge: torch.dtype
     save: torch.dtype
 
+    @property
+    def result(self) -> torch.dtype:
+        """What a changed weight is made in: rounded to `merge` first where that is coarser than float32."""
+        return self.save if self.merge == torch.float32 else self.merge
+
 
 @dataclass
 class Changes:
@@ -241,14 +246,14 @@ def _merged(
         count()
         rows = [_rows(target, own) for _, target in layers]
         if len(layers) == 1 and rows[0] == own.shape[0]:
-            return changed(own, layers[0][1], adapters, formats.merge, device)
-        whole = own.to(device, formats.merge, copy=True)
+            return changed(own, layers[0][1], adapters, formats.result, device)
+        whole = own.to(device, formats.result, copy=True)
         for (start, target), length in zip(layers, rows, strict=True):
             part = own[start : start + length]
-            whole[start : start + length] = changed(part, target, adapters, formats.merge, device)
+            whole[start : start + length] = changed(part, target, adapters, formats.result, device)
         return whole
 
-    return LazyTensor(formats.merge, tensor.shape, load)
+    return LazyTensor(formats.result, tensor.shape, load)
 
 
 def _rows(target: AdapterTarget, own: Tensor) -> int:

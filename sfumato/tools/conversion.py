@@ -19,10 +19,11 @@ import torch
 
 from sfumato.checkpoints.pickles import SUFFIXES as PICKLE_SUFFIXES
 from sfumato.checkpoints.tensors import SUFFIXES, open_tensors
+from sfumato.config.adapter_merging import ToPublishedConfig
 from sfumato.config.conversion import ConversionConfig
 from sfumato.config.run import Run
 from sfumato.errors import UserError
-from sfumato.models.bases import WholeModel, open_base
+from sfumato.models.bases import Rewritable, open_rewritable
 from sfumato.models.hub import located
 from sfumato.nn.precision import dtype_named
 
@@ -42,7 +43,7 @@ def convert(run: Run) -> None:
     if source is None:
         raise UserError("MODEL_TO_LOAD is empty; give a file or a folder in diffusers' layout")
     version = 1 if options.v1 else 2 if options.v2 else None
-    base = open_base(source, "MODEL_TO_LOAD", version=version, variant=options.variant)
+    base = open_rewritable(source, "MODEL_TO_LOAD", version=version, variant=options.variant)
     dtype = dtype_named(options.format) if options.format else None
     if target.suffix.lower() in _FILES:
         _write_file(base, source, target, dtype, options)
@@ -51,8 +52,24 @@ def convert(run: Run) -> None:
     logger.info("written: %s", target)
 
 
+def convert_to_published(run: Run) -> None:
+    """Write the denoiser that the run names as one file under its published names.
+
+    Raises:
+        UserError: a file or option will not do, or the disk is full.
+    """
+    options = run[ToPublishedConfig]
+    source, target = located(options.diffusers_path), Path(options.save_to)
+    if source is None:
+        raise UserError("--diffusers_path is empty; give a folder in diffusers' layout")
+    base = open_rewritable(source, "--diffusers_path")
+    dtype = dtype_named(options.save_precision, "--save_precision") if options.save_precision else None
+    base.save_checkpoint(target, {}, dtype, _kept_metadata(source))
+    logger.info("written: %s", target)
+
+
 def _write_file(
-    base: WholeModel, source: Path, target: Path, dtype: torch.dtype | None, options: ConversionConfig
+    base: Rewritable, source: Path, target: Path, dtype: torch.dtype | None, options: ConversionConfig
 ) -> None:
     if target.is_dir():
         raise UserError(f"MODEL_TO_SAVE is {target}, which is a folder; give another name")
@@ -61,7 +78,7 @@ def _write_file(
 
 
 def _write_folder(
-    base: WholeModel, source: Path, target: Path, dtype: torch.dtype | None, options: ConversionConfig
+    base: Rewritable, source: Path, target: Path, dtype: torch.dtype | None, options: ConversionConfig
 ) -> None:
     reference = located(options.reference_model) or (source if source.is_dir() else None)
     if options.reference_model and not (reference and (reference / "model_index.json").is_file()):

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from sfumato.checkpoints.header import read_header
 from sfumato.cli.main import main, script
 from sfumato.models.family import DENOISER
+from sfumato.models.flux.keys import to_diffusers
 from tests import tiny
 
 SCRIPT = "tools/convert_diffusers20_original_sd"
@@ -267,3 +268,53 @@ def test_weights_stay_in_the_mapped_file_until_they_are_written(models: dict[str
     weights = unet.state_dict()
     distance = weights["conv_out.weight"].data_ptr() - weights["conv_in.weight"].data_ptr()
     assert distance == last.start - first.start
+
+
+def test_a_denoiser_that_is_a_file_of_its_own_goes_to_diffusers_and_back_bit_for_bit(tmp_path: Path) -> None:
+    from diffusers.models.transformers.transformer_flux import FluxTransformer2DModel
+
+    model = tiny.flux(tmp_path / "model")
+    weights = load_file(model.transformer)
+    assert main(["convert", str(model.transformer), str(tmp_path / "folder")]) == 0
+    opened: Any = FluxTransformer2DModel.from_pretrained(tmp_path / "folder", subfolder="transformer")
+    state = opened.state_dict()
+    for name, value in to_diffusers(weights).items():
+        assert torch.equal(state[name].to(value.dtype), value), name
+    out = tmp_path / "back.safetensors"
+    argv = ["--diffusers_path", str(tmp_path / "folder"), "--save_to", str(out)]
+    assert script("tools/convert_diffusers_to_flux", argv) == 0
+    back = load_file(out)
+    assert back.keys() == weights.keys()
+    assert all(torch.equal(back[name], value) for name, value in weights.items())
+    assert {value.dtype for value in back.values()} == {torch.bfloat16}
+
+
+def test_one_of_diffusers_shards_is_as_good_as_the_folder_and_the_format_is_as_asked(tmp_path: Path) -> None:
+    weights = load_file(tiny.flux(tmp_path / "model").transformer)
+    theirs = {name: value.contiguous() for name, value in to_diffusers(weights).items()}
+    names, folder = sorted(theirs), tmp_path / "folder" / "transformer"
+    folder.mkdir(parents=True)
+    files = [f"diffusion_pytorch_model-0000{i}-of-00002.safetensors" for i in (1, 2)]
+    halves = (names[: len(names) // 2], names[len(names) // 2 :])
+    for file, half in zip(files, halves, strict=True):
+        save_file({name: theirs[name] for name in half}, folder / file)
+    index = {name: file for file, half in zip(files, halves, strict=True) for name in half}
+    (folder / "diffusion_pytorch_model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
+    for source in (tmp_path / "folder", folder, folder / files[0]):
+        out = tmp_path / "out.safetensors"
+        argv = ["--diffusers_path", str(source), "--save_to", str(out), "--save_precision", "fp8"]
+        assert script("tools/convert_diffusers_to_flux", argv) == 0
+        found = load_file(out)
+        assert {value.dtype for value in found.values()} == {torch.float8_e4m3fn}
+        assert found.keys() == weights.keys()
+
+
+def test_a_denoiser_is_not_asked_which_stable_diffusion_it_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = tiny.flux(tmp_path / "model").transformer
+    assert main(["convert", str(model), str(tmp_path / "out"), "--v2"]) == 2
+    assert "--v2 is about Stable Diffusion" in capsys.readouterr().err
+    assert main(["convert", str(model), str(tmp_path / "out.ckpt")]) == 2
+    assert "is a .safetensors file" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

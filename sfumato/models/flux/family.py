@@ -17,12 +17,13 @@ from torch import Tensor, nn
 
 from sfumato.checkpoints.pickles import SUFFIXES as PICKLE_SUFFIXES
 from sfumato.checkpoints.pickles import write_pickle
-from sfumato.checkpoints.tensors import open_tensors, write_tensors
+from sfumato.checkpoints.tensors import SUFFIXES, open_tensors, write_tensors
 from sfumato.config.model import ModelConfig
 from sfumato.config.run import Run
 from sfumato.diffusion.schedules import flow_sigmas, shift_exponent
 from sfumato.errors import UserError
 from sfumato.models import autoencoder, text_encoders
+from sfumato.models.checkpoint_writer import copied
 from sfumato.models.family import (
     DENOISER,
     VAE,
@@ -38,7 +39,12 @@ from sfumato.models.flux import targets, text
 from sfumato.models.flux.network import Flux
 from sfumato.models.flux.options import FluxGenerationOptions, FluxMergeOptions, FluxOptions
 from sfumato.models.flux.packing import PATCH, pack, picture_ids, unpack
-from sfumato.models.flux.transformer import flux_shape, load_transformer, open_published, save_transformer
+from sfumato.models.flux.transformer import (
+    flux_shape,
+    load_transformer,
+    open_published,
+    save_transformer,
+)
 from sfumato.models.loading import shapes_of
 from sfumato.models.published import Place, Published
 from sfumato.models.reading import Reader
@@ -296,6 +302,44 @@ class FluxFamily:
         if part != DENOISER:
             raise ValueError(f"{part} has no folder of its own making; save it as a file")
         save_transformer(cast(Flux, model), folder / _PARTS[part].folder, dtype)
+
+    def save_checkpoint(
+        self,
+        path: Path,
+        parts: Mapping[str, nn.Module],
+        dtype: torch.dtype | None,
+        metadata: Mapping[str, str],
+        *,
+        epoch: int = 0,
+        step: int = 0,
+    ) -> None:
+        """Write the denoiser's file anew, under its published names; `parts` stays empty."""
+        if path.suffix.lower() not in SUFFIXES or epoch or step:
+            raise UserError(f"{path}: a FLUX.1 transformer is a .safetensors file without epoch and step")
+        with self.published(DENOISER) as own:
+            write_tensors(path, own.tensors, metadata, dtype)
+
+    def save_folder(
+        self,
+        folder: Path,
+        parts: Mapping[str, nn.Module],
+        dtype: torch.dtype | None,
+        *,
+        as_safetensors: bool = True,
+        reference: Path | None = None,
+    ) -> None:
+        """Write the denoiser's part of a folder in diffusers' layout, always as safetensors.
+
+        Args:
+            parts: stays empty.
+            reference: folder in that layout whose scheduler and tokenizers are copied.
+        """
+        with self.published(DENOISER) as own:
+            model = cast(Flux, own.modules[DENOISER])
+            tensors = {name: own.tensors[place.name] for name, place in own.places[DENOISER].items()}
+            save_transformer(model, folder / _PARTS[DENOISER].folder, dtype, tensors)
+        if reference is not None:
+            copied(reference, folder, ("scheduler", "tokenizer", "tokenizer_2"))
 
     def _load_tokenizers(self) -> Any:
         if self._tokenizers is None:

@@ -10,9 +10,9 @@ from pathlib import Path
 import torch
 
 from sfumato.checkpoints.atomic import atomic_file
-from sfumato.checkpoints.tensors import open_tensors, write_tensors
+from sfumato.checkpoints.tensors import LazyTensor, open_tensors, write_tensors
 from sfumato.models.family import DENOISER
-from sfumato.models.flux.keys import PREFIX, Source, table_for, to_diffusers
+from sfumato.models.flux.keys import PREFIX, Source, lazily_to_diffusers, table_for, to_diffusers
 from sfumato.models.flux.network import Flux, FluxShape
 from sfumato.models.loading import check_names, fill, shapes_of, sizes_of
 from sfumato.models.published import Place, Published
@@ -56,8 +56,17 @@ def load_transformer(
     return model
 
 
-def save_transformer(model: Flux, folder: Path, dtype: torch.dtype) -> None:
-    """Write a transformer with diffusers' names and settings; the folder changes file by file."""
+def save_transformer(
+    model: Flux,
+    folder: Path,
+    dtype: torch.dtype | None,
+    tensors: Mapping[str, LazyTensor] | None = None,
+) -> None:
+    """Write a transformer with diffusers' names and settings; the folder changes file by file.
+
+    Args:
+        tensors: the weights under their published names, if they are not the model's own.
+    """
     shape = model.shape
     settings = {
         "_class_name": "FluxTransformer2DModel",
@@ -72,8 +81,8 @@ def save_transformer(model: Flux, folder: Path, dtype: torch.dtype) -> None:
         "patch_size": 1,
         "pooled_projection_dim": shape.pooled_width,
     }
-    tensors = to_diffusers(model.state_dict())
-    write_tensors(folder / "diffusion_pytorch_model.safetensors", tensors, {"format": "pt"}, dtype)
+    theirs = to_diffusers(model.state_dict()) if tensors is None else lazily_to_diffusers(tensors)
+    write_tensors(folder / "diffusion_pytorch_model.safetensors", theirs, {"format": "pt"}, dtype)
     with atomic_file(folder / "config.json") as file:
         file.write(json.dumps(settings, indent=2).encode())
 
