@@ -1,0 +1,89 @@
+"""Which tensors of an adapter file other programs load, told by their names alone.
+
+Programs skip what they do not know, some with a line in a log, some without a word. The rules are those of
+ComfyUI, diffusers 0.42 and sd-scripts, found by loading files with them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sfumato.checkpoints.header import read_header
+from sfumato.checkpoints.pickles import SUFFIXES as PICKLE_SUFFIXES
+
+_LORA = r"alpha|lora_(up|down|mid)\.weight"
+_PEFT = r"lora_[AB](\.default)?\.weight"
+_LOHA = r"alpha|hada_(w[12]_[ab]|t[12])|lokr_(w[12](_[ab])?|t2)"
+_MORE = r"dora_scale|a1\.weight|a2\.weight|b1\.weight|b2\.weight|diff|diff_b|w_norm|b_norm|oft_blocks|oft_diag|rescale"
+_UNET_NAMES = r"(down|up|mid|input|output|middle)_blocks?_|conv_(in|out)|time_embed|label_emb|add_embedding|out_"
+_TRANSFORMER = r"(single_|double_)blocks_|(img|txt|time|vector|guidance)_in|final_layer_"
+_TEXT = r"lora_te\d?_"
+_THEIRS = r"(transformer|unet|text_encoder(_2)?)\."
+
+
+@dataclass(frozen=True)
+class Consumer:
+    """One program.
+
+    Attributes:
+        loads: patterns of whole keys, layer and tensor; a key is loaded if one fits.
+        drops: patterns of layers that it leaves out all the same.
+        only_with: a key must have company: another key of its layer that fits this pattern, if any is given.
+    """
+
+    name: str
+    loads: tuple[str, ...]
+    drops: tuple[str, ...] = ()
+
+    def loaded(self, keys: Iterable[str]) -> list[str]:
+        """Return the keys that the program makes use of."""
+        return [
+            key
+            for key in keys
+            if any(re.match(pattern, key) for pattern in self.loads)
+            and not any(re.match(pattern, key) for pattern in self.drops)
+        ]
+
+
+CONSUMERS: Sequence[Consumer] = (
+    Consumer(
+        "ComfyUI",
+        (
+            rf"(lora_unet_|lora_transformer_|lycoris_|{_TEXT})\w+\.({_LORA}|{_LOHA}|{_MORE})$",
+            rf"(diffusion_model|transformer|unet|text_encoders|text_encoder(_2)?)\..+\.({_LORA}|{_PEFT}|{_LOHA}|{_MORE})$",
+        ),
+    ),
+    Consumer(
+        "diffusers",
+        (
+            rf"lora_unet_({_UNET_NAMES}|{_TRANSFORMER}).*\.({_LORA}|dora_scale)$",
+            rf"{_TEXT}text_model_.*\.({_LORA}|dora_scale)$",
+            rf"{_THEIRS}.+\.({_LORA}|{_PEFT})$",
+        ),
+        (r"lora_te3_", r"text_encoder_2\.encoder\.", r"text_encoder_3\."),
+    ),
+    Consumer(
+        "sd-scripts",
+        (
+            rf"(lora_unet_|{_TEXT})\w+\.({_LORA}|lora_[AB]\.\d+|{_LOHA})$",
+            r"oft_unet_\w+\.(alpha|oft_blocks(\.\d+)?)$",
+        ),
+    ),
+)
+"""Programs that load adapter files. sd-scripts needs LyCORIS for LoHa and LoKr."""
+
+
+def describe(keys: Sequence[str]) -> str:
+    """Return how many of a file's tensors each program loads: `ComfyUI 912 of 912, diffusers ...`."""
+    counts = [f"{consumer.name} {len(consumer.loaded(keys))}" for consumer in CONSUMERS]
+    return f"of {len(keys)} tensors load: {', '.join(counts)}"
+
+
+def describe_file(path: Path) -> str | None:
+    """Return what `describe` says of a file; None for pickled files, whose names would have to be loaded."""
+    if path.suffix.lower() in PICKLE_SUFFIXES or not path.is_file():
+        return None
+    return describe(list(read_header(path).tensors))
