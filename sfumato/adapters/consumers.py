@@ -17,8 +17,8 @@ from sfumato.checkpoints.pickles import SUFFIXES as PICKLE_SUFFIXES
 _LORA = r"alpha|lora_(up|down|mid)\.weight"
 _PEFT = r"lora_[AB](\.default)?\.weight"
 _LOHA = r"alpha|hada_(w[12]_[ab]|t[12])|lokr_(w[12](_[ab])?|t2)"
-_MORE = r"dora_scale|a1\.weight|a2\.weight|b1\.weight|b2\.weight|diff|diff_b|w_norm|b_norm|oft_blocks|oft_diag|rescale"
-_UNET_NAMES = r"(down|up|mid|input|output|middle)_blocks?_|conv_(in|out)|time_embed|label_emb|add_embedding|out_"
+_MORE = r"dora_scale|[ab][12]\.weight|diff|diff_b|w_norm|b_norm|oft_blocks|oft_diag|rescale"
+_UNET = r"(down|up|mid|input|output|middle)_blocks?_|conv_(in|out)|time_embed|label_emb|add_embedding|out_"
 _TRANSFORMER = r"(single_|double_)blocks_|(img|txt|time|vector|guidance)_in|final_layer_"
 _TEXT = r"lora_te\d?_"
 _THEIRS = r"(transformer|unet|text_encoder(_2)?)\."
@@ -31,7 +31,6 @@ class Consumer:
     Attributes:
         loads: patterns of whole keys, layer and tensor; a key is loaded if one fits.
         drops: patterns of layers that it leaves out all the same.
-        only_with: a key must have company: another key of its layer that fits this pattern, if any is given.
     """
 
     name: str
@@ -53,17 +52,17 @@ CONSUMERS: Sequence[Consumer] = (
         "ComfyUI",
         (
             rf"(lora_unet_|lora_transformer_|lycoris_|{_TEXT})\w+\.({_LORA}|{_LOHA}|{_MORE})$",
-            rf"(diffusion_model|transformer|unet|text_encoders|text_encoder(_2)?)\..+\.({_LORA}|{_PEFT}|{_LOHA}|{_MORE})$",
+            rf"(diffusion_model|transformer|unet|text_encoders)\..+\.({_LORA}|{_PEFT}|{_LOHA}|{_MORE})$",
         ),
     ),
     Consumer(
         "diffusers",
         (
-            rf"lora_unet_({_UNET_NAMES}|{_TRANSFORMER}).*\.({_LORA}|dora_scale)$",
+            rf"lora_unet_({_UNET}|{_TRANSFORMER}).*\.({_LORA}|dora_scale)$",
             rf"{_TEXT}text_model_.*\.({_LORA}|dora_scale)$",
             rf"{_THEIRS}.+\.({_LORA}|{_PEFT})$",
         ),
-        (r"lora_te3_", r"text_encoder_2\.encoder\.", r"text_encoder_3\."),
+        (r"lora_te3_", r"text_encoder_2\.encoder\."),
     ),
     Consumer(
         "sd-scripts",

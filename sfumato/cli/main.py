@@ -27,6 +27,7 @@ USAGE = """usage: sfumato COMMAND ...
   extract-lora ...           make a LoRA of the difference of two models
   resize-lora ...            bring a LoRA to another rank
   convert-lora ...           rewrite a LoRA with the names that other programs give it
+  check-lora FILE            say what an adapter file holds, and which programs load it
   show-metadata ...          show what a file says of itself
   extract-dylora ...         cut a DyLoRA into LoRAs of every smaller rank
   demo [FOLDER]              see it learn on a toy model, without downloads
@@ -183,7 +184,7 @@ def _run_script(name: str, argv: Sequence[str]) -> int:
 _TOOLS = (
     "inspect", "cache-latents", "cache-text", "resize-images", "merge-captions", "merge-tags",
     "clean-captions", "prepare-buckets", "convert", "merge-models", "extract-lora", "resize-lora",
-    "merge-svd", "convert-lora", "show-metadata", "extract-dylora",
+    "merge-svd", "convert-lora", "check-lora", "show-metadata", "extract-dylora",
 )  # fmt: skip
 """Sub-commands that are one script each."""
 

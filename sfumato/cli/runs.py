@@ -21,6 +21,7 @@ from sfumato.config.adapter_merging import (
 )
 from sfumato.config.caching import CachingConfig
 from sfumato.config.captions import CaptionConfig
+from sfumato.config.checking import CheckingConfig
 from sfumato.config.console import ConsoleConfig
 from sfumato.config.conversion import ConversionConfig
 from sfumato.config.dataset import DatasetConfig
@@ -396,6 +397,13 @@ SCRIPTS: tuple[Script, ...] = (
         family="",
         command="convert-lora",
         sections=(AdapterExchangeConfig,),
+    ),
+    Script(
+        name="networks/check_lora_weights",
+        summary="Say what an adapter file holds, and which programs load it.",
+        family="",
+        command="check-lora",
+        sections=(CheckingConfig,),
     ),
     Script(
         name="tools/convert_diffusers20_original_sd",

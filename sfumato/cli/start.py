@@ -95,6 +95,13 @@ def _show_metadata(run: Run) -> int:
     return 0
 
 
+def _check_lora(run: Run) -> int:
+    from sfumato.tools.checking import check_adapter
+
+    print(check_adapter(run))  # noqa: T201
+    return 0
+
+
 def _merge_models(run: Run) -> int:
     from sfumato.tools.merging import merge_models
 
@@ -219,5 +226,6 @@ _WORK: dict[str, Callable[[Run], int]] = {
     "clean-captions": _clean_captions,
     "prepare-buckets": _prepare_buckets,
     "convert-lora": _convert_lora,
+    "check-lora": _check_lora,
     "extract-dylora": _extract_dylora,
 }
