@@ -59,8 +59,8 @@ def check_steps(run: Run, plan: Plan, world: int, *, is_swapped: bool) -> None:
     if is_swapped and WholeModelConfig in run and num_last < world:
         raise UserError(
             f"--blocks_to_swap with {world} processes needs work for each of them in every step, but the "
-            f"last step of an epoch has {num_last} of {plan.num_batches} batches; change --train_batch_size or "
-            "num_repeats, or take another number of processes"
+            f"last step of an epoch has {num_last} of {plan.num_batches} batches; change --train_batch_size "
+            "or num_repeats, or take another number of processes"
         )
 
 
