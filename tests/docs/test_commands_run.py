@@ -16,7 +16,7 @@ from tests import tiny
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 TOOLS = "cache-latents|cache-text|resize-images|merge-captions|clean-captions|prepare-buckets|convert|inspect"
-LORA_TOOLS = "extract-lora|extract-dylora|resize-lora"
+LORA_TOOLS = "extract-lora|extract-dylora|resize-lora|merge|merge-svd|convert-lora|check-lora"
 STARTS = (
     r"accelerate launch .*?sd-scripts/\w+\.py",
     r"python sd-scripts/[\w/]+\.py",
@@ -98,4 +98,6 @@ def test_the_pages_hold_commands() -> None:
     assert counts["inspect.md"] == 1
     assert counts["preparing.md"] == 7
     assert counts["extracting.md"] == 7
+    assert counts["merging.md"] == 5
+    assert counts["converting.md"] == 7
     assert counts["README.md"] >= 1
