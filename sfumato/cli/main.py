@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 USAGE = """usage: sfumato COMMAND ...
 
   train FAMILY METHOD ...    train, e.g. `sfumato train flux lora --help`
+  account FAMILY METHOD ...  count the memory that such a training takes; --json for programs
   generate [FAMILY] ...      make pictures; with FLUX where no family is named
   inspect DATA ...           show what a model would be trained on: a data set file, or a folder
   cache-latents, cache-text  encode pictures, or captions, ahead of training
@@ -108,6 +109,20 @@ def _train(argv: Sequence[str]) -> int:
     return start(row, rest, prog=f"sfumato train {family} {method}", as_command=True)
 
 
+def _account(argv: Sequence[str]) -> int:
+    from sfumato.cli.runs import script_for
+    from sfumato.cli.start import start
+    from sfumato.errors import UserError
+
+    if len(argv) < 2 or argv[0].startswith("-"):
+        raise UserError("write sfumato account FAMILY METHOD and the options that the training has")
+    family, method, *rest = argv
+    options = [text for text in rest if text != "--json"]
+    work = "account" if options == rest else "account --json"
+    prog = f"sfumato account {family} {method}"
+    return start(script_for("train", family, method), options, prog=prog, as_command=True, work=work)
+
+
 def _generate(argv: Sequence[str]) -> int:
     from sfumato.cli.runs import script_for, script_named
     from sfumato.cli.start import start
@@ -190,6 +205,7 @@ _TOOLS = (
 
 _COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "train": _train,
+    "account": _account,
     "generate": _generate,
     "merge": _merge,
     **{name: _tool(name) for name in _TOOLS},

@@ -1,5 +1,6 @@
 """What every run does between its command line and its work."""
 
+import json
 import logging
 import os
 import sys
@@ -22,15 +23,19 @@ from sfumato.errors import UserError
 logger = logging.getLogger(__name__)
 
 
-def start(script: Script, argv: Sequence[str], *, prog: str, as_command: bool = False) -> int:
-    """Parse the options of one script, say what will be done, and do it; return the exit status."""
+def start(script: Script, argv: Sequence[str], *, prog: str, as_command: bool = False, work: str = "") -> int:
+    """Parse the options of one script, say what will be done, and do it; return the exit status.
+
+    Args:
+        work: what to do instead of what the script's command is.
+    """
     parsed = parse(script, argv, prog=prog, as_command=as_command)
     if parsed.output_config:
         return write_config(parsed.output_config, parsed.run)
     check_conflicts(parsed.run)
     check_requirements()
     run = _announce(parsed)
-    return _WORK[script.command](run)
+    return _WORK[work or script.command](run)
 
 
 def _announce(parsed: Parsed) -> Run:
@@ -55,6 +60,20 @@ def _train(run: Run) -> int:
     from sfumato.training.setup import train  # torch starts here; --help and typos never pay for it
 
     train(run)
+    return 0
+
+
+def _account(run: Run) -> int:
+    from sfumato.training.setup import count
+
+    print(count(run).as_text())  # noqa: T201
+    return 0
+
+
+def _account_as_json(run: Run) -> int:
+    from sfumato.training.setup import count
+
+    print(json.dumps(count(run).as_dict(), indent=1))  # noqa: T201
     return 0
 
 
@@ -209,6 +228,8 @@ def _extract_dylora(run: Run) -> int:
 
 _WORK: dict[str, Callable[[Run], int]] = {
     "train": _train,
+    "account": _account,
+    "account --json": _account_as_json,
     "generate": _generate,
     "inspect": _inspect,
     "convert": _convert,

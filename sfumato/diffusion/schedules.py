@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable, Hashable
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import _disable_current_modes
 
 NUM_TIMESTEPS = 1000
 
@@ -23,6 +25,18 @@ BETA_START, BETA_END = 0.00085, 0.012
 
 LEAST_KEPT = 2.0**-24
 """Stands for alpha_bar = 0 where something must be divided by it; its sigma is 4096."""
+
+
+def _table(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Let a table be made once, and of real numbers, whatever becomes of those around it at that time."""
+
+    @functools.cache
+    @functools.wraps(make)
+    def made(*given: Hashable) -> Tensor:
+        with _disable_current_modes():
+            return make(*given)
+
+    return made
 
 
 def shift(sigmas: Tensor, factor: float) -> Tensor:
@@ -35,7 +49,7 @@ def shift(sigmas: Tensor, factor: float) -> Tensor:
     return factor * sigmas / (1 + (factor - 1) * sigmas)
 
 
-@functools.cache
+@_table
 def flow_table(shift_factor: float) -> Tensor:
     """Return the 1000 discrete noise levels of flow training, (1000,) float32 from 1 down to about 0.001."""
     levels = torch.arange(NUM_TIMESTEPS, 0, -1, dtype=torch.float32) / NUM_TIMESTEPS
@@ -64,13 +78,13 @@ def flow_sigmas(num_steps: int, mu: float | None = None) -> Tensor:
     return levels if mu is None else shift(levels, math.exp(mu))
 
 
-@functools.cache
+@_table
 def ddpm_betas() -> Tensor:
     """Return the noise that each step adds, (1000,) float32: Stable Diffusion's, linear in their roots."""
     return torch.linspace(BETA_START**0.5, BETA_END**0.5, NUM_TIMESTEPS) ** 2
 
 
-@functools.cache
+@_table
 def ddpm_kept(zero_terminal: bool = False) -> Tensor:
     """Return alpha_bar by timestep, (1000,) float32, falling.
 
@@ -105,7 +119,7 @@ def noise_to_signal(kept: Tensor) -> Tensor:
     return ((1 - kept) / kept).sqrt()
 
 
-@functools.cache
+@_table
 def ddpm_sigmas(zero_terminal: bool = False) -> Tensor:
     """Return sigma by timestep, (1000,) float32, rising; finite at the last timestep too."""
     return noise_to_signal(ddpm_kept(zero_terminal).clamp(min=LEAST_KEPT))

@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.checkpoint import checkpoint
 
+from sfumato.nn.device import kind_of
+
 
 def enable(blocks: Iterable[nn.Module], *, offload: bool = False) -> None:
     """Checkpoint each of `blocks`; a block that is checkpointed already stays as it is.
@@ -57,7 +59,7 @@ class _Away:
         self.device = tensor.device
         self._copied = None
         with torch.no_grad():
-            self.values = torch.empty_like(tensor, device="cpu", pin_memory=tensor.is_cuda)
+            self.values = torch.empty_like(tensor, device="cpu", pin_memory=kind_of(tensor) == "cuda")
             if tensor.is_cuda:
                 self._carry(tensor)
             else:

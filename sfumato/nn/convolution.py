@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sfumato.nn.device import kind_of
+
 MOST_PIXELS = 256
 """Up to how many pixels of output, in the whole batch, the matrix product is the faster one on a CPU."""
 LEAST_WEIGHTS = 2**20
@@ -63,7 +65,7 @@ def _forward(layer: nn.Conv2d, x: Tensor) -> Tensor:
 
 def _is_quicker(layer: nn.Conv2d, x: Tensor) -> bool:
     return (
-        x.device.type == "cpu"
+        kind_of(x) == "cpu"
         and x.dim() == 4
         and x.shape[0] * _count(x.shape[2], layer) * _count(x.shape[3], layer) <= MOST_PIXELS
         and not layer.weight.requires_grad

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import BackwardCFunction, FunctionCtx, once_differentiable
 
+from sfumato.nn.device import kind_of
+
 LEAST_SCORES = 64 * 64
 """Of a head. With fewer, starting the products takes longer than they do."""
 MOST_SCORES = 4096 * 4096
@@ -24,7 +26,7 @@ SCORES_AT_ONCE = 2**20
 def is_quicker(query: Tensor, key: Tensor, value: Tensor) -> bool:
     """Return whether `attend` is faster than PyTorch's kernel; each is (B, H, tokens, D)."""
     return (
-        query.device.type == "cpu"
+        kind_of(query) == "cpu"
         and query.dtype == key.dtype == value.dtype == torch.bfloat16
         and LEAST_SCORES <= query.shape[2] * key.shape[2] <= MOST_SCORES
     )

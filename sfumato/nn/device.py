@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
 import torch
 from torch import Tensor
 
@@ -33,6 +37,29 @@ def device_named(name: str, option: str = "--device") -> torch.device:
     except (RuntimeError, AssertionError):
         raise UserError(f"{option} is {name}, which this machine has not; use cpu") from None
     return torch.device(name)
+
+
+def free_bytes(device: torch.device) -> int | None:
+    """Return how much memory of a graphics card is free, or None where nobody knows."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None
+
+
+_meant: ContextVar[str | None] = ContextVar("meant", default=None)
+
+
+def kind_of(tensor: Tensor) -> str:
+    """Return the kind of device that computes with a tensor; in a dry run, that which is meant."""
+    return _meant.get() or tensor.device.type
+
+
+@contextmanager
+def standing_for(kind: str) -> Iterator[None]:
+    """Let all tensors pass for ones of this kind of device in a `with` block."""
+    token = _meant.set(kind)
+    try:
+        yield
+    finally:
+        _meant.reset(token)
 
 
 class HostCopy:

@@ -59,18 +59,24 @@ def _counts(sizes: Sequence[int]) -> list[int]:
 
 def size_of(block: nn.Module) -> int:
     """Return the bytes of a block's parameters and buffers."""
-    return sum(tensor.numel() * tensor.element_size() for tensor in _own(block))
+    return sum(tensor.numel() * tensor.element_size() for tensor in own_tensors(block))
 
 
 def move_others(model: nn.Module, travelling: Iterable[nn.Module], device: torch.device) -> None:
     """Bring the weights of a model to `device`, but for those of blocks that travel."""
-    waiting = {id(tensor) for block in travelling for tensor in _own(block)}
-    for tensor in _own(model):
+    waiting = {id(tensor) for block in travelling for tensor in own_tensors(block)}
+    for tensor in own_tensors(model):
         if id(tensor) not in waiting:
             tensor.data = tensor.data.to(device)
 
 
-def _own(module: nn.Module) -> list[Tensor]:
+def buffer_bytes(block: nn.Module) -> int:
+    """Return the bytes of a flat buffer that holds a block."""
+    return _Layout.of(block).num_bytes
+
+
+def own_tensors(module: nn.Module) -> list[Tensor]:
+    """Return a module's parameters and buffers."""
     return [*module.parameters(), *module.buffers()]
 
 
@@ -270,7 +276,7 @@ class _Layout:
 
     @classmethod
     def of(cls, module: nn.Module) -> _Layout:
-        tensors = _own(module)
+        tensors = own_tensors(module)
         offsets, end = [], 0
         for tensor in tensors:
             offsets.append(end)

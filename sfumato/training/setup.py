@@ -35,6 +35,7 @@ from sfumato.training import (
     trackers,
     updates,
 )
+from sfumato.training.account import Account, account, foresee
 from sfumato.training.distributed import Processes
 from sfumato.training.objective import settings_without_effect
 from sfumato.training.plan import Plan, plan_for
@@ -54,7 +55,23 @@ def train(run: Run) -> None:
     """
     processes = distributed.start(run[DistributedConfig])
     try:
-        prepare(run, processes).train()
+        session = prepare(run, processes)
+        foresee(session)
+        session.train()
+    finally:
+        processes.finish()
+
+
+def count(run: Run) -> Account:
+    """Return what a run would hold in memory, on a graphics card if this machine has no other device.
+
+    Raises:
+        UserError: the run cannot work.
+    """
+    processes = distributed.start(run[DistributedConfig])
+    try:
+        kind = processes.device.type
+        return account(prepare(run, processes), "cuda" if kind == "cpu" else kind)
     finally:
         processes.finish()
 

@@ -1,0 +1,170 @@
+"""Run without numbers: every tensor has a shape and a size but no memory, and the sizes are added up.
+
+What runs is the code that trains, and what is counted is each tensor from its making to its release. So the
+count holds for whatever that code does: checkpointing, autocast, an optimizer's temporary copies. Beyond it
+are only the buffers that kernels take for themselves and the room between blocks of an allocator.
+
+Tensors without numbers pretend to be a processor's, so that this works wherever PyTorch does. Where the run
+is meant for another device, autocast widens what it widens there, and a processor's shortcuts are not taken.
+"""
+
+from __future__ import annotations
+
+import warnings
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from sfumato.nn import device
+
+DEVICE = torch.device("cpu")
+"""Where tensors without numbers say that they are."""
+
+WIDENED = (
+    *("layer_norm", "group_norm", "softmax.int", "log_softmax.int", "exp", "log", "rsqrt", "cumsum"),
+    *("sum", "sum.dim_IntList", "pow.Tensor_Scalar", "pow.Tensor_Tensor"),
+)
+"""What autocast computes in float32 on a graphics card but not on a processor, of what models here use."""
+
+_AUTOCAST = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCPU)
+
+
+class Tally(TorchDispatchMode):
+    """Add up the bytes of tensors that are made while it is active, for as long as they live.
+
+    It counts real tensors just as well as those without numbers. Memory that several tensors share counts
+    once.
+
+    Attributes:
+        live: bytes that are held now.
+        peak: the most that were held at a time since it was last set.
+        host: the same as `peak` for pinned memory, which is not the device's.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.live = self.peak = self.host = self._host_live = 0
+        self._known: dict[int, weakref.ref[torch.UntypedStorage]] = {}
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        """Compute, then note what memory is new."""
+        kwargs = dict(kwargs or {})
+        is_host = bool(kwargs.pop("pin_memory", False))
+        result = func(*args, **kwargs)
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, Tensor):
+                self._note(tensor.untyped_storage(), is_host)
+        return result
+
+    def _note(self, storage: torch.UntypedStorage, is_host: bool) -> None:
+        key = id(storage)
+        if key in self._known:
+            return
+        num_bytes = storage.nbytes()
+        self._known[key] = weakref.ref(storage, lambda _: self._forget(key, num_bytes, is_host))
+        if is_host:
+            self._host_live += num_bytes
+            self.host = max(self.host, self._host_live)
+        else:
+            self.live += num_bytes
+            self.peak = max(self.peak, self.live)
+
+    def _forget(self, key: int, num_bytes: int, is_host: bool) -> None:
+        del self._known[key]
+        if is_host:
+            self._host_live -= num_bytes
+        else:
+            self.live -= num_bytes
+
+
+class _Unread(TorchDispatchMode):
+    """Answer whoever reads a number: it is 1."""
+
+    def __init__(self, mode: FakeTensorMode) -> None:
+        super().__init__()
+        # Modules change the dtype of no parameter that somebody refers to, and these memos do.
+        self._memos = mode.fake_tensor_converter.meta_converter.tensor_memo
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        if func is torch.ops.aten._local_scalar_dense.default:
+            return _one(args[0].dtype)
+        result = func(*args, **(kwargs or {}))
+        self._memos.clear()
+        return result
+
+
+def _one(dtype: torch.dtype) -> bool | int | float:
+    if dtype is torch.bool:
+        return True
+    return 1.0 if dtype.is_floating_point else 1
+
+
+@contextmanager
+def _graphics_autocast() -> Iterator[None]:
+    """Let autocast widen what it widens on a graphics card, in backward passes, too."""
+    with torch.library._scoped_library("aten", "IMPL") as library:
+        for name in WIDENED:
+            library.impl(name, partial(_compute_widened, name), "AutocastCPU")
+        yield
+
+
+def _compute_widened(name: str, *args: Any, **kwargs: Any) -> Any:
+    packet, _, overload = name.partition(".")
+    with torch._C._ExcludeDispatchKeyGuard(_AUTOCAST):
+        operation = getattr(getattr(torch.ops.aten, packet), overload or "default")
+        return operation(*map(_widened, args), **{key: _widened(value) for key, value in kwargs.items()})
+
+
+def _widened(value: Any) -> Any:
+    is_half = isinstance(value, Tensor) and value.dtype in (torch.float16, torch.bfloat16)
+    return value.float() if is_half else value
+
+
+@contextmanager
+def without_numbers(kind: str) -> Iterator[Tally]:
+    """Let tensors be without numbers in a `with` block; those that are there already may be used.
+
+    Args:
+        kind: of the device that is meant, e.g. "cuda" or "cpu".
+    """
+    with (
+        warnings.catch_warnings(),
+        device.standing_for(kind),
+        FakeTensorMode(allow_non_fake_inputs=True) as mode,
+        _Unread(mode),
+        Tally() as tally,
+        nullcontext() if kind == DEVICE.type else _graphics_autocast(),
+    ):
+        warnings.filterwarnings("ignore", message="Accessing the data pointer of FakeTensor")
+        yield tally
+
+
+def empty_like(module: nn.Module) -> nn.Module:
+    """Let a module's weights be without numbers; weights that are one stay one. Return the module."""
+    known: dict[int, Tensor] = {}
+    for owner in module.modules():
+        _replace(owner._parameters, lambda old: nn.Parameter(_empty(old), old.requires_grad), known)
+        _replace(owner._buffers, _empty, known)
+    return module
+
+
+def _replace(tensors: Any, make: Callable[[Any], Tensor], known: dict[int, Tensor]) -> None:
+    for name, tensor in tensors.items():
+        if tensor is not None:
+            tensors[name] = known.setdefault(id(tensor), make(tensor))
+
+
+def _empty(tensor: Tensor) -> Tensor:
+    return torch.empty_like(tensor, device=DEVICE)

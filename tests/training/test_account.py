@@ -1,0 +1,203 @@
+"""The account of a run against what the run itself takes, on models large enough to be measured."""
+
+from __future__ import annotations
+
+import gc
+import json
+import multiprocessing
+from multiprocessing.queues import SimpleQueue
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from sfumato.cli.main import main
+from sfumato.cli.parse import parse
+from sfumato.cli.runs import script_named
+from sfumato.config.distributed import DistributedConfig
+from sfumato.config.implied import imply
+from sfumato.nn.dry_run import Tally, without_numbers
+from sfumato.training import distributed
+from sfumato.training.account import Account, Item, Phase, account
+from sfumato.training.loop import Loop
+from sfumato.training.session import Session
+from sfumato.training.setup import prepare
+from tests import tiny
+
+SHORT = """
+--resolution 128 --caption_extension .txt --max_data_loader_n_workers 0 --max_train_steps 2 --seed 5
+--learning_rate 1e-3 --cache_latents --cache_text_encoder_outputs --t5xxl_max_token_length 64
+--output_name model
+"""
+LORA = (
+    "flux_train_network",
+    "--network_module networks.lora_flux --network_dim 4 --network_train_unet_only --train_batch_size 2",
+)
+FULL = ("flux_train", "--train_batch_size 1 --max_grad_norm 0")
+BF16 = "--mixed_precision bf16 --save_precision bf16"
+ADAFACTOR = (
+    "--optimizer_type adafactor --optimizer_args relative_step=False scale_parameter=False warmup_init=False "
+    "--lr_scheduler constant"
+)
+SETTINGS = {
+    "adapter": (*LORA, ""),
+    "adapter, 8 bits, checkpointed, swapped": (
+        *LORA,
+        f"{BF16} --fp8_base --gradient_checkpointing --blocks_to_swap 1 --gradient_accumulation_steps 2",
+    ),
+    "adapter, checkpoints in main memory": (*LORA, f"{BF16} --cpu_offload_checkpointing"),
+    "whole model": (*FULL, ""),
+    "whole model, fused": (
+        *FULL,
+        f"{BF16} --full_bf16 {ADAFACTOR} --fused_backward_pass --gradient_checkpointing --blocks_to_swap 1",
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> tiny.TinyFlux:
+    return tiny.flux(tmp_path_factory.mktemp("model"), hidden=256, heads=4, depth=3, depth_single=4)
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    tiny.pictures(folder / "1_sks cat", 4, (128, 128))
+    return folder
+
+
+def session_for(name: str, model: tiny.TinyFlux, pictures: Path, out: Path) -> Session:
+    script, *own = SETTINGS[name]
+    places = ["--train_data_dir", str(pictures), "--output_dir", str(out)]
+    argv = [*model.arguments, *places, *SHORT.split(), *" ".join(own).split()]
+    run, _ = imply(parse(script_named(script), argv, prog=script).run)
+    return prepare(run, distributed.start(run[DistributedConfig]))
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_account_is_what_the_tensors_of_a_step_take(
+    name: str, model: tiny.TinyFlux, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = session_for(name, model, pictures, tmp_path)
+    training = account(session, "cpu").phases[-1]
+    tally = Tally()
+    take, peaks = Loop._take, []
+
+    def measured(*given: object) -> list[str]:
+        tally.peak = tally.live
+        paths = take(*given)  # type: ignore[arg-type]
+        peaks.append(tally.peak)
+        return paths
+
+    monkeypatch.setattr(Loop, "_take", measured)
+    with tally:
+        session.train()
+    assert len(peaks) == 2
+    assert training.device + training.host == pytest.approx(peaks[-1], rel=0.02)
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux tells a process's peak")
+def test_account_is_within_a_tenth_of_what_the_process_takes(
+    model: tiny.TinyFlux, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for setting in ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"):
+        monkeypatch.setenv(setting, "16384")  # what is freed goes back to the system at once
+    large = tiny.flux(tmp_path / "large", hidden=512, heads=4, depth=2, depth_single=2)
+    start = multiprocessing.get_context("spawn")
+    results = start.SimpleQueue()
+    child = start.Process(target=_measure, args=(model, large, pictures, tmp_path, results))
+    child.start()
+    for name, least in (("adapter", 150e6), ("whole model", 450e6)):
+        asked, counted, taken = results.get()
+        assert asked == name
+        assert counted > least
+        assert counted == pytest.approx(taken, rel=0.1)
+    child.join()
+
+
+def _measure(
+    model: tiny.TinyFlux,
+    large: tiny.TinyFlux,
+    pictures: Path,
+    folder: Path,
+    results: SimpleQueue[tuple[str, int, int]],
+) -> None:
+    """Tell what two runs take by their accounts, and by how much the process grows in them."""
+    for name in ("adapter", "whole model"):
+        session_for(name, model, pictures, folder / "first").train()  # so that everything is imported
+        session = session_for(name, large, pictures, folder / "second")
+        counted = account(session, "cpu").phases[-1]
+        gc.collect()
+        Path("/proc/self/clear_refs").write_text("5")
+        before = _status("VmRSS")
+        session.train()
+        results.put((name, counted.device, _status("VmHWM") - before))
+        del session
+
+
+def _status(name: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
+
+
+@pytest.mark.parametrize("name", ["adapter", "adapter, 8 bits, checkpointed, swapped"])
+def test_counting_changes_nothing_that_is_trained(
+    name: str, model: tiny.TinyFlux, pictures: Path, tmp_path: Path
+) -> None:
+    session_for(name, model, pictures, tmp_path / "plain").train()
+    session = session_for(name, model, pictures, tmp_path / "counted")
+    account(session, "cuda")
+    session.train()
+    plain, counted = (load_file(tmp_path / run / "model.safetensors") for run in ("plain", "counted"))
+    assert plain.keys() == counted.keys()
+    assert all(torch.equal(plain[key], counted[key]) for key in plain)
+
+
+def test_a_count_is_printed_as_a_table_or_as_figures(
+    model: tiny.TinyFlux, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    places = ["--train_data_dir", str(pictures), "--output_dir", str(tmp_path)]
+    options = [*model.arguments, *places, *SHORT.split(), "--network_dim", "4", "--network_train_unet_only"]
+    assert main(["account", "flux", "lora", *options, "--mixed_precision", "bf16", "--json"]) == 0
+    training = json.loads(capsys.readouterr().out)["training"]
+    # 20,000 numbers or so are biases and norms; the large rest is matrices, at two bytes each.
+    assert training["items"]["denoiser in bfloat16"] == {"device": 23136896, "host": 0}
+    assert training["device"] == sum(item["device"] for item in training["items"].values())
+    assert main(["account", "flux", "lora", *options, "--mixed_precision", "bf16"]) == 0
+    table = capsys.readouterr().out
+    assert "denoiser in bfloat16" in table
+    assert f"{training['device'] / 1e9:.3f} GB" in table.splitlines()[-1]
+    assert not list(tmp_path.glob("*.safetensors"))
+
+
+def test_a_device_that_is_too_small_is_foreseen() -> None:
+    weights, passing = Item("denoiser in bfloat16", 24_000_000_000), Item("working memory", 2_000_000_000)
+    counted = Account([Phase("encoding captions", [passing]), Phase("training", [weights, passing])])
+    assert counted.shortage(26_000_000_000) is None
+    assert counted.shortage(None) is None
+    line = counted.shortage(25_000_000_000)
+    assert line is not None
+    assert line.startswith(
+        "training takes 26.0 GB on the device, 24.0 GB of it for denoiser in bfloat16, and 25"
+    )
+
+
+def test_pinned_memory_is_not_the_devices_and_shared_memory_counts_once() -> None:
+    with without_numbers("cuda") as tally:
+        first = torch.empty(1000)
+        second = first[10:].view(-1, 10)
+        pinned = torch.empty(500, pin_memory=True)
+        assert (tally.live, tally.host) == (4000, 2000)
+        del first
+        assert tally.live == 4000
+        del second, pinned
+        assert (tally.live, tally.peak, tally.host) == (0, 4000, 2000)
+
+
+def test_autocast_widens_norms_for_a_graphics_card_only() -> None:
+    for kind, dtype in (("cuda", torch.float32), ("cpu", torch.bfloat16)):
+        with without_numbers(kind), torch.autocast("cpu", torch.bfloat16):
+            norm, rows = torch.nn.LayerNorm(8), torch.empty(4, 8, dtype=torch.bfloat16)
+            assert norm(rows).dtype is dtype
+            assert torch.nn.Linear(8, 8)(norm(rows)).dtype is torch.bfloat16
