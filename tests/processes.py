@@ -28,15 +28,19 @@ if _SERVER:
 
 
 def start(
-    arguments: Sequence[str], log: Path, meddle: Callable[..., None] | None = None, *extra: object
+    arguments: Sequence[str],
+    log: Path,
+    meddle: Callable[..., None] | None = None,
+    *extra: object,
+    name: str = "flux_train_network",
 ) -> BaseProcess:
-    """Start `flux_train_network` with these arguments; what it prints is added to `log`.
+    """Start the script of that name with these arguments; what it prints is added to `log`.
 
     Args:
         meddle: called in the new process with `extra` before the run.
     """
     assert _SERVER
-    process = _SERVER.Process(target=_run, args=(list(arguments), str(log), meddle, extra))
+    process = _SERVER.Process(target=_run, args=(name, list(arguments), str(log), meddle, extra))
     process.start()
     return process
 
@@ -91,7 +95,7 @@ def _die_before(module: object, names: Sequence[str], number: int) -> None:
 
 
 def _run(
-    arguments: list[str], log: str, meddle: Callable[..., None] | None, extra: tuple[object, ...]
+    name: str, arguments: list[str], log: str, meddle: Callable[..., None] | None, extra: tuple[object, ...]
 ) -> None:
     import torch
 
@@ -104,4 +108,4 @@ def _run(
     torch.set_num_threads(1)
     if meddle:
         meddle(*extra)
-    sys.exit(script("flux_train_network", arguments))
+    sys.exit(script(name, arguments))

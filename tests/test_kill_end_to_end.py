@@ -15,7 +15,15 @@ from pathlib import Path
 import pytest
 
 from tests import processes, tiny
-from tests.test_resume_end_to_end import CACHED, OPTIMIZERS, WORKERS, arguments, assert_same_weights, metrics
+from tests.test_resume_end_to_end import (
+    CACHED,
+    OPTIMIZERS,
+    WORKERS,
+    arguments,
+    assert_same_weights,
+    metrics,
+    without_network,
+)
 from tests.test_resume_end_to_end import model as model
 
 pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="there is no SIGKILL on Windows")
@@ -25,6 +33,8 @@ SAVING = ["--save_every_n_steps", "1", "--save_state"]
 
 class Runs:
     """One training that is started again and again in the same folder until it ends by itself."""
+
+    script, arguments = "flux_train_network", staticmethod(arguments)
 
     def __init__(self, model: tiny.TinyFlux, folder: Path, options: list[str]) -> None:
         self.folder, self.out, self.log = folder, folder / "out", folder / "log.txt"
@@ -38,8 +48,8 @@ class Runs:
         """Start from the newest state, or from the beginning where there is none."""
         states = sorted(self.out.glob("lora-step*-state"))
         resume = ["--resume", str(states[-1])] if states else []
-        asked = arguments(self._model, self._pictures, self.out, *self._options, *resume)
-        return processes.start(asked, self.log, meddle, *extra)
+        asked = self.arguments(self._model, self._pictures, self.out, *self._options, *resume)
+        return processes.start(asked, self.log, meddle, *extra, name=self.script)
 
     @property
     def is_done(self) -> bool:
@@ -67,6 +77,12 @@ class Runs:
         if new:
             return "saving"
         return "stepping" if (self.out / "lora.metrics.jsonl").exists() else "starting"
+
+
+class WholeModelRuns(Runs):
+    """The same, of a training of all weights."""
+
+    script, arguments = "flux_train", staticmethod(without_network)
 
 
 def _kill(process: BaseProcess) -> bool:
@@ -102,8 +118,15 @@ def _kill_when_unfinished(runs: Runs, folder: Path, rng: random.Random) -> bool:
     return False
 
 
-def _check(model: tiny.TinyFlux, tmp_path: Path, options: list[str], seed: int, times: int) -> Counter[str]:
-    whole, killed = (Runs(model, tmp_path / name, options) for name in ("whole", "killed"))
+def _check(
+    model: tiny.TinyFlux,
+    tmp_path: Path,
+    options: list[str],
+    seed: int,
+    times: int,
+    kind: type[Runs] = Runs,
+) -> Counter[str]:
+    whole, killed = (kind(model, tmp_path / name, options) for name in ("whole", "killed"))
     whole.finish()
     rng = random.Random(seed)
     phases = Counter[str]()
@@ -128,6 +151,16 @@ def test_a_killed_run_goes_on_to_the_same_weights(
 ) -> None:
     options = [*OPTIMIZERS[optimizer], *CACHED[cached], *WORKERS[workers]]
     _check(model, tmp_path, options, seed=1, times=1)
+
+
+@pytest.mark.parametrize("optimizer", ["Adafactor", "AdamW8bit"])
+def test_a_killed_fine_tuning_with_swap_and_fused_backward_goes_on_to_the_same_weights(
+    optimizer: str, tmp_path: Path
+) -> None:
+    model = tiny.flux(tmp_path / "model", hidden=32, heads=1, depth=3, depth_single=4)
+    options = [*OPTIMIZERS[optimizer], *CACHED["cached"], "--fused_backward_pass", "--blocks_to_swap", "1"]
+    options.remove("--network_train_unet_only")
+    _check(model, tmp_path, [*options, "--max_grad_norm", "0"], seed=2, times=2, kind=WholeModelRuns)
 
 
 @pytest.mark.slow
