@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import multiprocessing
-from multiprocessing.queues import SimpleQueue
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -104,26 +104,19 @@ def test_account_is_within_a_tenth_of_what_the_process_takes(
     for setting in ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"):
         monkeypatch.setenv(setting, "16384")  # what is freed goes back to the system at once
     large = tiny.flux(tmp_path / "large", hidden=512, heads=4, depth=2, depth_single=2)
-    start = multiprocessing.get_context("spawn")
-    results = start.SimpleQueue()
-    child = start.Process(target=_measure, args=(model, large, pictures, tmp_path, results))
-    child.start()
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as child:
+        found = child.submit(_measure, model, large, pictures, tmp_path).result()
     for name, least in (("adapter", 150e6), ("whole model", 450e6)):
-        asked, counted, taken = results.get()
-        assert asked == name
+        counted, taken = found[name]
         assert counted > least
         assert counted == pytest.approx(taken, rel=0.1)
-    child.join()
 
 
 def _measure(
-    model: tiny.TinyFlux,
-    large: tiny.TinyFlux,
-    pictures: Path,
-    folder: Path,
-    results: SimpleQueue[tuple[str, int, int]],
-) -> None:
-    """Tell what two runs take by their accounts, and by how much the process grows in them."""
+    model: tiny.TinyFlux, large: tiny.TinyFlux, pictures: Path, folder: Path
+) -> dict[str, tuple[int, int]]:
+    """Return what two runs take by their accounts, and by how much the process grows in them."""
+    found = {}
     for name in ("adapter", "whole model"):
         session_for(name, model, pictures, folder / "first").train()  # so that everything is imported
         session = session_for(name, large, pictures, folder / "second")
@@ -132,8 +125,9 @@ def _measure(
         Path("/proc/self/clear_refs").write_text("5")
         before = _status("VmRSS")
         session.train()
-        results.put((name, counted.device, _status("VmHWM") - before))
+        found[name] = counted.device, _status("VmHWM") - before
         del session
+    return found
 
 
 def _status(name: str) -> int:
