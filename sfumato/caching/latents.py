@@ -26,7 +26,7 @@ from sfumato.checkpoints.atomic import atomic_file
 from sfumato.data import masks, views
 from sfumato.data.buckets import Fit, Size, crop_box
 from sfumato.data.dataset import TrainingSet
-from sfumato.data.images import BrokenPictureError
+from sfumato.data.images import BrokenPictureError, stem
 from sfumato.data.index import Index
 from sfumato.data.pictures import PictureSet
 from sfumato.errors import UserError
@@ -104,12 +104,12 @@ class LatentCache:
         """Return `path` as a string: a hundred thousand Path objects take their time."""
         pictures = self.sets[dataset]
         width, height = pictures.size(picture)
-        base = os.path.splitext(pictures.pictures.paths[picture])[0]
+        base = stem(pictures.pictures.paths[picture])
         return f"{base}_{width:04d}x{height:04d}{self.format.latents}"
 
     def older_file(self, dataset: int, picture: int) -> str | None:
         """Return the name that sd-scripts gave the file before, where it had another."""
-        base = os.path.splitext(self.sets[dataset].pictures.paths[picture])[0]
+        base = stem(self.sets[dataset].pictures.paths[picture])
         return base + self.format.older if self.format.older else None
 
     def name(self, dataset: int, picture: int, flipped: bool) -> str:

@@ -22,6 +22,7 @@ from sfumato.caching.memory import MemoryStore
 from sfumato.caching.store import Arrays, BrokenCacheError, Record
 from sfumato.data import captions
 from sfumato.data.dataset import TrainingSet
+from sfumato.data.images import stem
 from sfumato.data.index import Index
 from sfumato.data.pictures import PictureSet
 from sfumato.errors import UserError
@@ -75,7 +76,7 @@ class TextCache:
 
     def file(self, dataset: int, picture: int) -> str:
         """Return `path` as a string: a hundred thousand Path objects take their time."""
-        return os.path.splitext(self.sets[dataset].pictures.paths[picture])[0] + self.suffix
+        return stem(self.sets[dataset].pictures.paths[picture]) + self.suffix
 
 
 def fill_texts(
@@ -316,7 +317,7 @@ class _Encoder:
         """Return the files that an unrecorded cache must be newer than: the picture and its caption."""
         pictures = self.cache.sets[picture[0]]
         path = pictures.pictures.paths[picture[1]]
-        return [path, os.path.splitext(path)[0] + pictures.subset(picture[1]).caption_extension]
+        return [path, stem(path) + pictures.subset(picture[1]).caption_extension]
 
 
 def _num_positions(ids: Tensor) -> int:

@@ -7,7 +7,6 @@ it is read as Shift-JIS if that makes most of it Japanese, else as Windows-1252,
 from __future__ import annotations
 
 import codecs
-import os
 import re
 from collections.abc import Container
 from typing import NamedTuple
@@ -51,7 +50,7 @@ class CaptionFile(NamedTuple):
 
 def caption_file(image: str, names: Container[str], extension: str) -> str | None:
     """Return the name of a picture's caption file, if it is among `names`."""
-    base = os.path.splitext(image)[0]
+    base = image.rpartition(".")[0]
     if base + extension in names:
         return base + extension
     parts = base.split("_")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 
-from sfumato.data.images import SUFFIXES
+from sfumato.data.images import SUFFIXES, stem
 
 
 def pairs(images: Iterable[str], folder: str, names: Iterable[str]) -> dict[str, str]:
@@ -28,11 +28,6 @@ def surplus(used: Iterable[str], folder: str, names: Iterable[str]) -> list[str]
 def lonely(images: Sequence[str], paired: dict[str, str]) -> list[str]:
     """Return the pictures that have no partner."""
     return [image for image in images if image not in paired]
-
-
-def stem(name: str) -> str:
-    """Return a file's name without its suffix."""
-    return os.path.splitext(name)[0]
 
 
 def _is_picture(name: str) -> bool:

@@ -6,7 +6,6 @@ change what is trained.
 
 from __future__ import annotations
 
-import os
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -20,7 +19,7 @@ from sfumato.data import captions, sources, statistics, views
 from sfumato.data.buckets import Size
 from sfumato.data.collate import Batch, Sample, collate
 from sfumato.data.complaints import Complaints
-from sfumato.data.images import BrokenPictureError
+from sfumato.data.images import BrokenPictureError, stem
 from sfumato.data.index import Index
 from sfumato.data.order import BatchPlan, EpochPlan, Item, plan_epoch
 from sfumato.data.pictures import PictureSet
@@ -105,7 +104,7 @@ class TrainingSet:
     @cached_property
     def has_shared_stems(self) -> bool:
         """Whether pictures differ in the suffix of their names alone, or are in two data sets."""
-        stems = {hash(os.path.splitext(path)[0]) for s in self.sets for path in s.pictures.paths}
+        stems = {hash(stem(path)) for s in self.sets for path in s.pictures.paths}
         return len(stems) < sum(len(s.pictures) for s in self.sets)
 
     def describe(self) -> list[dict[str, Any]]:

@@ -19,13 +19,12 @@ from urllib.parse import quote
 NAME = ".sfumato-index.sqlite"
 """Name of the index in each folder."""
 
-_VERSION = 1
+_VERSION = 2
 """To be raised whenever the same file would be read differently than before."""
 
 _TABLE = """CREATE TABLE IF NOT EXISTS findings (
-    kind TEXT, name TEXT, size_bytes INTEGER, mtime_ns INTEGER, finding TEXT, PRIMARY KEY (kind, name)
+    kind TEXT, name TEXT, stamped TEXT, PRIMARY KEY (kind, name)
 ) WITHOUT ROWID"""
-_STAMPED = "size_bytes || ' ' || mtime_ns || ' ' || finding"
 # A file that was written so recently may be written once more without a change of its time (FAT: 2 s).
 _TOO_RECENT_NS = 2_000_000_000
 
@@ -92,12 +91,13 @@ class Index:
 class _Folder:
     """One folder's findings by kind and file name, and those not yet written.
 
-    A finding is kept with the file's stamp before it, as one string: a tuple would take twice the memory.
+    A finding is kept with the file's stamp before it, as one string, here and in the file: a tuple would take
+    twice the memory, and numbers would have to be written out for each comparison.
     """
 
     folder: str
     too_recent_ns: int = field(default_factory=lambda: time.time_ns() - _TOO_RECENT_NS)
-    learned: list[tuple[str, str, int, int, str]] = field(default_factory=list)
+    learned: list[tuple[str, str, str]] = field(default_factory=list)
     _known: dict[str, dict[str, str]] = field(default_factory=dict)
     _was_read: bool = False
 
@@ -112,8 +112,7 @@ class _Folder:
         with suppress(UnicodeEncodeError):  # a name that is not valid text cannot be a key
             name.encode()
             self.known(kind)[name] = stamp + finding
-            size_bytes, mtime_ns = stamp.split()
-            self.learned.append((kind, name, int(size_bytes), int(mtime_ns), finding))
+            self.learned.append((kind, name, stamp + finding))
 
     def save(self) -> None:
         try:
@@ -137,8 +136,7 @@ class _Folder:
                 if _version(connection) != _VERSION:
                     return {}
                 self._was_read = True
-                query = f"SELECT name, {_STAMPED} FROM findings WHERE kind = ?"
-                return dict(connection.execute(query, (kind,)))
+                return dict(connection.execute("SELECT name, stamped FROM findings WHERE kind = ?", (kind,)))
         except sqlite3.Error as error:
             logger.info("%s is not used: %s", self._path, error)
             return {}
@@ -150,7 +148,7 @@ class _Folder:
                 connection.execute("DROP TABLE IF EXISTS findings")
                 connection.execute(_TABLE)
                 connection.execute(f"PRAGMA user_version = {_VERSION}")
-            connection.executemany("INSERT OR REPLACE INTO findings VALUES (?, ?, ?, ?, ?)", self.learned)
+            connection.executemany("INSERT OR REPLACE INTO findings VALUES (?, ?, ?)", self.learned)
             connection.executemany("DELETE FROM findings WHERE kind = ? AND name = ?", self._gone())
 
     def _gone(self) -> list[tuple[str, str]]:

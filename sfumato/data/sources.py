@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
 from itertools import chain
 from typing import NamedTuple
 
@@ -15,7 +14,7 @@ from sfumato.data import cache_info, caption_files, conditioning, fitting, metad
 from sfumato.data.buckets import Size
 from sfumato.data.caption_files import CaptionFile, UnreadableCaptionError
 from sfumato.data.complaints import Complaints
-from sfumato.data.images import SUFFIXES, BrokenPictureError, Header, read_header
+from sfumato.data.images import SUFFIXES, BrokenPictureError, Header, read_header, stem
 from sfumato.data.index import Index
 from sfumato.data.plan import DatasetPlan, SubsetPlan
 from sfumato.data.table import Picture, PictureTable
@@ -49,7 +48,7 @@ def read_split(
         if plan.validation_split:
             trained, rest = validation.split(list(pictures), plan.validation_split, plan.validation_seed)
             found.extend(trained)
-            held_back.extend(replace(picture, num_repeats=1) for picture in rest)
+            held_back.extend(picture._replace(num_repeats=1) for picture in rest)
         else:
             found.extend(pictures)
     if plan.validation_split and found and not held_back:
@@ -119,7 +118,7 @@ def _in_metadata(
 def _in_folder(subset: SubsetPlan, _plan: DatasetPlan, complaints: Complaints, index: Index) -> list[_Found]:
     folder = str(subset.image_dir)
     names = _list(folder, complaints)
-    images = sorted(filter(_is_picture, names))
+    images = sorted(name for name in names if name.lower().endswith(_ENDINGS) and _is_picture(name))
     if not images:
         complaints.warn(f"{folder} has no pictures and is ignored; check image_dir")
         return []
@@ -135,8 +134,7 @@ def _in_folder(subset: SubsetPlan, _plan: DatasetPlan, complaints: Complaints, i
 
 
 def _is_picture(name: str) -> bool:
-    # Most files of a large folder are captions and caches; the first condition tells them quickly.
-    return name.lower().endswith(_ENDINGS) and os.path.splitext(name)[1].lower() in SUFFIXES
+    return os.path.splitext(name)[1].lower() in SUFFIXES
 
 
 def _partners(images: Sequence[str], subset: SubsetPlan, complaints: Complaints) -> dict[str, str]:
@@ -265,11 +263,11 @@ def _read_captions(
 
 def _name_twins(folder: str, images: Sequence[str], complaints: Complaints) -> None:
     """Say which pictures differ by their suffix alone: `a.png` and `a.jpg` have one caption and one cache."""
-    if len({os.path.splitext(name)[0] for name in images}) == len(images):
+    if len(set(map(stem, images))) == len(images):
         return
     by_stem: dict[str, list[str]] = {}
     for name in images:
-        by_stem.setdefault(os.path.splitext(name)[0], []).append(name)
+        by_stem.setdefault(stem(name), []).append(name)
     twins = [names for names in by_stem.values() if len(names) > 1]
     complaints.warn(
         f"pictures in {folder} share names, caption and cache files, the first are "
@@ -319,4 +317,4 @@ def _balance(reg: Sequence[Picture], num_train: int, complaints: Complaints) -> 
         )
     rounds, rest = divmod(max(num_train - total, 0), len(used)) if used else (0, 0)
     extra = [rounds + (index < rest) for index in range(len(used))]
-    return [replace(p, num_repeats=n + more) for p, n, more in zip(reg, used, extra, strict=False)]
+    return [p._replace(num_repeats=n + more) for p, n, more in zip(reg, used, extra, strict=False)]

@@ -9,13 +9,13 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import overload
+from itertools import pairwise
+from typing import NamedTuple, overload
 
 from sfumato.data.buckets import Size
 
 
-@dataclass(frozen=True, slots=True)
-class Picture:
+class Picture(NamedTuple):
     """One picture of a data set.
 
     Attributes:
@@ -48,6 +48,9 @@ class Texts(Sequence[str]):
         """Add a string; file names that are not valid text are strings too."""
         self.data += text.encode("utf-8", "surrogatepass")
         self.ends.append(len(self.data))
+
+    def __iter__(self) -> Iterator[str]:
+        return (self.data[start:end].decode("utf-8", "surrogatepass") for start, end in pairwise(self.ends))
 
     def __len__(self) -> int:
         return len(self.ends) - 1

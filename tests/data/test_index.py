@@ -114,7 +114,7 @@ def test_an_index_that_cannot_be_used_is_made_again(cats: Path, opened: list[str
     if damage == "older":
         with closing(sqlite3.connect(file)) as connection, connection:
             connection.execute(f"PRAGMA user_version = {index._VERSION - 1}")
-            connection.execute("UPDATE findings SET finding = '1x1'")
+            connection.execute("UPDATE findings SET stamped = replace(stamped, 'x', 'x1')")
     else:
         file.write_bytes(b"no database" * 500 if damage == "text" else file.read_bytes()[:5000])
     opened.clear()
