@@ -49,6 +49,8 @@ _meant: ContextVar[str | None] = ContextVar("meant", default=None)
 
 def kind_of(tensor: Tensor) -> str:
     """Return the kind of device that computes with a tensor; in a dry run, that which is meant."""
+    if torch.compiler.is_compiling():  # never in a dry run, and a context variable would cut the graph
+        return tensor.device.type
     return _meant.get() or tensor.device.type
 
 

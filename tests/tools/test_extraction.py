@@ -58,10 +58,10 @@ def tuned_by_a_lora(model: Path) -> tuple[Path, Path]:
 
 
 def save(family: Family, parts: dict[str, nn.Module], path: Path) -> None:
-    if write := getattr(family, "save_checkpoint", None):
-        write(path, parts, torch.float32, {})
-    else:
+    if parts.keys() == {DENOISER}:
         family.save(DENOISER, parts[DENOISER], path, torch.float32, {})
+    else:
+        family.save_checkpoint(path, parts, torch.float32, {})  # type: ignore[attr-defined]
 
 
 def products(path: Path) -> dict[str, Tensor]:

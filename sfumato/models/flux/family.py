@@ -313,7 +313,9 @@ class FluxFamily:
         epoch: int = 0,
         step: int = 0,
     ) -> None:
-        """Write the denoiser's file anew, under its published names; `parts` stays empty."""
+        """Write the denoiser's file anew, under its published names; `parts` must be empty."""
+        if parts:
+            raise ValueError("only what the file holds is written; `save` writes a model")
         if path.suffix.lower() not in SUFFIXES or epoch or step:
             raise UserError(f"{path}: a FLUX.1 transformer is a .safetensors file without epoch and step")
         with self.published(DENOISER) as own:
@@ -331,9 +333,11 @@ class FluxFamily:
         """Write the denoiser's part of a folder in diffusers' layout, always as safetensors.
 
         Args:
-            parts: stays empty.
+            parts: must be empty.
             reference: folder in that layout whose scheduler and tokenizers are copied.
         """
+        if parts:
+            raise ValueError("only what the file holds is written; `save_for_diffusers` writes a model")
         with self.published(DENOISER) as own:
             model = cast(Flux, own.modules[DENOISER])
             tensors = {name: own.tensors[place.name] for name, place in own.places[DENOISER].items()}
