@@ -29,6 +29,7 @@ USAGE = """usage: sfumato COMMAND ...
   resize-lora ...            bring a LoRA to another rank
   convert-lora ...           rewrite a LoRA with the names that other programs give it
   check-lora FILE            say what an adapter file holds, and which programs load it
+  interrogate-lora ...       name the tokens that a LoRA for Stable Diffusion 1 or 2 changes most
   show-metadata ...          show what a file says of itself
   extract-dylora ...         cut a DyLoRA into LoRAs of every smaller rank
   demo [FOLDER]              see it learn on a toy model, without downloads
@@ -146,14 +147,14 @@ def _merge(argv: Sequence[str]) -> int:
     return start(script_for("merge", family, ""), rest, prog=f"sfumato merge {family}", as_command=True)
 
 
-def _tool(command: str) -> Callable[[Sequence[str]], int]:
+def _tool(command: str, family: str = "") -> Callable[[Sequence[str]], int]:
     """Return what runs the one script that a sub-command stands for."""
 
     def run(argv: Sequence[str]) -> int:
         from sfumato.cli.runs import script_for
         from sfumato.cli.start import start
 
-        return start(script_for(command, "", ""), argv, prog=f"sfumato {command}", as_command=True)
+        return start(script_for(command, family, ""), argv, prog=f"sfumato {command}", as_command=True)
 
     return run
 
@@ -209,6 +210,7 @@ _COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "generate": _generate,
     "merge": _merge,
     **{name: _tool(name) for name in _TOOLS},
+    "interrogate-lora": _tool("interrogate-lora", "sd"),
     "demo": _demo,
     "options": _options,
     "sd-scripts": _drop_ins,

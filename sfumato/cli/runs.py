@@ -33,6 +33,7 @@ from sfumato.config.generation import GenerationConfig
 from sfumato.config.hub import HubConfig
 from sfumato.config.images import ImageConfig
 from sfumato.config.inspection import InspectionConfig
+from sfumato.config.interrogation import InterrogationConfig
 from sfumato.config.length import LengthConfig
 from sfumato.config.loader import LoaderConfig
 from sfumato.config.loss import LossConfig
@@ -404,6 +405,13 @@ SCRIPTS: tuple[Script, ...] = (
         family="",
         command="check-lora",
         sections=(CheckingConfig,),
+    ),
+    Script(
+        name="networks/lora_interrogator",
+        summary="Name the tokens that a LoRA for Stable Diffusion 1 or 2 changes most.",
+        family="sd",
+        command="interrogate-lora",
+        sections=(InterrogationConfig,),
     ),
     Script(
         name="tools/convert_diffusers20_original_sd",

@@ -91,13 +91,18 @@ def _inspect(run: Run) -> int:
     from sfumato.tools.inspection.text import as_text
 
     report = inspect(run)
-    encoding = sys.stdout.encoding or "utf-8"
-    print(as_text(report).encode(encoding, "backslashreplace").decode(encoding))  # noqa: T201
+    _show(as_text(report))
     if run[FileConfig].strict and report.num_serious and not run[DatasetConfig].debug_dataset:
         raise UserError(
             f"{report.num_serious} kinds of problems were found; without --strict that is no error"
         )
     return 0
+
+
+def _show(text: str) -> None:
+    """Print a text with any characters; those that the terminal does not have become their numbers."""
+    encoding = sys.stdout.encoding or "utf-8"
+    print(text.encode(encoding, "backslashreplace").decode(encoding))  # noqa: T201
 
 
 def _convert(run: Run) -> int:
@@ -118,6 +123,13 @@ def _check_lora(run: Run) -> int:
     from sfumato.tools.checking import check_adapter
 
     print(check_adapter(run))  # noqa: T201
+    return 0
+
+
+def _interrogate_lora(run: Run) -> int:
+    from sfumato.tools.interrogation import interrogate
+
+    _show(interrogate(run))
     return 0
 
 
@@ -248,5 +260,6 @@ _WORK: dict[str, Callable[[Run], int]] = {
     "prepare-buckets": _prepare_buckets,
     "convert-lora": _convert_lora,
     "check-lora": _check_lora,
+    "interrogate-lora": _interrogate_lora,
     "extract-dylora": _extract_dylora,
 }

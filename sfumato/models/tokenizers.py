@@ -76,7 +76,7 @@ class Tokenizer:
         inner = length - 2
         content = self._ids(texts, num * inner)
         rows = [
-            [self._window(ids[i * inner : (i + 1) * inner], length) for i in range(num)] for ids in content
+            [self.framed(ids[i * inner : (i + 1) * inner], length) for i in range(num)] for ids in content
         ]
         return torch.tensor(rows, dtype=torch.int64).reshape(len(rows), num, length)
 
@@ -98,7 +98,7 @@ class Tokenizer:
             ids = [number for row in found for number in row][: num * inner]
             weights = [weight for row, (_, weight) in zip(found, pieces, strict=True) for _ in row]
             starts = range(0, num * inner, inner)
-            id_rows.append([self._window(ids[at : at + inner], length) for at in starts])
+            id_rows.append([self.framed(ids[at : at + inner], length) for at in starts])
             weight_rows.append([_framed(weights[at : at + inner], length) for at in starts])
         shape = (len(id_rows), num, length)
         return torch.tensor(id_rows).reshape(shape), torch.tensor(weight_rows).reshape(shape)
@@ -121,15 +121,22 @@ class Tokenizer:
         spans = found["offset_mapping"]
         return mended[spans[length][0] :].strip() if len(spans) > length else ""
 
+    def content(self) -> list[int]:
+        """Return the ids that texts are made of, in order: all but the start and end token."""
+        vocabulary: Any = self.vocabulary
+        frame = {vocabulary.bos_token_id, vocabulary.eos_token_id}
+        return sorted(set(vocabulary.get_vocab().values()) - frame)
+
+    def framed(self, ids: Sequence[int], length: int = CLIP_LENGTH) -> list[int]:
+        """Return ids between the start and end token, padded to `length`."""
+        vocabulary: Any = self.vocabulary
+        framed = [vocabulary.bos_token_id, *ids, vocabulary.eos_token_id]
+        return framed + [vocabulary.pad_token_id] * (length - len(framed))
+
     def _ids(self, texts: Sequence[str], most: int) -> list[list[int]]:
         """Return the ids of each text without start and end token, `most` at most."""
         found = self.vocabulary(self._mend(texts), add_special_tokens=False, truncation=True, max_length=most)
         return found["input_ids"]
-
-    def _window(self, ids: list[int], length: int) -> list[int]:
-        vocabulary: Any = self.vocabulary
-        framed = [vocabulary.bos_token_id, *ids, vocabulary.eos_token_id]
-        return framed + [vocabulary.pad_token_id] * (length - len(framed))
 
     def _mend(self, texts: Sequence[str]) -> list[str]:
         if not self.mends_text:

@@ -16,7 +16,7 @@ from tests import tiny
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 TOOLS = "cache-latents|cache-text|resize-images|merge-captions|clean-captions|prepare-buckets|convert|inspect"
-LORA_TOOLS = "extract-lora|extract-dylora|resize-lora|merge|merge-svd|convert-lora|check-lora"
+LORA_TOOLS = "(extract|resize|convert|check|interrogate)-lora|extract-dylora|merge|merge-svd"
 STARTS = (
     r"accelerate launch .*?sd-scripts/\w+\.py",
     r"python sd-scripts/[\w/]+\.py",
