@@ -48,6 +48,7 @@ from sfumato.training.loop import Loop
 from sfumato.training.plan import Plan
 from sfumato.training.precision import Precision
 from sfumato.training.trainables import method_for
+from sfumato.training.stepping import Stepping
 from sfumato.training.update import Update
 
 SHAPE = unet.UnetShape(
@@ -145,7 +146,7 @@ def ours(weights: Mapping[str, Tensor], policy: Precision, is_quick: bool) -> Ca
     trainable = method_for(run, family).build(Parts(family, processes.device), policy, ())
     config = run[OptimizerConfig]
     optimizer = optimizers.plan(config).build([g.as_dict() for g in trainable.groups()], config.learning_rate)
-    update = Update(optimizer, None, processes, config.max_grad_norm)
+    update = Update(Stepping(optimizer), processes, config.max_grad_norm)
     plan = Plan(num_batches=1, group=1, num_steps=10**6)
     loop = Loop(trainable, update, plan, (batch() for _ in count()), seed=1)
     numbers = count(1)
