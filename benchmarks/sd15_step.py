@@ -47,8 +47,8 @@ from sfumato.training import distributed, optimizers, precision
 from sfumato.training.loop import Loop
 from sfumato.training.plan import Plan
 from sfumato.training.precision import Precision
-from sfumato.training.trainables import method_for
 from sfumato.training.stepping import Stepping
+from sfumato.training.trainables import method_for
 from sfumato.training.update import Update
 
 SHAPE = unet.UnetShape(
