@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 
-from sfumato.caching.latents import LatentCache
+from sfumato.caching.places import LatentCache
 from sfumato.data import dataset
 from sfumato.data.buckets import Buckets
 from sfumato.data.dataset import TrainingSet

@@ -31,7 +31,7 @@ from sfumato.errors import UserError
 
 
 class LatentSource(Protocol):
-    """Where cached latents come from; `sfumato.caching.latents` has one."""
+    """Where cached latents come from; `sfumato.caching.places` has one."""
 
     def __call__(self, dataset: int, picture: int, flipped: bool) -> Tensor:
         """Return (C, h, w), scaled.

@@ -1,0 +1,163 @@
+"""Pictures to latents: decoded, encoded together, and put where they belong."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sfumato import seeds
+from sfumato.caching import store
+from sfumato.caching.places import ALPHA, MASK, Job, LatentCache
+from sfumato.caching.store import Arrays, Record
+from sfumato.data import masks, views
+from sfumato.data.buckets import Fit, Size, crop_box
+from sfumato.data.images import BrokenPictureError
+from sfumato.data.index import Index
+from sfumato.errors import UserError
+from sfumato.models.family import VAE, Family, Parts
+
+
+class Decoded(NamedTuple):
+    """A picture to encode: (3, H, W) in [-1, 1] and perhaps (1, H, W), or None if it could not be decoded.
+
+    Record and finding were taken before it was opened, so that they never speak of a newer picture.
+    """
+
+    job: Job
+    record: Record
+    finding: tuple[str, str]
+    pixels: Tensor | None = None
+    mask: Tensor | None = None
+
+
+@dataclass
+class Encoder:
+    """Turns pictures into latents and puts them where they belong."""
+
+    cache: LatentCache
+    family: Family
+    parts: Parts
+    vae: str
+    index: Index | None = None
+    _recipes: dict[tuple[Any, ...], tuple[str, str]] = field(default_factory=dict)
+
+    def decode(self, job: Job) -> Decoded:
+        """Read a picture's pixels; called in other threads."""
+        pictures = self.cache.sets[job[0]]
+        picture, subset = pictures.pictures[job[1]], pictures.subset(job[1])
+        view = views.plain(picture.size, pictures.fit(job[1]), interpolation=subset.resize_interpolation)
+        record, finding = (self.record(job), self.finding(job)) if self.index is not None else ({}, ("", ""))
+        try:
+            return Decoded(job, record, finding, *views.render(picture.path, view, pictures.mask(job[1])))
+        except BrokenPictureError:
+            return Decoded(job, record, finding)
+
+    def encode(self, batch: Sequence[Decoded]) -> None:
+        """Encode pictures of one size together."""
+        self.cache.broken.update(decoded.job for decoded in batch if decoded.pixels is None)
+        good = [decoded for decoded in batch if decoded.pixels is not None]
+        if not good:
+            return
+        jobs = [decoded.job for decoded in good]
+        pixels = torch.stack([decoded.pixels for decoded in good if decoded.pixels is not None])
+        flips = self.cache.flips(*jobs[0])
+        latents = [self._latents(jobs, pixels.flip(-1) if flipped else pixels, flipped) for flipped in flips]
+        for row, decoded in enumerate(good):
+            self._keep(decoded, {flipped: latents[flipped][row] for flipped in flips})
+
+    def record(self, job: Job) -> Record:
+        """Return what a picture's latents are made from."""
+        dataset, index = job
+        pictures = self.cache.sets[dataset]
+        record = {"picture": store.picture_state(pictures.pictures.paths[index]), **self._constant(job)}
+        if (mask := pictures.mask(index)) and mask.path:
+            record[MASK] = store.picture_state(mask.path)
+        return record
+
+    def finding(self, job: Job) -> tuple[str, str]:
+        """Return what the index is asked about a file, and what it says if the latents are valid.
+
+        That is `record` and the names of the arrays, for all pictures alike but for what differs in each.
+        """
+        dataset, index = job
+        pictures = self.cache.sets[dataset]
+        table, mask = pictures.pictures, pictures.mask(index)
+        alike = (dataset, table.subsets[index], pictures.size(index), table.train_size(index), mask is None)
+        if alike not in self._recipes:
+            self._recipes[alike] = self._recipe(job)
+        kind, recipe = self._recipes[alike]
+        masked = store.picture_state(mask.path) if mask and mask.path else ""
+        return kind, f"{store.picture_state(table.paths[index])}{masked} {recipe}"
+
+    def _recipe(self, job: Job) -> tuple[str, str]:
+        names = [self.cache.name(*job, flipped) for flipped in self.cache.flips(*job)]
+        recipe = json.dumps([*names, self.cache.mask_name(*job), self._constant(job)])
+        return f"latents{self.cache.key_suffix(*job)}", hashlib.sha256(recipe.encode()).hexdigest()[:32]
+
+    def _constant(self, job: Job) -> Record:
+        """Return the part of the record that many pictures share."""
+        pictures = self.cache.sets[job[0]]
+        fit, interpolation = pictures.fit(job[1]), pictures.subset(job[1]).resize_interpolation
+        mask = pictures.mask(job[1])
+        return {
+            "vae": self.vae,
+            "dtype": str(self.parts.dtypes.get(VAE, torch.float32)),
+            "resized": list(fit.resized),
+            "bucket": list(fit.bucket),
+            **({"interpolation": interpolation} if interpolation else {}),
+            **({"alpha": True} if mask and mask.is_alpha else {}),
+        }
+
+    def _latents(self, jobs: Sequence[Job], pixels: Tensor, flipped: bool) -> Tensor:
+        vae = self.parts[VAE]
+        files = [os.path.basename(self.cache.file(*job)) for job in jobs]
+        rng = torch.Generator().manual_seed(seeds.derive("vae", *files, *pixels.shape, int(flipped)))
+        with torch.no_grad():
+            latents = self.family.encode_image(vae, pixels.to(self.parts.device), rng).float().cpu()
+        if not latents.isfinite().all():
+            raise UserError(
+                f"the VAE's output for {files[0]} is not finite; use --no_half_vae or another VAE"
+            )
+        return latents
+
+    def _keep(self, decoded: Decoded, latents: dict[bool, Tensor]) -> None:
+        job, mask = decoded.job, decoded.mask
+        if self.cache.memory is not None:
+            for flipped, tensor in latents.items():
+                self.cache.memory.put((*job, flipped), tensor)
+            if mask is not None:
+                self.cache.memory.put((*job, MASK), masks.shrunk(mask, self.cache.size(*job)))
+            return
+        pictures, suffix = self.cache.sets[job[0]], self.cache.key_suffix(*job)
+        stored = latents
+        if not self.cache.format.is_scaled:
+            stored = {flipped: self.cache.space.raw(tensor) for flipped, tensor in latents.items()}
+        arrays: Arrays = {self.cache.name(*job, flipped): store.as_array(x) for flipped, x in stored.items()}
+        if (name := self.cache.mask_name(*job)) and mask is not None:
+            kept = mask if name.startswith(ALPHA) else masks.shrunk(mask, self.cache.size(*job))
+            arrays[name] = store.as_array(kept[0])
+        arrays |= _framing(pictures.size(job[1]), pictures.fit(job[1]), suffix)
+        arrays[store.RECORD + suffix] = store.record_array(decoded.record)
+        path = self.cache.path(*job)
+        # What else a file holds that is older than its picture is stale, and must not look fresh from now on.
+        is_fresh = path.exists() and store.is_newer(path, pictures.pictures.paths[job[1]])
+        (store.update if is_fresh else store.write)(path, arrays)
+        if self.index is not None:
+            kind, finding = decoded.finding
+            self.index.learn(kind, str(path), finding, is_own=True)
+
+
+def _framing(size: Size, fit: Fit, suffix: str) -> Arrays:
+    """Return what sd-scripts stores beside latents: size of the picture (width, height) and its crop box."""
+    return {
+        "original_size" + suffix: np.array(size, dtype=np.int64),
+        "crop_ltrb" + suffix: np.array(crop_box(fit.bucket, size), dtype=np.float64),
+    }

@@ -1,0 +1,100 @@
+"""Which cached latents on disk are missing, broken or made from something else."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sfumato.caching import store
+from sfumato.caching.encoding import Encoder
+from sfumato.caching.places import ALPHA, MASK, Job
+from sfumato.caching.store import BrokenCacheError
+from sfumato.checkpoints.atomic import atomic_file
+from sfumato.data.index import Index
+from sfumato.models.family import Family
+
+_ADOPTED = "adopted "
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Checker:
+    """Tells which latents on disk are missing, broken or made from something else."""
+
+    encoder: Encoder
+    family: Family
+    index: Index
+    trust: bool
+    num_adopted: int = 0
+
+    def missing(self, jobs: Sequence[Job]) -> list[Job]:
+        """Return those whose latents must be made."""
+        found = [job for job in jobs if not self._is_valid(job)]
+        if self.num_adopted:
+            logger.info(
+                "%d latent caches without a record (sd-scripts writes none) fit, are newer than the pictures "
+                "and are used; delete them if they come from another VAE",
+                self.num_adopted,
+            )
+        return found
+
+    def _is_valid(self, job: Job) -> bool:
+        file = self.encoder.cache.file(*job)
+        if self.trust:
+            return os.path.exists(file)
+        kind, finding = self.encoder.finding(job)
+        known = self.index.recall(kind, file)
+        if known in (finding, _ADOPTED + finding):
+            self.num_adopted += known != finding
+            return True
+        num_adopted = self.num_adopted
+        try:
+            is_valid = self._holds(job, Path(file)) or self._took_over(job, file)
+        except BrokenCacheError as error:
+            logger.warning("%s is damaged (%s) and made again", file, error)
+            return False
+        if is_valid:
+            self.index.learn(kind, file, (_ADOPTED if self.num_adopted > num_adopted else "") + finding)
+        return is_valid
+
+    def _took_over(self, job: Job, file: str) -> bool:
+        """Give latents that still have their older name the name of today; return whether there were any."""
+        older = self.encoder.cache.older_file(*job)
+        if older is None or os.path.exists(file) or not os.path.exists(older):
+            return False
+        if not self._holds(job, Path(older)):
+            return False
+        with atomic_file(Path(file)) as copy, open(older, "rb") as source:
+            shutil.copyfileobj(source, copy)
+        return True
+
+    def _holds(self, job: Job, path: Path) -> bool:
+        cache = self.encoder.cache
+        shape = (self.family.latents.channels, *cache.size(*job))
+        wanted: dict[str, tuple[int, ...]] = {
+            cache.name(*job, flipped): shape for flipped in cache.flips(*job)
+        }
+        if mask := cache.mask_name(*job):
+            height_first = cache.sets[job[0]].fit(job[1]).bucket[::-1]
+            wanted[mask] = height_first if mask.startswith(ALPHA) else cache.size(*job)
+        there, record = store.contents(path, cache.key_suffix(*job))
+        if not wanted.keys() <= there:
+            return False
+        if record is not None:
+            wanted_record = self.encoder.record(job)
+            # A mask beside the picture changes no latents: who needs none takes those made with one.
+            without = {name: value for name, value in record.items() if name != MASK}
+            return wanted_record in (record, without)
+        return self._adopt(job, path, wanted)
+
+    def _adopt(self, job: Job, path: Path, wanted: dict[str, tuple[int, ...]]) -> bool:
+        cache = self.encoder.cache
+        fits = all(array.shape == wanted[name] for name, array in store.read(path, wanted).items())
+        adopted = fits and store.is_newer(path, cache.sets[job[0]].pictures.paths[job[1]])
+        self.num_adopted += adopted
+        return adopted
