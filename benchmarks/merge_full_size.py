@@ -1,9 +1,11 @@
 """Merge two LoRAs into a FLUX.1 checkpoint of full size, and convert it: time against a copy, and memory.
 
 The checkpoint holds random bfloat16 values (23.8 GB at all blocks). Memory is private memory (RssAnon) of the
-process that works, at its peak: pages of mapped files are the disk's, and can be dropped at any time. A copy
-is one that ends when the data is on the disk, as all that is written here does. Files are removed at once
-when nothing needs them: two of full size lie on the disk at a time.
+process that works, at its peak: pages of mapped files are the disk's, and can be dropped at any time. Each
+command is compared with copies of what it reads, made before and after it, which end when the data is on the
+disk, as all that is written here does. Whatever the system remembers of files is dropped before each (root
+may do that); otherwise the second to read a file would find it in memory. Files are removed at once when
+nothing needs them: three of full size lie on the disk at a time.
 
     python benchmarks/merge_full_size.py [--share 1.0] [--folder /tmp] [--rank 16]
 """
@@ -18,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -63,11 +66,6 @@ def measured(folder: Path, shape: FluxShape, rank: int) -> dict[str, object]:
         "threads": torch.get_num_threads(),
         "load": os.getloadavg()[0],
     }
-    copies = []
-    for _ in range(2):
-        copies.append(copy(base, other))
-        other.unlink()
-    figures["copy_s"] = copies
     merge = [
         "merge",
         "flux",
@@ -78,16 +76,11 @@ def measured(folder: Path, shape: FluxShape, rank: int) -> dict[str, object]:
         "--models",
         *map(str, loras),
     ]
-    figures["merge"] = run([*merge, "--ratios", "0.8", "-0.3", "--save_precision", "bf16"])
-    other.unlink()
-    figures["to_folder"] = run(["convert", str(base), str(folder / "theirs")])
-    base.unlink()
+    figures["merge"] = compared([*merge, "--ratios", "0.8", "-0.3", "--save_precision", "bf16"], base, other)
+    figures["to_folder"] = compared(["convert", str(base), str(folder / "theirs")], base, None)
     script = [str(ROOT / "sd-scripts" / "tools" / "convert_diffusers_to_flux.py")]
-    figures["to_one_file"] = run(
-        ["--diffusers_path", str(folder / "theirs"), "--save_to", str(other)], script
-    )
-    for name in ("merge", "to_folder", "to_one_file"):
-        figures[f"{name}_to_copy"] = figures[name]["s"] / min(copies)  # type: ignore[index]
+    back = ["--diffusers_path", str(folder / "theirs"), "--save_to", str(other)]
+    figures["to_one_file"] = compared(back, base, other, script)
     return figures
 
 
@@ -114,18 +107,44 @@ def write_lora(path: Path, model: Flux, rank: int) -> None:
     write_tensors(path, tensors)
 
 
-def copy(source: Path, target: Path) -> float:
-    """Return the seconds that a copy takes until it is on the disk."""
+def compared(
+    arguments: list[str], base: Path, result: Path | None, command: list[str] | None = None
+) -> dict[str, float]:
+    """Return the figures of a command, and how its time compares with copies of `base` around it.
+
+    Its `result`, if that is given, is removed for the second copy.
+    """
+    copies = [copy(base)]
+    figures = run(arguments, command)
+    if result:
+        result.unlink()
+    copies.append(copy(base))
+    return figures | {"copy_s": sum(copies) / 2, "ratio": figures["s"] * 2 / sum(copies)}
+
+
+def forget_files() -> None:
+    """Have the system drop what it remembers of files, where we may ask for that."""
+    with suppress(OSError):
+        Path("/proc/sys/vm/drop_caches").write_text("3", encoding="utf-8")
+
+
+def copy(source: Path) -> float:
+    """Return the seconds that a copy takes until it is on the disk; it is removed again."""
+    target = source.with_name("copy.safetensors")
+    forget_files()
     start = time.perf_counter()
     with source.open("rb") as reading, target.open("wb") as writing:
         shutil.copyfileobj(reading, writing, CHUNK)
         writing.flush()
         os.fsync(writing.fileno())
-    return time.perf_counter() - start
+    seconds = time.perf_counter() - start
+    target.unlink()
+    return seconds
 
 
 def run(arguments: list[str], command: list[str] | None = None) -> dict[str, float]:
     """Run a command of sfumato; return its seconds and the peak of its private memory."""
+    forget_files()
     start, peak = time.perf_counter(), 0
     words = [sys.executable, *(command or ["-m", "sfumato"]), *arguments]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}

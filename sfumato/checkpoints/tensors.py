@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from sfumato.checkpoints.atomic import atomic_file
+from sfumato.checkpoints.behind import behind
 from sfumato.checkpoints.header import Header, TensorInfo, encode_header, read_header, standard_order
 from sfumato.checkpoints.pickles import SUFFIXES as PICKLE_SUFFIXES
 from sfumato.checkpoints.pickles import read_pickle
@@ -164,8 +165,9 @@ def write_tensors(
     header, chunks = serialized(tensors, metadata, dtype)
     with atomic_file(path, required_bytes(tensors, metadata, dtype)) as file:
         file.write(header)
-        for chunk in chunks:
-            file.write(chunk)
+        with behind(file.write) as write:  # the disk works while the next tensor is made
+            for chunk in chunks:
+                write(chunk)
 
 
 def required_bytes(
