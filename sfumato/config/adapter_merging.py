@@ -122,6 +122,10 @@ class NewRankConfig:
     device: str | None = None
     """Where to compute: `cpu`, `cuda` ...; the CPU when not given."""
 
+    base_model: str | None = None
+    """Model that the adapters are for, a file or a folder; rotations (OFT) turn its weights, and it tells the
+    shapes of convolutions where LoHa and LoKr leave them open."""
+
     def __post_init__(self) -> None:
         for name in ("new_rank", "new_conv_rank"):
             value = getattr(self, name)

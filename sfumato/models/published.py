@@ -6,12 +6,16 @@ changed weight is made when its turn to be written comes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from torch import nn
+from torch import Tensor, nn
 
 from sfumato.checkpoints.tensors import LazyTensor
+
+if TYPE_CHECKING:
+    from sfumato.models.family import AdapterTarget, Family
 
 
 @dataclass(frozen=True)
@@ -42,3 +46,36 @@ class Published:
     modules: Mapping[str, nn.Module]
     places: Mapping[str, Mapping[str, Place]]
     metadata: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class PublishedWeight:
+    """The weight of one layer that adapters know, in an open file.
+
+    Attributes:
+        name: of the tensor that it lies in.
+        start: its first row there.
+    """
+
+    target: AdapterTarget
+    name: str
+    tensor: LazyTensor
+    start: int
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The weight's shape in the model; the file may have it flat, or with a kernel of 1x1."""
+        return tuple(self.target.module.get_parameter("weight").shape)
+
+    def load(self) -> Tensor:
+        """Read the weight: (out, ...), in the format and the shape that the file has."""
+        return self.tensor.load()[self.start : self.start + self.shape[0]]
+
+
+def weights_of(family: Family, opened: Published) -> Iterator[PublishedWeight]:
+    """Yield the weight of each layer that adapters know, part by part."""
+    for part, module in opened.modules.items():
+        paths = {id(layer): path for path, layer in module.named_modules()}
+        for target in family.adapter_targets(part, module):
+            place = opened.places[part][f"{paths[id(target.module)]}.weight"]
+            yield PublishedWeight(target, place.name, opened.tensors[place.name], place.start)

@@ -33,7 +33,7 @@ from sfumato.log import progress
 from sfumato.models.bases import open_base
 from sfumato.models.family import DENOISER, AdapterTarget, Family, family_for
 from sfumato.models.hub import located
-from sfumato.models.published import Published
+from sfumato.models.published import Published, weights_of
 from sfumato.nn.device import device_named
 from sfumato.nn.precision import dtype_named, is_storage_only
 from sfumato.tools.adapter_sums import write_sum
@@ -178,16 +178,14 @@ def _check_output(output: MergeOutput) -> None:
 def _planned(family: Family, base: Published, adapters: Sequence[Adapter]) -> Changes:
     """Return which tensors change; raise UserError if a layer's shapes do not fit."""
     changes = Changes()
-    for part, module in base.modules.items():
-        paths = {id(layer): path for path, layer in module.named_modules()}
-        for target in family.adapter_targets(part, module):
-            names = [(adapter, name) for adapter in adapters if (name := adapter.name_for(target))]
-            if names:
-                place = base.places[part][f"{paths[id(target.module)]}.weight"]
-                changes.layers.setdefault(place.name, []).append((place.start, target))
-                changes.used |= {(adapter.path, name) for adapter, name in names}
-                for adapter, _ in names:
-                    adapter.layer(target)  # complains of shapes that do not fit
+    for weight in weights_of(family, base):
+        target = weight.target
+        names = [(adapter, name) for adapter in adapters if (name := adapter.name_for(target))]
+        if names:
+            changes.layers.setdefault(weight.name, []).append((weight.start, target))
+            changes.used |= {(adapter.path, name) for adapter, name in names}
+            for adapter, _ in names:
+                adapter.layer(target)  # complains of shapes that do not fit
     return changes
 
 

@@ -25,16 +25,16 @@ from sfumato.adapters.selection import Rule, Size
 from sfumato.checkpoints import modelspec
 from sfumato.checkpoints.atomic import require_disk_space
 from sfumato.checkpoints.pickles import SUFFIXES as PICKLE_SUFFIXES
-from sfumato.checkpoints.tensors import SUFFIXES, LazyTensor
+from sfumato.checkpoints.tensors import SUFFIXES
 from sfumato.config.extraction import ExtractionConfig, ExtractionDetailConfig
 from sfumato.config.metadata import MetadataConfig
 from sfumato.config.run import Run
 from sfumato.errors import UserError
 from sfumato.log import progress
 from sfumato.models.bases import open_model
-from sfumato.models.family import DENOISER, AdapterTarget, Family, ModelIdentity
+from sfumato.models.family import DENOISER, AdapterTarget, ModelIdentity
 from sfumato.models.insistence import InsistenceOptions
-from sfumato.models.published import Published
+from sfumato.models.published import PublishedWeight, weights_of
 from sfumato.nn.device import device_named
 from sfumato.nn.precision import computable, dtype_named
 from sfumato.tools.lowrank import low_rank
@@ -49,23 +49,16 @@ _WORST = 3
 
 @dataclass(frozen=True)
 class Pair:
-    """One layer's weight in both models.
+    """One layer's weight in both models, and the rank of its LoRA."""
 
-    Attributes:
-        start, other_start: the weight's first rows in what is read.
-    """
-
-    target: AdapterTarget
+    original: PublishedWeight
+    tuned: PublishedWeight
     rank: int
-    original: LazyTensor
-    start: int
-    tuned: LazyTensor
-    other_start: int
 
     @property
-    def shape(self) -> tuple[int, ...]:
-        """The weight's shape."""
-        return tuple(self.target.module.get_parameter("weight").shape)
+    def target(self) -> AdapterTarget:
+        """The layer."""
+        return self.original.target
 
     def change(self, dtype: torch.dtype | None, device: torch.device) -> Tensor:
         """Return the difference of the weights as a matrix (out, in ...), float32.
@@ -73,9 +66,7 @@ class Pair:
         Args:
             dtype: what both are rounded to before; None leaves them as they are.
         """
-        rows = self.shape[0]
-        old = self.original.load()[self.start : self.start + rows]
-        new = self.tuned.load()[self.other_start : self.other_start + rows]
+        old, new = self.original.load(), self.tuned.load()
         first, second = (each.to(device, dtype or each.dtype).flatten(1) for each in (old, new))
         return second.to(torch.float32, copy=True).sub_(first.to(computable(first.dtype)))
 
@@ -116,7 +107,7 @@ def extract(run: Run) -> None:
     rule = BlockRule(Size(options.dim), Size(options.conv_dim) if options.conv_dim else None)
     dtype = dtype_named(options.save_precision or "float")
     with original.published(DENOISER) as first, tuned.published(DENOISER) as second:
-        pairs = _pairs(_weights(original, first), _weights(tuned, second), rule)
+        pairs = _pairs(weights_of(original, first), weights_of(tuned, second), rule)
         require_disk_space(target.parent, sum(map(_num_values, pairs)) * dtype.itemsize, "the LoRA")
         pairs = _without_equal_texts(pairs, options, device)
         found = _extract(pairs, run, dtype, device)
@@ -151,37 +142,23 @@ def _target(name: str) -> Path:
     return path
 
 
-def _weights(family: Family, opened: Published) -> Iterator[tuple[AdapterTarget, LazyTensor, int]]:
-    """Yield each layer that adapters know, the tensor that its weight lies in, and its first row there."""
-    for part, module in opened.modules.items():
-        paths = {id(layer): path for path, layer in module.named_modules()}
-        for target in family.adapter_targets(part, module):
-            place = opened.places[part][f"{paths[id(target.module)]}.weight"]
-            yield target, opened.tensors[place.name], place.start
-
-
-def _pairs(
-    originals: Iterator[tuple[AdapterTarget, LazyTensor, int]],
-    others: Iterator[tuple[AdapterTarget, LazyTensor, int]],
-    rule: Rule,
-) -> list[Pair]:
+def _pairs(originals: Iterator[PublishedWeight], others: Iterator[PublishedWeight], rule: Rule) -> list[Pair]:
     """Return the layers to extract; raise UserError if the models are not of one shape."""
-    by_name = {target.name: (target, tensor, start) for target, tensor, start in others}
+    by_name = {other.target.name: other for other in others}
     pairs = []
-    for target, tensor, start in originals:
-        size = rule.size_of(target)
+    for original in originals:
+        size, name = rule.size_of(original.target), original.target.name
         if size is None:
             continue
-        if target.name not in by_name:
-            raise UserError(f"--model_tuned lacks {target.name}; use two models of one architecture")
-        other, other_tensor, other_start = by_name[target.name]
-        sizes = [_matrix_shape(each.module) for each in (target, other)]
+        if name not in by_name:
+            raise UserError(f"--model_tuned lacks {name}; use two models of one architecture")
+        sizes = [_matrix_shape(each.target.module) for each in (original, by_name[name])]
         if sizes[0] != sizes[1]:
             raise UserError(
-                f"--model_tuned: {target.name} is {sizes[1]}, and {sizes[0]} in --model_org; "
+                f"--model_tuned: {name} is {sizes[1]}, and {sizes[0]} in --model_org; "
                 "use two models of one architecture"
             )
-        pairs.append(Pair(target, size.rank, tensor, start, other_tensor, other_start))
+        pairs.append(Pair(original, by_name[name], size.rank))
     return pairs
 
 
@@ -219,7 +196,7 @@ def _extract(
             continue
         if run[ExtractionDetailConfig].verbose:
             logger.info("%s: %s", name, layer)
-        found[name] = _shaped(layer, pair.shape, dtype)
+        found[name] = _shaped(layer, pair.original.shape, dtype)
     if len(found) < len(pairs):
         logger.info("%d layers are the same in both models: left out", len(pairs) - len(found))
     return found

@@ -2,19 +2,26 @@
 
 The changes of each layer are added up, and the nearest matrix of that rank is kept: ratios count as given,
 and there are no cross terms. LoRAs are decomposed through their halves, so that no change is ever made whole.
+
+A rotation (OFT) changes a weight by how it turns it: it needs the weight, and turns what the adapters before
+it have made of it, as when it is merged into the model.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from sfumato.adapters.changes import Adapter
+from sfumato.adapters import oft
+from sfumato.adapters.changes import Adapter, changed
 from sfumato.adapters.files import write_adapter
+from sfumato.adapters.shapes import ToldShape, told_shape
 from sfumato.config.adapter_merging import (
     AdapterMergingConfig,
     BlockWeightConfig,
@@ -24,7 +31,10 @@ from sfumato.config.adapter_merging import (
 from sfumato.config.run import Run
 from sfumato.errors import UserError
 from sfumato.log import progress
-from sfumato.models.family import AdapterTarget
+from sfumato.models.bases import open_model
+from sfumato.models.family import DENOISER, AdapterTarget
+from sfumato.models.insistence import InsistenceOptions
+from sfumato.models.published import PublishedWeight, weights_of
 from sfumato.nn.device import device_named
 from sfumato.nn.precision import dtype_named
 from sfumato.tools import lowrank
@@ -32,6 +42,9 @@ from sfumato.tools.adapter_merging import read_adapters
 from sfumato.tools.merge_record import adapter_record
 
 logger = logging.getLogger(__name__)
+
+Weights = Mapping[str, PublishedWeight]
+"""The weights of the model that the adapters are for, by the names of layers; empty if none is named."""
 
 _DOWN, _UP = "lora_down.weight", "lora_up.weight"
 
@@ -49,13 +62,14 @@ def svd_merge(run: Run) -> None:
         raise UserError("--save_to is not given; name the file to write")
     device, precision = device_named(size.device or "cpu", "--device"), dtype_named(formats.precision)
     adapters = read_adapters(options, run[BlockWeightConfig])
-    names = dict.fromkeys(name for adapter in adapters for name in adapter.layers)
-    targets = {name: target_of(name, adapters) for name in names}
+    names = dict.fromkeys(_layer_name(name) for adapter in adapters for name in adapter.layers)
     tensors: dict[str, Tensor] = {}
-    with progress(total=len(names), unit="layer", title="merging") as bar:
-        for target in targets.values():
-            tensors |= merged_layer(target, adapters, size, precision, device)
-            bar.update()
+    with _weights(size.base_model) as weights:
+        targets = [target_of(name, adapters, weights) for name in names]
+        with progress(total=len(targets), unit="layer", title="merging") as bar:
+            for target in targets:
+                tensors |= merged_layer(target, adapters, size, precision, device, weights)
+                bar.update()
     path, saved = Path(options.save_to), formats.save_precision
     sources = [adapter.path for adapter in adapters]
     record = adapter_record(path, sources, tensors, has_spec=not options.no_metadata)
@@ -63,27 +77,67 @@ def svd_merge(run: Run) -> None:
     logger.info("written: %s", path)
 
 
-def target_of(name: str, adapters: Sequence[Adapter]) -> AdapterTarget:
-    """Return a layer without numbers whose sizes are those that the adapters speak of.
+@contextmanager
+def _weights(base_model: str | None) -> Iterator[Weights]:
+    if base_model is None:
+        yield {}
+        return
+    _, family = open_model(base_model, "--base_model", InsistenceOptions())
+    with family.published(DENOISER) as opened:
+        yield {weight.target.name: weight for weight in weights_of(family, opened)}
+
+
+def _layer_name(name: str) -> str:
+    """Return a layer's name without the prefix of a kind of adapters."""
+    return name.partition("_")[2]
+
+
+def target_of(name: str, adapters: Sequence[Adapter], weights: Weights) -> AdapterTarget:
+    """Return a layer: the model's, or one without numbers whose sizes are those that the adapters speak of.
+
+    Args:
+        name: without the prefix of a kind of adapters.
 
     Raises:
-        UserError: the adapters do not tell: a rotation has no size of its own.
+        UserError: the adapters do not tell, or contradict each other or the model.
     """
-    owner = next(adapter for adapter in adapters if name in adapter.layers)
-    tensors = owner.layers[name]
-    if _DOWN in tensors and _UP in tensors:
-        rows, columns = tensors[_UP].shape[0], tensors[_DOWN].shape[1]
-        kernel = tuple(tensors[_DOWN].shape[2:])
-    elif "hada_w1_a" in tensors and "hada_t1" not in tensors:
-        rows, columns, kernel = tensors["hada_w1_a"].shape[0], tensors["hada_w1_b"].shape[1], ()
-    else:
+    told = [
+        (adapter, full, told_shape(full, adapter.layers[full]))
+        for adapter in adapters
+        for full in adapter.layers
+        if _layer_name(full) == name
+    ]
+    if name in weights:
+        found = weights[name].target
+        rows, *rest = weights[name].shape
+        _check_sizes(name, (rows, math.prod(rest)), "--base_model", told)
+        return found
+    for adapter, full, shape in told:
+        if shape is None:
+            raise UserError(
+                f"--models: {adapter.path}: {full} turns its model's own weight; name that model with "
+                "--base_model"
+            )
+    known = [(adapter, shape) for adapter, _, shape in told if shape and shape.kernel is not None]
+    if not known:
         raise UserError(
-            f"--models: {owner.path}: {name} is no LoRA and does not tell its layer's shape; "
-            "merge it into a model"
+            f"--models: {told[0][0].path} does not tell whether {told[0][1]} is a convolution; "
+            "name its model with --base_model"
         )
-    with torch.device("meta"):
-        module = nn.Conv2d(columns, rows, kernel) if kernel else nn.Linear(columns, rows)  # type: ignore[arg-type]
-    return AdapterTarget(name.partition("_")[2], module, "")
+    adapter, shape = known[0]
+    _check_sizes(name, (shape.rows, shape.columns), str(adapter.path), told)
+    return AdapterTarget(name, shape.module(), "")
+
+
+def _check_sizes(
+    name: str, size: tuple[int, int], owner: str, told: Sequence[tuple[Adapter, str, ToldShape | None]]
+) -> None:
+    for adapter, _, shape in told:
+        if shape and (shape.rows, shape.columns) != size:
+            raise UserError(
+                f"--models: {adapter.path}: {name} is {shape.rows}x{shape.columns}, and {size[0]}x{size[1]} "
+                f"in {owner}; use adapters for one model"
+            )
 
 
 def merged_layer(
@@ -92,12 +146,13 @@ def merged_layer(
     size: NewRankConfig,
     dtype: torch.dtype,
     device: torch.device,
+    weights: Weights,
 ) -> dict[str, Tensor]:
     """Return the tensors of one merged layer."""
     shape = target.module.get_parameter("weight").shape
     is_wide = len(shape) == 4 and tuple(shape[2:]) != (1, 1)
     rank = (size.new_conv_rank or size.new_rank) if is_wide else size.new_rank
-    found = _decomposed(target, adapters, rank, dtype, device).truncated(rank)
+    found = _decomposed(target, adapters, rank, dtype, device, weights).truncated(rank)
     rank, kernel = len(found.values), shape[2:]
     name = f"lora_{target.name}"
     return {
@@ -113,19 +168,24 @@ def _decomposed(
     rank: int,
     dtype: torch.dtype,
     device: torch.device,
+    weights: Weights,
 ) -> lowrank.LowRank:
     owners = [(adapter, name) for adapter in adapters if (name := adapter.name_for(target))]
-    if all(
-        {_DOWN, _UP} <= adapter.layers[name].keys() and "lora_mid.weight" not in adapter.layers[name]
-        for adapter, name in owners
-    ):
-        halves = [_halves(adapter, name, dtype, device) for adapter, name in owners]
-        downs, ups = zip(*halves, strict=True)
-        return _of_product(torch.cat(ups, 1).float(), torch.cat(downs).float())
-    total = sum(_change(adapter, name, target).to(device, dtype).float() for adapter, name in owners)
-    assert isinstance(total, Tensor)
-    matrix = total.flatten(1)
-    return lowrank.low_rank(matrix, rank, target.name)
+    factors = [adapter.factors(target) for adapter, _ in owners]
+    pairs = [pair for pair in factors if pair]
+    if len(pairs) == len(owners):
+        ups, downs = zip(*pairs, strict=True)
+        scaled = [
+            up.to(device, dtype) * adapter.strength(name)
+            for up, (adapter, name) in zip(ups, owners, strict=True)
+        ]
+        halves = torch.cat(scaled, 1).float(), torch.cat([down.to(device, dtype) for down in downs]).float()
+        return _of_product(*halves)
+    shape = target.module.get_parameter("weight").shape
+    is_turned = any(name.startswith(oft.PREFIX) for _, name in owners)
+    weight = weights[target.name].load().float() if is_turned else torch.zeros(shape)
+    change = changed(weight, target, adapters, torch.float32, device).sub_(weight.to(device))
+    return lowrank.low_rank(change.flatten(1).to(dtype).float(), rank, target.name)
 
 
 def _of_product(up: Tensor, down: Tensor) -> lowrank.LowRank:
@@ -133,15 +193,3 @@ def _of_product(up: Tensor, down: Tensor) -> lowrank.LowRank:
     if up.shape[1] >= min(up.shape[0], down.shape[1]):
         return lowrank.decomposed(up @ down)
     return lowrank.decomposed_product(up, down)
-
-
-def _halves(adapter: Adapter, name: str, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return down (r, n), and up (m, r) times the scale."""
-    tensors = adapter.layers[name]
-    down, up = (tensors[half].to(device, dtype).flatten(1) for half in (_DOWN, _UP))
-    return down, up * (adapter.strength(name) * float(tensors["alpha"]) / down.shape[0])
-
-
-@torch.no_grad()
-def _change(adapter: Adapter, name: str, target: AdapterTarget) -> Tensor:
-    return adapter.layer(target).delta() * adapter.strength(name)
