@@ -131,11 +131,12 @@ def own_tensors(view: View) -> View:
     return view.renamed({name: name for name in view.shapes if name.startswith(_OWN)})
 
 
-def encode(vae: nn.Module, pixels: Tensor, rng: torch.Generator | None) -> Tensor:
+def encode(vae: nn.Module, pixels: Tensor, rng: torch.Generator | None, *, is_clamped: bool = True) -> Tensor:
     """Return unscaled latents (B, C, H/8, W/8) float32 of pixels (B, 3, H, W) in [-1, 1].
 
     Args:
         rng: draws the sample from the encoder's posterior; None takes its mean.
+        is_clamped: whether the posterior's variance is kept within bounds, as diffusers does.
     """
     dtype = compute_dtype(vae, pixels.device)
     moments = cast(Any, vae).encode(pixels.to(dtype)).latent_dist.parameters.float()
@@ -143,7 +144,9 @@ def encode(vae: nn.Module, pixels: Tensor, rng: torch.Generator | None) -> Tenso
     if rng is None:
         return mean
     noise = torch.randn(mean.shape, generator=rng, device=rng.device).to(mean.device)
-    return mean + torch.exp(0.5 * log_variance.clamp(*_LOG_VARIANCE)) * noise
+    if is_clamped:
+        log_variance = log_variance.clamp(*_LOG_VARIANCE)
+    return mean + torch.exp(0.5 * log_variance) * noise
 
 
 def decode(vae: nn.Module, latents: Tensor) -> Tensor:

@@ -1,7 +1,4 @@
-"""Base models: told apart by their files, and whole ones written again in another layout.
-
-Weights stay in the mapped files until they are written.
-"""
+"""Base models, told apart by their files."""
 
 from __future__ import annotations
 
@@ -9,9 +6,6 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol, cast
-
-import torch
-from torch import nn
 
 from sfumato.checkpoints.tensors import open_tensors
 from sfumato.config.model import ModelConfig
@@ -22,6 +16,7 @@ from sfumato.models.family import DENOISER, Family, ModelIdentity, family_for
 from sfumato.models.hub import located
 from sfumato.models.insistence import InsistenceOptions
 from sfumato.models.recognise import describe, recognise
+from sfumato.models.rewriting import Rewritable
 from sfumato.models.sd.layouts import is_version_2
 from sfumato.models.views import Shapes, view_of
 
@@ -39,39 +34,6 @@ _DENOISERS = {"flux": "flux", "flux diffusers": "flux"}
 
 _VERSIONS = {"sdxl": "sdxl", "sd_": "sd", "flux": "flux"}
 """The family of each kind of `ss_base_model_version`, by its beginning."""
-
-
-class Rewritable(Family, Protocol):
-    """A family whose models are published as files and as folders in diffusers' layout."""
-
-    def save_checkpoint(
-        self,
-        path: Path,
-        parts: Mapping[str, nn.Module],
-        dtype: torch.dtype | None,
-        metadata: Mapping[str, str],
-        *,
-        epoch: int = 0,
-        step: int = 0,
-    ) -> None:
-        """Write all parts as one file, safetensors or .ckpt; parts that are not given come from the base."""
-        ...
-
-    def save_folder(
-        self,
-        folder: Path,
-        parts: Mapping[str, nn.Module],
-        dtype: torch.dtype | None,
-        *,
-        as_safetensors: bool = True,
-        reference: Path | None = None,
-    ) -> None:
-        """Write all parts as a folder in diffusers' layout; parts that are not given come from the base.
-
-        Args:
-            reference: folder in that layout whose scheduler and tokenizers are copied.
-        """
-        ...
 
 
 class WholeModel(Rewritable, Protocol):

@@ -15,7 +15,7 @@ from torch import nn
 
 from sfumato.checkpoints.tensors import SUFFIXES, TensorReader, open_tensors
 from sfumato.errors import UserError
-from sfumato.models import autoencoder, openclip, text_encoders, unet
+from sfumato.models import autoencoder, openclip, text_encoders, unet, unet_names
 from sfumato.models.family import DENOISER, VAE
 from sfumato.models.recognise import describe, recognise
 from sfumato.models.views import View, view_of
@@ -214,7 +214,7 @@ class Checkpoint:
     def _check_channels(self) -> None:
         """Raise UserError if the UNet takes something else than the autoencoder's latents."""
         with self.opened(DENOISER) as view:
-            names = {new: old for old, new in unet.diffusers_names(view.shapes).items()}
+            names = {new: old for old, new in unet_names.diffusers_names(view.shapes).items()}
             channels = view.shapes[names["conv_in.weight"]][1] if "conv_in.weight" in names else 0
         latents = self.autoencoder_shape()
         if latents is not None and channels != latents.channels:

@@ -16,9 +16,10 @@ from sfumato.checkpoints.atomic import atomic_file
 from sfumato.checkpoints.pickles import SUFFIXES as PICKLE_SUFFIXES
 from sfumato.checkpoints.pickles import read_counters, write_pickle
 from sfumato.checkpoints.tensors import LazyTensor, TensorReader, write_tensors
-from sfumato.models import autoencoder, openclip, text_encoders, unet
+from sfumato.models import autoencoder, openclip, text_encoders, unet_names
 from sfumato.models.checkpoint import Checkpoint, PartFormat
 from sfumato.models.published import Place, Published
+from sfumato.models.rewriting import Rewriting
 from sfumato.models.tokenizers import Tokenizer
 
 Lazy = Mapping[str, LazyTensor]
@@ -49,34 +50,23 @@ def save_part(
         write_tensors(path, text_encoders.published_clip(model), metadata, dtype)
 
 
-def save_file(
-    path: Path,
-    checkpoint: Checkpoint,
-    models: Mapping[str, nn.Module],
-    dtype: torch.dtype | None,
-    metadata: Mapping[str, str],
-    *,
-    epoch: int = 0,
-    step: int = 0,
-) -> None:
+def save_file(path: Path, checkpoint: Checkpoint, models: Mapping[str, nn.Module], how: Rewriting) -> None:
     """Write one file with all parts, safetensors or, by its suffix, pickled.
 
     Args:
         checkpoint: what the models come from. What its file holds besides is kept as it is, where the layout
             says so.
         models: each part; one that is not given is loaded from the checkpoint.
-        dtype: of all floating-point tensors of the parts; None keeps each tensor's own.
-        epoch, step: added to those of a pickled base, for a pickled file.
     """
     with checkpoint.file() as base:
-        tensors = file_tensors(checkpoint, models, dtype, base)
+        tensors = file_tensors(checkpoint, models, how.dtype, base)
         if path.suffix.lower() in PICKLE_SUFFIXES:
             before = read_counters(base.path) if base is not None else {}
-            counters = {"epoch": epoch, "global_step": step}
+            counters = {"epoch": how.epoch, "global_step": how.step}
             counters = {name: before.get(name, 0) + value for name, value in counters.items()}
             write_pickle(path, {name: value.load() for name, value in tensors.items()}, counters)
         else:
-            write_tensors(path, tensors, metadata)
+            write_tensors(path, tensors, how.metadata)
 
 
 @contextmanager
@@ -94,7 +84,7 @@ def _places(spec: PartFormat, model: nn.Module) -> dict[str, Place]:
     """Return where a single file holds the weights of a UNet or of a text encoder."""
     state = model.state_dict()
     if spec.network == "unet":
-        return {ours: Place(spec.prefix + name) for ours, name in unet.published_names(state).items()}
+        return {ours: Place(spec.prefix + name) for ours, name in unet_names.published_names(state).items()}
     if spec.network == "vae":
         return {}
     bare = {text_encoders.bare(name): name for name in state}
@@ -116,7 +106,8 @@ def file_tensors(
     """Return what a single file holds, made when it is written.
 
     Args:
-        models, dtype: as for `save_file`.
+        models: as for `save_file`.
+        dtype: as `Rewriting` has it.
         base: the single file that the models come from, open, or None.
     """
     tensors: dict[str, LazyTensor] = {}
@@ -133,27 +124,23 @@ def save_folder(
     folder: Path,
     checkpoint: Checkpoint,
     models: Mapping[str, nn.Module],
-    dtype: torch.dtype | None,
+    how: Rewriting,
     tokenizers: Mapping[str, Callable[[], Tokenizer]],
-    *,
-    as_safetensors: bool = True,
-    prediction: str = "epsilon",
-    reference: Path | None = None,
+    prediction: str,
 ) -> None:
     """Write a folder that diffusers opens as a pipeline.
 
     Args:
-        models, dtype: as for `save_file`.
+        models: as for `save_file`.
         tokenizers: load those that are not copied, by the name of their folder.
         prediction: `epsilon` or `v_prediction`.
-        reference: folder in that layout whose scheduler and tokenizers are copied, where it has them.
     """
     pipeline, scheduler = checkpoint.layout.pipeline
     index: dict[str, Any] = {"_class_name": pipeline, "scheduler": ["diffusers", scheduler]}
-    taken = copied(reference, folder, ("scheduler", *tokenizers)) if reference is not None else {}
+    taken = copied(how.reference, folder, ("scheduler", *tokenizers)) if how.reference is not None else {}
     for part, spec in checkpoint.layout.parts.items():
         model = models.get(part) or checkpoint.load(part, None, torch.device("cpu"))
-        _save_model(folder / spec.folder, spec, model, dtype, as_safetensors, checkpoint.layout.scale)
+        _save_model(folder / spec.folder, spec, model, how, checkpoint.layout.scale)
         library = "diffusers" if spec.network in ("unet", "vae") else "transformers"
         index[spec.folder] = [library, type(model).__name__]
     for name, load in tokenizers.items():
@@ -196,7 +183,7 @@ def _published(spec: PartFormat, model: nn.Module) -> dict[str, LazyTensor]:
         tensors = autoencoder.published(model.state_dict())
     else:
         state = model.state_dict()
-        tensors = {name: state[ours] for ours, name in unet.published_names(state).items()}
+        tensors = {name: state[ours] for ours, name in unet_names.published_names(state).items()}
     return {name: LazyTensor(t.dtype, tuple(t.shape), _returning(t)) for name, t in tensors.items()}
 
 
@@ -221,14 +208,7 @@ def _unused(spec: PartFormat, model: nn.Module, base: TensorReader | None) -> di
     }
 
 
-def _save_model(
-    folder: Path,
-    spec: PartFormat,
-    model: nn.Module,
-    dtype: torch.dtype | None,
-    as_safetensors: bool,
-    scale: float,
-) -> None:
+def _save_model(folder: Path, spec: PartFormat, model: nn.Module, how: Rewriting, scale: float) -> None:
     is_text = spec.network in ("clip", "openclip")
     config: Any = model.config
     settings = config.to_dict() if is_text else {k: v for k, v in config.items() if k[0] != "_"}
@@ -240,10 +220,12 @@ def _save_model(
     _write_json(folder / "config.json", settings)
     tensors = text_encoders.published_clip(model) if is_text else model.state_dict()
     stem = "model" if is_text else "diffusion_pytorch_model"
-    if as_safetensors:
-        write_tensors(folder / f"{stem}.safetensors", tensors, {"format": "pt"}, dtype)
+    if how.as_safetensors:
+        write_tensors(folder / f"{stem}.safetensors", tensors, {"format": "pt"}, how.dtype)
     else:
-        cast_to = {name: t.to(dtype) if t.is_floating_point() and dtype else t for name, t in tensors.items()}
+        cast_to = {
+            name: t.to(how.dtype) if t.is_floating_point() and how.dtype else t for name, t in tensors.items()
+        }
         write_pickle(folder / f"{'pytorch_' if is_text else ''}{stem}.bin", cast_to)
 
 

@@ -36,6 +36,21 @@ class Words:
     weights: Tensor | None = None
 
 
+@dataclass(frozen=True)
+class TokenizerSource:
+    """Where the tokenizer of one text encoder is found.
+
+    Attributes:
+        folder: where a folder in diffusers' layout keeps it.
+        names: the hub's ids of tokenizers with CLIP-L's vocabulary; its own is tried last.
+        pad_token: as `tokenizers.load_clip` has it.
+    """
+
+    folder: str
+    names: tuple[str, ...] = ()
+    pad_token: str | None = None
+
+
 def num_windows(max_token_length: int | None) -> int:
     """Return how many windows `--max_token_length` (75, 150, 225 or not given) asks for."""
     return max(1, (max_token_length or WINDOW) // WINDOW)
@@ -76,26 +91,18 @@ def named(words: Words, part: str) -> dict[str, Tensor]:
     return {part: words.ids, **weights}
 
 
-def load_tokenizer(
-    names: Sequence[str],
-    *,
-    folder: str,
-    checkpoint: Path | None,
-    cache_dir: Path | None,
-    pad_token: str | None = None,
-) -> Tokenizer:
+def load_tokenizer(source: TokenizerSource, *, checkpoint: Path | None, cache_dir: Path | None) -> Tokenizer:
     """Load the tokenizer that a checkpoint brings along, or else the first that lies ready.
 
     Args:
-        names: the hub's ids of tokenizers with CLIP-L's vocabulary; its own is tried last.
-        folder: where a folder in diffusers' layout keeps the tokenizer.
         checkpoint: the file or folder of the base; a folder `tokenizers` beside a file is looked into.
-        cache_dir, pad_token: as `tokenizers.load_clip` has it.
+        cache_dir: as `tokenizers.load_clip` has it.
     """
+    folder, pad_token = source.folder, source.pad_token
     if checkpoint is not None and (checkpoint / folder).is_dir():
         return load_clip(folder, bundled_dir=checkpoint, pad_token=pad_token)
     beside = checkpoint.parent / "tokenizers" if checkpoint else None
-    for name in names:
+    for name in source.names:
         if any((place / name.replace("/", "_")).is_dir() for place in (beside, cache_dir) if place):
             return load_clip(name, cache_dir=cache_dir, bundled_dir=beside, pad_token=pad_token)
     return load_clip(CLIP_L, cache_dir=cache_dir, bundled_dir=beside, pad_token=pad_token)

@@ -23,8 +23,9 @@ from sfumato.config.adapter_merging import ToPublishedConfig
 from sfumato.config.conversion import ConversionConfig
 from sfumato.config.run import Run
 from sfumato.errors import UserError
-from sfumato.models.bases import Rewritable, open_rewritable
+from sfumato.models.bases import open_rewritable
 from sfumato.models.hub import located
+from sfumato.models.rewriting import Rewritable, Rewriting
 from sfumato.nn.precision import dtype_named
 
 logger = logging.getLogger(__name__)
@@ -64,7 +65,7 @@ def convert_to_published(run: Run) -> None:
         raise UserError("--diffusers_path is empty; give a folder in diffusers' layout")
     base = open_rewritable(source, "--diffusers_path")
     dtype = dtype_named(options.save_precision, "--save_precision") if options.save_precision else None
-    base.save_checkpoint(target, {}, dtype, _kept_metadata(source))
+    base.rewrite_file(target, Rewriting(dtype, _kept_metadata(source)))
     logger.info("written: %s", target)
 
 
@@ -74,7 +75,7 @@ def _write_file(
     if target.is_dir():
         raise UserError(f"MODEL_TO_SAVE is {target}, which is a folder; give another name")
     metadata = _kept_metadata(source) | _given_metadata(options.metadata)
-    base.save_checkpoint(target, {}, dtype, metadata, epoch=options.epoch, step=options.global_step)
+    base.rewrite_file(target, Rewriting(dtype, metadata, epoch=options.epoch, step=options.global_step))
 
 
 def _write_folder(
@@ -87,7 +88,8 @@ def _write_folder(
             "give one, or leave it out"
         )
     with _complete_folder(target) as folder:
-        base.save_folder(folder, {}, dtype, as_safetensors=options.use_safetensors, reference=reference)
+        how = Rewriting(dtype, as_safetensors=options.use_safetensors, reference=reference)
+        base.rewrite_folder(folder, how)
 
 
 def _kept_metadata(source: Path) -> dict[str, str]:

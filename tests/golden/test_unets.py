@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from sfumato.models import unet
+from sfumato.models import unet, unet_names
 from sfumato.models.family import ImageSizes
 from sfumato.models.sdxl.family import framing
 from sfumato.models.views import View
@@ -39,7 +39,7 @@ def derived(case: dict[str, Any]) -> View:
     """Return a case's weights: SDXL's by the checkpoint's names, others by diffusers'."""
     shapes = shapes_of(case)
     if case["model"] != "sdxl":
-        shapes = {ours: shapes[theirs] for theirs, ours in unet.diffusers_names(shapes).items()}
+        shapes = {ours: shapes[theirs] for theirs, ours in unet_names.diffusers_names(shapes).items()}
     return View(Path("derived"), shapes, lambda name: weight(name, shapes[name], case["weight_std"]))
 
 
@@ -92,7 +92,7 @@ def test_every_recorded_case_is_checked() -> None:
 @pytest.mark.parametrize("case", CASES, ids=[case["id"] for case in CASES])
 def test_outputs_losses_and_gradients_agree(case: dict[str, Any], built: dict[str, Any]) -> None:
     model, name = model_of(case, built), case["id"]
-    ours = unet.diffusers_names(shapes_of(case)) if case["model"] == "sdxl" else {}
+    ours = unet_names.diffusers_names(shapes_of(case)) if case["model"] == "sdxl" else {}
     trained = {key: model.get_parameter(ours.get(key, key)).requires_grad_(True) for key in case["grads"]}
     width = 2048 if case["model"] == "sdxl" else case["cross_attention_dim"]
     noisy = inputs(f"aunet.{name}.x", tuple(case["shape"]))

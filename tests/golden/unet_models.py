@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sfumato.models import text_encoders, unet
+from sfumato.models import text_encoders, unet, unet_names
 from sfumato.models.family import DENOISER
 from tests.golden.derived import inputs, weight
 
@@ -43,7 +43,9 @@ class Recorded:
         """Return the U-Net with its derived numbers."""
         model = unet.build(self.shape, self.heads).to_empty(device="cpu").requires_grad_(False).eval()
         state = model.state_dict()
-        names = unet.published_names(state) if self.has_published_names else {name: name for name in state}
+        names = (
+            unet_names.published_names(state) if self.has_published_names else {name: name for name in state}
+        )
         model.load_state_dict({k: weight(names[k], tuple(v.shape), 0.02) for k, v in state.items()})
         return model
 

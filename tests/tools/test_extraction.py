@@ -24,6 +24,7 @@ from sfumato.models.bases import open_model
 from sfumato.models.family import DENOISER, AdapterTarget, Family
 from sfumato.models.flux.keys import to_diffusers
 from sfumato.models.insistence import InsistenceOptions
+from sfumato.models.rewriting import Rewriting
 from sfumato.tools.extraction import Pair
 from tests import tiny
 
@@ -61,7 +62,7 @@ def save(family: Family, parts: dict[str, nn.Module], path: Path) -> None:
     if parts.keys() == {DENOISER}:
         family.save(DENOISER, parts[DENOISER], path, torch.float32, {})
     else:
-        family.save_checkpoint(path, parts, torch.float32, {})  # type: ignore[attr-defined]
+        family.rewrite_file(path, Rewriting(torch.float32), parts)  # type: ignore[attr-defined]
 
 
 def products(path: Path) -> dict[str, Tensor]:

@@ -7,8 +7,8 @@ noise levels shifted by picture size; schnell does neither.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,13 +17,11 @@ from torch import Tensor, nn
 
 from sfumato.checkpoints.pickles import SUFFIXES as PICKLE_SUFFIXES
 from sfumato.checkpoints.pickles import write_pickle
-from sfumato.checkpoints.tensors import SUFFIXES, open_tensors, write_tensors
+from sfumato.checkpoints.tensors import write_tensors
 from sfumato.config.model import ModelConfig
 from sfumato.config.run import Run
 from sfumato.diffusion.schedules import flow_sigmas, shift_exponent
-from sfumato.errors import UserError
 from sfumato.models import autoencoder, text_encoders
-from sfumato.models.checkpoint_writer import copied
 from sfumato.models.family import (
     DENOISER,
     VAE,
@@ -36,57 +34,25 @@ from sfumato.models.family import (
     SamplingDefaults,
 )
 from sfumato.models.flux import targets, text
+from sfumato.models.flux.files import CLIP_L, PARTS, T5XXL, FluxFiles
 from sfumato.models.flux.network import Flux
 from sfumato.models.flux.options import FluxGenerationOptions, FluxMergeOptions, FluxOptions
 from sfumato.models.flux.packing import PATCH, pack, picture_ids, unpack
-from sfumato.models.flux.transformer import (
-    flux_shape,
-    load_transformer,
-    open_published,
-    save_transformer,
-)
-from sfumato.models.loading import shapes_of
-from sfumato.models.published import Place, Published
+from sfumato.models.flux.transformer import save_transformer
+from sfumato.models.published import Published
 from sfumato.models.reading import Reader
-from sfumato.models.recognise import describe, recognise
+from sfumato.models.rewriting import Rewriting
 from sfumato.models.tokenizers import CLIP_LENGTH
 from sfumato.nn.precision import compute_dtype
-
-CLIP_L = "clip_l"
-T5XXL = "t5xxl"
 
 _SCALE, _SHIFT = 0.3611, 0.1159
 _T5_LENGTHS = {"dev": 512, "schnell": 256}
 
 
-@dataclass(frozen=True)
-class _Part:
-    """What is expected of one part's file: words for messages, kinds as `recognise` names them."""
-
-    option: str
-    what: str
-    kinds: frozenset[str]
-    folder: str
-    """Where a folder in diffusers' layout keeps it."""
-
-
-_PARTS = {
-    DENOISER: _Part(
-        "pretrained_model_name_or_path",
-        "a FLUX.1 transformer",
-        frozenset({"flux", "flux diffusers"}),
-        "transformer",
-    ),
-    CLIP_L: _Part(CLIP_L, "a CLIP-L text encoder", frozenset({"clip l", "clip"}), "text_encoder"),
-    T5XXL: _Part(T5XXL, "a T5-XXL text encoder", frozenset({"t5"}), "text_encoder_2"),
-    VAE: _Part("ae", "the autoencoder of FLUX.1", frozenset({"vae", "vae diffusers"}), "vae"),
-}
-
-
 def create(run: Run) -> FluxFamily:
     """Return the family that the run's options describe."""
     model, options = run[ModelConfig], run[FluxOptions]
-    checkpoint, label = model.pretrained_model_name_or_path, _PARTS[DENOISER].option
+    checkpoint, label = model.pretrained_model_name_or_path, PARTS[DENOISER].option
     if FluxGenerationOptions in run:
         options = run[FluxGenerationOptions]
         checkpoint, label = options.ckpt_path, "ckpt_path"
@@ -134,18 +100,18 @@ class FluxFamily:
         t5_max_length: int | None = None,
         apply_t5_mask: bool = False,
         use_mmap: bool = True,
-        denoiser_option: str = _PARTS[DENOISER].option,
+        denoiser_option: str = PARTS[DENOISER].option,
     ) -> None:
         given = {DENOISER: transformer, CLIP_L: clip_l, T5XXL: t5xxl, VAE: ae}
-        self._sources = {part: _located(part, path, transformer) for part, path in given.items()}
-        self._options = {part: spec.option for part, spec in _PARTS.items()} | {DENOISER: denoiser_option}
+        self._files = FluxFiles(given, use_mmap=use_mmap, denoiser_option=denoiser_option)
         self._tokenizer_folders = (tokenizers, _bundled_tokenizers(transformer))
         self._tokenizers: Any = None
-        self._use_mmap = use_mmap
         self.apply_t5_mask = apply_t5_mask
-        self.variant = "dev" if self._takes_guidance() else "schnell"
+        self.variant = "dev" if self._files.takes_guidance() else "schnell"
         self.t5_max_length = t5_max_length or _T5_LENGTHS[self.variant]
-        self.latents = self._latent_space()
+        shape = self._files.autoencoder_shape()
+        channels, downscale = (shape.channels, shape.downscale) if shape else (16, 8)
+        self.latents = LatentSpace(channels, downscale, _SCALE, _SHIFT, PATCH)
         self.identity = ModelIdentity(
             base_version="flux1",
             architecture=f"flux-1-{self.variant}",
@@ -156,27 +122,17 @@ class FluxFamily:
 
     def check(self, parts: Sequence[str]) -> None:
         """Read the headers behind `parts`; raise UserError if one is missing, broken or another model."""
-        shapes = {part: self._checked_shapes(part) for part in parts}
+        self._files.check(parts)
         if set(parts) & set(self.text_outputs):
             self._load_tokenizers()
-        if DENOISER in shapes:
-            self._check_widths(shapes)
 
     def source(self, part: str) -> Path | None:
         """Return the file or folder that `part` is loaded from, or None where there is none."""
-        return self._sources[part]
+        return self._files.source(part)
 
     def load(self, part: str, dtype: torch.dtype, device: torch.device) -> nn.Module:
         """Load one part, frozen and in eval mode."""
-        self._checked_shapes(part)
-        path, what = self._existing_source(part), _PARTS[part].what
-        if part == DENOISER:
-            return load_transformer(path, dtype, device, use_mmap=self._use_mmap)
-        if part == CLIP_L:
-            return text_encoders.load_clip(path, dtype, device, use_mmap=self._use_mmap, what=what)
-        if part == T5XXL:
-            return text_encoders.load_t5(path, dtype, device, use_mmap=self._use_mmap, what=what)
-        return autoencoder.load(path, dtype, device, use_mmap=self._use_mmap, what=what)
+        return self._files.load(part, dtype, device)
 
     def tokenize(self, captions: Sequence[str]) -> dict[str, Tensor]:
         """Return each text encoder's token ids, (B, L) int64, by its name; masks as `<name>_mask`."""
@@ -197,23 +153,12 @@ class FluxFamily:
         return text.encode(encoders, tokens, self.apply_t5_mask)
 
     def encode_image(self, vae: nn.Module, pixels: Tensor, rng: torch.Generator | None) -> Tensor:
-        """Return scaled latents (B, C, H/8, W/8) float32 of pixels (B, 3, H, W) in [-1, 1].
-
-        Args:
-            rng: draws the sample from the encoder's posterior; None takes its mean.
-        """
-        dtype = compute_dtype(vae, pixels.device)
-        moments = cast(Any, vae).encode(pixels.to(dtype)).latent_dist.parameters.float()
-        mean, log_variance = moments.chunk(2, dim=1)
-        if rng is not None:
-            noise = torch.randn(mean.shape, generator=rng, device=rng.device)
-            mean = mean + torch.exp(0.5 * log_variance) * noise.to(mean.device)
-        return (mean - _SHIFT) * _SCALE
+        """Return scaled latents (B, C, H/8, W/8) float32 of pixels (B, 3, H, W) in [-1, 1]."""
+        return self.latents.scaled(autoencoder.encode(vae, pixels, rng, is_clamped=False))
 
     def decode_image(self, vae: nn.Module, latents: Tensor) -> Tensor:
         """Return pixels (B, 3, H, W) in about [-1, 1] of scaled latents (B, C, H/8, W/8)."""
-        dtype = compute_dtype(vae, latents.device)
-        return cast(Any, vae).decode((latents / _SCALE + _SHIFT).to(dtype)).sample
+        return autoencoder.decode(vae, self.latents.raw(latents))
 
     def predict(
         self, denoiser: nn.Module, noisy: Tensor, timesteps: Tensor, conditioning: Conditioning
@@ -265,22 +210,9 @@ class FluxFamily:
             return targets.clip_targets(model, part)
         return targets.t5_targets(model, part) if part == T5XXL else iter(())
 
-    @contextmanager
-    def published(self, part: str) -> Iterator[Published]:
+    def published(self, part: str) -> AbstractContextManager[Published]:
         """Open a part's file, which holds nothing but that part; see `Published`."""
-        self._checked_shapes(part)
-        path = self._existing_source(part)
-        if part == DENOISER:
-            with open_published(path, use_mmap=self._use_mmap) as found:
-                yield found
-            return
-        model = self.load(part, torch.bfloat16, torch.device("meta"))
-        with open_tensors(path, use_mmap=self._use_mmap) as file:
-            tensors = {name: file.lazy(name) for name in file.keys()}  # noqa: SIM118 - a reader is no mapping
-            by_bare = {text_encoders.bare(name): name for name in tensors}
-            names = {name: text_encoders.bare(name) for name in model.state_dict()}
-            places = {name: Place(by_bare[bare]) for name, bare in names.items() if bare in by_bare}
-            yield Published(tensors, {part: model}, {part: places}, file.metadata)
+        return self._files.published(part)
 
     def save(
         self, part: str, model: nn.Module, path: Path, dtype: torch.dtype, metadata: Mapping[str, str]
@@ -301,128 +233,27 @@ class FluxFamily:
         """Write the denoiser as diffusers' FluxTransformer2DModel, in the folder `transformer`."""
         if part != DENOISER:
             raise ValueError(f"{part} has no folder of its own making; save it as a file")
-        save_transformer(cast(Flux, model), folder / _PARTS[part].folder, dtype)
+        save_transformer(cast(Flux, model), folder / PARTS[part].folder, dtype)
 
-    def save_checkpoint(
-        self,
-        path: Path,
-        parts: Mapping[str, nn.Module],
-        dtype: torch.dtype | None,
-        metadata: Mapping[str, str],
-        *,
-        epoch: int = 0,
-        step: int = 0,
-    ) -> None:
-        """Write the denoiser's file anew, under its published names; `parts` must be empty."""
-        if parts:
-            raise ValueError("only what the file holds is written; `save` writes a model")
-        if path.suffix.lower() not in SUFFIXES or epoch or step:
-            raise UserError(f"{path}: a FLUX.1 transformer is a .safetensors file without epoch and step")
-        with self.published(DENOISER) as own:
-            write_tensors(path, own.tensors, metadata, dtype)
+    def rewrite_file(self, path: Path, how: Rewriting) -> None:
+        """Write the denoiser's file again, under its published names."""
+        self._files.rewrite_file(path, how)
 
-    def save_folder(
-        self,
-        folder: Path,
-        parts: Mapping[str, nn.Module],
-        dtype: torch.dtype | None,
-        *,
-        as_safetensors: bool = True,
-        reference: Path | None = None,
-    ) -> None:
-        """Write the denoiser's part of a folder in diffusers' layout, always as safetensors.
-
-        Args:
-            parts: must be empty.
-            reference: folder in that layout whose scheduler and tokenizers are copied.
-        """
-        if parts:
-            raise ValueError("only what the file holds is written; `save_for_diffusers` writes a model")
-        with self.published(DENOISER) as own:
-            model = cast(Flux, own.modules[DENOISER])
-            tensors = {name: own.tensors[place.name] for name, place in own.places[DENOISER].items()}
-            save_transformer(model, folder / _PARTS[DENOISER].folder, dtype, tensors)
-        if reference is not None:
-            copied(reference, folder, ("scheduler", "tokenizer", "tokenizer_2"))
+    def rewrite_folder(self, folder: Path, how: Rewriting) -> None:
+        """Write the denoiser's part of a folder in diffusers' layout, always as safetensors."""
+        self._files.rewrite_folder(folder, how)
 
     def _load_tokenizers(self) -> Any:
         if self._tokenizers is None:
             self._tokenizers = text.load_tokenizers(*self._tokenizer_folders)
         return self._tokenizers
 
-    def _existing_source(self, part: str) -> Path:
-        path = self._sources[part]
-        if path is None:
-            raise UserError(f"--{self._options[part]} is not given; it must name {_PARTS[part].what}")
-        if not path.exists():
-            raise UserError(f"--{self._options[part]} is {path}, which does not exist; check the path")
-        return path
-
-    def _shapes(self, part: str) -> dict[str, tuple[int, ...]]:
-        with open_tensors(self._existing_source(part), use_mmap=self._use_mmap) as file:
-            return shapes_of(file)
-
-    def _checked_shapes(self, part: str) -> dict[str, tuple[int, ...]]:
-        shapes, spec = self._shapes(part), _PARTS[part]
-        kind = recognise(shapes)
-        if kind is None or kind.name not in spec.kinds:
-            raise UserError(
-                f"--{self._options[part]} is {self._sources[part]}: {describe(shapes)}; give {spec.what}"
-            )
-        return shapes
-
-    def _check_widths(self, shapes: Mapping[str, Mapping[str, tuple[int, ...]]]) -> None:
-        """Raise UserError if the other parts do not fit the denoiser."""
-        shape = flux_shape(self._existing_source(DENOISER), shapes[DENOISER])
-        found = {
-            CLIP_L: (_width(shapes.get(CLIP_L, {}), "final_layer_norm.weight"), shape.pooled_width),
-            T5XXL: (_width(shapes.get(T5XXL, {}), "final_layer_norm.weight"), shape.text_width),
-            VAE: (PATCH**2 * self.latents.channels if VAE in shapes else None, shape.in_channels),
-        }
-        for part, (width, wanted) in found.items():
-            if width not in (None, wanted):
-                raise UserError(
-                    f"--{self._options[part]} is {self._sources[part]}: its output is {width} wide, but the "
-                    f"denoiser takes {wanted}; give {_PARTS[part].what} that belongs to it"
-                )
-
-    def _takes_guidance(self) -> bool:
-        shapes = self._shapes_or_none(DENOISER)
-        return not shapes or any("guidance" in name for name in shapes)
-
-    def _latent_space(self) -> LatentSpace:
-        shapes = self._shapes_or_none(VAE)
-        channels, downscale = 16, 8
-        kind = recognise(shapes or {})
-        if shapes and kind and kind.name in _PARTS[VAE].kinds:
-            shape = autoencoder.AutoencoderShape.of(shapes)
-            channels, downscale = shape.channels, shape.downscale
-        return LatentSpace(channels, downscale, _SCALE, _SHIFT, PATCH)
-
-    def _shapes_or_none(self, part: str) -> dict[str, tuple[int, ...]] | None:
-        """Return a file's shapes; None if it cannot be read, which `check` and `load` report."""
-        try:
-            return self._shapes(part)
-        except UserError:
-            return None
-
 
 def _path(text_or_none: str | None) -> Path | None:
     return Path(text_or_none) if text_or_none else None
-
-
-def _located(part: str, path: Path | None, transformer: Path | None) -> Path | None:
-    """Return the part's place in a folder in diffusers' layout, if that is what was given."""
-    root = path or transformer
-    inside = root / _PARTS[part].folder if root else None
-    return inside if inside and inside.is_dir() else path
 
 
 def _bundled_tokenizers(transformer: Path | None) -> Path | None:
     """Return the tokenizers that lie beside the denoiser, as small models for trying things out have them."""
     folder = transformer.parent / "tokenizers" if transformer else None
     return folder if folder and folder.is_dir() else None
-
-
-def _width(shapes: Mapping[str, tuple[int, ...]], ending: str) -> int | None:
-    return next((shape[0] for name, shape in shapes.items() if name.endswith(ending)), None)

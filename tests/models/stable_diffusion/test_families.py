@@ -24,6 +24,7 @@ from sfumato.models.family import (
     ReadsEmphasis,
     family_for,
 )
+from sfumato.models.rewriting import Rewriting
 from sfumato.models.sd.family import SdFamily
 from sfumato.models.sdxl.family import SdxlFamily
 from sfumato.nn import checkpointing
@@ -128,20 +129,20 @@ def test_every_part_computes_what_diffusers_does(files: Files, layout: str) -> N
 
 def test_a_file_that_is_loaded_and_saved_has_the_same_bytes(files: Files, tmp_path: Path) -> None:
     family = files.family()
-    family.save_checkpoint(tmp_path / "again.safetensors", load_all(family), None, {})
+    family.rewrite_file(tmp_path / "again.safetensors", Rewriting(), load_all(family))
     assert (tmp_path / "again.safetensors").read_bytes() == files.file.read_bytes()
 
 
 def test_parts_that_are_not_given_come_from_the_base(files: Files, tmp_path: Path) -> None:
     family = files.family()
     denoiser = family.load(DENOISER, torch.float32, CPU)
-    family.save_checkpoint(tmp_path / "again.safetensors", {DENOISER: denoiser}, None, {})
+    family.rewrite_file(tmp_path / "again.safetensors", Rewriting(), {DENOISER: denoiser})
     assert (tmp_path / "again.safetensors").read_bytes() == files.file.read_bytes()
 
 
 def test_a_folder_becomes_the_file_it_was_made_of(files: Files, tmp_path: Path) -> None:
     family = files.family("folder")
-    family.save_checkpoint(tmp_path / "again.safetensors", load_all(family), None, {"a": "b"})
+    family.rewrite_file(tmp_path / "again.safetensors", Rewriting(metadata={"a": "b"}), load_all(family))
     found, expected = load_file(tmp_path / "again.safetensors"), load_file(files.file)
     # What the model does not use is not in a folder: the schedule, and a last layer that nothing listens to.
     assert expected.keys() - found.keys() <= {"betas"}
@@ -159,7 +160,7 @@ def test_a_saved_folder_opens_in_diffusers_with_the_same_weights(
     import diffusers
 
     family = files.family()
-    family.save_folder(tmp_path, {}, None, as_safetensors=as_safetensors)
+    family.rewrite_folder(tmp_path, Rewriting(as_safetensors=as_safetensors))
     name = "StableDiffusionXLPipeline" if files.kind == "sdxl" else "StableDiffusionPipeline"
     opened = getattr(diffusers, name).from_pretrained(tmp_path, use_safetensors=as_safetensors)
     for part in ("unet", "vae", "text_encoder", *(["text_encoder_2"] if files.kind == "sdxl" else [])):
@@ -176,7 +177,8 @@ def test_a_saved_folder_opens_in_diffusers_with_the_same_weights(
 def test_a_pickled_checkpoint_counts_on_from_its_base(tmp_path: Path) -> None:
     base = write("sd1", tmp_path, suffix=".ckpt")
     family = family_of("sd1", base.path, base.tokenizers)
-    family.save_checkpoint(tmp_path / "again.ckpt", load_all(family), torch.float16, {}, epoch=2, step=50)
+    how = Rewriting(torch.float16, epoch=2, step=50)
+    family.rewrite_file(tmp_path / "again.ckpt", how, load_all(family))
     content = torch.load(tmp_path / "again.ckpt", weights_only=True)
     assert (content["epoch"], content["global_step"]) == (5, 750)
     weights, before = content["state_dict"], torch.load(base.path, weights_only=True)["state_dict"]
@@ -248,7 +250,8 @@ def test_a_transposed_text_projection_is_recognised(projection: int, tmp_path: P
     assert torch.equal(pooled(turned, base.tokenizers), right)
 
     family = SdxlFamily(turned, tokenizers=base.tokenizers)
-    family.save_checkpoint(tmp_path / "saved.safetensors", {}, None, {"modelspec.title": "again"})
+    how = Rewriting(metadata={"modelspec.title": "again"})
+    family.rewrite_file(tmp_path / "saved.safetensors", how)
     assert torch.equal(pooled(tmp_path / "saved.safetensors", base.tokenizers), right)
 
 

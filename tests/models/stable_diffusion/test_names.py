@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sfumato.adapters.block_helpers import get_block_index
-from sfumato.models import autoencoder, checkpoint_writer, openclip, text_encoders, unet
+from sfumato.models import autoencoder, checkpoint_writer, openclip, text_encoders, unet_names
 from sfumato.models.family import DENOISER, AdapterTarget
 from sfumato.models.sd.family import SdFamily
 from sfumato.models.sdxl.family import SdxlFamily
@@ -36,10 +36,12 @@ def test_every_unet_tensor_is_translated_both_ways(name: str, published: dict[st
     table, diffusers = TABLES[name]
     expected = {theirs: ours for theirs, ours, _ in rows(table)}
     own = {key.removeprefix(UNET): s for key, s in published[name].shapes.items() if key.startswith(UNET)}
-    assert unet.diffusers_names(own) == expected
-    assert unet.published_names(expected.values()) == {ours: theirs for theirs, ours in expected.items()}
+    assert unet_names.diffusers_names(own) == expected
+    assert unet_names.published_names(expected.values()) == {
+        ours: theirs for theirs, ours in expected.items()
+    }
     assert {expected[key]: s for key, s in own.items()} == shapes(diffusers)
-    assert unet.diffusers_names(shapes(diffusers)) == {key: key for key in shapes(diffusers)}
+    assert unet_names.diffusers_names(shapes(diffusers)) == {key: key for key in shapes(diffusers)}
 
 
 @pytest.mark.parametrize("name", CHECKPOINTS)
