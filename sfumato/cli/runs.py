@@ -183,7 +183,7 @@ def _names(text: str) -> frozenset[str]:
 
 
 WHY_UNSUPPORTED: Mapping[str, str] = {
-    "dataset_class": "such a class is made of sd-scripts' modules; describe the data with --dataset_config",
+    "dataset_class": "what a class of one's own makes is in no files, to look at or to keep caches beside",
 }
 """Why an option is not supported, where that is no matter of time."""
 
@@ -194,7 +194,6 @@ NOT_BUILT_FOR_TRAINING = (
     )
     | _names("huggingface_repo_id huggingface_repo_type huggingface_path_in_repo huggingface_repo_visibility")
     | _names("huggingface_token save_state_to_huggingface resume_from_huggingface async_upload")
-    | _names("dataset_class")
 )
 """Options of the trainers that stop a run when they ask for something."""
 
@@ -349,7 +348,7 @@ SCRIPTS: tuple[Script, ...] = (
         | _names("split_mode model_type controlnet_model_name_or_path loss_type huber_schedule huber_c")
         | _names("huber_scale min_snr_gamma scale_v_pred_loss_like_noise_pred v_pred_like_loss")
         | _names("debiased_estimation_loss prior_loss_weight console_log_simple"),
-        unsupported=NOT_BUILT_FOR_TRAINING & _names("dataset_class cache_info"),
+        unsupported=_names("dataset_class cache_info"),
     ),
     Script(
         name="networks/flux_merge_lora",
@@ -497,7 +496,7 @@ SCRIPTS: tuple[Script, ...] = (
         absent=precaching.ABSENT | {"weighted_captions"},
         overrides={"weighting_scheme": "uniform"},
         choices=precaching.CHOICES,
-        unsupported=NOT_BUILT_FOR_TRAINING & {"dataset_class"} | {"model_type"},
+        unsupported=_names("dataset_class model_type"),
         without_effect={**_NO_LOADING_OR_TRAINING, **precaching.NO_TEXT},
     ),
     Script(
@@ -509,7 +508,7 @@ SCRIPTS: tuple[Script, ...] = (
         absent=precaching.ABSENT | {"no_half_vae"},
         overrides={"weighting_scheme": "uniform"},
         choices=precaching.CHOICES,
-        unsupported=NOT_BUILT_FOR_TRAINING & {"dataset_class"} | {"model_type"},
+        unsupported=_names("dataset_class model_type"),
         without_effect={**_NO_LOADING_OR_TRAINING, **precaching.NO_PICTURES},
     ),
     Script(

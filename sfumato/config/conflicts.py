@@ -28,6 +28,12 @@ def _shown(name: str, values: _Values) -> str:
     return f"--{name}" if values[name] is True else f"--{name} {values[name]}"
 
 
+_PLACES_OF_PICTURES = ("dataset_config", "in_json", "train_data_dir", "reg_data_dir", "conditioning_data_dir")
+_CACHES = (
+    *("cache_latents", "cache_latents_to_disk", "cache_text_encoder_outputs"),
+    *("cache_text_encoder_outputs_to_disk", "cache_info"),
+)
+
 _EXCLUSIVE: tuple[tuple[str, str, str], ...] = (
     ("use_8bit_adam", "use_lion_optimizer", "there is one optimizer"),
     ("use_8bit_adam", "optimizer_type", "it is the older spelling of --optimizer_type AdamW8bit"),
@@ -47,6 +53,10 @@ _EXCLUSIVE: tuple[tuple[str, str, str], ...] = (
     ("fused_optimizer_groups", "blockwise_fused_optimizers", "there is one way to part the weights"),
     ("cpu_offload_checkpointing", "double_blocks_to_swap", "both move the same memory"),
     ("cpu_offload_checkpointing", "single_blocks_to_swap", "both move the same memory"),
+    *(("dataset_class", name, "the class makes all pictures") for name in _PLACES_OF_PICTURES),
+    *(("dataset_class", name, "what a class makes is in no files, and may vary") for name in _CACHES),
+    ("dataset_class", "validation_split", "the class alone knows which pictures it has"),
+    ("dataset_class", "debug_dataset", "the report is of files; let the class show its pictures itself"),
 )
 """(option, option, why they cannot go together)."""
 

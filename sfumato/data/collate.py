@@ -80,11 +80,11 @@ class Batch:
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Batch:
         """Return the batch with every tensor on `device`."""
-        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+        return self.map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> Batch:
         """Return the batch in page-locked memory; torch's DataLoader calls this."""
-        return self._map(Tensor.pin_memory)
+        return self.map(Tensor.pin_memory)
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what is sent from a worker: small tensors as arrays.
@@ -97,7 +97,9 @@ class Batch:
         """Take what was sent."""
         vars(self).update({name: _changed(value, _as_received) for name, value in state.items()})
 
-    def _map(self, change: Callable[[Tensor], Tensor]) -> Batch:
+    def map(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        """Return the batch with every tensor changed."""
+
         def changed(value: Any) -> Any:
             return change(value) if isinstance(value, Tensor) else value
 

@@ -97,6 +97,11 @@ class TrainingSet:
         return sum(pictures.num_reg_images for pictures in self.sets)
 
     @property
+    def num_showings(self) -> int:
+        """Pictures in an epoch of either kind, repeats counted."""
+        return sum(len(items) for pictures in self.sets for items in pictures.buckets.values())
+
+    @property
     def num_batches(self) -> int:
         """Batches in an epoch, over all processes."""
         return sum(-(-len(items) // s.plan.batch_size) for s in self.sets for items in s.buckets.values())

@@ -8,15 +8,57 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from types import FrameType
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import torch
 from torch.utils.data import DataLoader, Dataset
 
 from sfumato.data.collate import Batch
 from sfumato.data.dataset import TrainingSet
-from sfumato.data.order import BatchPlan
+from sfumato.data.order import BatchPlan, EpochPlan
 from sfumato.errors import UserError
+
+
+class TrainingData(Protocol):
+    """What a run is trained on: folders of pictures (`TrainingSet`), or what a class makes (`UserSet`).
+
+    Attributes:
+        validation: pictures that are held back from training, if there are any.
+        skipped: paths of pictures that turned out to be broken when they were loaded, with how often.
+        max_steps: length of the run in optimizer steps; set it before loading.
+    """
+
+    validation: TrainingSet | None
+    skipped: dict[str, int]
+    max_steps: int
+
+    @property
+    def num_train_images(self) -> int:
+        """Pictures in an epoch that are not regularisation pictures, repeats counted."""
+        ...
+
+    @property
+    def num_reg_images(self) -> int:
+        """Regularisation pictures."""
+        ...
+
+    @property
+    def num_showings(self) -> int:
+        """Pictures in an epoch of either kind, repeats counted."""
+        ...
+
+    @property
+    def num_batches(self) -> int:
+        """Batches in an epoch, over all processes."""
+        ...
+
+    def batches(self, epoch: int, *, num_per_step: int = 1) -> EpochPlan:
+        """Return the batches of an epoch (counted from 1) in order."""
+        ...
+
+    def __getitem__(self, plan: BatchPlan) -> Batch:
+        """Load one batch."""
+        ...
 
 
 class Loader:
@@ -26,7 +68,7 @@ class Loader:
     """
 
     def __init__(
-        self, training_set: TrainingSet, *, num_workers: int = 0, persistent: bool = False, pin: bool = False
+        self, training_set: TrainingData, *, num_workers: int = 0, persistent: bool = False, pin: bool = False
     ) -> None:
         """Prepare the loader; workers start with the first batch.
 
@@ -77,7 +119,7 @@ def is_worker_death(error: Exception) -> bool:
 class _Loading:
     """Hand a user's mistake over as a value: torch would wrap its one line in the worker's traceback."""
 
-    training_set: TrainingSet
+    training_set: TrainingData
 
     def __getitem__(self, plan: BatchPlan) -> Batch | UserError:
         try:

@@ -24,6 +24,9 @@ from sfumato.config.memory import MemoryConfig
 from sfumato.config.run import Run
 from sfumato.data.buckets import Size
 from sfumato.data.collate import Batch
+from sfumato.data.dataset import TrainingSet
+from sfumato.data.pictures import PictureSet
+from sfumato.data.user_set import UserSet
 from sfumato.models.family import DENOISER, VAE, Family
 from sfumato.nn import dry_run, offload
 from sfumato.nn.device import free_bytes
@@ -226,20 +229,23 @@ class _Dry:
             self._texts[name] = tuple(found.shape[1:]), torch.float32 if is_widened else found.dtype
 
     def _batch(self) -> Batch:
+        data = self._session.training_set
+        if isinstance(data, UserSet):
+            return data.example.map(lambda tensor: torch.empty(tensor.shape, dtype=tensor.dtype))
         count, (width, height) = _largest(self._session)
         space = self._family.latents
         small = height // space.downscale, width // space.downscale
         is_cached = self._run[CachingConfig].cache_latents
-        has_masks = any(s.mask(0) is not None for s in self._session.training_set.sets)
-        sizes = torch.empty(count, 2, dtype=torch.int64)
+        has_masks = any(s.mask(0) is not None for s in _sets(self._session))
+        sizes = [torch.empty(count, 2, dtype=torch.int64) for _ in range(3)]
         return Batch(
             captions=[_longest_caption(self._session)] * count,
             paths=[""] * count,
             loss_weights=torch.empty(count),
             network_multipliers=torch.empty(count),
-            original_sizes=sizes,
-            crop_offsets=sizes,
-            target_sizes=sizes,
+            original_sizes=sizes[0],
+            crop_offsets=sizes[1],
+            target_sizes=sizes[2],
             latents=torch.empty(count, space.channels, *small) if is_cached else None,
             pixels=None if is_cached else torch.empty(count, 3, height, width),
             text={
@@ -356,12 +362,20 @@ def _largest(session: Session, at_once: int | None = None) -> tuple[int, Size]:
     """Return how many pictures of which size the batch with most pixels has."""
     batches = [
         (min(len(items), at_once or pictures.plan.batch_size), size)
-        for pictures in session.training_set.sets
+        for pictures in _sets(session)
         for size, items in pictures.buckets.items()
     ]
     return max(batches, key=lambda batch: batch[0] * batch[1][0] * batch[1][1])
 
 
 def _longest_caption(session: Session) -> str:
-    sets = session.training_set.sets
-    return max((caption for pictures in sets for caption in pictures.pictures.captions), key=len, default="")
+    return max(
+        (caption for pictures in _sets(session) for caption in pictures.pictures.captions),
+        key=len,
+        default="",
+    )
+
+
+def _sets(session: Session) -> Sequence[PictureSet]:
+    assert isinstance(session.training_set, TrainingSet)
+    return session.training_set.sets

@@ -30,6 +30,7 @@ from sfumato.config.schedule import ScheduleConfig
 from sfumato.config.validation import ValidationConfig
 from sfumato.data import statistics
 from sfumato.data.dataset import TrainingSet
+from sfumato.data.loader import TrainingData
 from sfumato.models.family import Family
 from sfumato.training.plan import Plan, Step
 
@@ -88,7 +89,7 @@ FOLDER_FORM = ("color_aug", "flip_aug", "random_crop", "enable_bucket", "bucket_
 def adapter_metadata(
     run: Run,
     family: Family,
-    training_set: TrainingSet,
+    training_set: TrainingData,
     plan: Plan,
     *,
     seed: int,
@@ -130,7 +131,10 @@ def adapter_metadata(
         values |= {f"ss_{name}": getattr(run[FlowConfig], name) for name in FLOW}
     values |= _network_arguments(run[NetworkConfig])
     values |= _base_model(run[ModelConfig])
-    values |= _data_set(run, training_set, world)
+    if isinstance(training_set, TrainingSet):
+        values |= _data_set(run, training_set, world)
+    else:
+        values["ss_dataset_class"] = run[DatasetConfig].dataset_class
     values |= family.metadata()
     return as_strings(values)
 

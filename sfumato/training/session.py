@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import chain
 from pathlib import Path
 
 import torch
@@ -30,11 +29,11 @@ from sfumato.config.tracking import TrackingConfig
 from sfumato.config.validation import ValidationConfig
 from sfumato.data.collate import Batch
 from sfumato.data.dataset import TrainingSet
-from sfumato.data.loader import Loader
+from sfumato.data.loader import Loader, TrainingData
 from sfumato.errors import UserError
 from sfumato.models.family import DENOISER, VAE, Family, Parts
 from sfumato.training import metadata, schedulers, trackers
-from sfumato.training.caches import cache_captions, cache_pictures, sets_of
+from sfumato.training.caches import cache_captions, cache_pictures
 from sfumato.training.distributed import LateVote, Processes
 from sfumato.training.ending import run_or_save
 from sfumato.training.interrupt import Interrupt
@@ -72,7 +71,7 @@ class Session:
     method: Method
     precision: Precision
     optimizer: OptimizerPlan
-    training_set: TrainingSet
+    training_set: TrainingData
     plan: Plan
     names: Names
     keeping: Keeping
@@ -98,14 +97,20 @@ class Session:
     def check_caching(self) -> None:
         """Raise UserError if pictures or captions that vary are to be encoded once."""
         if self.run[CachingConfig].cache_latents:
-            require_constant_pictures(self.training_set)
+            require_constant_pictures(self._pictures)
         if self.run[CachingConfig].cache_text_encoder_outputs:
             if not self.cached_encoders:
                 raise UserError(
                     "--cache_text_encoder_outputs: every text encoder is trained, so nothing can be cached; "
                     "drop it, or train fewer of them"
                 )
-            require_constant_captions(self.training_set)
+            require_constant_captions(self._pictures)
+
+    @property
+    def _pictures(self) -> TrainingSet:
+        """The folders of pictures that caches lie beside; options see to it that there are some."""
+        assert isinstance(self.training_set, TrainingSet)
+        return self.training_set
 
     def train(self) -> None:
         """Load, cache, train, save."""
@@ -143,12 +148,12 @@ class Session:
 
     def _fill_caches(self, parts: Parts) -> None:
         """Compute once what does not change, then let go of whatever computed it."""
-        sources = self.run, self.training_set, self.family, parts, self.processes
+        tools = self.family, parts, self.processes
         with self.precision.autocast():
             if self.run[CachingConfig].cache_latents:
-                cache_pictures(*sources)
+                cache_pictures(self.run, self._pictures, *tools)
             if self.cached_encoders:
-                cache_captions(*sources, self.cached_encoders)
+                cache_captions(self.run, self._pictures, *tools, self.cached_encoders)
             if self.previews is not None:
                 trained = self.method.trained_encoders
                 self.previews.encode(
@@ -204,9 +209,11 @@ class Session:
         finally:
             for observer in observers:
                 getattr(observer, "close", lambda: None)()
-            for path, times in chain.from_iterable(
-                pictures.skipped.items() for pictures in sets_of(self.training_set)
-            ):
+            self._name_skipped()
+
+    def _name_skipped(self) -> None:
+        for data in (self.training_set, self.training_set.validation):
+            for path, times in data.skipped.items() if data else ():
                 logger.warning("%s could not be decoded and was replaced %d times", path, times)
 
     def _validation(
@@ -256,8 +263,7 @@ class Session:
         return observers
 
     def _pictures_per_step(self) -> float:
-        sets = self.training_set.sets
-        return sum(len(items) for s in sets for items in s.buckets.values()) / self.plan.steps_per_epoch
+        return self.training_set.num_showings / self.plan.steps_per_epoch
 
     def _saver(self, trainable: Trainable, update: WeightUpdate, guard: FiniteGuard) -> Saver:
         save, keep = self._save_with(trainable, update, guard), self._save_state_with(trainable, update)
@@ -307,7 +313,7 @@ class Session:
             started_at=self.started_at,
         )
 
-    def _loader(self, pictures: TrainingSet) -> Loader:
+    def _loader(self, pictures: TrainingData) -> Loader:
         config = self.run[LoaderConfig]
         return Loader(
             pictures,

@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from sfumato.config.dataset import DatasetConfig
 from sfumato.config.distributed import DistributedConfig
 from sfumato.config.file import FileConfig
 from sfumato.config.length import LengthConfig
@@ -19,8 +20,9 @@ from sfumato.config.run import Run
 from sfumato.config.saving import SavingConfig
 from sfumato.config.schedule import ScheduleConfig
 from sfumato.config.tracking import TrackingConfig
-from sfumato.data import blueprint, dataset
-from sfumato.data.dataset import TrainingSet
+from sfumato.data import blueprint, dataset, user_set
+from sfumato.data.examples import Geometry
+from sfumato.data.loader import TrainingData
 from sfumato.errors import UserError
 from sfumato.models.family import DENOISER, VAE, Family, family_for
 from sfumato.training import (
@@ -133,14 +135,29 @@ def prepare(run: Run, processes: Processes) -> Session:
     return session
 
 
-def _training_set(run: Run, family: Family, seed: int) -> TrainingSet:
+def _training_set(run: Run, family: Family, seed: int) -> TrainingData:
     multiple = family.latents.downscale * family.latents.patch
+    if run[DatasetConfig].dataset_class:
+        return _user_set(run, family, multiple, seed)
     plans = blueprint.plans(run, size_multiple=multiple, seed=seed)
     masked = any(s.alpha_mask or s.conditioning_data_dir for plan in plans for s in plan.subsets)
     if run[LossConfig].masked_loss and not masked:
         line = "--masked_loss has no effect without masks: name conditioning_data_dir or set alpha_mask"
         _complain([line], run[FileConfig].strict)
     return dataset.read(plans, seed, strict=run[FileConfig].strict)
+
+
+def _user_set(run: Run, family: Family, multiple: int, seed: int) -> TrainingData:
+    space = family.latents
+    geometry = Geometry(
+        space.channels, space.downscale, multiple, None if family.caches.is_scaled else space.scaled
+    )
+    made = user_set.read(run, geometry, seed)
+    _complain(user_set.options_without_effect(run, made.accepted), run[FileConfig].strict)
+    if run[LossConfig].masked_loss and made.example.masks is None:
+        line = "--masked_loss has no effect without masks: let --dataset_class return alpha_masks"
+        _complain([line], run[FileConfig].strict)
+    return made
 
 
 def _state(run: Run) -> State | None:
@@ -181,7 +198,7 @@ def _finished(config: LengthConfig, plan: Plan, state: State | None, names: Name
     return asked
 
 
-def _report(data: TrainingSet, plan: Plan, seed: int) -> None:
+def _report(data: TrainingData, plan: Plan, seed: int) -> None:
     if data.validation is not None:
         logger.info("%d pictures are held back to measure the loss on", data.validation.num_train_images)
     logger.info(

@@ -139,10 +139,11 @@ def test_what_is_not_built_stops_a_run_only_when_it_is_asked_for() -> None:
 
 
 def test_what_cannot_be_supported_says_why() -> None:
+    script = script_named("tools/cache_latents")
     with pytest.raises(
-        UserError, match=r"^--dataset_class is not supported: such a class is made of sd-scripts"
+        UserError, match=r"^--dataset_class is not supported: what a class of one's own makes"
     ):
-        parse(SCRIPT, ["--dataset_class", "my.Data"], prog="prog")
+        parse(script, ["--dataset_class", "my.Data", "--flux"], prog="prog")
 
 
 def test_a_single_value_can_be_missing_from_an_option_that_is_built() -> None:

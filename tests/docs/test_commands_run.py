@@ -62,6 +62,11 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         example.write_text(smaller.replace("num_repeats = 10", "num_repeats = 1"), encoding="utf-8")
     (tmp_path / "prompts.txt").write_text("a cat --w 64 --h 64 --s 1 --d 1\n", encoding="utf-8")
     (tmp_path / "outputs").mkdir()
+    (squares,) = re.findall(
+        r"```python\n(# squares.py.*?)```", (ROOT / "docs/datasets.md").read_text(), re.DOTALL
+    )
+    (tmp_path / "squares.py").write_text(squares)
+    monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
