@@ -9,10 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-
-from sfumato.checkpoints.header import read_header
-from sfumato.checkpoints.pickles import SUFFIXES as PICKLE_SUFFIXES
 
 _LORA = r"alpha|lora_(up|down|mid)\.weight"
 _PEFT = r"lora_[AB](\.default)?\.weight"
@@ -79,10 +75,3 @@ def describe(keys: Sequence[str]) -> str:
     """Return how many of a file's tensors each program loads: `ComfyUI 912 of 912, diffusers ...`."""
     counts = [f"{consumer.name} {len(consumer.loaded(keys))}" for consumer in CONSUMERS]
     return f"of {len(keys)} tensors load: {', '.join(counts)}"
-
-
-def describe_file(path: Path) -> str | None:
-    """Return what `describe` says of a file; None for pickled files, whose names would have to be loaded."""
-    if path.suffix.lower() in PICKLE_SUFFIXES or not path.is_file():
-        return None
-    return describe(list(read_header(path).tensors))

@@ -72,12 +72,12 @@ class AdapterLayer(Protocol):
 class LimitsNorm(Protocol):
     """An adapted layer whose change can be scaled down."""
 
-    def limit_norm(self, limit: float) -> tuple[Tensor, Tensor]:
-        """Scale the change down where its norm at strength 1 is above `limit`.
+    def norm(self) -> Tensor:
+        """Return the Frobenius norm of the change at strength 1; 0-d, on the adapter's device."""
+        ...
 
-        Returns:
-            What is left of the norm, and whether something was scaled; 0-d, on the adapter's device.
-        """
+    def scale(self, factor: Tensor) -> None:
+        """Multiply the change by a factor, 0-d, each half of it by as much."""
         ...
 
 
@@ -91,6 +91,19 @@ def attach(layer: AdapterLayer) -> RemovableHandle:
         return layer.change(inputs[0], output)
 
     return layer.target.module.register_forward_hook(change)
+
+
+@torch.no_grad()
+def limit_norm(layer: LimitsNorm, limit: float) -> tuple[Tensor, Tensor]:
+    """Scale a layer's change down where its norm at strength 1 is above `limit`.
+
+    Returns:
+        What is left of the norm, and whether something was scaled; 0-d, on the adapter's device.
+    """
+    norm = layer.norm()
+    ratio = (limit / norm).clamp(max=1.0)
+    layer.scale(ratio)
+    return norm * ratio, ratio < 1
 
 
 @torch.no_grad()

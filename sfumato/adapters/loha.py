@@ -83,13 +83,15 @@ class Loha(nn.Module):
         return self._weight(torch.float32)
 
     @torch.no_grad()
-    def limit_norm(self, limit: float) -> tuple[Tensor, Tensor]:
-        """Scale both products alike where the norm of the change is too large; see `LimitsNorm`."""
-        norm = self.delta().norm()
-        ratio = (limit / norm).clamp(max=1.0)
+    def norm(self) -> Tensor:
+        """Return the norm of the change; see `LimitsNorm`."""
+        return self.delta().norm()
+
+    @torch.no_grad()
+    def scale(self, factor: Tensor) -> None:
+        """Multiply both products alike; see `LimitsNorm`."""
         for i in (1, 2):
-            self.get_parameter(f"hada_w{i}_a").mul_(ratio.sqrt())
-        return norm * ratio, ratio < 1
+            self.get_parameter(f"hada_w{i}_a").mul_(factor.sqrt())
 
     def plus_parameters(self) -> list[nn.Parameter]:
         """Return nothing: LoRA+ says nothing about products of this kind."""

@@ -78,19 +78,20 @@ class Lokr(nn.Module):
         return self._weight(torch.float32)
 
     @torch.no_grad()
-    def limit_norm(self, limit: float) -> tuple[Tensor, Tensor]:
-        """Scale both factors alike where the norm of the change is too large; see `LimitsNorm`.
+    def norm(self) -> Tensor:
+        """Return the norm of the change; see `LimitsNorm`.
 
         The norm of a Kronecker product is the product of the norms, so that it need not be made.
         """
-        norm = (
-            self._factor(1, torch.float32).norm() * self._factor(2, torch.float32).norm() * abs(self._scale)
-        )
-        ratio = (limit / norm).clamp(max=1.0)
+        first, second = (self._factor(index, torch.float32).norm() for index in (1, 2))
+        return first * second * abs(self._scale)
+
+    @torch.no_grad()
+    def scale(self, factor: Tensor) -> None:
+        """Multiply both factors alike; see `LimitsNorm`."""
         for index in (1, 2):
             whole = f"lokr_w{index}"
-            self.get_parameter(whole if whole in self._parameters else f"{whole}_a").mul_(ratio.sqrt())
-        return norm * ratio, ratio < 1
+            self.get_parameter(whole if whole in self._parameters else f"{whole}_a").mul_(factor.sqrt())
 
     def plus_parameters(self) -> list[nn.Parameter]:
         """Return nothing: LoRA+ says nothing about products of this kind."""

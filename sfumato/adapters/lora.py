@@ -104,18 +104,20 @@ class Lora(nn.Module):
         return (product * self._scale).reshape(self.target.module.get_parameter("weight").shape)
 
     @torch.no_grad()
-    def limit_norm(self, limit: float) -> tuple[Tensor, Tensor]:
-        """Scale up and down alike where the norm of their product is too large; see `LimitsNorm`.
+    def norm(self) -> Tensor:
+        """Return the norm of the change; see `LimitsNorm`.
 
-        The Frobenius norm comes from two rank x rank matrices, |U D|^2 = sum(U^T U * D D^T), so that the
-        product itself, as large as the layer, is never made.
+        It comes from two rank x rank matrices, |U D|^2 = sum(U^T U * D D^T), so that the product itself, as
+        large as the layer, is never made.
         """
         up, down = self._up_weight().float().flatten(1), self.lora_down.weight.float().flatten(1)
-        norm = ((up.T @ up) * (down @ down.T)).sum().clamp(min=0).sqrt() * abs(self._scale)
-        ratio = (limit / norm).clamp(max=1.0)
+        return ((up.T @ up) * (down @ down.T)).sum().clamp(min=0).sqrt() * abs(self._scale)
+
+    @torch.no_grad()
+    def scale(self, factor: Tensor) -> None:
+        """Multiply up and down alike; see `LimitsNorm`."""
         for weight in (self.lora_up.weight, self.lora_down.weight):
-            weight.mul_(ratio.sqrt())
-        return norm * ratio, ratio < 1
+            weight.mul_(factor.sqrt())
 
     def add_noise(self, sigma: float, beta: float) -> Noise:
         """Let noise act on the layer's weight in training; return it, for it must be told of steps."""

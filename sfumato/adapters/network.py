@@ -16,7 +16,7 @@ from torch.utils.hooks import RemovableHandle
 
 from sfumato.adapters.files import read_adapter, write_adapter
 from sfumato.adapters.ggpo import Noise
-from sfumato.adapters.layer import AdapterLayer, LimitsNorm, Strength, attach, merge
+from sfumato.adapters.layer import AdapterLayer, LimitsNorm, Strength, attach, limit_norm, merge
 from sfumato.adapters.selection import first_match
 from sfumato.errors import UserError
 from sfumato.models.family import DENOISER, AdapterTarget
@@ -292,7 +292,7 @@ class AdapterNetwork(nn.Module):
 
     def limit_norms(self, limit: float) -> dict[str, Tensor]:
         """Scale every layer's change down to a norm of `limit` at most; see `Network`."""
-        limited = [layer.limit_norm(limit) for layer in self.layers if isinstance(layer, LimitsNorm)]
+        limited = [limit_norm(layer, limit) for layer in self.layers if isinstance(layer, LimitsNorm)]
         norms, are_scaled = zip(*limited, strict=True)
         left = torch.stack(norms)
         return norm_figures(torch.stack(are_scaled).sum(), left.mean(), left.max())

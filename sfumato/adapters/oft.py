@@ -11,6 +11,7 @@ layer's own may be stored in any format.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -111,6 +112,17 @@ class Oft(nn.Module):
         pieces = weight.flatten(1).split([turn.shape[0] * turn.shape[1] for turn in turns])
         moved = [_turned(turn, piece.T).T for turn, piece in zip(turns, pieces, strict=True)]
         return torch.cat(moved).reshape(weight.shape)
+
+    @torch.no_grad()
+    def turned_share(self) -> Tensor:
+        """Return how large the change of a weight is to be expected, relative to the weight; 0-d.
+
+        It is |R - I| / sqrt(outputs), in Frobenius' norm: exactly that if the weight's rows are orthogonal
+        and of one length.
+        """
+        turns = self._turns()
+        width = sum(turn.shape[0] * turn.shape[1] for turn in turns)
+        return torch.stack([turn.norm() for turn in turns]).norm() / math.sqrt(width)
 
     def plus_parameters(self) -> list[nn.Parameter]:
         """Return nothing: LoRA+ says nothing about rotations."""

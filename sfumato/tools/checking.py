@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from sfumato.adapters import consumers
+from sfumato.adapters.layer import LimitsNorm
+from sfumato.adapters.loading import is_known, layers_from
+from sfumato.adapters.lora import PREFIX as LORA_PREFIX
+from sfumato.adapters.network import AdapterNetwork
+from sfumato.adapters.oft import PREFIX as OFT_PREFIX
+from sfumato.adapters.oft import Oft
+from sfumato.adapters.shapes import told_shape
+from sfumato.adapters.sizes import LayerSize, by_layer, size_of, spread, told
 from sfumato.checkpoints.tensors import TensorReader, open_tensors
 from sfumato.config.checking import CheckingConfig
 from sfumato.config.run import Run
 from sfumato.errors import UserError
+from sfumato.models.family import AdapterTarget
 from sfumato.models.loading import shapes_of
 from sfumato.models.recognise import recognise
 from sfumato.nn.precision import name_of
@@ -34,13 +46,14 @@ _SAID = {
 }
 """Metadata that is worth a line, with the word for it."""
 
-_HALVES = (
-    ("lora_down.weight", "lora_up.weight"),
-    ("lora_A.weight", "lora_B.weight"),
-)
-_BLOCK = re.compile(r"(?:(?:lora|oft|lycoris)_)?((?:unet_)?.*?blocks?[._]\d+(?:_\d+)?)[._]")
-_DOTTED_OWNERS = ("transformer.", "unet.", "text_encoder", "diffusion_model.")
-_DOTTED = re.compile(r"\.(?:lora|hada|lokr|alpha|dora|diff|oft)")
+_OURS = {
+    "lora_A.weight": "lora_down.weight",
+    "lora_B.weight": "lora_up.weight",
+    "lora_A.default.weight": "lora_down.weight",
+    "lora_B.default.weight": "lora_up.weight",
+}
+"""Our names for the halves of a LoRA in other files."""
+_BLOCK = re.compile(r"(?:(?:lora|oft|lycoris)_)?((?:unet_)?.*?(?:blocks?[._]\d+(?:_\d+)?|mid_block))[._]")
 _TEXT = re.compile(r"(?:lora_|oft_)?(te\d?)_|(text_encoder\w*)\.")
 
 
@@ -49,17 +62,42 @@ class Block:
     """What is known of one block's layers.
 
     Attributes:
-        norms: of the layers' changes, where they are products.
+        norms: Frobenius norms of the layers' changes, where the file alone tells them.
+        turns: of rotations, how large the change is, relative to the weight that they turn.
     """
 
-    num_layers: int = 0
-    ranks: list[int] = field(default_factory=list)
+    sizes: list[LayerSize] = field(default_factory=list)
     alphas: list[float] = field(default_factory=list)
     norms: list[float] = field(default_factory=list)
+    turns: list[float] = field(default_factory=list)
+
+
+@dataclass
+class Report:
+    """What there is to say of a file.
+
+    Attributes:
+        kind: with its article.
+        formats: how many tensors there are of each number format, the most frequent first.
+        loaded: for each program, how many tensors it loads, and one that it does not.
+        blocks: by their names, in order.
+        broken: tensors that hold numbers that are not finite.
+    """
+
+    file: str
+    kind: str
+    num_layers: int
+    num_tensors: int
+    size_bytes: int
+    formats: dict[str, int]
+    loaded: dict[str, tuple[int, str | None]]
+    metadata: dict[str, str]
+    blocks: dict[str, Block]
+    broken: list[str]
 
 
 def check_adapter(run: Run) -> str:
-    """Return the report on the file that the run names.
+    """Return the report on the file that the run names, as text or as JSON.
 
     Raises:
         UserError: the file is missing, broken or no adapter.
@@ -69,81 +107,101 @@ def check_adapter(run: Run) -> str:
     if path.is_dir():
         raise UserError(f"{path} is a folder; give an adapter file")
     with open_tensors(path) as reader:
-        shapes = shapes_of(reader)
-        kind = recognise(shapes)
-        if kind is None or kind.description not in _ADAPTERS:
-            what = f"seems to be {kind.description}" if kind else "holds no adapter that is known"
-            raise UserError(f"{path} {what}; give an adapter file")
-        lines = [*_head(path, kind.description, reader), *_metadata(reader.metadata)]
-        layers = _layers(reader.keys())
-        blocks, broken = _blocks(reader, layers)
-        lines += ["", *_table(blocks)]
-        if broken:
-            lines += ["", f"{len(broken)} tensors hold numbers that are not finite: {broken[0]} ..."]
+        report = reported(path, reader)
+        if options.json:
+            return json.dumps(_plain(report), indent=2)
+        lines = [*_head(report), "", *_table(report.blocks)]
+        if report.broken:
+            lines += [
+                "",
+                f"{len(report.broken)} tensors hold numbers that are not finite: {report.broken[0]} ...",
+            ]
         if options.show_all_keys:
             lines += ["", *_tensors(reader)]
     return "\n".join(lines)
 
 
-def _head(path: Path, what: str, reader: TensorReader) -> Iterator[str]:
+def reported(path: Path, reader: TensorReader) -> Report:
+    """Return what there is to say of an open file; raise UserError if it is no adapter, or damaged."""
+    kind = recognise(shapes_of(reader))
+    if kind is None or kind.description not in _ADAPTERS:
+        what = f"seems to be {kind.description}" if kind else "holds no adapter that is known"
+        raise UserError(f"{path} {what}; give an adapter file")
     keys = reader.keys()
-    formats = Counter(name_of(reader.dtype(key)) for key in keys)
-    count = len(_layers(keys))
-    size = f"{path.stat().st_size / 1e6:.1f} MB"
-    yield f"{path}: {what} of {count} layers, {size}, {', '.join(dict(formats.most_common()))}"
-    for consumer in consumers.CONSUMERS:
-        loaded = set(consumer.loaded(keys))
-        rest = next((key for key in keys if key not in loaded), None)
-        lost = f"; not {rest} ..." if rest else ""
-        yield f"  {consumer.name} loads {len(loaded)} of {len(keys)} tensors{lost}"
+    layers = by_layer(keys)
+    blocks, broken = _blocks(path, reader, layers)
+    return Report(
+        str(path),
+        kind.description,
+        len(layers),
+        len(keys),
+        path.stat().st_size,
+        dict(Counter(name_of(reader.dtype(key)) for key in keys).most_common()),
+        {consumer.name: _loaded(consumer, keys) for consumer in consumers.CONSUMERS},
+        reader.metadata,
+        blocks,
+        broken,
+    )
 
 
-def _metadata(metadata: Mapping[str, str]) -> Iterator[str]:
-    for key, word in _SAID.items():
-        if metadata.get(key) not in (None, "", "None"):
-            yield f"  {word}: {metadata[key]}"
-    if metadata:
-        yield f"  {len(metadata)} entries of metadata (sfumato show-metadata shows them)"
-    else:
-        yield "  no metadata"
+def _loaded(consumer: consumers.Consumer, keys: Sequence[str]) -> tuple[int, str | None]:
+    loaded = set(consumer.loaded(keys))
+    return len(loaded), next((key for key in keys if key not in loaded), None)
 
 
-def _layers(keys: Sequence[str]) -> dict[str, list[str]]:
-    """Return the tensors of each layer; layers of diffusers' naming have dots in their names."""
-    layers: dict[str, list[str]] = defaultdict(list)
-    for key in keys:
-        name = _DOTTED.split(key)[0] if key.startswith(_DOTTED_OWNERS) else key.partition(".")[0]
-        layers[name].append(key)
-    return layers
-
-
-def _blocks(reader: TensorReader, layers: Mapping[str, Sequence[str]]) -> tuple[dict[str, Block], list[str]]:
+def _blocks(
+    path: Path, reader: TensorReader, layers: Mapping[str, Sequence[str]]
+) -> tuple[dict[str, Block], list[str]]:
     """Return what there is of each block, sorted by numbers, and the tensors that are broken."""
     blocks: dict[str, Block] = defaultdict(Block)
     broken: list[str] = []
     for name, keys in layers.items():
-        tensors = {key.removeprefix(f"{name}."): reader.get(key) for key in keys}
-        broken += [
-            key for key in keys if not bool(tensors[key.removeprefix(f"{name}.")].float().isfinite().all())
-        ]
-        _add(blocks[_block_of(name)], tensors)
+        read = {key: reader.get(key) for key in keys}
+        bad = [key for key, tensor in read.items() if not bool(tensor.float().isfinite().all())]
+        leaves = {key.removeprefix(f"{name}."): tensor for key, tensor in read.items()}
+        block = blocks[_block_of(name)]
+        block.sizes.append(size_of({leaf: tuple(tensor.shape) for leaf, tensor in leaves.items()}))
+        if "alpha" in leaves:
+            block.alphas.append(float(leaves["alpha"]))
+        if not bad:
+            _measure(path, name, leaves, block)
+        broken += bad
     return {name: blocks[name] for name in sorted(blocks, key=_by_number)}, broken
 
 
-def _add(block: Block, tensors: Mapping[str, Tensor]) -> None:
-    block.num_layers += 1
-    alpha = float(tensors["alpha"]) if "alpha" in tensors else None
-    if alpha is not None:
-        block.alphas.append(alpha)
-    for down_name, up_name in _HALVES:
-        if down_name in tensors and up_name in tensors:
-            down, up = (tensors[half].float().flatten(1) for half in (down_name, up_name))
-            rank = down.shape[0]
-            block.ranks.append(rank)
-            squared = float(((up.T @ up) * (down @ down.T)).sum())  # of the product, which is never made
-            block.norms.append(math.sqrt(max(0.0, squared)) * abs(alpha or rank) / rank)
-            return
-    block.ranks += [tensor.shape[0] for key, tensor in tensors.items() if key in ("hada_w1_b", "lokr_w2_b")]
+def _measure(path: Path, name: str, leaves: Mapping[str, Tensor], block: Block) -> None:
+    """Add how much a layer changes its weight, if its tensors are all known and tell."""
+    tensors = {_OURS.get(leaf, leaf): tensor for leaf, tensor in leaves.items()}
+    target = _stand_in(name, tensors) if is_known(tensors) else None
+    if target is None:
+        return
+    full = (OFT_PREFIX if name.startswith(OFT_PREFIX) else LORA_PREFIX) + target.name
+    layer = layers_from(path, {full: tensors}, [target])[0]
+    assert isinstance(layer, nn.Module)
+    own = layer.state_dict()
+    if tensors.keys() | {"alpha"} != own.keys():
+        return
+    AdapterNetwork([layer]).load_layers(path, {full: own | tensors})
+    if isinstance(layer, Oft):
+        block.turns.append(layer.turned_share().item())
+    elif isinstance(layer, LimitsNorm):
+        block.norms.append(layer.norm().item())
+
+
+def _stand_in(name: str, tensors: Mapping[str, Tensor]) -> AdapterTarget | None:
+    """Return a layer without numbers that fits the tensors of an adapter; None if they do not tell.
+
+    What a kernel is does not matter to norms, so that layers that leave it open count as Linear.
+    """
+    short = name.removeprefix(LORA_PREFIX).removeprefix(OFT_PREFIX).replace(".", "_")
+    if name.startswith(OFT_PREFIX):
+        blocks = size_of({leaf: tuple(tensor.shape) for leaf, tensor in tensors.items()}).blocks
+        widths = tuple(count * size for count, size in blocks)
+        return AdapterTarget(short, nn.Linear(1, sum(widths), device="meta"), "", splits=widths)
+    shape = told_shape(name, tensors)
+    if shape is None:
+        return None
+    return AdapterTarget(short, dataclasses.replace(shape, kernel=shape.kernel or ()).module(), "")
 
 
 def _block_of(layer: str) -> str:
@@ -157,20 +215,49 @@ def _by_number(block: str) -> list[tuple[int, str]]:
     return [(int(piece), "") if piece.isdigit() else (-1, piece) for piece in re.split(r"(\d+)", block)]
 
 
+def _head(report: Report) -> Iterator[str]:
+    size = f"{report.size_bytes / 1e6:.1f} MB"
+    yield f"{report.file}: {report.kind} of {report.num_layers} layers, {size}, {', '.join(report.formats)}"
+    for name, (count, rest) in report.loaded.items():
+        lost = f"; not {rest} ..." if rest else ""
+        yield f"  {name} loads {count} of {report.num_tensors} tensors{lost}"
+    for key, word in _SAID.items():
+        if report.metadata.get(key) not in (None, "", "None"):
+            yield f"  {word}: {report.metadata[key]}"
+    if report.metadata:
+        yield f"  {len(report.metadata)} entries of metadata (sfumato show-metadata shows them)"
+    else:
+        yield "  no metadata"
+
+
 def _table(blocks: Mapping[str, Block]) -> Iterator[str]:
-    width = max((len(name) for name in blocks), default=0)
-    yield f"{'block':{width}}  layers  rank      alpha     norm of the change: mean, largest"
+    """Yield a line for each block; sizes of rotations are numbers of blocks times their sizes."""
+    rows = [("block", "layers", "rank", "alpha", "norm of the change: mean, largest")]
     for name, block in blocks.items():
-        norms = f"{sum(block.norms) / len(block.norms):.4g}, {max(block.norms):.4g}" if block.norms else "-"
-        sizes = f"{_range(block.ranks):8}  {_range(block.alphas):8}"
-        yield f"{name:{width}}  {block.num_layers:<6}  {sizes}  {norms}"
+        sizes = told(block.sizes), spread(block.alphas)
+        rows.append((name, str(len(block.sizes)), *sizes, _changes(block)))
+    widths = [max(map(len, column)) for column in list(zip(*rows, strict=True))[:-1]]
+    for *cells, last in rows:
+        yield "  ".join([*(f"{cell:{width}}" for cell, width in zip(cells, widths, strict=True)), last])
 
 
-def _range(values: Sequence[float]) -> str:
-    if not values:
-        return "-"
-    low, high = min(values), max(values)
-    return f"{low:g}" if low == high else f"{low:g}-{high:g}"
+def _changes(block: Block) -> str:
+    words = []
+    if block.norms:
+        words.append(f"{sum(block.norms) / len(block.norms):.4g}, {max(block.norms):.4g}")
+    if block.turns:
+        mean, largest = sum(block.turns) / len(block.turns), max(block.turns)
+        words.append(f"{100 * mean:.4g} %, {100 * largest:.4g} % of the weight's")
+    return "; ".join(words) or "-"
+
+
+def _plain(report: Report) -> dict[str, Any]:
+    """Return a report as JSON has it: numbers that are not finite, which JSON lacks, are null."""
+    plain = dataclasses.asdict(report)
+    for block in plain["blocks"].values():
+        for name in ("alphas", "norms", "turns"):
+            block[name] = [value if math.isfinite(value) else None for value in block[name]]
+    return plain
 
 
 def _tensors(reader: TensorReader) -> Iterator[str]:

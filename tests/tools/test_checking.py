@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import gzip
+import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
-from torch import Tensor
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 
 from sfumato.adapters.consumers import CONSUMERS, describe
+from sfumato.adapters.layer import AdapterLayer
+from sfumato.adapters.loha import Loha
+from sfumato.adapters.lokr import Lokr, shapes_for
+from sfumato.adapters.lora import Lora
+from sfumato.adapters.network import AdapterNetwork
+from sfumato.adapters.oft import Oft
+from sfumato.adapters.sizes import describe_file
 from sfumato.cli.main import main, script
+from sfumato.models.family import DENOISER, AdapterTarget
 
 RECORDED = Path(__file__).parents[1] / "adapters" / "interchange"
 
@@ -116,3 +126,73 @@ def test_what_is_no_adapter_is_refused(tmp_path: Path, capsys: pytest.CaptureFix
     assert "holds no adapter that is known; give an adapter file" in capsys.readouterr().err
     assert main(["check-lora", str(tmp_path / "gone.safetensors")]) == 2
     assert "does not exist" in capsys.readouterr().err
+
+
+KINDS: dict[str, tuple[Callable[[AdapterTarget], AdapterLayer], str, str]] = {
+    "LoRA": (lambda t: Lora(t, 3, 1.5), "3", "LoRA of rank 3"),
+    "LoHa": (lambda t: Loha(t, 2, 1.0, has_core=True), "2", "LoHa of rank 2"),
+    "LoKr": (lambda t: Lokr(t, shapes_for(t.module, 1, 2), 2.0), "1", "LoKr of rank 1"),
+    "whole LoKr": (
+        lambda t: Lokr(t, shapes_for(t.module, 1, 4, is_full=True)),
+        "whole",
+        "LoKr of rank whole",
+    ),
+    "OFT": (lambda t: Oft(t, 2, 0.05), "2x4", "OFT of blocks 2x4"),
+    "fused OFT": (lambda t: Oft(t, 2, 0.05, splits=(2, 6)), "2x1-3", "OFT of blocks 2x1-3"),
+}
+"""How a layer of 8 outputs is adapted, the size that the table shows, and what the line after a save says."""
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_tells_its_size_and_how_much_it_changes(
+    kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make, size, said = KINDS[kind]
+    torch.manual_seed(0)
+    modules = {
+        "unet_down_blocks_0_attentions_0_to_q": nn.Linear(12, 8),
+        "unet_mid_block_resnets_0_conv1": nn.Conv2d(4, 8, 3),
+    }
+    for module in modules.values():
+        nn.init.orthogonal_(module.weight)
+    network = AdapterNetwork(make(AdapterTarget(name, module, DENOISER)) for name, module in modules.items())
+    for parameter in network.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    path = tmp_path / "x.safetensors"
+    network.save(path, None, {})
+    changes = [float(layer.delta().detach().norm()) for layer in network.layers]
+    capsys.readouterr()
+    assert main(["check-lora", str(path), "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    blocks = report["blocks"]
+    shares = [change / 8**0.5 for change in changes] if "OFT" in kind else []
+    found = [block["turns" if shares else "norms"][0] for block in blocks.values()]
+    assert found == pytest.approx(shares or changes, rel=1e-5)
+    assert report["num_tensors"] == len(load_file(path)) == report["loaded"]["sd-scripts"][0]
+    assert main(["check-lora", str(path)]) == 0
+    table = [line.split("  ") for line in capsys.readouterr().out.splitlines() if line.startswith("unet_")]
+    cells = [[cell.strip() for cell in row if cell.strip()] for row in table]
+    assert [row[:3] for row in cells] == [[name, "1", size] for name in blocks]
+    values = [f"{100 * v:.4g} %, {100 * v:.4g} % of the weight's" for v in shares]
+    assert [row[-1] for row in cells] == (values or [f"{v:.4g}, {v:.4g}" for v in changes])
+    assert str(describe_file(path)).startswith(
+        f"{said} in 2 layers; of {len(load_file(path))} tensors load: "
+    )
+
+
+def test_layers_of_other_namings_and_of_unknown_form_are_told_apart(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, layer = tmp_path / "x.safetensors", "transformer.single_transformer_blocks.3.proj_mlp"
+    halves = {"lora_A.weight": torch.eye(2, 4), "lora_B.weight": torch.eye(6, 2)}
+    core = {"lora_down.weight": torch.ones(2, 4), "lora_mid.weight": torch.ones(2, 2, 3, 3)}
+    tensors = {f"{layer}.{leaf}": value for leaf, value in halves.items()}
+    tensors |= {f"lora_unet_x.{leaf}": value for leaf, value in core.items()}
+    save_file(tensors | {"lora_unet_x.lora_up.weight": torch.ones(6, 2)}, path)
+    assert main(["check-lora", str(path), "--json"]) == 0
+    blocks = json.loads(capsys.readouterr().out)["blocks"]
+    own = blocks["transformer.single_transformer_blocks.3"]
+    assert own["norms"] == pytest.approx([2**0.5])
+    assert own["sizes"] == [{"kind": "LoRA", "rank": 2, "blocks": []}]
+    assert blocks["other layers"]["norms"] == []
+    assert str(describe_file(path)).startswith("LoRA of rank 2 in 2 layers; of 5 tensors load: ")

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from sfumato.adapters import consumers, legacy
+from sfumato.adapters import legacy, sizes
 from sfumato.adapters.base import BaseAdapters
 from sfumato.adapters.network import Network, ParameterGroup
 from sfumato.checkpoints.metadata import minimum_set
@@ -160,5 +160,5 @@ class AdapterTraining:
     def save(self, path: Path, metadata: Mapping[str, str]) -> None:
         """Write the adapter file."""
         self.network.save(path, files.save_dtype(self.method.run), self.method.record(metadata))
-        if summary := consumers.describe_file(path):
+        if summary := sizes.describe_file(path):
             logger.info("%s: %s", path.name, summary)
