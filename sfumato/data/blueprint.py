@@ -95,9 +95,11 @@ def _plan(dataset: Described, options: Mapping[str, Any], weight: float, size_mu
     values = ChainMap(dict(dataset.own), dict(dataset.general), dict(options))
     subsets = [ChainMap(dict(subset), *values.maps) for subset in dataset.subsets]
     planned = _without_duplicates((_subset(table, dataset.where) for table in subsets), dataset.where)
+    if values["bucket_no_upscale"]:
+        _refuse_own_sizes(planned, dataset.where)
     return DatasetPlan(
         subsets=planned,
-        buckets=_buckets(_with_resolution(values, planned), dataset.where, size_multiple),
+        buckets=_buckets(_with_resolution(values, planned, size_multiple), dataset.where, size_multiple),
         batch_size=values["batch_size"],
         network_multiplier=values.get("network_multiplier", 1.0),
         prior_loss_weight=weight,
@@ -115,10 +117,15 @@ def _subset(values: Mapping[str, Any], where: str) -> SubsetPlan:
     captions = {field.name for field in fields(CaptionSettings)}
     own = {field.name for field in fields(SubsetPlan)} - {"caption_extension", "image_dir"}
     extension = values["caption_extension"]
+    settings = CaptionSettings(**{name: known[name] for name in captions & known.keys()})
+    if settings.rearranges_tags and not settings.caption_separator:
+        raise UserError(
+            f"{where}: caption_separator is empty, and {settings.varying()[0]} needs one; ',' is usual"
+        )
     return SubsetPlan(
         image_dir=known.get("image_dir"),
         caption_extension=extension if extension.startswith(".") else f".{extension}",
-        captions=CaptionSettings(**{name: known[name] for name in captions & known.keys()}),
+        captions=settings,
         **{name: known[name] for name in own & known.keys()},
     )
 
@@ -133,7 +140,9 @@ def _without_duplicates(subsets: Iterable[SubsetPlan], where: str) -> tuple[Subs
     return tuple(by_source.values())
 
 
-def _with_resolution(values: Mapping[str, Any], subsets: Iterable[SubsetPlan]) -> Mapping[str, Any]:
+def _with_resolution(
+    values: Mapping[str, Any], subsets: Iterable[SubsetPlan], unit: int
+) -> Mapping[str, Any]:
     """Where no resolution is given, take it from metadata files that give one for each picture."""
     files = [subset.metadata_file for subset in subsets if subset.metadata_file]
     if "resolution" in values or not files:
@@ -141,8 +150,19 @@ def _with_resolution(values: Mapping[str, Any], subsets: Iterable[SubsetPlan]) -
     sizes = metadata_file.train_sizes(files)
     if not sizes:
         return values
-    largest = max(sizes, key=lambda size: size[0] * size[1])
+    width, height = max(sizes, key=lambda size: size[0] * size[1])
+    largest = (width // unit * unit, height // unit * unit)
     return {**values, "resolution": largest, "enable_bucket": False}
+
+
+def _refuse_own_sizes(subsets: Iterable[SubsetPlan], where: str) -> None:
+    """Raise UserError for a metadata file that gives every picture its size, which buckets would change."""
+    for file in (subset.metadata_file for subset in subsets if subset.metadata_file):
+        if metadata_file.train_sizes([file]):
+            raise UserError(
+                f"{where}: bucket_no_upscale makes buckets of the pictures' sizes, and {file} says "
+                "train_resolution; leave one of them out"
+            )
 
 
 def _buckets(values: Mapping[str, Any], where: str, size_multiple: int) -> Buckets:

@@ -79,7 +79,13 @@ def refuse_other_kinds(values: Mapping[str, Any], kinds: Collection[Kind], where
             raise UserError(f"{where}: {name} belongs to {belongs}; here are {here}")
 
 
+_OPTIONS = ("prior_loss_weight", "debug_dataset", "max_token_length")
+"""What the file cannot say, though it is about data: the whole run has one value."""
+
+
 def _hint(name: str, level: str) -> str:
+    if name in _OPTIONS:
+        return f"; give it as --{name}"
     known = [key for key in KEYS if level in KEYS[key].tables]
     close = get_close_matches(name, known, n=1) or get_close_matches(name, KEYS, n=1)
     return f"; did you mean {close[0]}?" if close else ""

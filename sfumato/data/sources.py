@@ -57,15 +57,22 @@ def read_split(
             "each subset: there is no validation"
         )
     if not found:
-        folders = ", ".join(str(subset.source) for subset in plan.subsets if not subset.is_reg)
-        raise UserError(
-            f"no pictures to train on in {folders or 'the data set'}; check image_dir and num_repeats"
-        )
+        raise UserError(_why_none(plan, bool(held_back)))
     reg = list(chain.from_iterable(_read_subsets(plan, complaints, index, is_reg=True)))
     partners = chain(found.conditionings, held_back.conditionings, (p.conditioning for p in reg))
     _name_surplus(plan, partners, complaints)
     found.extend(_balance(reg, sum(found.repeats), complaints))
     return found, held_back
+
+
+def _why_none(plan: DatasetPlan, is_held_back: bool) -> str:
+    folders = ", ".join(str(subset.source) for subset in plan.subsets if not subset.is_reg)
+    if not folders:
+        return "every subset of the data set is_reg; add one of the pictures to train on"
+    if is_held_back:
+        share = plan.validation_split
+        return f"validation_split {share} holds back every picture of {folders}; use a smaller share"
+    return f"no pictures to train on in {folders}; check image_dir and num_repeats"
 
 
 def _read_subsets(
@@ -117,7 +124,9 @@ def _in_metadata(
 
 def _in_folder(subset: SubsetPlan, _plan: DatasetPlan, complaints: Complaints, index: Index) -> list[_Found]:
     folder = str(subset.image_dir)
-    names = _list(folder, complaints)
+    names = _list(folder, complaints, "image_dir")
+    if names is None:
+        return []
     images = sorted(name for name in names if name.lower().endswith(_ENDINGS) and _is_picture(name))
     if not images:
         complaints.warn(f"{folder} has no pictures and is ignored; check image_dir")
@@ -142,7 +151,7 @@ def _partners(images: Sequence[str], subset: SubsetPlan, complaints: Complaints)
     if subset.conditioning_data_dir is None:
         return {}
     folder = str(subset.conditioning_data_dir)
-    names = _list(folder, complaints)
+    names = _list(folder, complaints, "conditioning_data_dir") or set()
     partners = conditioning.pairs(images, folder, names)
     if lonely := conditioning.lonely(images, partners):
         complaints.warn(
@@ -156,20 +165,22 @@ def _name_surplus(plan: DatasetPlan, partners: Iterable[str | None], complaints:
     folders = dict.fromkeys(str(s.conditioning_data_dir) for s in plan.subsets if s.conditioning_data_dir)
     used = {partner for partner in partners if partner} if folders else set()
     for folder in folders:
-        if surplus := conditioning.surplus(used, folder, _list(folder, complaints)):
+        names = _list(folder, complaints, "conditioning_data_dir") or set()
+        if surplus := conditioning.surplus(used, folder, names):
             complaints.warn(
                 f"{len(surplus)} pictures in {folder} belong to no picture that is trained, "
                 f"the first is {surplus[0]}"
             )
 
 
-def _list(folder: str, complaints: Complaints) -> set[str]:
+def _list(folder: str, complaints: Complaints, key: str) -> set[str] | None:
+    """Return the names of a folder's files; None, after saying so, if it cannot be read."""
     try:
         with os.scandir(folder) as entries:
             return {entry.name for entry in entries if not entry.is_dir()}
     except OSError as error:
-        complaints.warn(f"{folder} is ignored: {error.strerror}; check image_dir")
-        return set()
+        complaints.warn(f"{folder} is ignored: {error.strerror}; check {key}")
+        return None
 
 
 def _sizes(

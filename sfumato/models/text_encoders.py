@@ -38,6 +38,11 @@ def layers(encoder: nn.Module) -> list[nn.Module]:
     return [*(stack.layers if hasattr(stack, "layers") else stack.block)]
 
 
+def num_clip_layers(shapes: Shapes) -> int:
+    """Return how many layers a CLIP text encoder has whose tensors have transformers' names."""
+    return _count({bare(name): shape for name, shape in shapes.items()}, r"encoder\.layers\.(\d+)\.")
+
+
 def load_clip(
     path: Path,
     dtype: torch.dtype,
@@ -123,7 +128,7 @@ def build_clip(
         vocab_size=vocabulary,
         hidden_size=width,
         intermediate_size=shapes["encoder.layers.0.mlp.fc1.weight"][0],
-        num_hidden_layers=_count(shapes, r"encoder\.layers\.(\d+)\."),
+        num_hidden_layers=num_clip_layers(shapes),
         num_attention_heads=num_heads or max(1, width // CLIP_HEAD_WIDTH),
         max_position_embeddings=shapes["embeddings.position_embedding.weight"][0],
         hidden_act=activation,

@@ -48,9 +48,6 @@ def interrogate(run: Run) -> str:
     family = _family(run)
     (part,) = family.text_outputs
     encoder = family.load(part, torch.float32, default_device())
-    depth = len(family.blocks(part, encoder))
-    if (options.clip_skip or 1) > depth:
-        raise UserError(f"--clip_skip is {options.clip_skip}; this text encoder has {depth} layers")
     network = _network(family, part, encoder, lora, layers)
     tokenizer = family.readers()[part].tokenizer
     tokens = tokenizer.content()

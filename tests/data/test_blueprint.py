@@ -144,6 +144,11 @@ def test_numbers_and_switches_of_front_ends_are_understood(tmp_path: Path) -> No
         ),
         ("[[datasets]]\nresolution = 128\nenable_bucket = true" + SUBSET, "min_bucket_reso 256 exceeds"),
         ("[[datasets]]\nresolution = 2048\nenable_bucket = true" + SUBSET, "max_bucket_reso 1024 is below"),
+        (
+            "[[datasets]]\nresolution = 512" + SUBSET + "caption_separator = ''\nshuffle_caption = true",
+            "caption_separator is empty, and shuffle_caption needs one",
+        ),
+        ("[general]\nmax_token_length = 150", "'max_token_length'; give it as --max_token_length"),
         ("[[datasets]]\nresolution =", "data.toml is not valid toml: Invalid value"),
     ],
 )

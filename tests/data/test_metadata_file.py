@@ -89,6 +89,17 @@ def test_sizes_given_for_every_picture_are_its_buckets(tmp_path: Path, pictures:
 def test_given_sizes_are_rounded_down_to_what_the_model_takes(tmp_path: Path, pictures: Path) -> None:
     training_set = read(tmp_path, {"im0": {"caption": "x", "train_resolution": [70, 65]}})
     assert list(training_set.sets[0].buckets) == [(64, 64)]
+    alone = read(tmp_path, {"im0": {"caption": "x", "train_resolution": [70, 65]}}, resolution=None)
+    assert list(alone.sets[0].buckets) == [(64, 64)]
+
+
+@pytest.mark.parametrize("resolution", ["64", None])
+def test_buckets_of_the_pictures_sizes_exclude_given_sizes(
+    tmp_path: Path, pictures: Path, resolution: str | None
+) -> None:
+    entries = {"im0": {"caption": "x", "train_resolution": [64, 64]}}
+    with pytest.raises(UserError, match=r"bucket_no_upscale makes buckets .*m.json says train_resolution"):
+        read(tmp_path, entries, resolution=resolution, bucket_no_upscale=True)
 
 
 def test_sizes_given_for_some_pictures_only_do_not_count(tmp_path: Path, pictures: Path) -> None:

@@ -186,6 +186,34 @@ def test_a_folder_without_pictures_is_ignored_unless_nothing_is_left(
         sources.read(plan(subset(bad)), Complaints())
 
 
+@pytest.mark.parametrize(
+    ("options", "share", "says"),
+    [
+        ({"is_reg": True}, 0.0, "every subset of the data set is_reg; add one"),
+        ({}, 1.0, r"validation_split 1.0 holds back every picture of .*cat; use a smaller share"),
+    ],
+)
+def test_why_no_picture_is_left_to_train_on_is_said(
+    options: dict[str, bool], share: float, says: str, tmp_path: Path
+) -> None:
+    cat = subset(folder(tmp_path / "cat", [(40, 40)]), **options)
+    with pytest.raises(UserError, match=says):
+        sources.read(plan(cat, validation_split=share), Complaints())
+
+
+def test_a_folder_that_cannot_be_read_is_named_once_with_its_key(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    good, gone = subset(folder(tmp_path / "cat", [(40, 40)])), tmp_path / "gone"
+    masked = subset(folder(tmp_path / "dog", [(40, 40)]), conditioning_data_dir=gone / "masks")
+    assert len(sources.read(plan(good, subset(gone), masked), Complaints())) == 1
+    said = [record.getMessage() for record in caplog.records if "is ignored" in record.getMessage()]
+    assert said == [
+        f"{gone} is ignored: No such file or directory; check image_dir",
+        f"{gone / 'masks'} is ignored: No such file or directory; check conditioning_data_dir",
+    ]
+
+
 def test_a_subset_without_repeats_is_ignored(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     first, second = folder(tmp_path / "a", [(40, 40)]), folder(tmp_path / "b", [(40, 40)])
     found = sources.read(plan(subset(first), subset(second, num_repeats=0)), Complaints())

@@ -17,7 +17,7 @@ from sfumato.config.captions import CaptionConfig
 from sfumato.config.model import ModelConfig
 from sfumato.config.run import Run
 from sfumato.errors import UserError
-from sfumato.models import clip, unet, unet_targets
+from sfumato.models import clip, text_encoders, unet, unet_targets
 from sfumato.models.checkpoint import OPTION
 from sfumato.models.family import (
     DENOISER,
@@ -104,6 +104,8 @@ class SdFamily(StableDiffusion):
         """Read the headers behind `parts`; raise UserError if a file is missing, broken or another model."""
         self._check_version()
         super().check(parts)
+        if TEXT in parts:
+            self._check_layer()
 
     def encode_text(
         self, encoders: Mapping[str, nn.Module], tokens: Mapping[str, Tensor]
@@ -129,6 +131,13 @@ class SdFamily(StableDiffusion):
     def cache_extras(self) -> Mapping[str, Tensor]:
         """Return the layer that is listened to."""
         return {"clip_skip": torch.tensor(self._layer)}
+
+    def _check_layer(self) -> None:
+        """Raise UserError if the text encoder has no such layer as `--clip_skip` asks for."""
+        with self.checkpoint.opened(TEXT) as view:
+            depth = text_encoders.num_clip_layers(view.shapes)
+        if self._layer > depth:
+            raise UserError(f"--clip_skip is {self._layer}; this text encoder has {depth} layers")
 
     def _check_version(self) -> None:
         """Raise UserError if `--v2` says something else than the file."""

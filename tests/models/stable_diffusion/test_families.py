@@ -26,6 +26,7 @@ from sfumato.models.family import (
 )
 from sfumato.models.rewriting import Rewriting
 from sfumato.models.sd.family import SdFamily
+from sfumato.models.sd.layouts import TEXT
 from sfumato.models.sdxl.family import SdxlFamily
 from sfumato.nn import checkpointing
 from tests import tiny
@@ -419,6 +420,16 @@ def test_files_that_will_not_do_are_found_before_loading(
         family.check([DENOISER, VAE])
     assert str(base.path) in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("as_folder", [False, True])
+def test_a_layer_that_the_text_encoder_has_not_is_found_before_loading(
+    as_folder: bool, tmp_path: Path
+) -> None:
+    base = write("sd1", tmp_path, as_folder=as_folder)
+    family_of("sd1", base.path, base.tokenizers, clip_skip=2).check([DENOISER, TEXT])
+    with pytest.raises(UserError, match="--clip_skip is 3; this text encoder has 2 layers"):
+        family_of("sd1", base.path, base.tokenizers, clip_skip=3).check([DENOISER, TEXT])
 
 
 def test_a_missing_tensor_is_named(tmp_path: Path) -> None:
