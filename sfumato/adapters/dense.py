@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from sfumato.adapters.layer import Dropouts, Strength, per_sample
+from sfumato.nn.convolution import is_matrix, is_pointwise, pointwise
 
 PREFIX = "lora_"
 """What files put before a layer's name: the same as for LoRA, as LyCORIS has it."""
@@ -56,6 +57,8 @@ def changed(
 def apply(module: nn.Module, inputs: Tensor, weight: Tensor) -> Tensor:
     """Return what `module` would make of `inputs` with this weight and without bias."""
     if isinstance(module, nn.Conv2d):
+        if is_pointwise(module) and is_matrix(inputs):
+            return pointwise(inputs, weight)
         padding = cast("tuple[int, int] | str", module.padding)
         return F.conv2d(inputs, weight, None, module.stride, padding, module.dilation)
     return F.linear(inputs, weight)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from sfumato.models.attention import Processor
 from sfumato.models.loading import check_names, fill, sizes_of
+from sfumato.models.tokens import keep_layout
 from sfumato.models.unet_names import Topology, diffusers_names, num_existing
 from sfumato.models.views import Shapes, View
 from sfumato.nn.convolution import is_quickened, quicken
@@ -108,6 +109,7 @@ def hasten(model: UNet2DConditionModel, dtype: torch.dtype | None, device: torch
     model.set_attn_processor(cast(Any, Processor()))
     if dtype and is_quickened(dtype, device):
         quicken(model)
+        keep_layout(model)
 
 
 def build(shape: UnetShape, num_heads: tuple[int, ...] | None = None) -> UNet2DConditionModel:

@@ -1,12 +1,16 @@
-"""Convolutions of pictures with few pixels and many channels, as matrix products.
+"""Convolutions as matrix products: with a kernel of one pixel, or of few pixels and many channels.
+
+With channels last, pixels are the rows of a matrix, which a kernel of one pixel multiplies as it lies.
 
 The deep levels of a UNet have 16 or 64 pixels and millions of weights. There a CPU's convolution kernels
 spend their time on bringing the weights into an order of their own, in every call; a matrix product takes
-them as they lie, if they lie with channels last. Frozen weights only: no gradient of theirs is ever computed.
+them as they lie, if they lie with channels last. That is for frozen weights only: no gradient of theirs is
+ever computed.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import partial
 from typing import cast
 
@@ -31,30 +35,64 @@ def is_quickened(dtype: torch.dtype, device: torch.device) -> bool:
 
 
 def quicken(module: nn.Module) -> None:
-    """Lay a frozen model's weights and pictures out with channels last, and shortcut its large convolutions.
+    """Lay a frozen model's weights and pictures out with channels last, and shortcut its convolutions.
 
     Results stay the same up to rounding. The layers stay plain `nn.Conv2d`: only their `forward` is replaced.
     A model without large convolutions stays as it is.
     """
-    layers = [child for child in module.modules() if isinstance(child, nn.Conv2d) and _is_large(child)]
-    if layers:
-        module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    layers = [child for child in module.modules() if isinstance(child, nn.Conv2d)]
+    if not any(map(_is_large, layers)):
+        return
+    module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     for layer in layers:
-        cast(nn.Module, layer).forward = partial(_forward, layer)
+        if is_pointwise(layer):
+            cast(nn.Module, layer).forward = partial(_pointwise, layer)
+        elif _is_large(layer):
+            cast(nn.Module, layer).forward = partial(_neighbourly, layer)
+
+
+def is_pointwise(layer: nn.Conv2d) -> bool:
+    """Return whether a layer treats each pixel alone, as a Linear layer would."""
+    return (
+        layer.kernel_size == layer.stride == (1, 1)
+        and layer.padding in ((0, 0), "valid", "same")
+        and layer.groups == 1
+    )
+
+
+def is_matrix(x: Tensor) -> bool:
+    """Return whether `pointwise` is faster than a convolution: pixels (B, C, H, W) lie as rows, on a CPU."""
+    return kind_of(x) == "cpu" and x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)
+
+
+def pointwise(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Return the convolution of pictures with a kernel of one pixel, with channels last.
+
+    Args:
+        x: (B, I, H, W), channels last.
+        weight: (O, I, 1, 1).
+    """
+    return F.linear(x.permute(0, 2, 3, 1), weight.flatten(1), bias).permute(0, 3, 1, 2)
 
 
 def _is_large(layer: nn.Conv2d) -> bool:
     """Return whether a layer has many weights, and makes a result for every pixel or every second."""
     return (
         layer.weight.numel() >= LEAST_WEIGHTS
-        and (layer.kernel_size, layer.padding) in (((1, 1), (0, 0)), ((3, 3), (1, 1)))
+        and (layer.kernel_size, layer.padding) == ((3, 3), (1, 1))
         and layer.stride in ((1, 1), (2, 2))
         and (layer.dilation, layer.groups) == ((1, 1), 1)
         and layer.padding_mode == "zeros"
     )
 
 
-def _forward(layer: nn.Conv2d, x: Tensor) -> Tensor:
+def _pointwise(layer: nn.Conv2d, x: Tensor) -> Tensor:
+    if is_matrix(x):
+        return pointwise(x, layer.weight, layer.bias)
+    return layer._conv_forward(x, layer.weight, layer.bias)
+
+
+def _neighbourly(layer: nn.Conv2d, x: Tensor) -> Tensor:
     if not _is_quicker(layer, x):
         return layer._conv_forward(x, layer.weight, layer.bias)
     dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
@@ -87,10 +125,8 @@ class _Product(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(weight)
         ctx.shape, ctx.stride = x.shape, stride  # type: ignore[attr-defined]
-        border = weight.shape[-1] // 2
-        padded = F.pad(x.permute(0, 2, 3, 1), (0, 0, border, border, border, border))
-        around = [padded[place] for place in _places(weight, x.shape, stride)]
-        y = F.linear(torch.cat(around, dim=-1), _matrix(weight), bias)
+        padded = F.pad(x.permute(0, 2, 3, 1), (0, 0, 1, 1, 1, 1))
+        y = F.linear(torch.cat(list(_places(padded, stride)), dim=-1), _matrix(weight), bias)
         return y.permute(0, 3, 1, 2)
 
     @staticmethod
@@ -100,33 +136,25 @@ class _Product(torch.autograd.Function):
         (weight,) = ctx.saved_tensors
         batch, channels, height, width = ctx.shape  # type: ignore[attr-defined]
         pieces = (gradient.permute(0, 2, 3, 1) @ _matrix(weight)).split(channels, dim=-1)
-        size = weight.shape[-1]
-        padded = gradient.new_zeros(batch, height + size - 1, width + size - 1, channels)
-        places = _places(weight, ctx.shape, ctx.stride)  # type: ignore[attr-defined]
+        padded = gradient.new_zeros(batch, height + 2, width + 2, channels)
+        places = _places(padded, ctx.stride)  # type: ignore[attr-defined]
         for place, piece in zip(places, pieces, strict=True):
-            padded[place] += piece
-        border = size // 2
-        inside = padded[:, border : border + height, border : border + width]
+            place += piece
+        inside = padded[:, 1:-1, 1:-1].contiguous()
         return inside.permute(0, 3, 1, 2), None, None, None
 
 
 def _matrix(weight: Tensor) -> Tensor:
-    """Return (O, K K I) of a weight (O, I, K, K): a view, if its channels lie last."""
+    """Return (O, 9 I) of a weight (O, I, 3, 3): a view, if its channels lie last."""
     return weight.permute(0, 2, 3, 1).flatten(1)
 
 
-def _places(weight: Tensor, shape: torch.Size, stride: int) -> list[tuple[slice, slice, slice]]:
-    """Return where in a padded picture (B, H + K - 1, W + K - 1, C) each weight's pixels lie.
-
-    Args:
-        shape: (B, C, H, W) of the picture without its border.
-    """
-    size, (height, width) = weight.shape[-1], shape[2:]
-    return [
-        (slice(None), slice(i, i + height, stride), slice(j, j + width, stride))
-        for i in range(size)
-        for j in range(size)
-    ]
+def _places(padded: Tensor, stride: int) -> Iterator[Tensor]:
+    """Yield, for each weight of a kernel, which pixels of a padded picture (B, H + 2, W + 2, C) it meets."""
+    height, width = padded.shape[1] - 2, padded.shape[2] - 2
+    for i in range(3):
+        for j in range(3):
+            yield padded[:, i : i + height : stride, j : j + width : stride]
 
 
 def _count(length: int, layer: nn.Conv2d) -> int:

@@ -61,7 +61,7 @@ def output_and_gradient(layer: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("dtype", list(BOUNDS))
-@pytest.mark.parametrize("options", [{}, {"bias": False}, {"stride": 2}, {"kernel_size": 1, "padding": 0}])
+@pytest.mark.parametrize("options", [{}, {"bias": False}, {"stride": 2}])
 @pytest.mark.parametrize("height", [4, 5])
 def test_output_and_gradient_are_those_of_the_convolution(
     dtype: torch.dtype, height: int, options: dict[str, int], products: Products
@@ -74,6 +74,57 @@ def test_output_and_gradient_are_those_of_the_convolution(
     for one, other in zip(found, expected, strict=True):
         assert one.dtype is dtype
         assert (one.float() - other).abs().max() <= BOUNDS[dtype] * other.abs().max()
+
+
+@pytest.mark.parametrize("dtype", list(BOUNDS))
+@pytest.mark.parametrize("bias", [True, False])
+def test_kernels_of_one_pixel_are_products_however_many_pixels_there_are(
+    dtype: torch.dtype, bias: bool, products: Products
+) -> None:
+    both = nn.Sequential(frozen(), nn.Conv2d(8, 5, 1, bias=bias).requires_grad_(False))
+    x = picture(24, 32)
+    expected = output_and_gradient(both, x)
+    quick = copy.deepcopy(both).to(dtype)
+    quicken(quick)
+    found = output_and_gradient(quick, x.to(dtype, memory_format=torch.channels_last))
+    assert products.count == 1, "the kernel of one pixel, and not the other: 1536 pixels are many"
+    assert found[0].is_contiguous(memory_format=torch.channels_last)
+    for one, other in zip(found, expected, strict=True):
+        assert one.dtype is dtype
+        assert (one.float() - other).abs().max() <= BOUNDS[dtype] * other.abs().max()
+
+
+def test_kernels_of_one_pixel_take_pictures_with_channels_first_too(products: Products) -> None:
+    both = nn.Sequential(frozen(), nn.Conv2d(8, 5, 1))
+    quicken(both)
+    x = torch.randn(2, 8, 4, 6)
+    torch.testing.assert_close(both[1](x), both[1]._conv_forward(x, both[1].weight, both[1].bias))
+    assert products.count == 0
+
+
+def test_weights_of_one_pixel_are_trained_like_those_of_the_convolution() -> None:
+    torch.manual_seed(0)
+    layer, x = nn.Conv2d(8, 5, 1), torch.randn(2, 8, 4, 6).to(memory_format=torch.channels_last)
+    expected = torch.autograd.grad(layer(x).square().sum(), list(layer.parameters()))
+    output = convolution.pointwise(x, layer.weight, layer.bias)
+    found = torch.autograd.grad(output.square().sum(), list(layer.parameters()))
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "answer"),
+    [
+        ({}, True),
+        ({"padding": "same"}, True),
+        ({"stride": 2}, False),
+        ({"padding": 1}, False),
+        ({"groups": 2}, False),
+    ],
+)
+def test_only_layers_that_treat_each_pixel_alone_are_pointwise(options: dict[str, int], answer: bool) -> None:
+    assert convolution.is_pointwise(nn.Conv2d(8, 4, 1, **options)) is answer  # type: ignore[arg-type]
+    assert not convolution.is_pointwise(nn.Conv2d(8, 4, 3, **options))  # type: ignore[arg-type]
 
 
 def test_autocast_decides_the_format_as_it_does_for_convolutions(products: Products) -> None:
