@@ -142,6 +142,8 @@ KINDS = {
     "noise": "networks.lora_flux ggpo_sigma=0.1 ggpo_beta=10 network_reg_lrs=single=2e-2",
     "LoRA-FA": "networks.lora_fa",
     "OFT": "networks.oft_flux enable_all_linear=True",
+    "LoHa": "networks.loha",
+    "LoKr": "networks.lokr factor=4",
 }
 
 

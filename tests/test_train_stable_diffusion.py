@@ -76,11 +76,16 @@ def test_a_folder_and_a_single_file_train_alike(
         assert error <= 1e-3 * tensor.abs().max(), name
 
 
-@pytest.mark.parametrize("kind", ["sd1", "sdxl"])
+@pytest.mark.parametrize(
+    ("kind", "network"),
+    [("sd1", ""), ("sdxl", ""), ("sd1", "--network_module networks.dylora --network_args unit=1")],
+    ids=["sd1", "sdxl", "ranks drawn in every step"],
+)
 def test_a_resumed_run_equals_an_uninterrupted_one(
-    kind: str, models: dict[str, tiny.TinyCheckpoint], pictures: Path, tmp_path: Path
+    kind: str, network: str, models: dict[str, tiny.TinyCheckpoint], pictures: Path, tmp_path: Path
 ) -> None:
     options = ["--max_train_epochs", "2", "--save_every_n_epochs", "1", "--save_state", "--flip_aug"]
+    options += network.split()
     whole = train(kind, models[kind], pictures, tmp_path / "whole", *options)
     state = tmp_path / "whole" / "lora-000001-state"
     resumed = train(kind, models[kind], pictures, tmp_path / "resumed", *options, "--resume", str(state))

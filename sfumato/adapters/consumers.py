@@ -7,6 +7,7 @@ ComfyUI, diffusers 0.42 and sd-scripts, found by loading files with them.
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -18,6 +19,8 @@ _UNET = r"(down|up|mid|input|output|middle)_blocks?_|conv_(in|out)|time_embed|la
 _TRANSFORMER = r"(single_|double_)blocks_|(img|txt|time|vector|guidance)_in|final_layer_"
 _TEXT = r"lora_te\d?_"
 _THEIRS = r"(transformer|unet|text_encoder(_2)?)\."
+_DOTTED_OWNERS = ("transformer.", "unet.", "text_encoder", "diffusion_model.")
+_DOTTED = re.compile(r"\.(?:lora|hada|lokr|alpha|dora|diff|oft)")
 
 
 @dataclass(frozen=True)
@@ -33,14 +36,16 @@ class Consumer:
     loads: tuple[str, ...]
     drops: tuple[str, ...] = ()
 
-    def loaded(self, keys: Iterable[str]) -> list[str]:
-        """Return the keys that the program makes use of."""
-        return [
+    def loaded(self, keys: Sequence[str]) -> list[str]:
+        """Return the keys that the program makes use of; an alpha is of use beside what it scales."""
+        fitting = {
             key
             for key in keys
             if any(re.match(pattern, key) for pattern in self.loads)
             and not any(re.match(pattern, key) for pattern in self.drops)
-        ]
+        }
+        layers = by_layer(key for key in keys if key in fitting).values()
+        return [key for own in layers if not all(key.endswith(".alpha") for key in own) for key in own]
 
 
 CONSUMERS: Sequence[Consumer] = (
@@ -69,6 +74,15 @@ CONSUMERS: Sequence[Consumer] = (
     ),
 )
 """Programs that load adapter files. sd-scripts needs LyCORIS for LoHa and LoKr."""
+
+
+def by_layer(keys: Iterable[str]) -> dict[str, list[str]]:
+    """Return the keys of each layer; layers of diffusers' naming have dots in their names."""
+    layers: dict[str, list[str]] = defaultdict(list)
+    for key in keys:
+        name = _DOTTED.split(key)[0] if key.startswith(_DOTTED_OWNERS) else key.partition(".")[0]
+        layers[name].append(key)
+    return layers
 
 
 def describe(keys: Sequence[str]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,8 +24,6 @@ _KINDS = {
 """The kind of adapter that has a tensor of this name, up to its first dot."""
 _BY_RANK = ("lora_down", "lora_A", "hada_w1_b", "lokr_w1_b", "lokr_w2_b")
 """Tensors whose first side is the rank."""
-_DOTTED_OWNERS = ("transformer.", "unet.", "text_encoder", "diffusion_model.")
-_DOTTED = re.compile(r"\.(?:lora|hada|lokr|alpha|dora|diff|oft)")
 
 
 @dataclass(frozen=True)
@@ -42,15 +39,6 @@ class LayerSize:
     kind: str
     rank: int | None = None
     blocks: tuple[tuple[int, int], ...] = ()
-
-
-def by_layer(keys: Iterable[str]) -> dict[str, list[str]]:
-    """Return the keys of each layer; layers of diffusers' naming have dots in their names."""
-    layers: dict[str, list[str]] = defaultdict(list)
-    for key in keys:
-        name = _DOTTED.split(key)[0] if key.startswith(_DOTTED_OWNERS) else key.partition(".")[0]
-        layers[name].append(key)
-    return layers
 
 
 def size_of(shapes: Mapping[str, Shape]) -> LayerSize:
@@ -95,7 +83,7 @@ def describe(shapes: Mapping[str, Shape]) -> str:
         shapes: of all tensors, by their keys in the file.
     """
     kinds: dict[str, list[LayerSize]] = defaultdict(list)
-    for name, keys in by_layer(shapes).items():
+    for name, keys in consumers.by_layer(shapes).items():
         size = size_of({key.removeprefix(f"{name}."): shapes[key] for key in keys})
         kinds[size.kind or "something else"].append(size)
     return ", ".join(_described(kind, sizes) for kind, sizes in kinds.items())

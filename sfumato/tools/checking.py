@@ -22,7 +22,7 @@ from sfumato.adapters.network import AdapterNetwork
 from sfumato.adapters.oft import PREFIX as OFT_PREFIX
 from sfumato.adapters.oft import Oft
 from sfumato.adapters.shapes import told_shape
-from sfumato.adapters.sizes import LayerSize, by_layer, size_of, spread, told
+from sfumato.adapters.sizes import LayerSize, size_of, spread, told
 from sfumato.checkpoints.tensors import TensorReader, open_tensors
 from sfumato.config.checking import CheckingConfig
 from sfumato.config.run import Run
@@ -128,7 +128,7 @@ def reported(path: Path, reader: TensorReader) -> Report:
         what = f"seems to be {kind.description}" if kind else "holds no adapter that is known"
         raise UserError(f"{path} {what}; give an adapter file")
     keys = reader.keys()
-    layers = by_layer(keys)
+    layers = consumers.by_layer(keys)
     blocks, broken = _blocks(path, reader, layers)
     return Report(
         str(path),

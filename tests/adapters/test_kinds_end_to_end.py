@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import shlex
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save
+from torch import Tensor
 
 from sfumato.cli.main import script
 from tests import tiny
@@ -30,6 +34,7 @@ RUNS = [
     ("sd", "networks.oft enable_all_linear=True enable_conv=True", "oft_blocks"),
     ("sdxl", "networks.oft enable_all_linear=False", "oft_blocks"),
     ("flux", "networks.oft_flux enable_all_linear=True", "0"),
+    ("flux", "networks.lora_flux split_qkv=True ggpo_sigma=0.03 ggpo_beta=0.01", "weight"),
 ]
 """Family, kind, and the tensors that are zero before training."""
 SCRIPTS = {
@@ -37,6 +42,18 @@ SCRIPTS = {
     "sdxl": ("sdxl_train_network", "te2_text_model", "unet_middle_block"),
     "flux": ("flux_train_network", "unet_double_blocks", "unet_single_blocks"),
 }
+
+
+SPECS = {
+    "sd": ("sd_v1", "stable-diffusion-v1", "diffusers"),
+    "sdxl": (
+        "sdxl_base_v1-0",
+        "stable-diffusion-xl-v1-base",
+        "https://github.com/Stability-AI/generative-models",
+    ),
+    "flux": ("flux1", "flux-1-dev", "https://github.com/black-forest-labs/flux"),
+}
+"""What files tell of each family: version, architecture and implementation."""
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +90,47 @@ def test_a_kind_trains_and_goes_on_from_its_file(
         assert any(key.startswith(f"{prefix}_{start}") for key in first), start
     learned = [tensor for key, tensor in first.items() if key.rpartition(".")[2].startswith(zeros)]
     assert sum(bool(tensor.any()) for tensor in learned) > 0.7 * len(learned)
-    assert script(name, [*command, "--network_weights", str(path), "--output_name", "y"]) == 0
+    assert_told(path, family, kind, "1")
+    again = ["--network_weights", str(path), "--output_name", "y", "--network_alpha", "2"]
+    assert script(name, [*command, *again]) == 0
+    assert_told(tmp_path / "y.safetensors", family, kind, "2.0")
     second = load_file(tmp_path / "y.safetensors")
     assert first.keys() == second.keys()
     assert not all(torch.equal(first[key], second[key]) for key in first)
+
+
+def assert_told(path: Path, family: str, kind: str, alpha: str) -> None:
+    """Assert that a file tells how it was trained, and hashes that other writers come to."""
+    with safe_open(path, "pt") as file:
+        record = file.metadata()
+    module, *network_args = kind.split()
+    version, architecture, implementation = SPECS[family]
+    assert record["ss_base_model_version"] == version
+    assert (record["ss_network_module"], record["ss_network_dim"], record["ss_network_alpha"]) == (
+        module,
+        "2",
+        alpha,
+    )
+    arguments = dict(pair.split("=", 1) for pair in network_args)
+    told = json.loads(record["ss_network_args"]) if network_args else record.get("ss_network_args")
+    assert told == ({**arguments, "dropout": None} if network_args else None)
+    assert record["modelspec.architecture"] == f"{architecture}/lora"
+    assert record["modelspec.implementation"] == implementation
+    assert record["modelspec.title"] == path.stem
+    assert record["modelspec.resolution"] == "64x64"
+    assert record.get("modelspec.prediction_type") == (None if family == "flux" else "epsilon")
+    own = {key: text for key, text in record.items() if key.startswith("sshs_")}
+    if (family, module) == ("flux", "lycoris.kohya"):  # nothing is renamed, and LyCORIS' own file stays
+        assert len(own["sshs_model_hash"]) == 66
+    else:
+        assert own == hashes(load_file(path), record)
+
+
+def hashes(tensors: dict[str, Tensor], record: dict[str, str]) -> dict[str, str]:
+    """Return both hashes of a file that another writer makes, which has only what training tells in it."""
+    data = save(tensors, {key: value for key, value in record.items() if key.startswith("ss_")})
+    start = 8 + int.from_bytes(data[:8], "little")
+    return {
+        "sshs_model_hash": hashlib.sha256(data[start:]).hexdigest(),
+        "sshs_legacy_hash": hashlib.sha256(data[0x100000:0x110000]).hexdigest()[:8],
+    }

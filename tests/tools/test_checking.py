@@ -52,6 +52,10 @@ def three(layer: str) -> list[str]:
         (three("lora_unet_joint_blocks_0_x_block_attn_qkv"), (3, 0, 3)),
         (["lora_unet_mid_block_attentions_0_proj_in.hada_w1_a"], (1, 0, 1)),
         (["lora_unet_mid_block_attentions_0_proj_in.lokr_w1"], (1, 0, 1)),
+        (
+            [f"lora_unet_double_blocks_0_img_attn_qkv.{leaf}" for leaf in ("lokr_w1", "lokr_w2", "alpha")],
+            (3, 0, 3),
+        ),
         (["oft_unet_double_blocks_0_img_attn_qkv.oft_blocks.0"], (0, 0, 1)),
         (
             ["oft_unet_input_blocks_4_1_proj_in.oft_blocks", "oft_unet_input_blocks_4_1_proj_in.alpha"],
