@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sfumato.cli.flags import make_parser, parse_flags
-from sfumato.cli.runs import SCRIPTS, Script
+from sfumato.cli.runs import SCRIPTS
+from sfumato.cli.script import Script
 from sfumato.errors import UserError
 
 _TEMPLATE = '''"""{summary} `--help` lists the options."""

@@ -10,7 +10,8 @@ from typing import Any
 
 from sfumato.cli.docs import field_docs
 from sfumato.cli.flags import Option, make_parser, parse_flags
-from sfumato.cli.runs import Script, script_named
+from sfumato.cli.runs import script_named
+from sfumato.cli.script import Script
 
 
 def main(argv: Sequence[str]) -> int:

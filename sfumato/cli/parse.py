@@ -6,8 +6,10 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from sfumato.cli.effects import IDLE_WITHOUT, WHY_UNSUPPORTED
 from sfumato.cli.flags import Option, did_you_mean, make_parser, parse_flags
-from sfumato.cli.runs import IDLE_WITHOUT, WHY_UNSUPPORTED, Script, for_chosen_family
+from sfumato.cli.runs import for_chosen_family
+from sfumato.cli.script import Script
 from sfumato.cli.toml_file import read_options, toml_path
 from sfumato.config.file import FileConfig
 from sfumato.config.public import public_values, to_toml

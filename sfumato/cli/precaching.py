@@ -1,7 +1,8 @@
 """What tools that encode data ahead share with the trainers, and what of it means nothing there."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
+from sfumato.cli.effects import because
 from sfumato.cli.flags import options_of
 from sfumato.config.distributed import DistributedConfig
 from sfumato.config.file import FileConfig
@@ -42,11 +43,6 @@ CHOICES = {"weighting_scheme": ("sigma_sqrt", "logit_normal", "mode", "cosmap", 
 """Values that an option allows here; the trainers leave one out."""
 
 _USED = {"seed", "masked_loss", "output_dir", "mixed_precision", "highvram"}
-
-
-def because(reason: str, names: Iterable[str]) -> dict[str, str]:
-    """Give several options the same reason for having no effect."""
-    return dict.fromkeys(names, reason)
 
 
 NO_WORKERS: Mapping[str, str] = because(

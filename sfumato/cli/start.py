@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 
 from sfumato.cli.parse import Parsed, parse, write_config
 from sfumato.cli.requirements import check_requirements
-from sfumato.cli.runs import Script, script_for
+from sfumato.cli.runs import script_for
+from sfumato.cli.script import Script
 from sfumato.config.adapter_merging import ToPublishedConfig
 from sfumato.config.conflicts import check_conflicts
 from sfumato.config.console import ConsoleConfig

@@ -1,0 +1,90 @@
+"""Options without effect: always, for some models, without another option, or because they are not built."""
+
+from collections.abc import Iterable, Mapping
+
+from sfumato.cli.script import names
+
+
+def because(reason: str, options: Iterable[str]) -> dict[str, str]:
+    """Give several options the same reason for having no effect."""
+    return dict.fromkeys(options, reason)
+
+
+NOT_WITH_FLOW: Mapping[str, str] = {
+    "min_snr_gamma": "it weighs the loss of noise-predicting models",
+    "scale_v_pred_loss_like_noise_pred": "it weighs the loss of velocity-predicting models",
+    "v_pred_like_loss": "it weighs the loss of noise-predicting models",
+    "debiased_estimation_loss": "it weighs the loss of noise-predicting models",
+    "noise_offset": "flow matching takes plain noise",
+    "noise_offset_random_strength": "flow matching takes plain noise",
+    "multires_noise_iterations": "flow matching takes plain noise",
+    "multires_noise_discount": "flow matching takes plain noise",
+    "adaptive_noise_scale": "flow matching takes plain noise",
+    "zero_terminal_snr": "the noise levels of flow matching end in pure noise anyway",
+    "v2": "it tells Stable Diffusion 1 from 2",
+    "v_parameterization": "it is about velocity-predicting Stable Diffusion",
+    "clip_skip": "the model listens to the text encoder's end",
+}
+"""Options of the older families that a flow-matching model has no use for."""
+
+_PREVIEWS = ("sample_every_n_steps", "sample_every_n_epochs", "sample_at_first")
+_WANDB = ("log_with wandb", "log_with all")
+_HELD_BACK = ("validation_split", "dataset_config")
+_HUB = ("huggingface_repo_id", "resume_from_huggingface")
+
+IDLE_WITHOUT: Mapping[str, tuple[str, ...]] = {
+    "sample_prompts": _PREVIEWS,
+    "sample_sampler": _PREVIEWS,
+    "wandb_run_name": _WANDB,
+    "wandb_api_key": _WANDB,
+    "huggingface_repo_type": _HUB,
+    "huggingface_path_in_repo": _HUB,
+    "huggingface_token": _HUB,
+    "huggingface_repo_visibility": _HUB,
+    "async_upload": _HUB,
+    "dynamo_backend": ("torch_compile",),
+    "zero_stage": ("deepspeed",),
+    "dataset_repeats": ("in_json", "dataset_config", "conditioning_data_dir"),
+    "conditioning_data_dir": ("masked_loss",),
+    "save_last_n_epochs_state": ("save_state",),
+    "save_last_n_steps_state": ("save_state",),
+    "validation_seed": _HELD_BACK,
+    "validate_every_n_steps": _HELD_BACK,
+    "validate_every_n_epochs": _HELD_BACK,
+    "max_validation_steps": _HELD_BACK,
+}
+"""Options that ask for nothing unless one of some others is given, or given with a certain value.
+
+Front-ends send them always, so alone they must not stop a run because they are not built.
+"""
+
+OWN_ATTENTION: Mapping[str, str] = {
+    "xformers": "attention always runs in PyTorch's scaled_dot_product_attention",
+    "mem_eff_attn": "attention always runs in PyTorch's scaled_dot_product_attention",
+}
+
+OWN_GRADIENTS: Mapping[str, str] = {
+    "ddp_gradient_as_bucket_view": "gradients always lie in the one buffer that processes sum",
+    "ddp_static_graph": "gradients are summed once a step, whichever weights it used",
+}
+
+ALWAYS_OURS: Mapping[str, str] = {
+    **OWN_ATTENTION,
+    **OWN_GRADIENTS,
+    "lowram": "models are always loaded straight onto the device, one tensor at a time",
+}
+
+WHY_UNSUPPORTED: Mapping[str, str] = {
+    "dataset_class": "what a class of one's own makes is in no files, to look at or to keep caches beside",
+}
+"""Why an option is not supported, where that is no matter of time."""
+
+NOT_BUILT_FOR_TRAINING = (
+    names("deepspeed zero_stage zero3_init_flag zero3_save_16bit_model fp16_master_weights_and_gradients")
+    | names(
+        "offload_optimizer_device offload_optimizer_nvme_path offload_param_device offload_param_nvme_path"
+    )
+    | names("huggingface_repo_id huggingface_repo_type huggingface_path_in_repo huggingface_repo_visibility")
+    | names("huggingface_token save_state_to_huggingface resume_from_huggingface async_upload")
+)
+"""Options of the trainers that stop a run when they ask for something."""

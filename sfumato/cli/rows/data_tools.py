@@ -1,0 +1,104 @@
+"""The scripts that look into data sets and prepare them."""
+
+from sfumato.cli import precaching
+from sfumato.cli.effects import ALWAYS_OURS
+from sfumato.cli.rows.sections import DATA
+from sfumato.cli.script import Script, names
+from sfumato.config.captions import CaptionConfig
+from sfumato.config.console import ConsoleConfig
+from sfumato.config.dataset import DatasetConfig
+from sfumato.config.file import FileConfig
+from sfumato.config.images import ImageConfig
+from sfumato.config.length import LengthConfig
+from sfumato.config.loss import LossConfig
+from sfumato.config.model import ModelConfig
+from sfumato.config.preparation import (
+    BucketingConfig,
+    CleaningConfig,
+    GatheringConfig,
+    PrecachingConfig,
+    ShrinkingConfig,
+)
+from sfumato.config.report import ReportConfig
+from sfumato.models.choice import FamilyChoice
+from sfumato.models.flux.options import FluxOptions, FluxTextOptions
+
+_LOOKED_INTO = (
+    ReportConfig, DatasetConfig, CaptionConfig, ImageConfig, LossConfig, LengthConfig, ModelConfig,
+    FluxOptions, ConsoleConfig, FileConfig,
+)  # fmt: skip
+_NO_LOADING_OR_TRAINING = {**precaching.NO_WORKERS, **precaching.NO_TRAINING, **ALWAYS_OURS}
+
+DATA_TOOLS: tuple[Script, ...] = (
+    Script(
+        name="inspect",
+        summary="Show what a model would be trained on: problems, buckets, crops, captions.",
+        command="inspect",
+        is_drop_in=False,
+        sections=_LOOKED_INTO,
+        absent=names(
+            "debug_dataset max_train_steps max_train_epochs initial_epoch initial_step "
+            "skip_until_initial_step gradient_accumulation_steps v_parameterization vae no_half_vae "
+            "clip_skip disable_mmap_load_safetensors clip_l t5xxl ae apply_t5_attn_mask split_mode "
+            "model_type controlnet_model_name_or_path loss_type huber_schedule huber_c huber_scale "
+            "min_snr_gamma scale_v_pred_loss_like_noise_pred v_pred_like_loss debiased_estimation_loss "
+            "prior_loss_weight console_log_simple"
+        ),
+        unsupported=names("dataset_class cache_info"),
+    ),
+    Script(
+        name="tools/cache_latents",
+        summary="Encode the pictures of a data set ahead of training, into files.",
+        command="cache-latents",
+        sections=(PrecachingConfig, FamilyChoice, *DATA, *precaching.SECTIONS),
+        absent=precaching.ABSENT | {"weighted_captions"},
+        overrides={"weighting_scheme": "uniform"},
+        choices=precaching.CHOICES,
+        unsupported=names("dataset_class model_type"),
+        without_effect={**_NO_LOADING_OR_TRAINING, **precaching.NO_TEXT},
+    ),
+    Script(
+        name="tools/cache_text_encoder_outputs",
+        summary="Encode the captions of a data set ahead of training, into files.",
+        command="cache-text",
+        sections=(PrecachingConfig, FamilyChoice, *DATA, *precaching.SECTIONS, FluxTextOptions),
+        absent=precaching.ABSENT | {"no_half_vae"},
+        overrides={"weighting_scheme": "uniform"},
+        choices=precaching.CHOICES,
+        unsupported=names("dataset_class model_type"),
+        without_effect={**_NO_LOADING_OR_TRAINING, **precaching.NO_PICTURES},
+    ),
+    Script(
+        name="tools/resize_images_to_resolution",
+        summary="Make smaller copies of pictures, in several sizes.",
+        command="resize-images",
+        sections=(ShrinkingConfig,),
+    ),
+    Script(
+        name="finetune/merge_captions_to_metadata",
+        summary="Gather the captions beside pictures in one metadata file.",
+        command="merge-captions",
+        sections=(GatheringConfig,),
+    ),
+    Script(
+        name="finetune/merge_dd_tags_to_metadata",
+        summary="Gather the tags beside pictures in one metadata file.",
+        command="merge-tags",
+        sections=(GatheringConfig,),
+        absent=names("caption_extention"),
+        overrides={"caption_extension": ".txt"},
+    ),
+    Script(
+        name="finetune/clean_captions_and_tags",
+        summary="Clean the captions and tags of a metadata file.",
+        command="clean-captions",
+        sections=(CleaningConfig,),
+    ),
+    Script(
+        name="finetune/prepare_buckets_latents",
+        summary="Give the pictures of a metadata file their training sizes, and encode them.",
+        command="prepare-buckets",
+        sections=(BucketingConfig,),
+        without_effect={"max_data_loader_n_workers": precaching.NO_WORKERS["max_data_loader_n_workers"]},
+    ),
+)

@@ -1,0 +1,58 @@
+"""A row of the table of scripts."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from sfumato.cli.flags import Option, options_of
+
+
+@dataclass(frozen=True)
+class Script:
+    """One script of sd-scripts, and the sub-command that does the same.
+
+    Attributes:
+        name: path below the drop-in folder, without suffix.
+        summary: one sentence for help texts.
+        command: the sub-command of `sfumato` that runs it.
+        sections: where its options come from, in the order of the help text.
+        family: whose models it works on; empty where the files tell.
+        method: the word for what is trained in `sfumato train FAMILY METHOD`.
+        trainable: what the training package calls it; becomes `Run.method`.
+        is_drop_in: whether sd-scripts has a script of that name.
+        absent: options of these sections that the script does not have; their defaults hold.
+        overrides: defaults that differ from the sections'.
+        command_overrides: defaults that only the sub-command has.
+        choices: allowed values that differ from the sections'.
+        unsupported: options that are known but not built; they stop a run unless left at their defaults.
+        unsupported_values: the same for single values of an option that is built otherwise.
+        without_effect: options that change nothing here, with the reason.
+    """
+
+    name: str
+    summary: str
+    command: str
+    sections: tuple[type, ...]
+    family: str = ""
+    method: str = ""
+    trainable: str = ""
+    is_drop_in: bool = True
+    absent: frozenset[str] = frozenset()
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    command_overrides: Mapping[str, Any] = field(default_factory=dict)
+    choices: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    unsupported: frozenset[str] = frozenset()
+    unsupported_values: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    without_effect: Mapping[str, str] = field(default_factory=dict)
+
+    def options(self, *, as_command: bool = False) -> dict[str, Option]:
+        """Return the script's options by name, with the defaults of the sub-command where it is one."""
+        overrides = {**self.overrides, **self.command_overrides} if as_command else self.overrides
+        options = options_of(self.sections, overrides)
+        options |= {name: replace(options[name], choices=allowed) for name, allowed in self.choices.items()}
+        return {name: option for name, option in options.items() if name not in self.absent}
+
+
+def names(text: str) -> frozenset[str]:
+    """Return the names of options that stand in a text, between blanks."""
+    return frozenset(text.split())
