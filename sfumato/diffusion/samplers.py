@@ -11,7 +11,8 @@ and the DPM-Solvers are written for this second kind alone.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import wraps
 from itertools import pairwise
 from typing import Protocol
 
@@ -22,6 +23,8 @@ from sfumato.diffusion import noise
 
 Denoise = Callable[[Tensor, float], Tensor]
 """`denoise(x, sigma) -> x0`: the clean latents predicted for x, (B, C, H/8, W/8), at noise level sigma."""
+
+Rng = torch.Generator | None
 
 OnStep = Callable[[int, Tensor], None]
 """`on_step(i, x)`: called after step i, counted from 0, with the new x."""
@@ -35,7 +38,7 @@ class Sampler(Protocol):
         denoise: Denoise,
         x: Tensor,
         sigmas: Tensor,
-        rng: torch.Generator | None = None,
+        rng: Rng = None,
         on_step: OnStep | None = None,
     ) -> Tensor:
         """Integrate from `sigmas[0]` to `sigmas[-1]`.
@@ -51,134 +54,96 @@ class Sampler(Protocol):
         ...
 
 
-def euler(
-    denoise: Denoise,
-    x: Tensor,
-    sigmas: Tensor,
-    rng: torch.Generator | None = None,
-    on_step: OnStep | None = None,
-) -> Tensor:
+Steps = Callable[[Denoise, Tensor, list[float], Rng], Iterator[Tensor]]
+"""A sampler as it is written here: yields x after each step, where `levels` are the noise levels to visit."""
+
+
+def _sampler(steps: Steps) -> Sampler:
+    """Let steps be walked to their end."""
+
+    @wraps(steps)
+    def sample(
+        denoise: Denoise, x: Tensor, sigmas: Tensor, rng: Rng = None, on_step: OnStep | None = None
+    ) -> Tensor:
+        last = x
+        for i, last in enumerate(steps(denoise, x, sigmas.tolist(), rng)):
+            if on_step:
+                on_step(i, last)
+        return last
+
+    return sample
+
+
+@_sampler
+def euler(denoise: Denoise, x: Tensor, levels: list[float], rng: Rng) -> Iterator[Tensor]:
     """Take straight steps along the slope at each level (Euler's method)."""
-    levels = sigmas.tolist()
-    for i, (level, following) in enumerate(pairwise(levels)):
+    for level, following in pairwise(levels):
         x = x + (following - level) * _slope(denoise, x, level)
-        if on_step:
-            on_step(i, x)
-    return x
+        yield x
 
 
-def heun(
-    denoise: Denoise,
-    x: Tensor,
-    sigmas: Tensor,
-    rng: torch.Generator | None = None,
-    on_step: OnStep | None = None,
-) -> Tensor:
+@_sampler
+def heun(denoise: Denoise, x: Tensor, levels: list[float], rng: Rng) -> Iterator[Tensor]:
     """Average the slopes at both ends of each step (Heun's method, Karras et al. 2022, algorithm 1).
 
     Calls `denoise` twice a step, but once in a step that ends at 0, where the slope is undefined.
     """
-    levels = sigmas.tolist()
-    for i, (level, following) in enumerate(pairwise(levels)):
+    for level, following in pairwise(levels):
         slope = _slope(denoise, x, level)
         ahead = x + (following - level) * slope
         if following > 0:
             ahead = x + (following - level) * (slope + _slope(denoise, ahead, following)) / 2
         x = ahead
-        if on_step:
-            on_step(i, x)
-    return x
+        yield x
 
 
-def euler_ancestral(
-    denoise: Denoise,
-    x: Tensor,
-    sigmas: Tensor,
-    rng: torch.Generator | None = None,
-    on_step: OnStep | None = None,
-) -> Tensor:
+@_sampler
+def euler_ancestral(denoise: Denoise, x: Tensor, levels: list[float], rng: Rng) -> Iterator[Tensor]:
     """Take Euler's steps to a lower level than asked for, and add the noise that is missing there."""
-    levels = sigmas.tolist()
-    for i, (level, following) in enumerate(pairwise(levels)):
+    for level, following in pairwise(levels):
         down, up = _ancestral(level, following)
-        x = x + (down - level) * _slope(denoise, x, level)
-        if up > 0:
-            x = x + up * _noise_like(x, rng)
-        if on_step:
-            on_step(i, x)
-    return x
+        x = _noisier(x + (down - level) * _slope(denoise, x, level), up, rng)
+        yield x
 
 
-def dpm_2(
-    denoise: Denoise,
-    x: Tensor,
-    sigmas: Tensor,
-    rng: torch.Generator | None = None,
-    on_step: OnStep | None = None,
-) -> Tensor:
+@_sampler
+def dpm_2(denoise: Denoise, x: Tensor, levels: list[float], rng: Rng) -> Iterator[Tensor]:
     """Take steps along the slope at the geometric mean of both levels (DPM-Solver-2).
 
     Lu et al. 2022, arXiv:2206.00927, algorithm 1. Calls `denoise` twice a step, but once in a step to 0.
     """
-    levels = sigmas.tolist()
-    for i, (level, following) in enumerate(pairwise(levels)):
+    for level, following in pairwise(levels):
         x = x + (following - level) * _middle_slope(denoise, x, level, following)
-        if on_step:
-            on_step(i, x)
-    return x
+        yield x
 
 
-def dpm_2_ancestral(
-    denoise: Denoise,
-    x: Tensor,
-    sigmas: Tensor,
-    rng: torch.Generator | None = None,
-    on_step: OnStep | None = None,
-) -> Tensor:
+@_sampler
+def dpm_2_ancestral(denoise: Denoise, x: Tensor, levels: list[float], rng: Rng) -> Iterator[Tensor]:
     """Take the steps of `dpm_2` to a lower level than asked for, and add the noise that is missing there."""
-    levels = sigmas.tolist()
-    for i, (level, following) in enumerate(pairwise(levels)):
+    for level, following in pairwise(levels):
         down, up = _ancestral(level, following)
-        x = x + (down - level) * _middle_slope(denoise, x, level, down)
-        if up > 0:
-            x = x + up * _noise_like(x, rng)
-        if on_step:
-            on_step(i, x)
-    return x
+        x = _noisier(x + (down - level) * _middle_slope(denoise, x, level, down), up, rng)
+        yield x
 
 
-def lms(
-    denoise: Denoise,
-    x: Tensor,
-    sigmas: Tensor,
-    rng: torch.Generator | None = None,
-    on_step: OnStep | None = None,
-) -> Tensor:
+@_sampler
+def lms(denoise: Denoise, x: Tensor, levels: list[float], rng: Rng) -> Iterator[Tensor]:
     """Extrapolate the slope by the polynomial through the last four (linear multistep)."""
-    levels = sigmas.tolist()
     slopes: list[Tensor] = []
     for i, (level, following) in enumerate(pairwise(levels)):
         slopes = [_slope(denoise, x, level), *slopes[:3]]
         nodes = [levels[i - k] for k in range(len(slopes))]
         parts = (_integral(nodes, k, level, following) * slope for k, slope in enumerate(slopes))
         x = x + torch.stack(list(parts)).sum(dim=0)
-        if on_step:
-            on_step(i, x)
-    return x
+        yield x
 
 
-def plms(
-    denoise: Denoise,
-    x: Tensor,
-    sigmas: Tensor,
-    rng: torch.Generator | None = None,
-    on_step: OnStep | None = None,
-) -> Tensor:
+@_sampler
+def plms(denoise: Denoise, x: Tensor, levels: list[float], rng: Rng) -> Iterator[Tensor]:
     """Extrapolate the slope as if the levels of the last four were evenly spaced, as timesteps are.
 
     Liu et al. 2022, arXiv:2202.09778 (PNDM), with Heun's method for the first step.
     """
-    levels = sigmas.tolist()
     slopes: list[Tensor] = []
     for i, (level, following) in enumerate(pairwise(levels)):
         slopes = [_slope(denoise, x, level), *slopes[:3]]
@@ -187,9 +152,7 @@ def plms(
             ahead = x + (following - level) * slopes[0]
             mixed = (slopes[0] + _slope(denoise, ahead, following)) / 2
         x = x + (following - level) * mixed
-        if on_step:
-            on_step(i, x)
-    return x
+        yield x
 
 
 ADAMS_BASHFORTH = {
@@ -204,62 +167,40 @@ FEW_STEPS = 15
 """With fewer steps than this, the last step of the multistep DPM-Solvers is one of first order."""
 
 
-def dpm_solver(
-    denoise: Denoise,
-    x: Tensor,
-    sigmas: Tensor,
-    rng: torch.Generator | None = None,
-    on_step: OnStep | None = None,
-) -> Tensor:
+@_sampler
+def dpm_solver(denoise: Denoise, x: Tensor, levels: list[float], rng: Rng) -> Iterator[Tensor]:
     """Extrapolate the slope linearly in log sigma from the last two (DPM-Solver, second order, multistep)."""
-    levels = sigmas.tolist()
     before = None
     for i, (level, following) in enumerate(pairwise(levels)):
         slope = _slope(denoise, x, level)
         change = _extrapolation(levels, i) * (slope - before) if before is not None else 0
         x = x + (following - level) * (slope + change)
         before = slope
-        if on_step:
-            on_step(i, x)
-    return x
+        yield x
 
 
-def dpm_solver_pp(
-    denoise: Denoise,
-    x: Tensor,
-    sigmas: Tensor,
-    rng: torch.Generator | None = None,
-    on_step: OnStep | None = None,
-) -> Tensor:
+@_sampler
+def dpm_solver_pp(denoise: Denoise, x: Tensor, levels: list[float], rng: Rng) -> Iterator[Tensor]:
     """Extrapolate the clean latents linearly in log sigma from the last two (DPM-Solver++ 2M).
 
     Lu et al. 2022, arXiv:2211.01095, algorithm 2.
     """
-    levels = sigmas.tolist()
     before = None
     for i, (level, following) in enumerate(pairwise(levels)):
         clean = denoise(x, level)
         change = _extrapolation(levels, i) * (clean - before) if before is not None else 0
         x = _towards(clean + change, x, level, following)
         before = clean
-        if on_step:
-            on_step(i, x)
-    return x
+        yield x
 
 
-def dpm_solver_pp_single(
-    denoise: Denoise,
-    x: Tensor,
-    sigmas: Tensor,
-    rng: torch.Generator | None = None,
-    on_step: OnStep | None = None,
-) -> Tensor:
+@_sampler
+def dpm_solver_pp_single(denoise: Denoise, x: Tensor, levels: list[float], rng: Rng) -> Iterator[Tensor]:
     """Take steps in pairs, of which the second starts again from where the first did (DPM-Solver++ 2S).
 
     Lu et al. 2022, arXiv:2211.01095, algorithm 1. The last step is of first order, and of an even number
     the one before it too.
     """
-    levels = sigmas.tolist()
     num_paired = (len(levels) - 2) // 2 * 2
     start, before = x, x
     for i, (level, following) in enumerate(pairwise(levels)):
@@ -271,9 +212,7 @@ def dpm_solver_pp_single(
             first = levels[i - 1]
             ratio = math.log(first / level) / math.log(first / following)
             x = _towards(before + (clean - before) / (2 * ratio), start, first, following)
-        if on_step:
-            on_step(i, x)
-    return x
+        yield x
 
 
 def _slope(denoise: Denoise, x: Tensor, level: float) -> Tensor:
@@ -294,10 +233,12 @@ def _ancestral(level: float, following: float) -> tuple[float, float]:
     return following**2 / level, up
 
 
-def _noise_like(x: Tensor, rng: torch.Generator | None) -> Tensor:
+def _noisier(x: Tensor, deviation: float, rng: Rng) -> Tensor:
+    if deviation == 0:
+        return x
     if rng is None:
         raise ValueError("this sampler adds noise; give it a generator")
-    return noise.to_device(noise.draw(x.shape, rng), x.device).to(x.dtype)
+    return x + deviation * noise.to_device(noise.draw(x.shape, rng), x.device).to(x.dtype)
 
 
 def _integral(nodes: Sequence[float], k: int, start: float, end: float) -> float:
