@@ -17,9 +17,9 @@ from sfumato.adapters.layer import AdapterLayer, Dropouts
 from sfumato.adapters.loha import Loha
 from sfumato.adapters.lokr import Lokr, shapes_for
 from sfumato.adapters.lora import Lora
-from sfumato.adapters.network import PlusRatios, Rates
 from sfumato.adapters.oft import DEFAULT_CONSTRAINT, Oft
 from sfumato.adapters.plan import LayerMaker, Refinement, leave
+from sfumato.adapters.rates import PlusRatios, Rates
 from sfumato.adapters.selection import PatternRule, RankRule, Rule, ScopeRule, Size
 from sfumato.config.network import NetworkConfig
 from sfumato.errors import UserError

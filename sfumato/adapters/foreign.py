@@ -21,7 +21,8 @@ import torch
 from torch import Tensor, nn
 
 from sfumato.adapters.layer import Strength
-from sfumato.adapters.network import Network, ParameterGroup, norm_figures
+from sfumato.adapters.network import Network, norm_figures
+from sfumato.adapters.rates import ParameterGroup
 from sfumato.adapters.renaming import Names, copy_by_path, names_in_files, rename_file, renamed, unknown
 from sfumato.errors import UserError
 from sfumato.models.family import DENOISER, VAE, Family

@@ -81,6 +81,13 @@ class LimitsNorm(Protocol):
         ...
 
 
+def as_module(layer: AdapterLayer) -> nn.Module:
+    """Return the layer as the nn.Module that it is."""
+    if not isinstance(layer, nn.Module):
+        raise ValueError(f"{layer.name} is not an nn.Module")
+    return layer
+
+
 def attach(layer: AdapterLayer) -> RemovableHandle:
     """Let `layer` act on its target from now on, until the returned handle is removed.
 

@@ -13,7 +13,8 @@ from sfumato.adapters.files import read_adapter
 from sfumato.adapters.layer import NO_DROPOUTS, AdapterLayer, Dropouts
 from sfumato.adapters.loha import Loha
 from sfumato.adapters.lokr import Lokr
-from sfumato.adapters.network import PLAIN_RATES, AdapterNetwork, Rates
+from sfumato.adapters.network import AdapterNetwork
+from sfumato.adapters.rates import PLAIN_RATES, Rates
 from sfumato.errors import UserError
 from sfumato.models.family import AdapterTarget
 

@@ -13,7 +13,8 @@ from torch import nn
 from sfumato.adapters.ggpo import Noise
 from sfumato.adapters.layer import NO_DROPOUTS, AdapterLayer, Dropouts
 from sfumato.adapters.loading import network_from_file
-from sfumato.adapters.network import PLAIN_RATES, AdapterNetwork, Network, Rates
+from sfumato.adapters.network import AdapterNetwork, Network
+from sfumato.adapters.rates import PLAIN_RATES, Rates
 from sfumato.adapters.selection import Rule, Size, require_matches
 from sfumato.errors import UserError
 from sfumato.models.family import DENOISER, AdapterTarget, Family

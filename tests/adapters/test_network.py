@@ -11,7 +11,8 @@ from torch import nn
 
 from sfumato.adapters.loading import network_from_file
 from sfumato.adapters.lora import Lora
-from sfumato.adapters.network import AdapterNetwork, PlusRatios, Rates
+from sfumato.adapters.network import AdapterNetwork
+from sfumato.adapters.rates import PlusRatios, Rates
 from sfumato.errors import UserError
 from sfumato.models.family import DENOISER
 from tests.adapters import toy

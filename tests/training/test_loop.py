@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sfumato.adapters.network import ParameterGroup
+from sfumato.adapters.rates import ParameterGroup
 from sfumato.config.optimizer import OptimizerConfig
 from sfumato.config.schedule import ScheduleConfig
 from sfumato.errors import UserError

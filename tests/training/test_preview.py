@@ -19,7 +19,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from sfumato.adapters.lora import Dropouts, Lora
-from sfumato.adapters.network import AdapterNetwork, ParameterGroup
+from sfumato.adapters.network import AdapterNetwork
+from sfumato.adapters.rates import ParameterGroup
 from sfumato.config.optimizer import OptimizerConfig
 from sfumato.config.preview import PreviewConfig
 from sfumato.config.run import Run

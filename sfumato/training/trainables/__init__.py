@@ -11,7 +11,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from sfumato.adapters.network import ParameterGroup
+from sfumato.adapters.rates import ParameterGroup
 from sfumato.config.run import Run
 from sfumato.data.collate import Batch
 from sfumato.models.family import Family, PartChange, Parts

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from sfumato.adapters import legacy, sizes
 from sfumato.adapters.base import BaseAdapters
-from sfumato.adapters.network import Network, ParameterGroup
+from sfumato.adapters.network import Network
+from sfumato.adapters.rates import ParameterGroup
 from sfumato.checkpoints.metadata import minimum_set
 from sfumato.config.file import FileConfig
 from sfumato.config.memory import MemoryConfig
