@@ -15,6 +15,7 @@ from sfumato.adapters.dylora import NestedRanks
 from sfumato.adapters.ggpo import Noise
 from sfumato.adapters.layer import NO_DROPOUTS, Dropouts, Strength, per_sample
 from sfumato.models.family import AdapterTarget
+from sfumato.nn import low_rank
 
 PREFIX = "lora_"
 
@@ -89,10 +90,15 @@ class Lora(nn.Module):
         down, up, boost = self._weights()
         hidden, scale = self._with_dropouts(dense.apply(self.lora_down, inputs, down))
         factor = per_sample(self.strength, hidden) * (scale * boost)
-        if isinstance(factor, Tensor) or factor != 1:
-            hidden = hidden * factor  # rank values a token, where the layer's own output may have thousands
-        # In place: fresh memory for a sum as large as the layer's output would cost as much as the sum.
-        changed = dense.apply(self.lora_up, hidden, up).to(output.dtype).add_(output)
+        if isinstance(factor, Tensor):
+            hidden, factor = hidden * factor, 1.0
+        if low_rank.is_quicker(output, hidden):
+            changed = low_rank.add(output, hidden, up, factor)
+        else:
+            # The factor meets rank values a token, where the layer's own output may have thousands.
+            own = dense.apply(self.lora_up, hidden if factor == 1 else hidden * factor, up)
+            # In place: fresh memory for a sum as large as the output would cost as much as the sum.
+            changed = own.to(output.dtype).add_(output)
         if self.noise and self.training:
             changed.add_(self.noise.of(inputs).to(output.dtype))
         return changed

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from sfumato.adapters.layer import attach, limit_norm, merge
 from sfumato.adapters.lora import Dropouts, Lora
 from sfumato.models.family import DENOISER, AdapterTarget
+from sfumato.nn import low_rank
 
 LAYERS = {
     "linear": (lambda: nn.Linear(6, 10), (3, 5, 6)),
@@ -247,3 +248,48 @@ def test_an_untrained_layer_has_norm_zero_and_stays_finite() -> None:
     left, is_scaled = limit_norm(layer, 0.1)
     assert (left.item(), bool(is_scaled)) == (0, False)
     assert all(parameter.isfinite().all() for parameter in layer.parameters())
+
+
+@layers
+@pytest.mark.parametrize("is_mixed", [True, False])
+@pytest.mark.parametrize("alpha", [4.0, 2.0])
+def test_bfloat16_on_a_cpu_gives_the_outputs_and_gradients_of_float32(make, shape, alpha, is_mixed) -> None:
+    torch.manual_seed(0)
+    module = make().requires_grad_(False)
+    layer = trained(Lora(target(module), 4, alpha))
+    inputs = torch.randn(shape).to(
+        memory_format=torch.channels_last if len(shape) == 4 else torch.contiguous_format
+    )
+
+    def found(inputs: Tensor) -> list[Tensor]:
+        inputs = inputs.clone().requires_grad_()
+        output = layer.change(inputs, module(inputs))
+        weights = torch.linspace(-1, 1, output.numel()).view(output.shape).to(output)
+        return [output, *torch.autograd.grad((output * weights).sum(), [inputs, *layer.parameters()])]
+
+    expected = found(inputs)
+    module.bfloat16()
+    if not is_mixed:
+        layer.bfloat16()
+    with torch.autocast("cpu", torch.bfloat16, enabled=is_mixed):
+        results = found(inputs.bfloat16())
+    for one, other in zip(results, expected, strict=True):
+        assert (one.float() - other).norm() <= 2e-2 * other.norm()
+    assert results[0].dtype is torch.bfloat16
+    assert results[-1].dtype is (torch.float32 if is_mixed else torch.bfloat16)
+
+
+def test_the_change_is_one_product_with_the_sum_where_that_is_faster(monkeypatch: pytest.MonkeyPatch) -> None:
+    sums: list[torch.Size] = []
+    add = low_rank.add
+    monkeypatch.setattr(low_rank, "add", lambda base, *rest: sums.append(base.shape) or add(base, *rest))
+    for make, shape in LAYERS.values():
+        module, inputs = make().bfloat16(), torch.randn(shape).bfloat16()
+        layer = Lora(target(module), 4).bfloat16()
+        output = module(inputs)
+        layer.change(inputs, output)
+        layer.float().change(inputs, output)
+    assert sums == [(3, 5, 10), (3, 10)], "pictures have their channels first, and float32 stays as it is"
+    pictures = inputs.to(memory_format=torch.channels_last)
+    layer.bfloat16().change(pictures, module.to(memory_format=torch.channels_last)(pictures))
+    assert sums[2] == (3, 10, 4, 4)

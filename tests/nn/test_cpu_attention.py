@@ -48,10 +48,12 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[torch.Size]:
 
 @pytest.mark.parametrize("dtype", list(BOUNDS))
 @pytest.mark.parametrize("at_once", [1, 4 * 45, 2**20])
+@pytest.mark.parametrize("kept", [0, 2**20])
 def test_output_and_gradients_are_those_of_pytorchs_kernel(
-    dtype: torch.dtype, at_once: int, monkeypatch: pytest.MonkeyPatch
+    dtype: torch.dtype, at_once: int, kept: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cpu_attention, "SCORES_AT_ONCE", at_once)
+    monkeypatch.setattr(cpu_attention, "KEPT_SCORES", kept)
     expected = with_gradients(F.scaled_dot_product_attention, inputs())
     for found, plain in zip(with_gradients(cpu_attention.attend, inputs(dtype)), expected, strict=True):
         assert found.dtype is dtype
@@ -68,6 +70,19 @@ def test_a_checkpointed_product_gives_the_same_gradients() -> None:
     expected = with_gradients(cpu_attention.attend, inputs())
     for mine, reference in zip(with_gradients(checkpointed, inputs()), expected, strict=True):
         assert torch.equal(mine, reference)
+
+
+@pytest.mark.parametrize(("bound", "num_kept"), [(2 * HEADS * 45, 1), (2 * HEADS * 45 - 1, 0)])
+def test_scores_are_kept_for_the_backward_pass_up_to_a_bound(
+    bound: int, num_kept: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cpu_attention, "KEPT_SCORES", bound)
+    shapes: list[torch.Size] = []
+    leaves = [x.requires_grad_() for x in inputs()]
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: shapes.append(x.shape) or x, lambda x: x):
+        cpu_attention.attend(*leaves)
+    assert shapes.count(torch.Size((2 * HEADS, 9, 5))) == num_kept
+    assert len(shapes) == 3 + num_kept
 
 
 def test_sizes_of_a_real_unet_give_the_numbers_of_pytorchs_kernel() -> None:
