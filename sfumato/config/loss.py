@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from sfumato.config.checks import above
+from sfumato.config.checks import above, at_least
 
 
 @dataclass(frozen=True)
@@ -42,3 +42,4 @@ class LossConfig:
 
     def __post_init__(self) -> None:
         above(self, 0, "huber_c", "huber_scale")
+        at_least(self, 0, "min_snr_gamma")

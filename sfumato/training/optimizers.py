@@ -230,7 +230,7 @@ def _find_class(path: str, name: str) -> type[torch.optim.Optimizer]:
         ) from error
     kind = getattr(module, class_name, None)
     if not inspect.isclass(kind) or not issubclass(kind, torch.optim.Optimizer):
-        known = ", ".join(sorted(path.rpartition(".")[2] for path in NAMED.values()))
+        known = ", ".join(sorted({path.rpartition(".")[2] for path in NAMED.values()}))
         raise UserError(f"--optimizer_type is {name}; known are {known}, or give package.module.Class")
     return kind
 

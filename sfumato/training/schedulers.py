@@ -37,7 +37,7 @@ def build(
         from transformers.optimization import AdafactorSchedule
 
         return AdafactorSchedule(optimizer, learning_rate)
-    check(config)
+    _check_name(config)
     if config.lr_scheduler_type:
         return _foreign(config, optimizer)
     return LambdaLR(optimizer, factor(config, learning_rate, num_steps))
@@ -48,8 +48,13 @@ def describe(config: ScheduleConfig, plan: OptimizerPlan, learning_rate: float) 
     return f"adafactor:{learning_rate}" if plan.relative_step else config.lr_scheduler
 
 
-def check(config: ScheduleConfig) -> None:
-    """Raise UserError for a schedule that cannot be built."""
+def check(config: ScheduleConfig, plan: OptimizerPlan, learning_rate: float) -> None:
+    """Raise UserError if optimizer or schedule cannot be built, which one weight of no account tells."""
+    weight = torch.nn.Parameter(torch.zeros(2, 2))
+    build(config, plan.build([{"params": [weight]}], learning_rate), plan, learning_rate, 1000)
+
+
+def _check_name(config: ScheduleConfig) -> None:
     name = config.lr_scheduler
     if config.lr_scheduler_type:
         if config.lr_warmup_steps:
@@ -139,6 +144,11 @@ def _half_wave(progress: float, cycles: float) -> float:
 
 def _polynomial(config: ScheduleConfig, _arguments: Any, rate: float, warmup: int, num_steps: int) -> Factor:
     """Fall from the rate to 1e-7 with the given power."""
+    if rate <= POLYNOMIAL_END_RATE:
+        raise UserError(
+            f"--learning_rate is {rate}, and --lr_scheduler polynomial falls from it to "
+            f"{POLYNOMIAL_END_RATE}; raise it"
+        )
     end = POLYNOMIAL_END_RATE / rate
     power = config.lr_scheduler_power
 

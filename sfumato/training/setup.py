@@ -91,8 +91,7 @@ def prepare(run: Run, processes: Processes) -> Session:
     optimizer = optimizers.plan(run[OptimizerConfig])
     policy.check_optimizer(optimizer.kind, optimizer.arguments)
     updates.check(run, optimizer)
-    if not (optimizer.is_schedule_free or optimizer.relative_step):
-        schedulers.check(run[ScheduleConfig])
+    schedulers.check(run[ScheduleConfig], optimizer, run[OptimizerConfig].learning_rate)
     family = family_for(run)
     _complain(settings_without_effect(run, family.prediction), run[FileConfig].strict)
     state = _state(run)

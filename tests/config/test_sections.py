@@ -10,6 +10,7 @@ from sfumato.config.hub import HubConfig
 from sfumato.config.images import ImageConfig
 from sfumato.config.length import LengthConfig
 from sfumato.config.loader import LoaderConfig
+from sfumato.config.loss import LossConfig
 from sfumato.config.noise import NoiseConfig
 from sfumato.config.optimizer import OptimizerConfig
 from sfumato.config.saving import SavingConfig
@@ -31,6 +32,7 @@ SECTIONS = sorted({section for script in SCRIPTS for section in script.sections}
         (CaptionConfig, "caption_dropout_rate", 1.5),
         (NoiseConfig, "max_timestep", 1001),
         (FlowConfig, "discrete_flow_shift", 0.0),
+        (LossConfig, "min_snr_gamma", -1.0),
         (ImageConfig, "resolution", "1024x768"),
         (ImageConfig, "resolution", "512,"),
         (ImageConfig, "face_crop_aug_range", "2.0"),

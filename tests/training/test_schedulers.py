@@ -47,6 +47,24 @@ def test_every_recorded_schedule_was_compared() -> None:
     assert len(CASES) == 39
 
 
-def test_an_unknown_schedule_lists_the_known_ones() -> None:
-    with pytest.raises(UserError, match="known are linear, cosine"):
-        schedulers.check(ScheduleConfig(lr_scheduler="cosin"))
+@pytest.mark.parametrize(
+    ("schedule", "arguments", "rate", "says"),
+    [
+        (ScheduleConfig(lr_scheduler="cosin"), (), 1e-4, "known are linear, cosine"),
+        (ScheduleConfig(lr_scheduler="piecewise_constant"), (), 1e-4, "needs --lr_scheduler_args"),
+        (ScheduleConfig(lr_scheduler="polynomial"), (), 0.0, "polynomial falls from it to 1e-07; raise it"),
+        (ScheduleConfig(lr_scheduler_type="NoSuchLR"), (), 1e-4, "NoSuchLR"),
+        (ScheduleConfig(), ("speed=3",), 1e-4, "--optimizer_args do not suit AdamW"),
+    ],
+)
+def test_what_cannot_be_built_is_known_before_there_are_weights(
+    schedule: ScheduleConfig, arguments: tuple[str, ...], rate: float, says: str
+) -> None:
+    plan = optimizers.plan(OptimizerConfig(optimizer_args=arguments))
+    with pytest.raises(UserError, match=says):
+        schedulers.check(schedule, plan, rate)
+
+
+@pytest.mark.parametrize("name", ["Adafactor", "AdamWScheduleFree", "Prodigy", "SGDNesterov"])
+def test_what_can_be_built_passes_the_check(name: str) -> None:
+    schedulers.check(ScheduleConfig(), optimizers.plan(OptimizerConfig(optimizer_type=name)), 1.0)
