@@ -1,12 +1,19 @@
 """GGPO: noise on the weights of adapted layers in training, so that it settles where the loss is flat.
 
-After Flat-LoRA (Li et al., arXiv:2409.14396, eq. 8), and with sd-scripts' term for the gradient: in every
-forward pass the weight, change included, gets normal noise whose standard deviation is, for row i,
+Gradient-guided perturbation (LoRA-GGPO, Chang et al., arXiv:2502.14538) builds on Flat-LoRA (Li et al.,
+arXiv:2409.14396), whose noise goes by the rows of the adapted weight alone. This is the form that sd-scripts
+gives it, so that its `ggpo_sigma` and `ggpo_beta` mean the same: in every forward pass in training the weight
+gets normal noise, whose standard deviation in row i of n is
 
-    (sigma * |w_i| + beta * |g_i|^2) / sqrt(number of rows)
+    (sigma * sqrt(|w_i|^2 + |d_i|^2) + beta * |g_i|^2) / sqrt(n)
 
-w_i is the row as it is adapted; its norm is estimated as if layer and change were orthogonal. g_i is the
-gradient of the change, estimated after each step from the gradients of the two factors.
+with w the layer's own weight and d = scale * up @ down its change, taken for orthogonal, and
+
+    g = scale * (up @ down.grad + up.grad @ down)
+
+the gradient of the change as those of its factors tell it after each step. n counts outputs; Flat-LoRA, which
+wants outputs to vary alike in layers of all widths, divides by the root of the inputs' number. The noise is
+random and sd-scripts' generator another one: what is checked is the formula.
 """
 
 from __future__ import annotations

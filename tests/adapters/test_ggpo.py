@@ -57,6 +57,27 @@ def test_spread_is_that_of_the_rows_and_of_their_gradients() -> None:
     torch.testing.assert_close(drawn.std(dim=(0, 1)), expected, rtol=0.03, atol=0)
 
 
+def test_spread_is_what_the_formula_gives_by_hand() -> None:
+    layer = Lora(AdapterTarget("unet_x", nn.Linear(2, 2).requires_grad_(False), DENOISER), 1, 2.0)
+    values = {
+        layer.target.module.get_parameter("weight"): [[3.0, 4.0], [0.0, 2.0]],  # rows of norm 5 and 2
+        layer.lora_down.weight: [[1.0, 0.0]],
+        layer.lora_up.weight: [[0.0], [0.75]],  # twice the product has rows of norm 0 and 1.5
+    }
+    for parameter, numbers in values.items():
+        parameter.data = torch.tensor(numbers)
+    layer.lora_down.weight.grad = torch.tensor([[0.0, 2.0]])
+    layer.lora_up.weight.grad = torch.tensor([[1.0], [0.0]])  # gradients (2, 0) and (0, 3)
+    noise = layer.add_noise(sigma=0.1, beta=0.01)
+    noise.step_begins()
+    noise.step_ends()
+    torch.manual_seed(4)
+    drawn = noise.of(torch.eye(2)).T
+    torch.manual_seed(4)
+    spread = torch.tensor([[0.1 * 5.0 + 0.01 * 4.0], [0.1 * 2.5 + 0.01 * 9.0]]) / math.sqrt(2)
+    torch.testing.assert_close(drawn, torch.randn(2, 2) * spread)
+
+
 def test_noise_acts_in_training_alone_and_teaches_nothing() -> None:
     layer = layer_of()
     inputs = torch.randn(5, 40)
