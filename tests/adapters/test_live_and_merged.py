@@ -1,4 +1,4 @@
-"""Every kind of adapter draws the same picture at work beside the weights and merged into them."""
+"""Every kind of adapter draws the same picture beside the weights, merged into them, and into their files."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from PIL import Image
 
 from sfumato.adapters import legacy
 from sfumato.adapters.network import AdapterNetwork
-from sfumato.cli.main import main
+from sfumato.cli.main import main, script
 from sfumato.config.model import ModelConfig
 from sfumato.config.network import NetworkConfig
 from sfumato.config.run import Run
@@ -32,24 +32,35 @@ KINDS = {
     "loha": ("sd", "networks.loha", 2, 2.0, ("conv_dim=2", "use_tucker=True")),
     "lokr": ("sd", "networks.lokr", 2, 2.0, ("conv_dim=2", "factor=4")),
     "oft": ("sd", "networks.oft", 4, 1e-2, ("enable_all_linear=True", "enable_conv=True")),
+    "lora_fa xl": ("sdxl", "networks.lora_fa", 4, 2.0, ("conv_dim=2",)),
+    "dylora xl": ("sdxl", "networks.dylora", 4, 2.0, ("unit=1",)),
+    "loha xl": ("sdxl", "networks.loha", 2, 2.0, ("conv_dim=2",)),
+    "lokr xl": ("sdxl", "networks.lokr", 2, 2.0, ("factor=4",)),
+    "oft xl": ("sdxl", "networks.oft", 4, 1e-2, ("enable_all_linear=True",)),
 }
 """Family, module, rank, alpha and further arguments."""
+MERGING = {"sd": "merge_lora", "sdxl": "sdxl_merge_lora"}
 COMMON = "--width 64 --height 64 --steps 1 --cfg_scale 1 --seed 5 --dtype fp32 --prompt cat"
 
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[list[str], Family]]:
     folder = tmp_path_factory.mktemp("models")
-    sd, flux = tiny.sd(folder / "sd"), tiny.flux(folder / "flux", dtype=torch.float32)
-    sd_files = ModelConfig(pretrained_model_name_or_path=str(sd.path))
+    wholes = {"sd": tiny.sd(folder / "sd"), "sdxl": tiny.sdxl(folder / "sdxl")}
+    flux = tiny.flux(folder / "flux", dtype=torch.float32)
     flux_files = ModelConfig(pretrained_model_name_or_path=str(flux.transformer))
     options = FluxOptions(clip_l=str(flux.clip_l), t5xxl=str(flux.t5xxl), ae=str(flux.ae))
+    families = {
+        name: (
+            [name, *whole.arguments],
+            family_for(Run("", name, [ModelConfig(pretrained_model_name_or_path=str(whole.path))])),
+        )
+        for name, whole in wholes.items()
+    }
+    family = family_for(Run("", "flux", [flux_files, options]))
     return {
-        "sd": (["sd", *sd.arguments], family_for(Run("", "sd", [sd_files]))),
-        "flux": (
-            ["flux", *flux.generation_arguments],
-            family_for(Run("", "flux", [flux_files, options])),
-        ),
+        **families,
+        "flux": (["flux", *flux.generation_arguments], family),
     }
 
 
@@ -90,6 +101,24 @@ def draw(words: list[str], folder: Path, *options: str) -> np.ndarray:
         return np.asarray(picture).astype(int)
 
 
+def merged_files(name: str, words: list[str], adapter: Path) -> list[str]:
+    """Merge an adapter into the files that `words` name; return the words with the new files' names."""
+    if name == "flux":
+        tool, options = "flux_merge_lora", ("flux_model", "clip_l", "t5xxl")
+        given = [words[words.index(f"--{option}") + 1] for option in ("ckpt_path", *options[1:])]
+        outputs = ("save_to", "clip_l_save_to", "t5xxl_save_to")
+    else:
+        tool, options, outputs = MERGING[name], ("sd_model",), ("save_to",)
+        given = [words[words.index("--pretrained_model_name_or_path") + 1]]
+    made = [str(Path(path).with_stem(f"{Path(path).stem}-merged")) for path in given]  # beside tokenizers
+    argv = ["--models", str(adapter), "--ratios", "0.8"]
+    for option, path, output, new in zip(options, given, outputs, made, strict=True):
+        argv += [f"--{option}", path, f"--{output}", new]
+    assert script(f"networks/{tool}", argv) == 0
+    renamed = dict(zip(given, made, strict=True))
+    return [renamed.get(word, word) for word in words]
+
+
 @pytest.mark.parametrize("name", KINDS)
 def test_live_and_merged_draw_the_same_picture(
     name: str,
@@ -97,10 +126,13 @@ def test_live_and_merged_draw_the_same_picture(
     bare: dict[str, np.ndarray],
     tmp_path: Path,
 ) -> None:
-    words, family = models[KINDS[name][0]]
+    kind = KINDS[name][0]
+    words, family = models[kind]
     path = learned(name, family, tmp_path / "x.safetensors")
     adapter = ("--lora_weights", f"{path};0.8")
     live = draw(words, tmp_path / "live", *adapter)
     merged = draw(words, tmp_path / "merged", *adapter, "--merge_lora_weights")
+    from_files = draw(merged_files(kind, words, path), tmp_path / "files")
     assert np.abs(live - merged).max() <= 1
-    assert np.abs(live - bare[KINDS[name][0]]).mean() > 0.2
+    assert np.abs(live - from_files).max() <= 1
+    assert np.abs(live - bare[kind]).mean() > 0.2

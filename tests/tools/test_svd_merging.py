@@ -86,8 +86,8 @@ def merged_into(family: str, model: Path, out: Path, *adapters: tuple[Path, floa
     ("family", "kind"),
     [
         *(("flux", kind) for kind in KINDS),
-        *(("sd", kind) for kind in KINDS if "," not in kind),
-        ("sd", "lokr, whole"),
+        ("sd", "loha with a core"),
+        ("sd", "oft"),
     ],
 )
 def test_at_full_rank_the_lora_changes_a_model_as_what_it_is_made_of(
