@@ -65,3 +65,13 @@ def _is_first_process(record: logging.LogRecord) -> bool:
 
 def _rank_is_zero() -> bool:
     return os.environ.get("RANK", "0") in ("", "0")
+
+
+def counted(number: int, one: str, many: str = "") -> str:
+    """Return a number with its noun: `1 picture`, `2 pictures`; see `plural`."""
+    return f"{number} {plural(number, one, many)}"
+
+
+def plural(number: int, one: str, many: str = "") -> str:
+    """Return the word for so many: `many`, or `one` with an s, unless there is one of it."""
+    return one if number == 1 else many or f"{one}s"

@@ -20,6 +20,7 @@ from sfumato.adapters.layer import AdapterLayer, attach, merge
 from sfumato.adapters.loading import layers_from
 from sfumato.adapters.network import AdapterNetwork
 from sfumato.errors import UserError
+from sfumato.log import counted
 from sfumato.models.family import DENOISER, AdapterTarget, Family
 from sfumato.nn.precision import computable, is_storage_only
 
@@ -97,7 +98,8 @@ def _read(path: Path, strength: float, targets: Mapping[str, Sequence[AdapterTar
     if not layers:
         raise UserError(f"--base_weights {path}: {min(rest)} ... fits no layer of this model; choose another")
     if rest:
-        logger.warning("--base_weights %s: %d layers fit nothing here (%s ...)", path, len(rest), min(rest))
+        number = counted(len(rest), "layer fits", "layers fit")
+        logger.warning("--base_weights %s: %s nothing here (%s ...)", path, number, min(rest))
     return _File(path, strength, layers)
 
 

@@ -16,6 +16,7 @@ from sfumato.checkpoints.pickles import SUFFIXES as PICKLE_SUFFIXES
 from sfumato.checkpoints.pickles import write_pickle
 from sfumato.checkpoints.tensors import open_tensors, write_tensors
 from sfumato.errors import UserError
+from sfumato.log import counted
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +57,7 @@ def read_keys(path: Path) -> dict[str, Tensor]:
         return tensors
     own, rest = interchange.to_own(tensors)
     if rest:
-        logger.warning("%s: %d tensors are not known and left out (%s ...)", path, len(rest), rest[0])
+        logger.warning("%s: %s not known and left out (%s ...)", path, counted(len(rest), "tensor"), rest[0])
     return own
 
 

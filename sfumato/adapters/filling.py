@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from sfumato.adapters.layer import AdapterLayer, as_module
 from sfumato.errors import UserError
+from sfumato.log import counted
 
 logger = logging.getLogger(__name__)
 
@@ -35,10 +36,10 @@ def fill(layers: Sequence[AdapterLayer], path: Path, tensors: Mapping[str, Mappi
     for name in shared:
         _load_layer(path, name, known[name], tensors[name])
     _warn_of_rest(
-        path, [name for name in known if name not in tensors], "the file lacks; they start untrained"
+        path, [name for name in known if name not in tensors], "not in the file, and untrained at the start"
     )
-    _warn_of_rest(path, [name for name in tensors if name not in known], "the network lacks; they are lost")
-    return f"{path}: {len(shared)} of {len(known)} layers loaded"
+    _warn_of_rest(path, [name for name in tensors if name not in known], "not in the network, and lost")
+    return f"{path}: {len(shared)} of {counted(len(known), 'layer')} loaded"
 
 
 def _load_layer(path: Path, name: str, layer: nn.Module, tensors: Mapping[str, Tensor]) -> None:
@@ -76,4 +77,4 @@ def _difference(tensors: Mapping[str, Any], known: Mapping[str, Any]) -> str:
 
 def _warn_of_rest(path: Path, names: Sequence[str], what: str) -> None:
     if names:
-        logger.warning("%s: %d layers (%s ...) are what %s", path, len(names), names[0], what)
+        logger.warning("%s: %s (%s ...) %s", path, counted(len(names), "layer"), names[0], what)

@@ -25,6 +25,7 @@ from sfumato.adapters.network import Network, norm_figures
 from sfumato.adapters.rates import ParameterGroup
 from sfumato.adapters.renaming import Names, copy_by_path, names_in_files, rename_file, renamed, unknown
 from sfumato.errors import UserError
+from sfumato.log import counted
 from sfumato.models.family import DENOISER, VAE, Family
 
 logger = logging.getLogger(__name__)
@@ -94,7 +95,8 @@ class ForeignPlan:
         )
         wrapped.attach()  # these networks make their parameters known only when applied
         if rest := unknown(network.state_dict(), names):
-            logger.info("%d layers are saved under the module's own names (%s ...)", len(rest), rest[0])
+            number = counted(len(rest), "layer is", "layers are")
+            logger.info("%s saved under the module's own names (%s ...)", number, rest[0])
         if self.start:
             wrapped.load(self.start)
         return wrapped

@@ -26,6 +26,7 @@ from sfumato.data.images import stem
 from sfumato.data.index import Index
 from sfumato.data.pictures import PictureSet
 from sfumato.errors import UserError
+from sfumato.log import counted
 from sfumato.models.family import Family, Parts
 
 _KIND = "texts"
@@ -193,9 +194,9 @@ class _Encoder:
                 found.setdefault(caption, []).append(file)
         if num_adopted:
             logger.info(
-                "%d text caches without a record (sd-scripts writes none) fit, are newer than their captions "
-                "and are used; delete them if they come from another text encoder",
-                num_adopted,
+                "%s without a record (sd-scripts writes none), newer than the caption and of the right "
+                "shapes: used; delete what comes from another text encoder",
+                counted(num_adopted, "text cache"),
             )
         return found
 

@@ -15,6 +15,7 @@ from sfumato.caching.places import ALPHA, MASK, Job
 from sfumato.caching.store import BrokenCacheError
 from sfumato.checkpoints.atomic import atomic_file
 from sfumato.data.index import Index
+from sfumato.log import counted
 from sfumato.models.family import Family
 
 _ADOPTED = "adopted "
@@ -37,9 +38,9 @@ class Checker:
         found = [job for job in jobs if not self._is_valid(job)]
         if self.num_adopted:
             logger.info(
-                "%d latent caches without a record (sd-scripts writes none) fit, are newer than the pictures "
-                "and are used; delete them if they come from another VAE",
-                self.num_adopted,
+                "%s without a record (sd-scripts writes none), newer than the picture and of the right "
+                "shapes: used; delete what comes from another VAE",
+                counted(self.num_adopted, "latent cache"),
             )
         return found
 

@@ -95,7 +95,7 @@ def _inspect(run: Run) -> int:
     _show(as_text(report))
     if run[FileConfig].strict and report.num_serious and not run[DatasetConfig].debug_dataset:
         raise UserError(
-            f"{report.num_serious} kinds of problems were found; without --strict that is no error"
+            f"--strict: kinds of problems found: {report.num_serious}; without --strict that is no error"
         )
     return 0
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from sfumato.data.collate import Batch
 from sfumato.errors import UserError
+from sfumato.log import counted, plural
 
 USED = (
     *("images", "latents", "captions", "loss_weights", "network_multipliers", "original_sizes_hw"),
@@ -105,7 +106,7 @@ class _Example:
         pixels, multiple = self._tensor("images"), self.geometry.multiple
         shape = tuple(pixels.shape)
         if len(shape) != 4 or shape[:2] != (count, 3) or 0 in shape:
-            expected = f"({count}, 3, height, width), as there are {_counted(count)}"
+            expected = f"({count}, 3, height, width), as there {_captions(count)}"
             raise self._wrong("images", f"of shape {shape}", f"it must be {expected}")
         if any(side % multiple for side in shape[2:]):
             raise self._wrong("images", f"of shape {shape}", f"sides must be multiples of {multiple}")
@@ -115,7 +116,7 @@ class _Example:
         latents, geometry = self._tensor("latents"), self.geometry
         shape, unit = tuple(latents.shape), geometry.multiple // geometry.downscale
         if len(shape) != 4 or shape[:2] != (count, geometry.channels) or 0 in shape:
-            expected = f"({count}, {geometry.channels}, height, width), as there are {_counted(count)}"
+            expected = f"({count}, {geometry.channels}, height, width), as there {_captions(count)}"
             raise self._wrong("latents", f"of shape {shape}", f"it must be {expected}")
         if any(side % unit for side in shape[2:]):
             raise self._wrong("latents", f"of shape {shape}", f"sides must be multiples of {unit}")
@@ -158,7 +159,9 @@ class _Example:
         found = self.given.get("custom_attributes", [{}] * count)
         is_list = isinstance(found, Sequence) and all(isinstance(one, Mapping) for one in found)
         if not is_list or len(found) != count:
-            raise self._wrong("custom_attributes", _shown(found), f"return a list of {count} mappings")
+            raise self._wrong(
+                "custom_attributes", _shown(found), f"return a list of {counted(count, 'mapping')}"
+            )
         return list(found)
 
     def _tensor(self, name: str) -> Tensor:
@@ -181,8 +184,8 @@ class _Example:
         return UserError(f"{self.where}: {name} is {found}; {remedy}")
 
 
-def _counted(count: int) -> str:
-    return f"{count} caption{'s' * (count != 1)}"
+def _captions(count: int) -> str:
+    return f"{plural(count, 'is', 'are')} {counted(count, 'caption')}"
 
 
 def _shown(value: Any) -> str:

@@ -12,6 +12,7 @@ from sfumato.data.images import BrokenPictureError, Header, read_header
 from sfumato.data.index import Index
 from sfumato.data.plan import SubsetPlan
 from sfumato.data.table import Picture
+from sfumato.log import counted, plural
 
 # Two sizes of one picture, rounded to whole pixels, differ by less.
 _MOST_DIFFERENCE = 0.02
@@ -37,15 +38,17 @@ def checked(
         yield picture
     if stretched:
         complaints.warn(
-            f"{len(stretched)} of {total} pictures in {subset.conditioning_data_dir} have other proportions "
-            f"than the pictures they belong to and are stretched, the first is {stretched[0]}",
+            f"{len(stretched)} of {counted(total, 'picture')} in {subset.conditioning_data_dir} "
+            f"{plural(len(stretched), 'is', 'are')} stretched to the proportions of what "
+            f"{plural(len(stretched), 'it belongs', 'they belong')} to, the first is {stretched[0]}",
             stretched,
         )
     if faceless:
         complaints.warn(
-            f"{len(faceless)} of {total} pictures of {subset.source} have no face in their names "
-            f"(_<centre x>_<centre y>_<width>_<height>) and face_crop_aug_range leaves them alone, "
-            f"the first is {faceless[0]}",
+            f"{len(faceless)} of {counted(total, 'picture')} of {subset.source} "
+            f"{plural(len(faceless), 'has', 'have')} no face in the name "
+            f"(_<centre x>_<centre y>_<width>_<height>), so that face_crop_aug_range does nothing to "
+            f"{plural(len(faceless), 'it', 'them')}, the first is {faceless[0]}",
             faceless,
         )
 

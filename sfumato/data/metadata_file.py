@@ -18,6 +18,7 @@ from sfumato.data.buckets import Size
 from sfumato.data.captions import CaptionSettings
 from sfumato.data.images import SUFFIXES
 from sfumato.errors import UserError
+from sfumato.log import counted, plural
 
 
 class Record(NamedTuple):
@@ -61,13 +62,15 @@ def entries(
     found = {key: picture for key in records if (picture := find(key))}
     if missing := [key for key in records if key not in found]:
         warn(
-            f"{len(missing)} of {len(records)} pictures in {path} are not {_where(image_dir)} and are "
-            f"left out, the first is {missing[0]!r}"
+            f"{len(missing)} of {counted(len(records), 'picture')} in {path} "
+            f"{plural(len(missing), 'is', 'are')} not {_where(image_dir)} and left out, "
+            f"the first is {missing[0]!r}"
         )
     if silent := [key for key in found if not (records[key].caption or records[key].tags)]:
         warn(
-            f"{len(silent)} of {len(records)} pictures in {path} have neither caption nor tags and are "
-            f"trained without a caption, the first is {silent[0]!r}"
+            f"{len(silent)} of {counted(len(records), 'picture')} in {path} "
+            f"{plural(len(silent), 'has', 'have')} neither caption nor tags: trained without a caption, "
+            f"the first is {silent[0]!r}"
         )
     return [
         Entry(picture, records[key].text(settings), records[key].train_size) for key, picture in found.items()

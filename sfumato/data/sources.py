@@ -19,6 +19,7 @@ from sfumato.data.index import Index
 from sfumato.data.plan import DatasetPlan, SubsetPlan
 from sfumato.data.table import Picture, PictureTable
 from sfumato.errors import UserError
+from sfumato.log import counted, plural
 
 _ENDINGS = tuple(SUFFIXES)
 _CAPTION_SUFFIXES = (".txt", ".caption", ".tags", ".cap")
@@ -53,8 +54,8 @@ def read_split(
             found.extend(pictures)
     if plan.validation_split and found and not held_back:
         complaints.warn(
-            f"validation_split {plan.validation_split} of {len(found)} pictures is less than one picture of "
-            "each subset: there is no validation"
+            f"validation_split {plan.validation_split} of {counted(len(found), 'picture')} is less than one "
+            "picture of each subset: there is no validation"
         )
     if not found:
         raise UserError(_why_none(plan, bool(held_back)))
@@ -155,8 +156,9 @@ def _partners(images: Sequence[str], subset: SubsetPlan, complaints: Complaints)
     partners = conditioning.pairs(images, folder, names)
     if lonely := conditioning.lonely(images, partners):
         complaints.warn(
-            f"{len(lonely)} of {len(images)} pictures in {subset.image_dir} have no picture of the same name "
-            f"in {folder} and are left out, the first is {lonely[0]}"
+            f"{len(lonely)} of {counted(len(images), 'picture')} in {subset.image_dir} "
+            f"{plural(len(lonely), 'has', 'have')} no picture of the same name in {folder} and "
+            f"{plural(len(lonely), 'is', 'are')} left out, the first is {lonely[0]}"
         )
     return partners
 
@@ -168,8 +170,8 @@ def _name_surplus(plan: DatasetPlan, partners: Iterable[str | None], complaints:
         names = _list(folder, complaints, "conditioning_data_dir") or set()
         if surplus := conditioning.surplus(used, folder, names):
             complaints.warn(
-                f"{len(surplus)} pictures in {folder} belong to no picture that is trained, "
-                f"the first is {surplus[0]}"
+                f"{counted(len(surplus), 'picture')} in {folder} {plural(len(surplus), 'belongs', 'belong')} "
+                f"to no picture that is trained, the first is {surplus[0]}"
             )
 
 
@@ -195,7 +197,8 @@ def _sizes(
             animated.append(os.path.basename(path))
         yield header.size if header else None
     if animated:
-        message = f"{len(animated)} pictures in {subset.source} are animated, the first is {animated[0]}"
+        number, verb = counted(len(animated), "picture"), plural(len(animated), "is", "are")
+        message = f"{number} in {subset.source} {verb} animated, the first is {animated[0]}"
         complaints.note(f"{message}: of each, the first frame is trained", animated, "animated")
 
 
@@ -231,7 +234,8 @@ def _captions(
     empty = [file for file, text in zip(files, captions, strict=True) if file and text == ""]
     if empty:
         complaints.warn(
-            f"{len(empty)} caption files in {folder} are empty, the first is {empty[0]}",
+            f"{counted(len(empty), 'caption file')} in {folder} {plural(len(empty), 'is', 'are')} empty, "
+            f"the first is {empty[0]}",
             empty,
             "empty captions",
         )
@@ -264,8 +268,8 @@ def _read_captions(
     captions = [read_one(name, file) if file else fallback for name, file in zip(images, files, strict=True)]
     for encoding, named in guessed.items():
         complaints.warn(
-            f"{len(named)} caption files in {folder} are not UTF-8 and read as {encoding}, "
-            f"the first is {named[0]}; save them as UTF-8",
+            f"{counted(len(named), 'caption file')} in {folder} {plural(len(named), 'is', 'are')} not UTF-8 "
+            f"and read as {encoding}, the first is {named[0]}; UTF-8 is safe",
             named,
             "encoding",
         )
@@ -298,15 +302,17 @@ def _name_missing(
 ) -> None:
     """Say how many captions are missing and where they are, unless class tokens stand in."""
     extension = subset.caption_extension
-    message = f"{len(missing)} of {len(images)} pictures in {folder} have no {extension} file"
+    verb = plural(len(missing), "has", "have")
+    message = f"{len(missing)} of {counted(len(images), 'picture')} in {folder} {verb} no {extension} file"
     others = sorted({*_CAPTION_SUFFIXES, extension.upper()} - {extension})
     number, best = max((_count(images, names, other), other) for other in others)
     if number > len(images) - len(missing):
-        message = f"{message}; {number} have a {best} file: did you mean caption_extension {best}?"
+        message = f"{message}; {number} {plural(number, 'has', 'have')} a {best} file: "
+        message += f"did you mean caption_extension {best}?"
     elif subset.class_tokens:
         return
     else:
-        message = f"{message} and no class tokens: they are trained without a caption"
+        message = f"{message} and no class tokens: nothing but the picture is trained"
     complaints.warn(message, missing, "missing captions")
 
 
@@ -322,9 +328,10 @@ def _balance(reg: Sequence[Picture], num_train: int, complaints: Complaints) -> 
             break
         used.append(picture.num_repeats)
         total += picture.num_repeats
-    if len(used) < len(reg):
+    if unused := len(reg) - len(used):
         complaints.warn(
-            f"{len(reg) - len(used)} of {len(reg)} regularisation pictures are not used: too many"
+            f"{unused} of {counted(len(reg), 'regularisation picture')} "
+            f"{plural(unused, 'is', 'are')} not used: too many"
         )
     rounds, rest = divmod(max(num_train - total, 0), len(used)) if used else (0, 0)
     extra = [rounds + (index < rest) for index in range(len(used))]

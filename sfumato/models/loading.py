@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from sfumato.checkpoints.tensors import TensorReader
 from sfumato.errors import UserError
+from sfumato.log import counted
 from sfumato.nn.precision import computable, is_storage_only, widen_stored
 
 Sizes = TypeVar("Sizes")
@@ -33,11 +34,12 @@ def check_names(path: Path, what: str, wanted: Collection[str], found: Collectio
     missing = [name for name in wanted if name not in found]
     if missing:
         raise UserError(
-            f"{path} lacks {len(missing)} tensors of {what}, {min(missing)} for one; download it again"
+            f"{path} lacks {counted(len(missing), 'tensor')} of {what}, {min(missing)} for one; "
+            "download it again"
         )
     strange = [name for name in found if name not in wanted]
     if strange:
-        example = f"{len(strange)} tensors that {what} has not, {min(strange)} for one"
+        example = f"{counted(len(strange), 'tensor')} that {what} has not, {min(strange)} for one"
         raise UserError(f"{path} holds {example}; use another file")
 
 

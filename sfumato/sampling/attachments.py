@@ -14,6 +14,7 @@ from sfumato.adapters.files import read_adapter
 from sfumato.adapters.loading import is_known, layers_from
 from sfumato.adapters.network import AdapterNetwork
 from sfumato.errors import UserError
+from sfumato.log import counted
 from sfumato.models.family import DENOISER, AdapterTarget, Family
 from sfumato.models.recognise import describe
 
@@ -143,7 +144,8 @@ class _Adapter:
                 f"{self.file.path} fits no layer of this model: it holds {rest[0]}; use another file"
             )
         if rest:
-            logger.warning("%s: %d layers fit nothing here (%s ...)", self.file.path, len(rest), rest[0])
+            number = counted(len(rest), "layer fits", "layers fit")
+            logger.warning("%s: %s nothing here (%s ...)", self.file.path, number, rest[0])
 
 
 def _attach(network: AdapterNetwork, strength: float, device: torch.device, dtype: torch.dtype) -> None:

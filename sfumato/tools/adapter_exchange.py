@@ -11,6 +11,7 @@ from sfumato.checkpoints.tensors import open_tensors
 from sfumato.config.adapter_merging import AdapterExchangeConfig
 from sfumato.config.run import Run
 from sfumato.errors import UserError
+from sfumato.log import counted
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +38,9 @@ def exchange(run: Run) -> None:
     if not converted:
         raise UserError(f"--src_path is {source}: {next(iter(tensors), 'nothing')} is no layer that is known")
     if rest:
-        logger.warning("%s: %d tensors are not known and left out (%s ...)", source, len(rest), rest[0])
+        logger.warning(
+            "%s: %s not known and left out (%s ...)", source, counted(len(rest), "tensor"), rest[0]
+        )
     kept = {key: text for key, text in metadata.items() if not key.startswith("sshs_")}
     write_adapter(target, converted, kept)
-    logger.info("written: %s (%d tensors)", target, len(converted))
+    logger.info("written: %s (%s)", target, counted(len(converted), "tensor"))

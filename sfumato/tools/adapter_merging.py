@@ -29,7 +29,7 @@ from sfumato.config.adapter_merging import (
 )
 from sfumato.config.run import Run
 from sfumato.errors import UserError
-from sfumato.log import progress
+from sfumato.log import counted, progress
 from sfumato.models.bases import open_base
 from sfumato.models.family import DENOISER, AdapterTarget, Family, family_for
 from sfumato.models.hub import located
@@ -196,9 +196,9 @@ def _report_rest(adapters: Sequence[Adapter], used: set[tuple[Path, str]]) -> No
             raise UserError(f"{adapter.path} fits no layer of the model: {rest[0]} ...; is it for another?")
         if rest:
             logger.warning(
-                "%s: %d layers fit no model that is given and are left out (%s ...)",
+                "%s: %s no model that is given: left out (%s ...)",
                 adapter.path,
-                len(rest),
+                counted(len(rest), "layer fits", "layers fit"),
                 rest[0],
             )
 

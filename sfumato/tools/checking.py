@@ -27,6 +27,7 @@ from sfumato.checkpoints.tensors import TensorReader, open_tensors
 from sfumato.config.checking import CheckingConfig
 from sfumato.config.run import Run
 from sfumato.errors import UserError
+from sfumato.log import counted
 from sfumato.models.family import AdapterTarget
 from sfumato.models.loading import shapes_of
 from sfumato.models.recognise import recognise
@@ -114,7 +115,8 @@ def check_adapter(run: Run) -> str:
         if report.broken:
             lines += [
                 "",
-                f"{len(report.broken)} tensors hold numbers that are not finite: {report.broken[0]} ...",
+                f"{counted(len(report.broken), 'tensor holds', 'tensors hold')} numbers that are not finite: "
+                f"{report.broken[0]} ...",
             ]
         if options.show_all_keys:
             lines += ["", *_tensors(reader)]

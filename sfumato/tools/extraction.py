@@ -30,7 +30,7 @@ from sfumato.config.extraction import ExtractionConfig, ExtractionDetailConfig
 from sfumato.config.metadata import MetadataConfig
 from sfumato.config.run import Run
 from sfumato.errors import UserError
-from sfumato.log import progress
+from sfumato.log import counted, progress
 from sfumato.models.bases import open_model
 from sfumato.models.family import DENOISER, AdapterTarget, ModelIdentity
 from sfumato.models.insistence import InsistenceOptions
@@ -198,7 +198,8 @@ def _extract(
             logger.info("%s: %s", name, layer)
         found[name] = _shaped(layer, pair.original.shape, dtype)
     if len(found) < len(pairs):
-        logger.info("%d layers are the same in both models: left out", len(pairs) - len(found))
+        number = counted(len(pairs) - len(found), "layer is", "layers are")
+        logger.info("%s the same in both models: left out", number)
     return found
 
 
@@ -239,8 +240,8 @@ def _report(found: Mapping[str, Extracted]) -> None:
         for values in zip(*((layer.error, layer.least_error) for layer in found.values()), strict=True)
     )
     logger.info(
-        "%d layers: the LoRA misses %.2f %% of the change's norm; any of these ranks must miss %.2f %%",
-        len(found),
+        "%s: the LoRA misses %.2f %% of the change's norm; any of these ranks must miss %.2f %%",
+        counted(len(found), "layer"),
         100 * error,
         100 * least,
     )

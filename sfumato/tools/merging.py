@@ -20,7 +20,7 @@ from sfumato.checkpoints.tensors import SUFFIXES, LazyTensor, TensorReader, open
 from sfumato.config.merging import MergingConfig
 from sfumato.config.run import Run
 from sfumato.errors import UserError
-from sfumato.log import progress
+from sfumato.log import counted, progress
 from sfumato.nn.device import device_named
 from sfumato.nn.precision import dtype_named
 
@@ -132,12 +132,12 @@ def _report_skipped(sources: Sequence[Source], is_listed: bool) -> None:
     first = sources[0]
     for other in sources[1:]:
         for names, what in (
-            (other.names.keys() - first.names.keys(), "are left out, for the first model lacks them"),
-            (first.names.keys() - other.names.keys(), "are missing; the first model's take their place"),
+            (other.names.keys() - first.names.keys(), "left out, for the first model has no such"),
+            (first.names.keys() - other.names.keys(), "missing, taken from the first model"),
         ):
             if names:
                 hint = "" if is_listed else " (--show_skipped lists them)"
-                logger.info("%s: %d tensors %s%s", other.file.path.name, len(names), what, hint)
+                logger.info("%s: %s %s%s", other.file.path.name, counted(len(names), "tensor"), what, hint)
             for name in sorted(names) if is_listed else ():
                 logger.info("  %s", name)
 

@@ -22,6 +22,7 @@ from sfumato.config.preparation import PrecachingConfig
 from sfumato.config.run import Run
 from sfumato.data import blueprint, dataset
 from sfumato.data.dataset import TrainingSet
+from sfumato.log import counted
 from sfumato.models.family import VAE, Family, Parts, family_for
 from sfumato.nn.precision import dtype_named
 from sfumato.training import distributed
@@ -41,7 +42,7 @@ def cache_latents(run: Run) -> None:
     with _workplace(run, (VAE,)) as place:
         require_constant_pictures(place.training_set)
         cache_pictures(place.run, place.training_set, place.family, place.parts, place.processes)
-        logger.info("%d pictures have latents beside them", place.num_pictures)
+        logger.info("latents of %s are in files", counted(place.num_pictures, "picture"))
 
 
 def cache_texts(run: Run) -> None:
@@ -54,7 +55,7 @@ def cache_texts(run: Run) -> None:
     with _workplace(run, encoders) as place:
         require_constant_captions(place.training_set)
         cache_captions(place.run, place.training_set, place.family, place.parts, place.processes, encoders)
-        logger.info("%d pictures have their encoded captions beside them", place.num_pictures)
+        logger.info("encoded captions of %s are in files", counted(place.num_pictures, "picture"))
 
 
 @dataclass(frozen=True)

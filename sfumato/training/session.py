@@ -31,6 +31,7 @@ from sfumato.data.collate import Batch
 from sfumato.data.dataset import TrainingSet
 from sfumato.data.loader import Loader, TrainingData
 from sfumato.errors import UserError
+from sfumato.log import counted
 from sfumato.models.family import DENOISER, VAE, Family, Parts
 from sfumato.training import metadata, schedulers, trackers
 from sfumato.training.caches import cache_captions, cache_pictures
@@ -214,7 +215,7 @@ class Session:
     def _name_skipped(self) -> None:
         for data in (self.training_set, self.training_set.validation):
             for path, times in data.skipped.items() if data else ():
-                logger.warning("%s could not be decoded and was replaced %d times", path, times)
+                logger.warning("%s could not be decoded and was replaced %s", path, counted(times, "time"))
 
     def _validation(
         self,

@@ -24,6 +24,7 @@ from sfumato.data import blueprint, dataset, user_set
 from sfumato.data.examples import Geometry
 from sfumato.data.loader import TrainingData
 from sfumato.errors import UserError
+from sfumato.log import counted
 from sfumato.models.family import DENOISER, VAE, Family, family_for
 from sfumato.training import (
     distributed,
@@ -199,15 +200,15 @@ def _finished(config: LengthConfig, plan: Plan, state: State | None, names: Name
 
 def _report(data: TrainingData, plan: Plan, seed: int) -> None:
     if data.validation is not None:
-        logger.info("%d pictures are held back to measure the loss on", data.validation.num_train_images)
+        num = data.validation.num_train_images
+        logger.info("%s held back to measure the loss on", counted(num, "picture"))
     logger.info(
-        "%d pictures (with repeats) and %d regularisation pictures, %d batches an epoch, "
-        "%d epochs, %d steps, seed %d",
-        data.num_train_images,
-        data.num_reg_images,
-        plan.num_batches,
-        plan.num_epochs,
-        plan.num_steps,
+        "%s (with repeats) and %s, %s an epoch, %s, %s, seed %d",
+        counted(data.num_train_images, "picture"),
+        counted(data.num_reg_images, "regularisation picture"),
+        counted(plan.num_batches, "batch", "batches"),
+        counted(plan.num_epochs, "epoch"),
+        counted(plan.num_steps, "step"),
         seed,
     )
 

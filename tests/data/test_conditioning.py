@@ -58,7 +58,7 @@ def test_partners_of_no_picture_are_named_once_for_all_subsets(
     subsets = [subset(path, class_tokens="cat", conditioning_data_dir=masks) for path in (images, other)]
     assert len(sources.read(plan(*subsets), Complaints())) == 3
     assert [record.getMessage() for record in caplog.records] == [
-        f"1 pictures in {masks} belong to no picture that is trained, the first is im7.png"
+        f"1 picture in {masks} belongs to no picture that is trained, the first is im7.png"
     ]
 
 

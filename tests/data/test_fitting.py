@@ -28,7 +28,7 @@ def test_masks_of_other_proportions_are_named_before_they_are_stretched(cats: Pa
     complaints = Complaints()
     assert len(sources.read(plan(subset(cats, conditioning_data_dir=masks)), complaints)) == 3
     (said,) = complaints.warnings
-    assert said.message.startswith(f"1 of 3 pictures in {masks} have other proportions")
+    assert said.message.startswith(f"1 of 3 pictures in {masks} is stretched to the proportions")
     assert said.files == ("im1.png",)
 
 
@@ -50,5 +50,5 @@ def test_pictures_without_a_face_in_their_names_are_counted(cats: Path) -> None:
     complaints = Complaints()
     sources.read(plan(subset(cats, face_crop_aug_range=(2.0, 4.0))), complaints)
     (said,) = complaints.warnings
-    assert said.message.startswith(f"3 of 4 pictures of {cats} have no face in their names")
+    assert said.message.startswith(f"3 of 4 pictures of {cats} have no face in the name")
     assert said.files == ("im0.png", "im1.png", "im2.png")

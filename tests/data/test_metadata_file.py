@@ -116,8 +116,8 @@ def test_missing_pictures_and_captions_are_one_line_each(
     assert captions(read(tmp_path, entries, strict=False)) == {"im0.png": "x", "im1.png": ""}
     file = tmp_path / "m.json"
     assert [record.getMessage() for record in caplog.records] == [
-        f"2 of 4 pictures in {file} are not in {pictures} and are left out, the first is 'gone'",
-        f"1 of 4 pictures in {file} have neither caption nor tags and are trained without a "
+        f"2 of 4 pictures in {file} are not in {pictures} and left out, the first is 'gone'",
+        f"1 of 4 pictures in {file} has neither caption nor tags: trained without a "
         "caption, the first is 'im1'",
     ]
 

@@ -68,7 +68,9 @@ def test_class_tokens_do_not_hide_that_the_captions_have_another_suffix(tmp_path
     picture(tmp_path / "x.png", (40, 40))
     (tmp_path / "x.txt").write_text("a cat")
     wrong = plan(subset(tmp_path, class_tokens="sks cat", caption_extension=".caption"))
-    with pytest.raises(UserError, match=r"1 of 1 .* have no .caption file; 1 have a .txt file: did you mean"):
+    with pytest.raises(
+        UserError, match=r"1 of 1 picture in .* has no .caption file; 1 has a .txt file: did you mean"
+    ):
         sources.read(wrong, Complaints(strict=True))
 
 
@@ -77,7 +79,7 @@ def test_an_empty_caption_file_is_an_empty_caption_and_mentioned(
 ) -> None:
     picture(tmp_path / "x.png", (40, 40), "")
     assert sources.read(plan(subset(tmp_path, class_tokens="cls")), Complaints())[0].caption == ""
-    assert "1 caption files" in caplog.text
+    assert "1 caption file" in caplog.text
 
 
 def test_a_caption_in_an_older_encoding_is_read_and_mentioned(
@@ -86,8 +88,8 @@ def test_a_caption_in_an_older_encoding_is_read_and_mentioned(
     picture(tmp_path / "x.png", (40, 40))
     (tmp_path / "x.txt").write_bytes("café".encode("latin-1"))
     assert sources.read(plan(subset(tmp_path)), Complaints())[0].caption == "café"
-    assert "1 caption files" in caplog.text
-    assert "read as Windows-1252, the first is x.txt; save them as UTF-8" in caplog.text
+    assert "1 caption file" in caplog.text
+    assert "read as Windows-1252, the first is x.txt; UTF-8 is safe" in caplog.text
 
 
 def test_a_picture_whose_caption_cannot_be_read_is_left_out(tmp_path: Path) -> None:

@@ -119,7 +119,7 @@ def test_every_tensor_is_listed_where_asked_and_broken_ones_are_named(
     save_file({"lora_unet_x.lora_down.weight": torch.tensor([[float("nan")]])}, lora)
     assert main(["check-lora", str(lora)]) == 0
     assert (
-        "1 tensors hold numbers that are not finite: lora_unet_x.lora_down.weight" in capsys.readouterr().out
+        "1 tensor holds numbers that are not finite: lora_unet_x.lora_down.weight" in capsys.readouterr().out
     )
 
 

@@ -29,9 +29,9 @@ DEFECTS = {
     "western.txt": "Windows-1252",
     "japanese.txt": "Shift-JIS",
     "no_caption.png": "no .txt file",
-    "empty.txt": "are empty",
+    "empty.txt": "is empty",
     "twin.jpg": "share names",
-    "copy_a.png": "look alike",
+    "copy_a.png": "looks alike",
     "tiny.png": "enlarged 3.3 times",
     "panorama.png": "loses 60%",
     "animated.webp": "animated",
@@ -155,16 +155,33 @@ def test_a_report_shows_captions_and_windows_as_training_draws_them(tmp_path: Pa
     assert {shown["is_flipped"] for shown in found["pictures"]} == {True, False}
 
 
-def test_pictures_that_are_held_back_are_told_apart(tmp_path: Path) -> None:
+def test_pictures_that_are_held_back_are_shown_and_marked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for number in range(8):
         picture(tmp_path / "a" / f"im{number}.png", (64, 64), "x")
-    found = records(
-        tmp_path, [described(tmp_path / "a"), "--validation_split", "0.25", "--validation_seed", "3"]
-    )
-    assert len(found["pictures"]) == 6
-    assert [p["message"] for p in found["problems"]] == [
-        "2 pictures are held back for validation and not told of here"
-    ]
+        picture(tmp_path / "b" / f"small{number}.png", (40 + number, 40), "y")
+    data = described(tmp_path / "a", subset="num_repeats = 3\nflip_aug = true")
+    second = f'[[datasets]]\nvalidation_split = 0.25\n[[datasets.subsets]]\nimage_dir = "{tmp_path / "b"}"\n'
+    Path(data).write_text(Path(data).read_text() + second)
+    argv = [data, "--validation_split", "0.5", "--validation_seed", "3", "--html", str(tmp_path / "x.html")]
+    found = records(tmp_path, argv)
+    first, other, held, held_other = found["datasets"]
+    assert [d["is_held_back"] for d in found["datasets"]] == [False, False, True, True]
+    assert [d["folders"][0]["num_pictures"] for d in (first, other, held, held_other)] == [4, 6, 4, 2]
+    assert found["num_shown"] == 3 * 4 + 6
+    assert sum(bucket["num_shown"] for bucket in held["buckets"]) == 4, "shown once in a measurement"
+    kept = [shown for shown in found["pictures"] if shown["is_held_back"]]
+    assert [shown["dataset"] for shown in kept] == [2] * 4 + [3] * 2
+    assert not any(shown["is_flipped"] for shown in kept)
+    assert len({shown["path"] for shown in found["pictures"]}) == 16
+    (enlarged,) = [p for p in found["problems"] if p["kind"] == "enlarged"]
+    assert len(enlarged["details"]) == 8, "those that are held back, too"
+    html = (tmp_path / "x.html").read_text("utf-8")
+    assert html.count("<span>held back</span>") == 6
+    text = capsys.readouterr().out
+    assert "10 pictures, 18 shown in an epoch, and 6 held back for validation" in text
+    assert re.search(r"Data set 3 \(held back for validation\): .*, 2 batches a measurement", text)
 
 
 def test_a_page_needs_nothing_from_elsewhere_and_takes_any_text_for_text(tmp_path: Path) -> None:
@@ -260,7 +277,7 @@ def test_a_folder_of_repeats_and_classes_can_be_named_too(
 ) -> None:
     picture(tmp_path / "a" / "4_cat" / "x.png", (64, 64))
     text = inspect(capsys, str(tmp_path / "a"), "--resolution", "64")
-    assert "1 pictures, 4 shown in an epoch" in text
+    assert "1 picture, 4 shown in an epoch" in text
     assert "No problems found." in text
 
 
@@ -274,7 +291,7 @@ def test_a_trainer_shows_its_data_without_loading_any_model(
     argv = ["--dataset_config", described(tmp_path / "a"), "--tokenizer_cache_dir", str(tokenizers)]
     argv += ["--pretrained_model_name_or_path", str(tmp_path / "none.safetensors"), "--debug_dataset"]
     assert script(name, [*argv, "--output_dir", str(tmp_path / "out"), "--output_name", "x"]) == 0
-    assert "1 pictures, 1 shown in an epoch" in capsys.readouterr().out
+    assert "1 picture, 1 shown in an epoch" in capsys.readouterr().out
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["dataset.html"]
 
 

@@ -86,7 +86,7 @@ def test_what_was_read_is_shown_on_request(
     assert main(["clean-captions", out, cleaned, "--debug"]) == 0
     log = capfd.readouterr().err
     assert "picture_00.png: long_hair" in log
-    assert "1 of 2 pictures have no .txt file" in log
+    assert "1 of 2 pictures without .txt file" in log
     assert "picture_00: long_hair -> long hair" in log
 
 
@@ -136,8 +136,8 @@ def test_cleaning_leaves_alone_what_it_does_not_know(
     assert script("finetune/clean_captions_and_tags", [str(source), str(out)]) == 0
     assert read(out) == {"ä": {"tags": "a b", "train_resolution": [64, 64]}, "c": {"caption": "girl"}}
     log = capfd.readouterr().err
-    assert "1 of 2 pictures have no caption, the first is ä" in log
-    assert "1 of 2 pictures have no tags, the first is c" in log
+    assert "1 of 2 pictures without caption, the first is ä" in log
+    assert "1 of 2 pictures without tags, the first is c" in log
 
 
 @pytest.mark.parametrize(
@@ -146,7 +146,7 @@ def test_cleaning_leaves_alone_what_it_does_not_know(
         (["merge-captions", "data", "o.json", "--recursive"], "--recursive needs --full_path"),
         (
             ["merge-captions", "data", "o.json", "--caption_extension", ".cap"],
-            "none of the 2 pictures in data",
+            "no picture in data has",
         ),
         (["merge-captions", "data", "o.json", "--in_json", "no.json"], "--in_json no.json cannot be read"),
         (["merge-captions", "data", "o.json", "--in_json", "list.json"], "is no metadata file"),
@@ -158,7 +158,7 @@ def test_cleaning_leaves_alone_what_it_does_not_know(
         (["resize-images", "empty", "o"], "empty has no pictures"),
         (["resize-images", "data", "o", "--max_resolution", "512"], "--max_resolution has '512'"),
         (["resize-images", "data", "o", "--divisible_by", "0"], "--divisible_by is 0"),
-        (["resize-images", "broken", "o"], "none of the 1 pictures in broken can be read"),
+        (["resize-images", "broken", "o"], "no picture in broken can be read"),
         (["prepare-buckets", "data", "list.json", "o.json", "no.ckpt"], "MODEL_NAME_OR_PATH is no.ckpt"),
         (
             ["prepare-buckets", "data", "list.json", "o.json", "m", "--bucket_reso_steps", "4"],
@@ -303,7 +303,7 @@ def test_what_gets_no_training_size_is_named(
     assert sizes == {"gone": None, "broken": None, "picture_00": [512, 512]}
     assert "picture_00.webp is left out: another picture has its name" in caplog.text
     assert "broken.png is left out: not a picture" in caplog.text
-    assert "2 of 3 records have no picture" in caplog.text
+    assert "2 of 3 records: no picture" in caplog.text
 
 
 def test_the_run_that_encodes_has_what_was_asked_for(model: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from statistics import median
 
 from sfumato.config.dataset import DatasetConfig
@@ -28,20 +29,19 @@ def collect(run: Run) -> Report:
     """
     family, config, complaints = family_for(run) if run.family else None, run[ReportConfig], Complaints()
     latents = family.latents if family else None
-    plans = blueprint.plans(run, size_multiple=latents.downscale * latents.patch if latents else 8)
-    training_set = dataset.read(plans, run[LengthConfig].seed or 0, complaints=complaints)
-    if training_set.validation is not None:
-        num = sum(len(found.pictures) for found in training_set.validation.sets)
-        complaints.note(f"{num} pictures are held back for validation and not told of here", kind="held back")
-    pictures = _first_epoch(training_set, run[LengthConfig])
+    multiple, seed = latents.downscale * latents.patch if latents else 8, run[LengthConfig].seed or 0
+    plans = blueprint.plans(run, size_multiple=multiple, seed=seed)
+    training_set = dataset.read(plans, seed, complaints=complaints)
+    found = _Found.of(training_set)
+    pictures = _first_epoch(found, run[LengthConfig])
     readers = family.readers() if family else {}
     _count_tokens(pictures, readers)
     if not config.skip_pixels:
         _look(pictures)
-    datasets = [_data_set(number, found, pictures) for number, found in enumerate(training_set.sets)]
+    datasets = [_data_set(found, number, pictures) for number in range(len(found.sets))]
     lengths = {name: _lengths(name, reader, pictures) for name, reader in readers.items()}
     if config.html and not config.skip_pixels:
-        _make_thumbnails(training_set, pictures, config.thumbnails)
+        _make_thumbnails(found.sets, pictures, config.thumbnails)
     source = run[DatasetConfig].dataset_config or run[DatasetConfig].train_data_dir
     return Report(
         source=printable(str(source)),
@@ -54,23 +54,54 @@ def collect(run: Run) -> Report:
     )
 
 
-def _first_epoch(training_set: TrainingSet, length: LengthConfig) -> list[Shown]:
+@dataclass(frozen=True)
+class _Found:
+    """The pictures to train on, and behind them those that are held back.
+
+    Attributes:
+        sets: of both.
+        num_trained: sets that are trained.
+    """
+
+    trained: TrainingSet
+    held_back: TrainingSet | None
+    sets: Sequence[PictureSet]
+    num_trained: int
+
+    @classmethod
+    def of(cls, trained: TrainingSet) -> _Found:
+        held_back = trained.validation
+        return cls(
+            trained, held_back, [*trained.sets, *(held_back.sets if held_back else ())], len(trained.sets)
+        )
+
+
+def _first_epoch(found: _Found, length: LengthConfig) -> list[Shown]:
     """Return each picture as its first showing in the first epoch has it, by data set and index."""
+    training_set = found.trained
     batches = training_set.batches(1, num_per_step=length.gradient_accumulation_steps)
     num_steps = -(-len(batches) // length.gradient_accumulation_steps)
     epochs = length.max_train_epochs
     training_set.max_steps = epochs * num_steps if epochs else length.max_train_steps
     shown = [_shown(training_set, plan, item) for plan in batches for item in plan.items if item.repeat == 0]
+    if held_back := found.held_back:
+        items = ((plan, item) for plan in held_back.batches(1) for item in plan.items)
+        shown += [_shown(held_back, plan, item, behind=found.num_trained) for plan, item in items]
     return sorted(shown, key=lambda picture: (picture.dataset, picture.index))
 
 
-def _shown(training_set: TrainingSet, plan: BatchPlan, item: Item) -> Shown:
+def _shown(training_set: TrainingSet, plan: BatchPlan, item: Item, *, behind: int = 0) -> Shown:
+    """Return how a picture is shown.
+
+    Args:
+        behind: data sets that come before those of `training_set`, if its pictures are held back.
+    """
     pictures = training_set.sets[plan.dataset]
     picture, caption, view = training_set.showing(plan, item)
     mask = pictures.mask(item.picture)
     return Shown(
         path=picture.path,
-        dataset=plan.dataset,
+        dataset=plan.dataset + behind,
         index=item.picture,
         size=picture.size,
         resized=view.framing.resized,
@@ -81,6 +112,7 @@ def _shown(training_set: TrainingSet, plan: BatchPlan, item: Item) -> Shown:
         is_reg=pictures.subset(item.picture).is_reg,
         caption=caption,
         mask="" if mask is None else mask.path or ALPHA,
+        is_held_back=behind > 0,
     )
 
 
@@ -112,23 +144,25 @@ def _look(pictures: Sequence[Shown]) -> None:
         shown.alike, shown.group = alike.get(shown.path, ("", 0))
 
 
-def _data_set(number: int, found: PictureSet, pictures: Sequence[Shown]) -> DataSet:
+def _data_set(found: _Found, number: int, pictures: Sequence[Shown]) -> DataSet:
+    pictures_of = found.sets[number]
     own = [shown for shown in pictures if shown.dataset == number]
     by_size: dict[tuple[int, int], list[Shown]] = {}
     for shown in own:
         by_size.setdefault(shown.bucket, []).append(shown)
-    plan = found.plan
-    subsets = [*found.pictures.subsets]
+    plan = pictures_of.plan
+    subsets = [*pictures_of.pictures.subsets]
     return DataSet(
         resolution=plan.buckets.resolution,
         has_buckets=plan.buckets.enabled,
         batch_size=plan.batch_size,
-        num_batches=sum(-(-len(items) // plan.batch_size) for items in found.buckets.values()),
+        num_batches=sum(-(-len(items) // plan.batch_size) for items in pictures_of.buckets.values()),
         folders=tuple(
             Folder(printable(str(subset.source)), subsets.count(index), subset.num_repeats, subset.is_reg)
             for index, subset in enumerate(plan.subsets)
         ),
         buckets=tuple(Bucket.of(size, members) for size, members in sorted(by_size.items())),
+        is_held_back=number >= found.num_trained,
     )
 
 
@@ -138,10 +172,10 @@ def _lengths(name: str, reader: Reader, pictures: Sequence[Shown]) -> Lengths:
     return Lengths(reader.length, min(counts), median(counts), max(counts), num_cut)
 
 
-def _make_thumbnails(training_set: TrainingSet, pictures: Sequence[Shown], most: int) -> None:
+def _make_thumbnails(sets: Sequence[PictureSet], pictures: Sequence[Shown], most: int) -> None:
     for shown in _chosen(pictures, most):
         shown.thumbnail = looking.thumbnail(shown.path)
-        source = training_set.sets[shown.dataset].mask(shown.index)
+        source = sets[shown.dataset].mask(shown.index)
         if source is not None:
             shown.mask_thumbnail = looking.mask_thumbnail(shown.path, source)
 

@@ -7,6 +7,7 @@ from html import escape
 from pathlib import Path, PurePath
 
 from sfumato.data.complaints import printable
+from sfumato.log import plural
 from sfumato.tools.inspection.problems import marks
 from sfumato.tools.inspection.report import Bucket, DataSet, Lengths, Problem, Report, Shown
 
@@ -37,9 +38,10 @@ def _head(report: Report) -> Iterable[str]:
     yield "<h1>What the model will see</h1>"
     yield f'<p class="path faint">{escape(report.source)}</p>'
     tiles = {
-        "pictures": len(report.pictures),
+        "pictures": report.num_trained,
         "shown in an epoch": report.num_shown,
-        "batches an epoch": sum(found.num_batches for found in report.datasets),
+        "batches an epoch": sum(found.num_batches for found in report.datasets if not found.is_held_back),
+        **({"held back": report.num_held_back} if report.num_held_back else {}),
         "buckets": sum(len(found.buckets) for found in report.datasets),
         "problems": report.num_serious,
     }
@@ -67,14 +69,16 @@ def _problems(problems: Sequence[Problem]) -> Iterable[str]:
 def _data_set(number: int, found: DataSet) -> str:
     width, height = found.resolution
     folders = "".join(
-        f'<p class="faint"><span class="path">{escape(folder.path)}</span>: {folder.num_pictures:,} pictures '
-        f"&times; {folder.num_repeats}{', regularisation' if folder.is_reg else ''}</p>"
+        f'<p class="faint"><span class="path">{escape(folder.path)}</span>: {folder.num_pictures:,} '
+        f"{plural(folder.num_pictures, 'picture')} &times; {folder.num_repeats}"
+        f"{', regularisation' if folder.is_reg else ''}</p>"
         for folder in found.folders
     )
     most = max((bucket.num_pictures for bucket in found.buckets), default=1)
     rows = "".join(_bucket(bucket, most) for bucket in found.buckets)
     names = "pictures", "shown", "enlarged", "shrunk", "cropped, mean", "most"
-    title = f"Data set {number}: {width} &times; {height}, batches of {found.batch_size}"
+    held_back = " (held back for validation)" if found.is_held_back else ""
+    title = f"Data set {number}{held_back}: {width} &times; {height}, batches of {found.batch_size}"
     return (
         f'<div class="panel"><h3>{title}</h3>{folders}<div class="scroll"><table><tr><th>size</th>'
         f"{''.join(f'<th>{name}</th>' for name in names)}<th></th></tr>{rows}</table></div></div>"
@@ -153,6 +157,7 @@ def _card(shown: Shown) -> str:
     plain = [f"{shown.num_repeats} times an epoch"] if shown.num_repeats != 1 else []
     plain += ["mirrored"] if shown.is_flipped else []
     plain += ["regularisation"] if shown.is_reg else []
+    plain += ["held back"] if shown.is_held_back else []
     plain += [f"{name}: {count}" for name, count in shown.tokens.items()]
     crop = f", crop {shown.loss:.0%}" if shown.loss >= 0.005 else ""
     (width, height), (new_width, new_height) = shown.size, shown.bucket

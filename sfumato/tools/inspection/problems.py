@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePath
 
 from sfumato.data.complaints import Complaint, Complaints, printable
+from sfumato.log import counted, plural
 from sfumato.tools.inspection.report import DataSet, Lengths, Problem, Severity, Shown
 
 MUCH_ENLARGED = 1.25
@@ -97,8 +98,9 @@ def _cut_off(pictures: Sequence[Shown], lengths: Mapping[str, Lengths]) -> Probl
         printable(f"{s.path}: {max(s.tokens.values())} tokens, unread: {_start(s.cut_off)}") for s in cut
     )
     limit = max((length.limit for length in lengths.values()), default=0)
-    message = f"{len(lines)} captions are longer than the {limit} tokens that are read"
-    return _problem("cut off", "warning", f"{message}; shorten them, or have more tokens read", lines)
+    number = counted(len(lines), "caption is", "captions are")
+    message = f"{number} longer than the {limit} tokens that are read"
+    return _problem("cut off", "warning", f"{message}; shorten {_it(lines)}, or have more tokens read", lines)
 
 
 def _alike(pictures: Sequence[Shown]) -> Problem | None:
@@ -107,9 +109,8 @@ def _alike(pictures: Sequence[Shown]) -> Problem | None:
         if shown.group:
             groups.setdefault(shown.group, {})[shown.path] = None
     lines = tuple(_equation(list(group)) for group in groups.values())
-    message = (
-        f"{len(lines)} groups of pictures look alike and count as often as they are there; keep one of each"
-    )
+    number = counted(len(lines), "group of pictures looks", "groups of pictures look")
+    message = f"{number} alike, and each picture counts as often as it is there; keep one of each"
     return _problem("look alike", "warning", message, lines)
 
 
@@ -124,18 +125,22 @@ def _read_in_part(pictures: Sequence[Shown], lengths: Mapping[str, Lengths]) -> 
     for name, length in lengths.items():
         longer = [s for s in pictures if s.tokens[name] > length.limit and not s.cut_off]
         lines = tuple(f"{printable(s.path)}: {s.tokens[name]} tokens" for s in longer)
-        message = f"{len(lines)} captions are longer than the {length.limit} tokens that {name} reads"
-        found += [_problem("read in part", "note", f"{message}; another text encoder reads them", lines)]
+        number = counted(len(lines), "caption is", "captions are")
+        message = f"{number} longer than the {length.limit} tokens that {name} reads"
+        found += [
+            _problem("read in part", "note", f"{message}; another text encoder reads {_it(lines)}", lines)
+        ]
     return [problem for problem in found if problem is not None]
 
 
 def _small_buckets(datasets: Sequence[DataSet]) -> list[Problem]:
     found = []
-    for dataset in datasets:
+    for dataset in (found for found in datasets if not found.is_held_back):
         small = [b for b in dataset.buckets if b.num_shown < dataset.batch_size]
         lines = tuple(f"{_size(b.size)}: {b.num_shown} in an epoch" for b in small)
         message = (
-            f"{len(lines)} buckets hold less than a batch of {dataset.batch_size}; more repeats, or a larger "
+            f"{counted(len(lines), 'bucket holds', 'buckets hold')} less than a batch of "
+            f"{dataset.batch_size}; more repeats, or a larger "
         )
         found += [
             _problem("small buckets", "note", f"{message}bucket_reso_steps, make fuller batches", lines)
@@ -148,11 +153,11 @@ def _problem(kind: str, severity: Severity, message: str, lines: tuple[str, ...]
 
 
 def _pictures(lines: Sequence[str]) -> str:
-    return "1 picture" if len(lines) == 1 else f"{len(lines)} pictures"
+    return counted(len(lines), "picture")
 
 
 def _it(lines: Sequence[str]) -> str:
-    return "it" if len(lines) == 1 else "them"
+    return plural(len(lines), "it", "them")
 
 
 def _size(size: tuple[int, int]) -> str:

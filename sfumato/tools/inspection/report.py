@@ -43,6 +43,7 @@ class Shown:
         is_flipped: whether it is mirrored.
         caption: as the text encoders get it.
         mask: its loss mask's file, or ALPHA; "" without one.
+        is_held_back: whether it is not trained, but measures the loss.
         tokens: the caption's length by text encoder.
         cut_off: the end of the caption that no text encoder reads.
         fault: why its pixels cannot be decoded; "" if they can, or nobody looked.
@@ -63,6 +64,7 @@ class Shown:
     is_reg: bool
     caption: str
     mask: str = ""
+    is_held_back: bool = False
     tokens: dict[str, int] = field(default_factory=dict)
     cut_off: str = ""
     fault: str = ""
@@ -126,7 +128,11 @@ class Folder:
 
 @dataclass(frozen=True)
 class DataSet:
-    """Pictures that are trained at the same resolution and batch size."""
+    """Pictures that are trained at the same resolution and batch size.
+
+    Attributes:
+        is_held_back: whether they are not trained, but measure the loss.
+    """
 
     resolution: Size
     has_buckets: bool
@@ -134,6 +140,12 @@ class DataSet:
     num_batches: int
     folders: tuple[Folder, ...]
     buckets: tuple[Bucket, ...]
+    is_held_back: bool = False
+
+    @property
+    def occasion(self) -> str:
+        """When all of them are shown, in words."""
+        return "a measurement" if self.is_held_back else "an epoch"
 
 
 @dataclass(frozen=True)
@@ -173,7 +185,17 @@ class Report:
     @property
     def num_shown(self) -> int:
         """Showings in an epoch, repeats counted."""
-        return sum(shown.num_repeats for shown in self.pictures)
+        return sum(shown.num_repeats for shown in self.pictures if not shown.is_held_back)
+
+    @property
+    def num_trained(self) -> int:
+        """Pictures that are trained."""
+        return len(self.pictures) - self.num_held_back
+
+    @property
+    def num_held_back(self) -> int:
+        """Pictures that measure the loss."""
+        return sum(shown.is_held_back for shown in self.pictures)
 
     @property
     def num_serious(self) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
+from sfumato.log import counted
 from sfumato.tools.inspection.report import Bucket, DataSet, Lengths, Problem, Report
 
 _MOST_DETAILS = 5
@@ -24,7 +25,9 @@ def as_text(report: Report) -> str:
 
 
 def _title(report: Report) -> str:
-    shown = f"{len(report.pictures)} pictures, {report.num_shown} shown in an epoch"
+    shown = f"{counted(report.num_trained, 'picture')}, {report.num_shown} shown in an epoch"
+    if report.num_held_back:
+        shown += f", and {report.num_held_back} held back for validation"
     skipped = "" if report.is_complete else "; their pixels were not looked at"
     return f"{report.source}: {shown}{skipped}"
 
@@ -42,13 +45,14 @@ def _problems(problems: Sequence[Problem]) -> Iterator[str]:
 def _data_set(number: int, found: DataSet) -> Iterator[str]:
     width, height = found.resolution
     yield ""
+    held_back = " (held back for validation)" if found.is_held_back else ""
     yield (
-        f"Data set {number}: resolution {width}x{height}, batch size {found.batch_size}, "
-        f"{found.num_batches} batches an epoch"
+        f"Data set {number}{held_back}: resolution {width}x{height}, batch size {found.batch_size}, "
+        f"{counted(found.num_batches, 'batch', 'batches')} {found.occasion}"
     )
     for folder in found.folders:
         kind = ", regularisation" if folder.is_reg else ""
-        yield f"  {folder.path}: {folder.num_pictures} pictures x {folder.num_repeats}{kind}"
+        yield f"  {folder.path}: {counted(folder.num_pictures, 'picture')} x {folder.num_repeats}{kind}"
     yield "  bucket       pictures  shown  enlarged  shrunk  cropped away (mean, most)"
     most = max((bucket.num_pictures for bucket in found.buckets), default=1)
     yield from (_bucket(bucket, most) for bucket in found.buckets)

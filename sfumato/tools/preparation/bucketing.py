@@ -15,7 +15,7 @@ from sfumato.data.buckets import Buckets, round_limits
 from sfumato.data.complaints import Complaints, printable
 from sfumato.data.images import BrokenPictureError, read_size
 from sfumato.errors import UserError
-from sfumato.log import progress
+from sfumato.log import counted, progress
 from sfumato.models.bases import run_naming
 from sfumato.models.hub import located
 from sfumato.tools.preparation import records
@@ -52,8 +52,11 @@ def prepared(options: BucketingConfig) -> Run:
         found.setdefault(key, {})["train_resolution"] = [side // _UNIT * _UNIT for side in bucket]
     if strangers := [key for key, record in found.items() if "train_resolution" not in record]:
         logger.warning(
-            "%d of %d records have no picture in %s that can be read, and no training size, the first is %s",
-            *(len(strangers), len(found), options.train_data_dir, printable(strangers[0])),
+            "%d of %s: no picture in %s that can be read, and no training size, the first is %s",
+            len(strangers),
+            counted(len(found), "record"),
+            options.train_data_dir,
+            printable(strangers[0]),
         )
     records.write(Path(options.out_json), found)
     return run

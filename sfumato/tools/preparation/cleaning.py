@@ -12,7 +12,7 @@ from pathlib import Path
 
 from sfumato.config.preparation import CleaningConfig
 from sfumato.data.complaints import printable
-from sfumato.log import progress
+from sfumato.log import counted, progress
 from sfumato.tools.preparation import records
 
 logger = logging.getLogger(__name__)
@@ -65,7 +65,8 @@ def clean(options: CleaningConfig) -> None:
                 logger.info("%s: %s -> %s", printable(key), printable(text), printable(record[kind]))
     for kind, keys in lacking.items():
         first = printable(keys[0])
-        logger.warning("%d of %d pictures have no %s, the first is %s", len(keys), len(found), kind, first)
+        number = counted(len(found), "picture")
+        logger.warning("%d of %s without %s, the first is %s", len(keys), number, kind, first)
     records.write(Path(options.out_json), found)
 
 

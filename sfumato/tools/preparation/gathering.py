@@ -12,7 +12,7 @@ from sfumato.data import caption_files
 from sfumato.data.caption_files import UnreadableCaptionError
 from sfumato.data.complaints import printable
 from sfumato.errors import UserError
-from sfumato.log import progress
+from sfumato.log import counted, progress
 from sfumato.tools.preparation import records
 
 logger = logging.getLogger(__name__)
@@ -38,12 +38,11 @@ def gather(options: GatheringConfig, kind: Literal["caption", "tags"]) -> None:
             logger.info("%s: %s", printable(str(picture)), printable(text))
     if not num_read:
         raise UserError(
-            f"none of the {len(pictures)} pictures in {options.train_data_dir} has a {options.suffix} file; "
-            "give --caption_extension"
+            f"no picture in {options.train_data_dir} has a {options.suffix} file; give --caption_extension"
         )
     if num_read < len(pictures):
         missing = len(pictures) - num_read
-        logger.warning("%d of %d pictures have no %s file", missing, len(pictures), options.suffix)
+        logger.warning("%d of %s without %s file", missing, counted(len(pictures), "picture"), options.suffix)
     records.write(out, found)
 
 

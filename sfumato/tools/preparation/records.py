@@ -16,6 +16,7 @@ from typing import Any
 from sfumato.checkpoints.atomic import atomic_file
 from sfumato.data.images import SUFFIXES
 from sfumato.errors import UserError
+from sfumato.log import counted
 
 Records = dict[str, dict[str, Any]]
 
@@ -46,7 +47,7 @@ def write(path: Path, records: Records) -> None:
     """Write the records, whole or not at all."""
     with atomic_file(path) as file:
         file.write(json.dumps(records, indent=2, ensure_ascii=False).encode("utf-8"))
-    logger.info("%d pictures are in %s", len(records), path)
+    logger.info("%s now in %s", counted(len(records), "picture"), path)
 
 
 def pictures(folder: str, *, recursive: bool) -> list[Path]:

@@ -19,7 +19,7 @@ from sfumato.data.complaints import Complaints
 from sfumato.data.images import BrokenPictureError
 from sfumato.data.resizing import resize
 from sfumato.errors import UserError
-from sfumato.log import progress
+from sfumato.log import counted, progress
 
 JPEG_QUALITY = 100
 """These copies are encoded once more, as latents; what JPEG loses would be learned."""
@@ -47,9 +47,10 @@ def shrink(options: ShrinkingConfig) -> None:
                 complaints.leave_out(str(path), str(error))
             bar.update()
     if len(complaints.broken) == len(pictures):
-        raise UserError(f"none of the {len(pictures)} pictures in {source} can be read")
+        raise UserError(f"no picture in {source} can be read")
     _copy(others, pictures, target, options)
-    logger.info("copies of %d pictures are in %s", len(pictures) - len(complaints.broken), target)
+    number = counted(len(pictures) - len(complaints.broken), "picture")
+    logger.info("copies of %s are in %s", number, target)
 
 
 def fit_area(size: Size, limit: Size, divisible_by: int) -> tuple[Size, Size]:

@@ -286,7 +286,7 @@ def test_a_file_that_lacks_tensors_or_has_strange_ones_is_refused(
     tensors = load_file(files.transformer)
     path = tmp_path / "x.safetensors"
     save_file({k: v for k, v in tensors.items() if k != "single_blocks.1.linear2.weight"}, path)
-    with pytest.raises(UserError, match=r"lacks 1 tensors .*single_blocks\.1\.linear2\.weight"):
+    with pytest.raises(UserError, match=r"lacks 1 tensor .*single_blocks\.1\.linear2\.weight"):
         family_of(files, transformer=path).load("denoiser", torch.float32, CPU)
     save_file(tensors | {"strange.weight": torch.zeros(1)}, path)
     with pytest.raises(UserError, match=r"strange\.weight"):

@@ -435,7 +435,7 @@ def test_a_layer_that_the_text_encoder_has_not_is_found_before_loading(
 def test_a_missing_tensor_is_named(tmp_path: Path) -> None:
     base = write("sd1", tmp_path)
     cut_unet(base.path)
-    with pytest.raises(UserError, match=r"lacks 1 tensors of a Stable Diffusion UNet, .*norm.weight"):
+    with pytest.raises(UserError, match=r"lacks 1 tensor of a Stable Diffusion UNet, .*norm.weight"):
         family_of("sd1", base.path, None).load(DENOISER, torch.float32, CPU)
 
 
