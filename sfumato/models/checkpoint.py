@@ -15,7 +15,7 @@ from torch import nn
 
 from sfumato.checkpoints.tensors import SUFFIXES, TensorReader, open_tensors
 from sfumato.errors import UserError
-from sfumato.models import autoencoder, openclip, text_encoders, unet, unet_names
+from sfumato.models import autoencoder, hub, openclip, text_encoders, unet, unet_names
 from sfumato.models.family import DENOISER, VAE
 from sfumato.models.recognise import describe, recognise
 from sfumato.models.views import View, view_of
@@ -191,8 +191,11 @@ class Checkpoint:
             raise UserError(f"--{OPTION} is not given; it must name {self.layout.what}")
         if not source.exists():
             lacks = self.is_folder and source != self.vae and self.path is not None and self.path.exists()
-            reason = "lacks that folder" if lacks else "does not exist"
-            raise UserError(f"{self._option(part)} is {source}, which {reason}; give {self._wanted(part)}")
+            reason, remedy = "lacks that folder" if lacks else "does not exist", f"give {self._wanted(part)}"
+            if hub.is_name(source):
+                reason = "is neither a path nor a model in the hub's cache"
+                remedy = f"fetch it with `hf download {source.as_posix()}`, or {remedy}"
+            raise UserError(f"{self._option(part)} is {source}, which {reason}; {remedy}")
         return source
 
     def _option(self, part: str) -> str:

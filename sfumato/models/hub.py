@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from sfumato.checkpoints.pickles import SUFFIXES as PICKLES
+from sfumato.checkpoints.tensors import SUFFIXES
+
 
 def located(name: str | None) -> Path | None:
     """Return the path that a file, a folder or a hub's model name stands for; None for no name.
@@ -15,6 +18,12 @@ def located(name: str | None) -> Path | None:
         return None
     path = Path(name)
     return path if path.exists() else _cached(name) or path
+
+
+def is_name(path: Path) -> bool:
+    """Return whether a path that does not exist reads like a model's name on the hub: `owner/model`."""
+    is_pair = len(path.parts) == 2 and not path.is_absolute() and path.parts[0] not in ("..", "~")
+    return is_pair and not path.parent.exists() and path.suffix.lower() not in {*SUFFIXES, *PICKLES}
 
 
 def _cached(name: str) -> Path | None:

@@ -16,7 +16,7 @@ from sfumato.config.images import ImageConfig
 from sfumato.config.precision import PrecisionConfig
 from sfumato.config.preparation import BucketingConfig
 from sfumato.config.run import Run
-from sfumato.data import blueprint, dataset
+from sfumato.data import blueprint, dataset, index
 from sfumato.data.images import read_size
 from sfumato.data.resizing import resize
 from sfumato.errors import UserError
@@ -199,6 +199,7 @@ def test_copies_are_made_in_every_size_and_other_files_copied(tmp_path: Path) ->
     tiny.pictures(source, 1, (96, 48))
     tiny.pictures(source / "below", 1)
     (source / "notes.md").write_text("x")
+    (source / index.NAME).write_text("what training found out about these files, not their copies")
     argv = [str(source), str(target), "--max_resolution", "64x64,32x32,16x16", "--divisible_by", "4"]
     assert script("tools/resize_images_to_resolution", [*argv, "--copy_associated_files"]) == 0
     assert sizes(target) == {

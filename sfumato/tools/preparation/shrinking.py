@@ -13,7 +13,7 @@ from PIL import Image
 
 from sfumato.checkpoints.atomic import atomic_file
 from sfumato.config.preparation import ShrinkingConfig
-from sfumato.data import images
+from sfumato.data import images, index
 from sfumato.data.buckets import Size, centre_crop
 from sfumato.data.complaints import Complaints
 from sfumato.data.images import BrokenPictureError
@@ -74,7 +74,7 @@ def fit_area(size: Size, limit: Size, divisible_by: int) -> tuple[Size, Size]:
 
 def _files(folder: Path) -> list[Path]:
     try:
-        return sorted(path for path in folder.iterdir() if path.is_file())
+        return sorted(path for path in folder.iterdir() if path.is_file() and path.name != index.NAME)
     except OSError as error:
         raise UserError(f"{folder} cannot be read: {error.strerror}") from error
 

@@ -1,5 +1,6 @@
 """Stable Diffusion 1, 2 and XL on tiny models in the real file formats, beside diffusers' pipelines."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -458,10 +459,16 @@ def test_another_model_is_recognised(
         family_of(asked, base.path, base.tokenizers).check([DENOISER])
 
 
-def test_a_name_that_is_no_path_and_not_in_the_hubs_cache_does_not_exist() -> None:
+def test_a_name_that_is_no_path_and_not_in_the_hubs_cache_gets_advice() -> None:
     model = ModelConfig(pretrained_model_name_or_path="nobody/no-such-model")
-    with pytest.raises(UserError, match="nobody/no-such-model, which does not exist"):
+    with pytest.raises(UserError, match="fetch it with `hf download nobody/no-such-model`, or give a"):
         family_for(Run("x", "sd", [model])).check([DENOISER])
+
+
+@pytest.mark.parametrize("path", ["nobody/model.ckpt", "tests/no-such-model", "../model", "a/b/c"])
+def test_a_path_that_does_not_exist_is_no_name_on_the_hub(path: str) -> None:
+    with pytest.raises(UserError, match=f"is {re.escape(path)}, which does not exist; give a Stable"):
+        family_for(Run("x", "sd", [ModelConfig(pretrained_model_name_or_path=path)])).check([DENOISER])
 
 
 def test_a_model_in_the_hubs_cache_is_found_by_its_name(
