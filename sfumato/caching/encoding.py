@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -19,7 +19,7 @@ from sfumato.caching.places import ALPHA, MASK, Job, LatentCache
 from sfumato.caching.store import Arrays, Record
 from sfumato.data import masks, views
 from sfumato.data.buckets import Fit, Size, crop_box
-from sfumato.data.images import BrokenPictureError
+from sfumato.data.images import BrokenPictureError, stem
 from sfumato.data.index import Index
 from sfumato.errors import UserError
 from sfumato.models.family import VAE, Family, Parts
@@ -36,6 +36,15 @@ class Decoded(NamedTuple):
     finding: tuple[str, str]
     pixels: Tensor | None = None
     mask: Tensor | None = None
+
+
+class Wanted(NamedTuple):
+    """A file with a picture's latents that there should be, and what the index is asked and says about it."""
+
+    job: Job
+    file: str
+    kind: str
+    finding: str
 
 
 @dataclass
@@ -87,20 +96,42 @@ class Encoder:
 
         That is `record` and the names of the arrays, for all pictures alike but for what differs in each.
         """
-        dataset, index = job
-        pictures = self.cache.sets[dataset]
-        table, mask = pictures.pictures, pictures.mask(index)
-        alike = (dataset, table.subsets[index], pictures.size(index), table.train_size(index), mask is None)
-        if alike not in self._recipes:
-            self._recipes[alike] = self._recipe(job)
-        kind, recipe = self._recipes[alike]
-        masked = store.picture_state(mask.path) if mask and mask.path else ""
-        return kind, f"{store.picture_state(table.paths[index])}{masked} {recipe}"
+        pictures = self.cache.sets[job[0]]
+        kind, recipe = self._recipe(job)
+        picture, partner = pictures.pictures.paths[job[1]], pictures.pictures.conditionings[job[1]]
+        return kind, _finding(str(store.picture_state(picture)), partner, recipe)
+
+    def wanted(self) -> Iterator[Wanted]:
+        """Yield the files there should be, one for each picture, and of each what `finding` says.
+
+        The state of a picture is that in which the folders were read: a hundred thousand need not be asked
+        once more. This is where a start with complete caches spends its time, so it goes over columns.
+        """
+        for dataset, pictures in enumerate(self.cache.sets):
+            table = pictures.pictures
+            recipes: dict[object, tuple[str, str, str]] = {}
+            states = zip(table.num_bytes, table.times_ns, strict=True)
+            kinds = zip(table.subsets, table.sizes, table.train_sizes, strict=False)
+            rows = zip(table.paths, table.conditionings, states, kinds, strict=True)
+            for index, (path, partner, (num_bytes, time_ns), alike) in enumerate(rows):
+                key = (alike, partner == "")
+                if key not in recipes:
+                    recipes[key] = self.cache.ending(pictures.size(index)), *self._recipe((dataset, index))
+                ending, kind, recipe = recipes[key]
+                finding = _finding(f"[{num_bytes}, {time_ns}]", partner, recipe)
+                yield Wanted((dataset, index), stem(path) + ending, kind, finding)
 
     def _recipe(self, job: Job) -> tuple[str, str]:
-        names = [self.cache.name(*job, flipped) for flipped in self.cache.flips(*job)]
-        recipe = json.dumps([*names, self.cache.mask_name(*job), self._constant(job)])
-        return f"latents{self.cache.key_suffix(*job)}", hashlib.sha256(recipe.encode()).hexdigest()[:32]
+        dataset, index = job
+        pictures = self.cache.sets[dataset]
+        has_partner = pictures.pictures.conditionings[index] != ""
+        alike = (dataset, pictures.pictures.subsets[index], pictures.fit(index)[:2], has_partner)
+        if alike not in self._recipes:
+            names = [self.cache.name(*job, flipped) for flipped in self.cache.flips(*job)]
+            recipe = json.dumps([*names, self.cache.mask_name(*job), self._constant(job)])
+            digest = hashlib.sha256(recipe.encode()).hexdigest()[:32]
+            self._recipes[alike] = f"latents{self.cache.key_suffix(*job)}", digest
+        return self._recipes[alike]
 
     def _constant(self, job: Job) -> Record:
         """Return the part of the record that many pictures share."""
@@ -152,7 +183,12 @@ class Encoder:
         (store.update if is_fresh else store.write)(path, arrays)
         if self.index is not None:
             kind, finding = decoded.finding
-            self.index.learn(kind, str(path), finding, is_own=True)
+            self.index.learn_own(kind, str(path), finding)
+
+
+def _finding(state: str, partner: str, recipe: str) -> str:
+    """Return what the index holds about valid latents of a picture in that state and with that mask."""
+    return f"{state}{store.picture_state(partner) if partner else ''} {recipe}"
 
 
 def _framing(size: Size, fit: Fit, suffix: str) -> Arrays:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from pathlib import Path
 
-from sfumato import log, seeds
+from sfumato import log
 from sfumato.caching import store
 from sfumato.caching.encoding import Decoded, Encoder
 from sfumato.caching.memory import MemoryStore
@@ -66,14 +66,14 @@ def fill_latents(
     """
     cache = LatentCache(training_set.sets, family.caches, family.latents, None if to_disk else MemoryStore())
     encoder = Encoder(cache, family, parts, "" if trust else store.model_identity(family.source(VAE)))
-    jobs = [(dataset, index) for dataset, s in enumerate(cache.sets) for index in range(len(s.pictures))]
     try:
         if to_disk:
             encoder.index = training_set.index
             if training_set.has_shared_stems:
-                _require_one_content_per_file(cache, jobs)
-            jobs = [job for job in jobs if _is_mine(cache, job, rank, world)]
-            jobs = Checker(encoder, family, training_set.index, trust).missing(jobs)
+                _require_one_content_per_file(cache)
+            jobs = Checker(encoder, family, training_set.index, trust).missing(rank, world)
+        else:
+            jobs = list(cache.jobs())
         if jobs:
             _encode_all(encoder, jobs, batch_size)
     finally:
@@ -110,10 +110,10 @@ def _ahead(
         yield [future.result() for future in futures]
 
 
-def _require_one_content_per_file(cache: LatentCache, jobs: Sequence[Job]) -> None:
+def _require_one_content_per_file(cache: LatentCache) -> None:
     """Raise UserError if two pictures, sizes, filters or masks would have latents of one name in a file."""
     found: dict[tuple[Path, str, str], object] = {}
-    for job in jobs:
+    for job in cache.jobs():
         path, suffix, pictures = cache.path(*job), cache.key_suffix(*job), cache.sets[job[0]]
         mask = pictures.mask(job[1])
         contents: dict[str, object] = {
@@ -128,11 +128,6 @@ def _require_one_content_per_file(cache: LatentCache, jobs: Sequence[Job]) -> No
                     f"{path} cannot hold latents of two {kind}, which this run asks for; use --cache_latents "
                     "without --cache_latents_to_disk, or copies of the pictures under other names"
                 )
-
-
-def _is_mine(cache: LatentCache, job: Job, rank: int, world: int) -> bool:
-    """Give all latents of one file to one process, for two must not change a file at the same time."""
-    return world == 1 or seeds.derive("cache file", os.path.basename(cache.file(*job))) % world == rank
 
 
 def _batches(cache: LatentCache, jobs: Sequence[Job], batch_size: int) -> Iterator[list[Job]]:

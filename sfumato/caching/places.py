@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from sfumato import seeds
 from sfumato.caching import store
 from sfumato.caching.memory import MemoryStore
 from sfumato.caching.store import BrokenCacheError
 from sfumato.data import masks
+from sfumato.data.buckets import Size
 from sfumato.data.images import BrokenPictureError, stem
 from sfumato.data.pictures import PictureSet
 from sfumato.errors import UserError
@@ -74,6 +77,11 @@ class LatentCache:
         # Another process found the picture broken and wrote no file.
         raise BrokenPictureError(f"{path} is missing")
 
+    def jobs(self) -> Iterator[Job]:
+        """Yield all pictures."""
+        for dataset, pictures in enumerate(self.sets):
+            yield from ((dataset, index) for index in range(len(pictures.pictures)))
+
     def path(self, dataset: int, picture: int) -> Path:
         """Return the cache file of a picture: `<base>_<width>x<height>_<family>.npz`, of its own size."""
         return Path(self.file(dataset, picture))
@@ -81,9 +89,11 @@ class LatentCache:
     def file(self, dataset: int, picture: int) -> str:
         """Return `path` as a string: a hundred thousand Path objects take their time."""
         pictures = self.sets[dataset]
-        width, height = pictures.size(picture)
-        base = stem(pictures.pictures.paths[picture])
-        return f"{base}_{width:04d}x{height:04d}{self.format.latents}"
+        return stem(pictures.pictures.paths[picture]) + self.ending(pictures.size(picture))
+
+    def ending(self, size: Size) -> str:
+        """Return what is appended to the stem of a picture of that size."""
+        return f"_{size[0]:04d}x{size[1]:04d}{self.format.latents}"
 
     def older_file(self, dataset: int, picture: int) -> str | None:
         """Return the name that sd-scripts gave the file before, where it had another."""
@@ -120,3 +130,8 @@ class LatentCache:
         """Return (height, width) of a picture's latents."""
         width, height = self.sets[dataset].fit(picture).bucket
         return height // self.space.downscale, width // self.space.downscale
+
+
+def is_mine(file: str, rank: int, world: int) -> bool:
+    """Give all that goes into one file to one process, for two must not change a file at the same time."""
+    return world == 1 or seeds.derive("cache file", os.path.basename(file)) % world == rank

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sfumato.checkpoints.atomic import atomic_file
+from sfumato.data.index import status_of
 
 Arrays = dict[str, NDArray[Any]]
 Record = Mapping[str, Any]
@@ -115,11 +116,8 @@ def as_array(tensor: Tensor) -> NDArray[Any]:
 
 def picture_state(path: str) -> list[int]:
     """Return size and time of a picture file, which tell one picture from another; [] if there is none."""
-    try:
-        status = os.stat(path)
-    except OSError:
-        return []
-    return [status.st_size, status.st_mtime_ns]
+    status = status_of(path)
+    return [status.st_size, status.st_mtime_ns] if status else []
 
 
 def is_newer(path: Path, *sources: str | Path) -> bool:

@@ -5,25 +5,28 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import tee
 from pathlib import Path
 from random import Random
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from sfumato import log, seeds
+from sfumato import log
 from sfumato.caching import store
 from sfumato.caching.memory import MemoryStore
+from sfumato.caching.places import is_mine
 from sfumato.caching.store import Arrays, BrokenCacheError, Record
 from sfumato.data import captions
+from sfumato.data.captions import CaptionSettings
 from sfumato.data.dataset import TrainingSet
 from sfumato.data.images import stem
-from sfumato.data.index import Index
+from sfumato.data.index import Index, Status
 from sfumato.data.pictures import PictureSet
 from sfumato.errors import UserError
 from sfumato.log import counted
@@ -34,6 +37,14 @@ _ADOPTED = "adopted "
 _NO_CHOICE = Random(0)  # nothing is drawn for captions that do not vary
 
 logger = logging.getLogger(__name__)
+
+
+class Wanted(NamedTuple):
+    """The file with the outputs for the caption of a picture, (data set, index)."""
+
+    picture: tuple[int, int]
+    file: str
+    caption: str
 
 
 @dataclass
@@ -68,16 +79,20 @@ class TextCache:
     def caption(self, dataset: int, picture: int) -> str:
         """Return a picture's caption as trained; it is the same in every step."""
         pictures = self.sets[dataset]
-        settings = pictures.subset(picture).captions
-        return captions.process(pictures.pictures.captions[picture], settings, _NO_CHOICE, epoch=1)
+        return _trained(pictures.pictures.captions[picture], pictures.subset(picture).captions)
 
     def path(self, dataset: int, picture: int) -> Path:
         """Return the cache file of a picture's caption: `<base><suffix>`."""
-        return Path(self.file(dataset, picture))
+        return Path(stem(self.sets[dataset].pictures.paths[picture]) + self.suffix)
 
-    def file(self, dataset: int, picture: int) -> str:
-        """Return `path` as a string: a hundred thousand Path objects take their time."""
-        return stem(self.sets[dataset].pictures.paths[picture]) + self.suffix
+    def wanted(self) -> Iterator[Wanted]:
+        """Yield the file that there should be for each picture, with the caption."""
+        for dataset, pictures in enumerate(self.sets):
+            settings, table = [subset.captions for subset in pictures.plan.subsets], pictures.pictures
+            rows = zip(table.paths, table.captions, table.subsets, strict=True)
+            for index, (path, caption, subset) in enumerate(rows):
+                caption = _trained(caption, settings[subset])
+                yield Wanted((dataset, index), stem(path) + self.suffix, caption)
 
 
 def fill_texts(
@@ -112,7 +127,8 @@ def fill_texts(
     if to_disk and training_set.has_shared_stems:
         _require_one_caption_per_file(cache)
     try:
-        todo = encoder.missing(rank, world) if to_disk else {caption: [] for caption in _captions(cache)}
+        # In memory: the different captions, in order.
+        todo = encoder.missing(rank, world) if to_disk else {caption: [] for _, _, caption in cache.wanted()}
         if todo:
             _encode_all(encoder, todo, batch_size)
     finally:
@@ -136,22 +152,14 @@ def require_constant_captions(training_set: TrainingSet) -> None:
                 )
 
 
-def _pictures(cache: TextCache) -> Iterator[tuple[int, int]]:
-    """Yield each picture as (data set, index)."""
-    for dataset, pictures in enumerate(cache.sets):
-        yield from ((dataset, index) for index in range(len(pictures.pictures)))
-
-
-def _captions(cache: TextCache) -> dict[str, None]:
-    """Return the different captions in order."""
-    return dict.fromkeys(cache.caption(*picture) for picture in _pictures(cache))
+def _trained(caption: str, settings: CaptionSettings) -> str:
+    return captions.process(caption, settings, _NO_CHOICE, epoch=1)
 
 
 def _require_one_caption_per_file(cache: TextCache) -> None:
     """Raise UserError if pictures of the same name, but for the suffix, have different captions."""
     owner: dict[str, str] = {}
-    for picture in _pictures(cache):
-        file, caption = cache.file(*picture), cache.caption(*picture)
+    for _, file, caption in cache.wanted():
         if owner.setdefault(file, caption) != caption:
             raise UserError(f"{file} cannot hold two captions; cache in memory, or use one everywhere")
 
@@ -184,14 +192,13 @@ class _Encoder:
         """Return captions of this process's share, with the files that have to be written for each."""
         found: dict[str, list[str]] = {}
         num_adopted = 0
-        for picture in _pictures(self.cache):
-            file, caption = self.cache.file(*picture), self.cache.caption(*picture)
-            if world > 1 and seeds.derive("cache file", os.path.basename(file)) % world != rank:
-                continue
-            is_valid, is_adopted = self._check(file, caption, picture)
+        share, asked = tee(wanted for wanted in self.cache.wanted() if is_mine(wanted.file, rank, world))
+        recalled = self.index.recall_all((_KIND, wanted.file) for wanted in asked)
+        for wanted, (status, known) in zip(share, recalled, strict=True):
+            is_valid, is_adopted = self._check(wanted, status, known)
             num_adopted += is_adopted
-            if not is_valid and file not in found.get(caption, ()):
-                found.setdefault(caption, []).append(file)
+            if not is_valid and wanted.file not in found.get(wanted.caption, ()):
+                found.setdefault(wanted.caption, []).append(wanted.file)
         if num_adopted:
             logger.info(
                 "%s without a record (sd-scripts writes none), newer than the caption and of the right "
@@ -222,14 +229,19 @@ class _Encoder:
         arrays[store.RECORD] = store.record_array(self._record(caption))
         for file in files:
             store.write(Path(file), arrays)
-            self.index.learn(_KIND, file, self._finding(caption), is_own=True)
+            self.index.learn_own(_KIND, file, self._finding(caption))
 
-    def _check(self, file: str, caption: str, picture: tuple[int, int]) -> tuple[bool, bool]:
-        """Return whether a file is valid, and whether that is only because nothing speaks against it."""
+    def _check(self, wanted: Wanted, status: Status, known: str | None) -> tuple[bool, bool]:
+        """Return whether a file is valid, and whether that is only because nothing speaks against it.
+
+        Args:
+            wanted: the file, and what it should hold.
+            status, known: its state, and what the index holds about it.
+        """
         if self.trust:
-            return os.path.exists(file), False
+            return status is not None, False
+        picture, file, caption = wanted
         finding = self._finding(caption)
-        known = self.index.recall(_KIND, file)
         if known in (finding, _ADOPTED + finding):
             return True, known != finding
         try:
@@ -238,7 +250,7 @@ class _Encoder:
             logger.warning("%s is damaged (%s) and made again", file, error)
             return False, False
         if is_valid:
-            self.index.learn(_KIND, file, (_ADOPTED if is_adopted else "") + finding)
+            self.index.learn(_KIND, file, (_ADOPTED if is_adopted else "") + finding, status)
         return is_valid, is_adopted
 
     def _open(self, path: Path, caption: str, picture: tuple[int, int]) -> tuple[bool, bool]:

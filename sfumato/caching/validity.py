@@ -5,16 +5,16 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import tee
 from pathlib import Path
 
 from sfumato.caching import store
-from sfumato.caching.encoding import Encoder
-from sfumato.caching.places import ALPHA, MASK, Job
+from sfumato.caching.encoding import Encoder, Wanted
+from sfumato.caching.places import ALPHA, MASK, Job, is_mine
 from sfumato.caching.store import BrokenCacheError
 from sfumato.checkpoints.atomic import atomic_file
-from sfumato.data.index import Index
+from sfumato.data.index import Index, Status
 from sfumato.log import counted
 from sfumato.models.family import Family
 
@@ -33,9 +33,18 @@ class Checker:
     trust: bool
     num_adopted: int = 0
 
-    def missing(self, jobs: Sequence[Job]) -> list[Job]:
-        """Return those whose latents must be made."""
-        found = [job for job in jobs if not self._is_valid(job)]
+    def missing(self, rank: int, world: int) -> list[Job]:
+        """Return those of this process's share whose latents must be made."""
+        share = (wanted for wanted in self.encoder.wanted() if is_mine(wanted.file, rank, world))
+        if self.trust:
+            return [wanted.job for wanted in share if not os.path.exists(wanted.file)]
+        share, asked = tee(share)
+        recalled = self.index.recall_all((wanted.kind, wanted.file) for wanted in asked)
+        found = [
+            wanted.job
+            for wanted, (status, known) in zip(share, recalled, strict=True)
+            if known != wanted.finding and not self._is_valid(wanted, status, known)
+        ]
         if self.num_adopted:
             logger.info(
                 "%s without a record (sd-scripts writes none), newer than the picture and of the right "
@@ -44,14 +53,11 @@ class Checker:
             )
         return found
 
-    def _is_valid(self, job: Job) -> bool:
-        file = self.encoder.cache.file(*job)
-        if self.trust:
-            return os.path.exists(file)
-        kind, finding = self.encoder.finding(job)
-        known = self.index.recall(kind, file)
-        if known in (finding, _ADOPTED + finding):
-            self.num_adopted += known != finding
+    def _is_valid(self, wanted: Wanted, status: Status, known: str | None) -> bool:
+        """Look into a file of which the index does not say that it is as it should be."""
+        job, file, kind, finding = wanted
+        if known == _ADOPTED + finding:
+            self.num_adopted += 1
             return True
         num_adopted = self.num_adopted
         try:
@@ -60,7 +66,8 @@ class Checker:
             logger.warning("%s is damaged (%s) and made again", file, error)
             return False
         if is_valid:
-            self.index.learn(kind, file, (_ADOPTED if self.num_adopted > num_adopted else "") + finding)
+            adopted = _ADOPTED if self.num_adopted > num_adopted else ""
+            self.index.learn(kind, file, adopted + finding, status)
         return is_valid
 
     def _took_over(self, job: Job, file: str) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 
-from sfumato.data.images import SUFFIXES, stem
+from sfumato.data.images import is_picture, stem
 
 
 def pairs(images: Iterable[str], folder: str, names: Iterable[str]) -> dict[str, str]:
@@ -15,20 +15,16 @@ def pairs(images: Iterable[str], folder: str, names: Iterable[str]) -> dict[str,
         images: file names; those with the same stem share a partner.
         names: of the files in `folder`; of several with the same stem the first in sorted order counts.
     """
-    by_stem = {stem(name): name for name in sorted(names, reverse=True) if _is_picture(name)}
+    by_stem = {stem(name): name for name in sorted(names, reverse=True) if is_picture(name)}
     return {image: os.path.join(folder, by_stem[stem(image)]) for image in images if stem(image) in by_stem}
 
 
 def surplus(used: Iterable[str], folder: str, names: Iterable[str]) -> list[str]:
     """Return the pictures in `folder` that are not among the paths `used`."""
     belonging = set(used)
-    return sorted(n for n in names if _is_picture(n) and os.path.join(folder, n) not in belonging)
+    return sorted(n for n in names if is_picture(n) and os.path.join(folder, n) not in belonging)
 
 
 def lonely(images: Sequence[str], paired: dict[str, str]) -> list[str]:
     """Return the pictures that have no partner."""
     return [image for image in images if image not in paired]
-
-
-def _is_picture(name: str) -> bool:
-    return os.path.splitext(name)[1].lower() in SUFFIXES

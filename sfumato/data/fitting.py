@@ -54,7 +54,7 @@ def checked(
 
 
 def _size(path: str, index: Index) -> Size:
-    return Header.parse(index.remember("picture", path, lambda: str(read_header(path)))).size
+    return Header.parse(index.remember("picture", path, lambda it: str(read_header(it)))).size
 
 
 def _are_alike(size: Size, other: Size) -> bool:

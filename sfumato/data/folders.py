@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from sfumato.data.images import SUFFIXES
+from sfumato.data.images import is_picture
 from sfumato.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -37,7 +37,7 @@ def subset_folders(option: str, folder: str, *, strict: bool = False) -> list[di
 def has_pictures(folder: str) -> bool:
     """Whether pictures lie in the folder itself."""
     try:
-        return any(_is_picture(name) for name in os.listdir(folder))
+        return any(is_picture(name) for name in os.listdir(folder))
     except OSError:
         return False
 
@@ -52,12 +52,8 @@ def _subset(path: str, num_repeats: int, class_tokens: str) -> dict[str, Any]:
 
 
 def _advice(found: list[os.DirEntry[str]]) -> str:
-    has_some = any(_is_picture(entry.name) for entry in found)
+    has_some = any(is_picture(entry.name) for entry in found)
     return "; move its pictures into one, 10_cat for example" if has_some else "; 10_cat for example"
-
-
-def _is_picture(name: str) -> bool:
-    return os.path.splitext(name)[1].lower() in SUFFIXES
 
 
 def _warn(message: str, strict: bool) -> None:

@@ -24,6 +24,8 @@ from sfumato.data.buckets import Size
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".avif", ".jxl"})
 """File name suffixes of pictures, in lower case; upper case is accepted too."""
 
+_ENDINGS = tuple(SUFFIXES)
+
 MAX_PIXELS = 2**29 // 3
 """Pixels of the largest picture that is read: half a gigabyte of RGB. Pillow, too, stops there."""
 
@@ -56,6 +58,11 @@ class Header(NamedTuple):
         size, _, kind = text.partition(" ")
         width, _, height = size.partition("x")
         return cls((int(width), int(height)), bool(kind))
+
+
+def is_picture(name: str) -> bool:
+    """Whether a file of that name is a picture; `.png` alone is a hidden file without a suffix."""
+    return name.lower().endswith(_ENDINGS) and name.rpartition(".")[0].strip(".") != ""
 
 
 def stem(path: str) -> str:

@@ -11,7 +11,7 @@ import logging
 import os
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from urllib.parse import quote
@@ -30,6 +30,17 @@ _TOO_RECENT_NS = 2_000_000_000
 
 logger = logging.getLogger(__name__)
 
+Status = os.stat_result | None
+"""Size and time of a file among others; None if there is none."""
+
+
+def status_of(path: str) -> Status:
+    """Return the state that a file is in."""
+    try:
+        return os.stat(path)
+    except OSError:
+        return None
+
 
 @dataclass
 class Index:
@@ -42,28 +53,43 @@ class Index:
     unusable: set[str] = field(default_factory=set)
     _folders: dict[str, _Folder] = field(default_factory=dict)
 
-    def remember(self, kind: str, path: str, find_out: Callable[[], str]) -> str:
+    def remember(self, kind: str, path: str, find_out: Callable[[str], str]) -> str:
         """Return what `find_out` says about a file; it is not called if the file is as it was."""
-        place, name = self._place(path)
-        stamp = _stamp(path)
-        known = place.known(kind).get(name, "")
-        if stamp and known.startswith(stamp):
-            return known[len(stamp) :]
-        finding = find_out()
-        place.learn(kind, name, stamp, finding)
+        folder, _, name = path.rpartition(os.sep)
+        status = status_of(path)
+        finding = _of_now(self._place(folder).known(kind).get(name), status)
+        if finding is None:
+            finding = find_out(path)
+            self.learn(kind, path, finding, status)
         return finding
 
-    def recall(self, kind: str, path: str) -> str | None:
-        """Return what was found out about a file, if it is as it was then."""
-        place, name = self._place(path)
-        known = place.known(kind).get(name)
-        stamp = _stamp(path) if known else ""
-        return known[len(stamp) :] if known and stamp and known.startswith(stamp) else None
+    def recall_all(self, files: Iterable[tuple[str, str]]) -> Iterator[tuple[Status, str | None]]:
+        """Yield of each file its state and what was found out about it, if that is known and it is as it was.
 
-    def learn(self, kind: str, path: str, finding: str, *, is_own: bool = False) -> None:
-        """Note a finding about a file; `is_own` if this process wrote it, so that it is settled at once."""
-        place, name = self._place(path)
-        place.learn(kind, name, _stamp(path), finding, is_settled=is_own)
+        Args:
+            files: (kind, path); those of one folder are best neighbours.
+        """
+        at, asked, known = "", "", dict[str, str]()
+        with closing(_Asker()) as asker:
+            for kind, path in files:
+                folder, _, name = path.rpartition(os.sep)
+                if kind != asked or folder != at:
+                    at, asked, known = folder, kind, self._place(folder).known(kind)
+                status = asker.status(path, folder, name)
+                yield status, _of_now(known.get(name), status)
+
+    def learn(self, kind: str, path: str, finding: str, status: Status) -> None:
+        """Note a finding about a file in the state that it had before it was opened."""
+        folder, _, name = path.rpartition(os.sep)
+        place = self._place(folder)
+        if status and status.st_mtime_ns < place.too_recent_ns:
+            place.learn(kind, name, status, finding)
+
+    def learn_own(self, kind: str, path: str, finding: str) -> None:
+        """Note a finding about a file that this process has just written, so that it is settled at once."""
+        folder, _, name = path.rpartition(os.sep)
+        if status := status_of(path):
+            self._place(folder).learn(kind, name, status, finding)
 
     def save(self) -> None:
         """Write what is new, and let go of the rest."""
@@ -79,12 +105,42 @@ class Index:
             self.unusable.add(folder)
             logger.info("%s has no index of its files (%s): they are read at every start", folder, error)
 
-    def _place(self, path: str) -> tuple[_Folder, str]:
-        folder, _, name = path.rpartition(os.sep)
-        place = self._folders.get(folder)
-        if place is None:
-            place = self._folders[folder] = _Folder(folder)
-        return place, name
+    def _place(self, folder: str) -> _Folder:
+        if folder not in self._folders:
+            self._folders[folder] = _Folder(folder)
+        return self._folders[folder]
+
+
+@dataclass
+class _Asker:
+    """Asks for the states of files; relative to their folder, for the way there takes a fifth of the time."""
+
+    _folder: str = ""
+    _descriptor: int | None = None
+
+    def status(self, path: str, folder: str, name: str) -> Status:
+        if folder != self._folder:
+            self.close()
+            self._folder, self._descriptor = folder, _opened(folder)
+        if self._descriptor is None:
+            return status_of(path)
+        try:
+            return os.stat(name, dir_fd=self._descriptor)
+        except OSError:
+            return None
+
+    def close(self) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+
+def _opened(folder: str) -> int | None:
+    """Return a descriptor of a folder, or None where files cannot be asked for by one."""
+    try:
+        return os.open(folder, os.O_RDONLY) if os.stat in os.supports_dir_fd else None
+    except OSError:
+        return None
 
 
 @dataclass
@@ -106,13 +162,12 @@ class _Folder:
             self._known[kind] = self._read(kind)
         return self._known[kind]
 
-    def learn(self, kind: str, name: str, stamp: str, finding: str, *, is_settled: bool = False) -> None:
-        if not stamp or not (is_settled or int(stamp.split()[1]) < self.too_recent_ns):
-            return
+    def learn(self, kind: str, name: str, status: os.stat_result, finding: str) -> None:
+        stamped = _stamp(status) + finding
         with suppress(UnicodeEncodeError):  # a name that is not valid text cannot be a key
             name.encode()
-            self.known(kind)[name] = stamp + finding
-            self.learned.append((kind, name, stamp + finding))
+            self.known(kind)[name] = stamped
+            self.learned.append((kind, name, stamped))
 
     def save(self) -> None:
         try:
@@ -163,10 +218,12 @@ def _version(connection: sqlite3.Connection) -> int:
     return connection.execute("PRAGMA user_version").fetchone()[0]
 
 
-def _stamp(path: str) -> str:
-    """Return size and time of a file, each with a blank behind it, or "" if there is none."""
-    try:
-        status = os.stat(path)
-    except OSError:
-        return ""
+def _stamp(status: os.stat_result) -> str:
+    """Return size and time of a file, each with a blank behind it."""
     return f"{status.st_size} {status.st_mtime_ns} "
+
+
+def _of_now(stamped: str | None, status: Status) -> str | None:
+    """Return what is noted about a file, if that is about its state of now."""
+    stamp = _stamp(status) if stamped and status else ""
+    return stamped[len(stamp) :] if stamped and stamp and stamped.startswith(stamp) else None

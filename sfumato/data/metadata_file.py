@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from sfumato.data.buckets import Size
 from sfumato.data.captions import CaptionSettings
-from sfumato.data.images import SUFFIXES
+from sfumato.data.images import is_picture
 from sfumato.errors import UserError
 from sfumato.log import counted, plural
 
@@ -140,7 +140,7 @@ class _Listing(NamedTuple):
             names = sorted(os.listdir(folder or "."), reverse=True)
         except OSError:
             names = []
-        pictures = [name for name in names if os.path.splitext(name)[1].lower() in SUFFIXES]
+        pictures = [name for name in names if is_picture(name)]
         return cls(frozenset(pictures), {os.path.splitext(name)[0]: name for name in pictures})
 
     def named(self, name: str) -> str | None:

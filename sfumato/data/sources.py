@@ -7,21 +7,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain
+from itertools import chain, repeat
 from typing import NamedTuple
 
 from sfumato.data import cache_info, caption_files, conditioning, fitting, metadata_file, validation
 from sfumato.data.buckets import Size
 from sfumato.data.caption_files import CaptionFile, UnreadableCaptionError
 from sfumato.data.complaints import Complaints
-from sfumato.data.images import SUFFIXES, BrokenPictureError, Header, read_header, stem
-from sfumato.data.index import Index
+from sfumato.data.images import BrokenPictureError, Header, is_picture, read_header, stem
+from sfumato.data.index import Index, Status
 from sfumato.data.plan import DatasetPlan, SubsetPlan
-from sfumato.data.table import Picture, PictureTable
+from sfumato.data.table import Picture, PictureTable, State
 from sfumato.errors import UserError
 from sfumato.log import counted, plural
 
-_ENDINGS = tuple(SUFFIXES)
 _CAPTION_SUFFIXES = (".txt", ".caption", ".tags", ".cap")
 
 
@@ -94,57 +93,50 @@ def _read_subset(
         return
     is_file = subset.metadata_file is not None
     found = (_in_metadata if is_file else _in_folder)(subset, plan, complaints, index)
-    sizes = _sizes([one.path for one in found], subset, plan, complaints, index)
-    for one, size in zip(found, sizes, strict=True):
-        if size is not None and one.caption is not None:
-            yield Picture(
-                one.path, size, one.caption, number, subset.num_repeats, one.conditioning, one.train_size
-            )
+    headers, repeats = _headers(found.paths, subset, plan, complaints, index), subset.num_repeats
+    rows = zip(headers, found.paths, found.captions, found.partners, found.train_sizes, strict=True)
+    for (header, state), path, caption, partner, train_size in rows:
+        if header is not None and caption is not None:
+            yield Picture(path, header.size, caption, number, repeats, state, partner, train_size)
 
 
 class _Found(NamedTuple):
-    """A picture before its header was read; its caption is None if that cannot be read."""
+    """Pictures before their headers are read, in columns; a caption is None if it cannot be read."""
 
-    path: str
-    caption: str | None
-    conditioning: str | None = None
-    train_size: Size | None = None
+    paths: Sequence[str] = ()
+    captions: Sequence[str | None] = ()
+    partners: Sequence[str | None] = ()
+    train_sizes: Sequence[Size | None] = ()
 
 
-def _in_metadata(
-    subset: SubsetPlan, plan: DatasetPlan, complaints: Complaints, _index: Index
-) -> list[_Found]:
+def _in_metadata(subset: SubsetPlan, plan: DatasetPlan, complaints: Complaints, _index: Index) -> _Found:
     assert subset.metadata_file is not None
     entries = metadata_file.entries(subset.metadata_file, subset.image_dir, subset.captions, complaints.warn)
-    unit = plan.size_multiple
-    return [
-        _Found(path, caption, None, size and (size[0] // unit * unit, size[1] // unit * unit))
-        for path, caption, size in entries
-    ]
+    unit, sizes = plan.size_multiple, [entry.train_size for entry in entries]
+    return _Found(
+        [entry.path for entry in entries],
+        [entry.caption for entry in entries],
+        [None] * len(entries),
+        [size and (size[0] // unit * unit, size[1] // unit * unit) for size in sizes],
+    )
 
 
-def _in_folder(subset: SubsetPlan, _plan: DatasetPlan, complaints: Complaints, index: Index) -> list[_Found]:
+def _in_folder(subset: SubsetPlan, _plan: DatasetPlan, complaints: Complaints, index: Index) -> _Found:
     folder = str(subset.image_dir)
     names = _list(folder, complaints, "image_dir")
     if names is None:
-        return []
-    images = sorted(name for name in names if name.lower().endswith(_ENDINGS) and _is_picture(name))
+        return _Found()
+    images = sorted(filter(is_picture, names))
     if not images:
         complaints.warn(f"{folder} has no pictures and is ignored; check image_dir")
-        return []
+        return _Found()
     partners = _partners(images, subset, complaints)
     if subset.conditioning_data_dir:
         images = [name for name in images if name in partners]
     captions = _captions(folder, images, names, subset, complaints, index)
     start = os.path.join(folder, "")
-    return [
-        _Found(start + name, caption, partners.get(name))
-        for name, caption in zip(images, captions, strict=True)
-    ]
-
-
-def _is_picture(name: str) -> bool:
-    return os.path.splitext(name)[1].lower() in SUFFIXES
+    paths, no_sizes = [start + name for name in images], [None] * len(images)
+    return _Found(paths, captions, [partners.get(name) for name in images], no_sizes)
 
 
 def _partners(images: Sequence[str], subset: SubsetPlan, complaints: Complaints) -> dict[str, str]:
@@ -185,34 +177,36 @@ def _list(folder: str, complaints: Complaints, key: str) -> set[str] | None:
         return None
 
 
-def _sizes(
+def _headers(
     paths: Sequence[str], subset: SubsetPlan, plan: DatasetPlan, complaints: Complaints, index: Index
-) -> Iterator[Size | None]:
-    """Yield the size of each picture, or None if it cannot be used."""
+) -> Iterator[tuple[Header | None, State]]:
+    """Yield the header of each picture, or None if it cannot be used, and the state of its file."""
     least = plan.buckets.step if plan.buckets.enabled and plan.buckets.no_upscale else 1
     animated = []
-    for path in paths:
-        header = _header(path, least, complaints, index)
+    recalled = index.recall_all(zip(repeat("picture"), paths))
+    for path, (status, finding) in zip(paths, recalled, strict=True):
+        header = Header.parse(finding) if finding else _header(path, status, complaints, index)
+        if header and min(header.size) < least:
+            width, height = header.size
+            complaints.leave_out(path, f"{width}x{height} is smaller than bucket_reso_steps {least}")
+            header = None
         if header and header.is_animated:
             animated.append(os.path.basename(path))
-        yield header.size if header else None
+        yield header, (status.st_size, status.st_mtime_ns) if status else (0, 0)
     if animated:
         number, verb = counted(len(animated), "picture"), plural(len(animated), "is", "are")
         message = f"{number} in {subset.source} {verb} animated, the first is {animated[0]}"
         complaints.note(f"{message}: of each, the first frame is trained", animated, "animated")
 
 
-def _header(path: str, least: int, complaints: Complaints, index: Index) -> Header | None:
+def _header(path: str, status: Status, complaints: Complaints, index: Index) -> Header | None:
+    """Read a header that is not known yet, or say why that cannot be done."""
     try:
-        finding = index.remember("picture", path, lambda: str(read_header(path)))
+        header = read_header(path)
     except BrokenPictureError as error:
         complaints.leave_out(path, str(error))
         return None
-    header = Header.parse(finding)
-    if min(header.size) < least:
-        width, height = header.size
-        complaints.leave_out(path, f"{width}x{height} is smaller than bucket_reso_steps {least}")
-        return None
+    index.learn("picture", path, str(header), status)
     return header
 
 
@@ -251,21 +245,23 @@ def _read_captions(
     index: Index,
 ) -> list[str | None]:
     guessed: dict[str, list[str]] = {}
-    start = os.path.join(folder, "")
-
-    def read_one(name: str, file: str) -> str | None:
-        path = start + file
+    captions: list[str | None] = []
+    start, fallback = os.path.join(folder, ""), subset.class_tokens or ""
+    recalled = index.recall_all(("caption", start + file) for file in files if file)
+    for name, file in zip(images, files, strict=True):
+        if file is None:
+            captions.append(fallback)
+            continue
+        status, finding = next(recalled)
         try:
-            found = CaptionFile.parse(index.remember("caption", path, lambda: str(caption_files.read(path))))
+            found = CaptionFile.parse(finding) if finding else _caption(start + file, status, index)
         except UnreadableCaptionError as error:
             complaints.leave_out(start + name, f"its caption {file} {error}")
-            return None
+            captions.append(None)
+            continue
         if found.encoding in caption_files.GUESSED:
             guessed.setdefault(found.encoding, []).append(file)
-        return found.caption(all_lines=subset.captions.enable_wildcard)
-
-    fallback = subset.class_tokens or ""
-    captions = [read_one(name, file) if file else fallback for name, file in zip(images, files, strict=True)]
+        captions.append(found.caption(all_lines=subset.captions.enable_wildcard))
     for encoding, named in guessed.items():
         complaints.warn(
             f"{counted(len(named), 'caption file')} in {folder} {plural(len(named), 'is', 'are')} not UTF-8 "
@@ -274,6 +270,13 @@ def _read_captions(
             "encoding",
         )
     return captions
+
+
+def _caption(path: str, status: Status, index: Index) -> CaptionFile:
+    """Read a caption file that is not known yet."""
+    found = caption_files.read(path)
+    index.learn("caption", path, str(found), status)
+    return found
 
 
 def _name_twins(folder: str, images: Sequence[str], complaints: Complaints) -> None:

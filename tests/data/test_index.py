@@ -48,6 +48,10 @@ def read(path: Path) -> TrainingSet:
     return dataset.read([plan(subset(path))], seed=1)
 
 
+def note(known: Index, kind: str, path: Path, finding: str) -> None:
+    known.learn(kind, str(path), finding, index.status_of(str(path)))
+
+
 def rows(path: Path) -> set[tuple[str, str]]:
     with closing(sqlite3.connect(path / index.NAME)) as connection:
         return set(connection.execute("SELECT kind, name FROM findings"))
@@ -131,7 +135,7 @@ def test_a_folder_that_cannot_hold_an_index_does_without_and_says_so_once(
     (cats / index.NAME).mkdir()
     with caplog.at_level(logging.INFO):
         training_set = read(cats)
-        training_set.index.learn("other", str(cats / "im0.png"), "x")
+        note(training_set.index, "other", cats / "im0.png", "x")
         training_set.index.save()
     assert caplog.text.count(f"{cats} has no index of its files") == 1
     opened.clear()
@@ -150,20 +154,36 @@ def test_names_that_are_no_text_are_read_each_time(tmp_path: Path, opened: list[
 
 
 def test_what_was_found_out_counts_for_this_finding_and_this_file_alone(cats: Path) -> None:
-    path, known = str(cats / "im0.png"), Index()
-    known.learn("latents", path, "vae a")
+    path, known = cats / "im0.png", Index()
+    note(known, "latents", path, "vae a")
     known.save()
-    assert known.recall("latents", path) == "vae a"
-    assert known.recall("texts", path) is None
-    assert known.recall("latents", str(cats / "im1.png")) is None
-    age(cats / "im0.png", LONG_AGO_NS + 1)
-    assert known.recall("latents", path) is None
+    files = [("latents", path), ("texts", path), ("latents", cats / "im1.png"), ("latents", cats / "none")]
+    recalled = list(known.recall_all((kind, str(file)) for kind, file in files))
+    assert [finding for _, finding in recalled] == ["vae a", None, None, None]
+    assert [status and status.st_mtime_ns for status, _ in recalled] == [LONG_AGO_NS] * 3 + [None]
+    age(path, LONG_AGO_NS + 1)
+    assert next(known.recall_all([("latents", str(path))]))[1] is None
+
+
+def test_files_are_found_by_relative_paths_and_where_folders_cannot_be_opened(
+    cats: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = Index()
+    for name in ("im0.png", "im1.png"):
+        note(known, "latents", cats / name, name)
+    known.save()
+    monkeypatch.chdir(cats)
+    asked = ["im0.png", "../cats/im1.png", "im1.png", str(cats / "im0.png")]
+    expected = ["im0.png", "im1.png", "im1.png", "im0.png"]
+    for supported in (os.supports_dir_fd, set()):
+        monkeypatch.setattr(os, "supports_dir_fd", supported)
+        assert [found for _, found in Index().recall_all(("latents", one) for one in asked)] == expected
 
 
 def test_several_processes_add_to_one_index(cats: Path) -> None:
     first, second = Index(), Index()
     for each, name in ((first, "im0.png"), (second, "im1.png")):
-        each.learn("latents", str(cats / name), "x")
+        note(each, "latents", cats / name, "x")
     first.save()
     second.save()
     assert {name for _, name in rows(cats)} == {"im0.png", "im1.png"}

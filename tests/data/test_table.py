@@ -12,9 +12,9 @@ from sfumato.data.order import BatchPlan, Item, Showings, plan_epoch
 from sfumato.data.table import Picture, PictureTable
 
 PICTURES = [
-    Picture("/a/ü 1.png", (640, 480), "one, two", 0, 3),
-    Picture(os.fsdecode(b"/a/\xff.png"), (1, 70_000), "", 1, 1),
-    Picture("", (2, 2), "línea\notra", 2, 2_000_000, "/masks/x.png"),
+    Picture("/a/ü 1.png", (640, 480), "one, two", 0, 3, (5, 2**61)),
+    Picture(os.fsdecode(b"/a/\xff.png"), (1, 70_000), "", 1, 1, (0, -(2**40))),
+    Picture("", (2, 2), "línea\notra", 2, 2_000_000, (2**40, 7), "/masks/x.png"),
 ]
 
 
@@ -32,8 +32,8 @@ def test_a_table_gives_back_the_pictures_that_were_put_in() -> None:
 
 def test_a_picture_takes_little_more_than_its_words() -> None:
     table = PictureTable()
-    table.extend(Picture(f"/folder/{i:06d}.png", (64, 64), "x" * 40, 0, 1) for i in range(10_000))
-    assert len(pickle.dumps(table)) < 10_000 * (18 + 40 + 48)
+    table.extend(Picture(f"/folder/{i:06d}.png", (64, 64), "x" * 40, 0, 1, (i, i)) for i in range(10_000))
+    assert len(pickle.dumps(table)) < 10_000 * (18 + 40 + 64)
 
 
 def test_an_epoch_is_a_shuffle_of_each_bucket_cut_and_shuffled_again() -> None:
