@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from sfumato.cli import requirements, start
+from sfumato.cli import requirements
 from sfumato.cli.dropins import files
 from sfumato.cli.main import main, script
 from sfumato.cli.runs import SCRIPTS
+from sfumato.cli.work import WORK, Call
 from sfumato.config.run import Run
 from sfumato.errors import UserError
 
@@ -100,7 +101,7 @@ def test_a_script_starts_with_what_was_asked_for_and_what_follows_from_it(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     runs: list[Run] = []
-    monkeypatch.setitem(start._WORK, "train", lambda run: len(runs.append(run) or []))
+    monkeypatch.setitem(WORK, "train", lambda run: len(runs.append(run) or []))
     argv = ["--cache_latents_to_disk", "--use_8bit_adam", "--min_snr_gamma", "5", "--output_name", "mine"]
     assert script("flux_train_network", argv) == 0
     values = runs[0].values()
@@ -115,7 +116,7 @@ def test_a_script_starts_with_what_was_asked_for_and_what_follows_from_it(
 def test_secrets_never_reach_the_log(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setitem(start._WORK, "train", lambda run: 0)
+    monkeypatch.setitem(WORK, "train", lambda run: 0)
     assert script("flux_train_network", ["--wandb_api_key", "s3cret", "--huggingface_token", "s3cret"]) == 0
     shown = capsys.readouterr()
     assert "WANDB_API_KEY" in shown.err
@@ -127,12 +128,12 @@ def test_ctrl_c_ends_with_status_130(monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(run: Run) -> int:
         raise KeyboardInterrupt
 
-    monkeypatch.setitem(start._WORK, "train", interrupt)
+    monkeypatch.setitem(WORK, "train", interrupt)
     assert script("flux_train_network", []) == 130
 
 
 def test_output_config_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(start._WORK, "train", lambda run: pytest.fail("it must not train"))
+    monkeypatch.setitem(WORK, "train", lambda run: pytest.fail("it must not train"))
     argv = ["--seed", "3", "--config_file", str(tmp_path / "a"), "--output_config"]
     assert script("flux_train_network", argv) == 0
     assert (tmp_path / "a.toml").read_text("utf-8") == "seed = 3\n"
@@ -197,3 +198,14 @@ def test_a_drop_in_runs_from_anywhere_and_reports_a_typo(tmp_path: Path) -> None
     )  # fmt: skip
     assert done.returncode == 2
     assert done.stderr == "error: unknown option --lerning_rate (did you mean --learning_rate?)\n"
+
+
+@pytest.mark.parametrize("command", [name for name, work in WORK.items() if isinstance(work, Call)])
+def test_what_a_command_calls_is_there(command: str) -> None:
+    work = WORK[command]
+    assert isinstance(work, Call)
+    assert callable(work.imported())
+
+
+def test_every_row_of_the_table_has_work_to_do() -> None:
+    assert {row.command for row in SCRIPTS} <= WORK.keys()
