@@ -21,6 +21,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from sfumato import log, seeds
+from sfumato.demo import progress
 from sfumato.demo.muon import Muon
 from sfumato.demo.pictures import KNOWN, SIZE_PX
 
@@ -43,7 +44,7 @@ def train(originals: Path, state_file: Path) -> AutoencoderKL:
     torch.manual_seed(1)
     model = build()
     optimizers = _optimizers(model)
-    start = _resume(state_file, model, optimizers)
+    start = progress.resume(state_file, model, optimizers)
     pictures, known = _read(originals), known_pixels()
     bar = log.progress(range(start, _NUM_STEPS), total=_NUM_STEPS, initial=start, title="autoencoder")
     for step in bar:
@@ -61,7 +62,7 @@ def train(originals: Path, state_file: Path) -> AutoencoderKL:
             optimizer.step()
         bar.set_postfix(dB=f"{-10 * math.log10(loss.item() / 4):.1f}")
         if step % 200 == 199:
-            _save(state_file, step + 1, model, optimizers)
+            progress.save(state_file, step + 1, model, optimizers)
     return model.eval().requires_grad_(False)
 
 
@@ -124,22 +125,6 @@ def _optimizers(model: AutoencoderKL) -> list[torch.optim.Optimizer]:
 def _schedule(step: int) -> float:
     """Return the learning rate's factor: a short warmup, then half a cosine down to 2 %."""
     return min(1, (step + 1) / 20) * (0.51 + 0.49 * math.cos(math.pi * step / _NUM_STEPS))
-
-
-def _save(state_file: Path, step: int, model: nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> None:
-    states = [optimizer.state_dict() for optimizer in optimizers]
-    torch.save({"step": step, "model": model.state_dict(), "optimizers": states}, state_file)
-
-
-def _resume(state_file: Path, model: nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> int:
-    """Load what `_save` wrote, if there is anything; return the step to go on from."""
-    if not state_file.exists():
-        return 0
-    state = torch.load(state_file, weights_only=True)
-    model.load_state_dict(state["model"])
-    for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
-        optimizer.load_state_dict(saved)
-    return state["step"]
 
 
 def _read(originals: Path) -> list[Tensor]:

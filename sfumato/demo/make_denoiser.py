@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from sfumato import log, seeds
 from sfumato.demo import base as base_files
-from sfumato.demo import make_text
+from sfumato.demo import make_text, progress
 from sfumato.demo.muon import Muon
 from sfumato.demo.pictures import KNOWN
 from sfumato.diffusion.objectives import flow_noisy, flow_target
@@ -55,7 +55,7 @@ def train(latents: Tensor, tokenizers: text.FluxTokenizers, state_file: Path) ->
     make_text.shrink_embeddings(base.encoders)
     _start_at_zero(base.denoiser)
     modules, optimizers = base.parts(), _optimizers(base)
-    start = _resume(state_file, modules, optimizers)
+    start = progress.resume(state_file, modules, optimizers)
     bar = log.progress(range(start, _NUM_STEPS), total=_NUM_STEPS, initial=start, title="base")
     for step in bar:
         rng = torch.Generator().manual_seed(seeds.derive("base", step))
@@ -69,7 +69,7 @@ def train(latents: Tensor, tokenizers: text.FluxTokenizers, state_file: Path) ->
             optimizer.step()
         bar.set_postfix(loss=f"{loss.item():.4f}")
         if step % _SAVE_EVERY == _SAVE_EVERY - 1:
-            _save(state_file, step + 1, modules, optimizers)
+            progress.save(state_file, step + 1, modules, optimizers)
     modules.eval().requires_grad_(False)
     return base
 
@@ -132,19 +132,3 @@ def _loss(base: Base, latents: Tensor, tokens: dict[str, Tensor], rng: torch.Gen
         txt_attention_mask=words["t5_attn_mask"],
     )
     return (unpack(predicted, height, width) - flow_target(latents, noise)).pow(2).mean()
-
-
-def _save(state_file: Path, step: int, modules: nn.Module, optimizers: list[torch.optim.Optimizer]) -> None:
-    states = [optimizer.state_dict() for optimizer in optimizers]
-    torch.save({"step": step, "modules": modules.state_dict(), "optimizers": states}, state_file)
-
-
-def _resume(state_file: Path, modules: nn.Module, optimizers: list[torch.optim.Optimizer]) -> int:
-    """Load what `_save` wrote, if there is anything; return the step to go on from."""
-    if not state_file.exists():
-        return 0
-    state = torch.load(state_file, weights_only=True)
-    modules.load_state_dict(state["modules"])
-    for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
-        optimizer.load_state_dict(saved)
-    return state["step"]
