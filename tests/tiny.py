@@ -183,10 +183,12 @@ def clip_l(
     yield from _norm("text_model.final_layer_norm", width)
 
 
-def t5(width: int = T5_WIDTH, heads: int = 3, layers: int = 2) -> Iterator[tuple[str, tuple[int, ...]]]:
+def t5(
+    width: int = T5_WIDTH, heads: int = 3, layers: int = 2, *, vocabulary: int = T5_VOCABULARY
+) -> Iterator[tuple[str, tuple[int, ...]]]:
     """Yield names and shapes of a T5 encoder file, the embedding under both its names."""
-    yield "shared.weight", (T5_VOCABULARY, width)
-    yield "encoder.embed_tokens.weight", (T5_VOCABULARY, width)
+    yield "shared.weight", (vocabulary, width)
+    yield "encoder.embed_tokens.weight", (vocabulary, width)
     for number in range(layers):
         attention = f"encoder.block.{number}.layer.0"
         for name in "qkvo":

@@ -18,7 +18,8 @@ from sfumato.config.run import Run
 from sfumato.errors import UserError
 from sfumato.models import text_encoders
 from sfumato.models.family import DENOISER, Family, family_for
-from sfumato.models.flux.network import Flux, FluxShape
+from sfumato.models.flux.network import Flux
+from tests.golden.flux_model import SHAPE
 from tests.golden.unet_models import SD, SDXL
 
 RECORDED = {recorded.family: recorded for recorded in (SD, SDXL)}
@@ -38,20 +39,7 @@ def family_of(name: str) -> Family:
 def models() -> dict[str, dict[str, nn.Module]]:
     made = {name: recorded.models() for name, recorded in RECORDED.items()}
     with torch.device("meta"):
-        flux = Flux(
-            FluxShape(
-                hidden_size=96,
-                num_heads=4,
-                depth=2,
-                depth_single=3,
-                in_channels=64,
-                text_width=48,
-                pooled_width=32,
-                mlp_hidden=384,
-                axes_dim=(4, 10, 10),
-                guidance=True,
-            )
-        )
+        flux = Flux(SHAPE)
     clip = {
         "embeddings.token_embedding.weight": (64, 32),
         "embeddings.position_embedding.weight": (77, 32),

@@ -18,6 +18,7 @@ from sfumato.data.loader import Loader
 from sfumato.errors import UserError
 from sfumato.models.family import VAE, CacheFormat, Parts
 from tests.caching.fake import FakeFamily, family
+from tests.caching.records import forget_records
 from tests.data.folders import folder, picture, plan, subset
 
 SIZES = [(64, 64), (64, 64), (64, 64), (96, 48), (130, 60)]
@@ -176,10 +177,7 @@ class TestFilesOfSdScripts:
     @pytest.fixture
     def foreign(self, cats: Path) -> Path:
         fill(cats, to_disk=True)
-        for file in cats.glob("*.npz"):
-            with np.load(file) as arrays:
-                kept = {k: arrays[k] for k in arrays.files if not k.startswith("sfumato")}
-            np.savez(file, **kept)
+        forget_records(cats)
         return cats
 
     def test_are_used_and_said_so(self, foreign: Path, caplog: pytest.LogCaptureFixture) -> None:

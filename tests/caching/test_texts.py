@@ -16,6 +16,7 @@ from sfumato.data.loader import Loader
 from sfumato.errors import UserError
 from sfumato.models.family import Parts
 from tests.caching.fake import LENGTH, FakeFamily, family
+from tests.caching.records import forget_records
 from tests.data.folders import folder, plan, subset
 
 ENCODERS = ("clip", "t5")
@@ -157,10 +158,7 @@ class TestFilesOfSdScripts:
     @pytest.fixture
     def foreign(self, cats: Path) -> Path:
         fill(cats, to_disk=True)
-        for file in cats.glob("*.npz"):
-            with np.load(file) as arrays:
-                kept = {k: arrays[k] for k in arrays.files if not k.startswith("sfumato")}
-            np.savez(file, **kept)
+        forget_records(cats)
         return cats
 
     def test_are_used_and_said_so(self, foreign: Path, caplog: pytest.LogCaptureFixture) -> None:

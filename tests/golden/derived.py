@@ -3,10 +3,12 @@
 import gzip
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor
 
@@ -46,3 +48,15 @@ def error(actual: Tensor, expected: Tensor | list[float]) -> float:
     wanted = torch.as_tensor(expected, dtype=torch.float64)
     assert actual.shape == wanted.shape
     return float((actual.double() - wanted).abs().max() / wanted.abs().max())
+
+
+def assert_recorded(actual: Tensor, numbers: Mapping[str, Tensor], name: str, tolerance: float) -> None:
+    """Compare a tensor with what is recorded of it: all, or, of a large one, samples and its norm."""
+    if name in numbers:
+        assert error(actual, numbers[name]) < tolerance, name
+        return
+    first, strided = numbers[f"{name}/first"], numbers[f"{name}/strided"]
+    flat, count = actual.flatten(), len(first)
+    assert error(flat[:count], first) < tolerance, name
+    assert error(flat[:: max(1, flat.numel() // count)][:count], strided) < tolerance, name
+    assert flat.double().norm().item() == pytest.approx(numbers[f"{name}/stats"][3].item(), rel=tolerance)

@@ -19,28 +19,18 @@ from sfumato.config.network import NetworkConfig
 from sfumato.config.run import Run
 from sfumato.models import text_encoders
 from sfumato.models.family import DENOISER, AdapterTarget
-from sfumato.models.flux.network import Flux, FluxShape
+from sfumato.models.flux.network import Flux
 from sfumato.models.flux.packing import pack, picture_ids
 from sfumato.models.flux.targets import clip_targets, denoiser_targets, t5_targets
 from tests import tiny
 from tests.golden.derived import cases, error, inputs, rule, settings, weight
+from tests.golden.flux_model import SHAPE
+from tests.golden.group_sizes import recorded_size
 
 CASES = cases("e_net_flux")
 GROUPS = cases("g_blocks_flux")
 NUMBERS = load_file(Path(__file__).parent / "e_net_flux.safetensors")
 STD = settings("e_net_flux")["lora_weight_std"]
-SHAPE = FluxShape(
-    hidden_size=96,
-    num_heads=4,
-    depth=2,
-    depth_single=3,
-    in_channels=64,
-    text_width=48,
-    pooled_width=32,
-    mlp_hidden=384,
-    axes_dim=(4, 10, 10),
-    guidance=True,
-)
 each_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case["id"])
 
 
@@ -234,19 +224,6 @@ def test_parameter_groups_equal(case: dict[str, Any], models_of_groups: dict[str
     rates = case["text_encoder_lr"]
     rates = [rates] if isinstance(rates, int | float) else rates
     groups = network.parameter_groups(case["default_lr"], case["unet_lr"], rates)
-    found = [(group.name, group.learning_rate, *_size(network, group.parameters)) for group in groups]
+    found = [(group.name, group.learning_rate, *recorded_size(network, group.parameters)) for group in groups]
     expected = [(g["description"], g["lr"], g["n_params"], g["numel"]) for g in case["groups"]]
     assert found == expected
-
-
-def _size(network: AdapterNetwork, parameters: list[nn.Parameter]) -> tuple[int, int]:
-    """Count as was recorded: before the adapter was applied, while adapted layers were parts of it."""
-    ids = {id(parameter) for parameter in parameters}
-    own = [
-        parameter
-        for layer in network.layers
-        if isinstance(layer, Lora) and id(layer.lora_down.weight) in ids
-        for parameter in layer.target.module.parameters()
-    ]
-    everything = [*parameters, *own]
-    return len(everything), sum(parameter.numel() for parameter in everything)

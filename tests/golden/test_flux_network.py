@@ -1,47 +1,23 @@
 """The FLUX transformer gives the numbers that sd-scripts gives, on the same weights and inputs."""
 
 import gzip
-import hashlib
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from sfumato.models.flux.network import Flux, FluxShape, axes_of, rotate, rotation, time_embedding
+from tests.golden.derived import assert_recorded, rule, weight
 
 HERE = Path(__file__).parent
 CASES = json.loads(gzip.decompress((HERE / "a_flux_seed.json.gz").read_bytes()))["cases"]
 NUMBERS = load_file(HERE / "a_flux_seed.safetensors")
 
 
-def rule(key: str, shape: tuple[int, ...]) -> torch.Tensor:
-    seed = int.from_bytes(hashlib.sha256(key.encode()).digest()[:4], "little")
-    generator = np.random.Generator(np.random.PCG64(seed))
-    return torch.from_numpy(generator.standard_normal(tuple(shape), dtype=np.float32))
-
-
-def weight(name: str, shape: tuple[int, ...], std: float) -> torch.Tensor:
-    value = rule(name, shape) * np.float32(std)
-    return 1 + value if len(shape) == 1 and name.endswith(("weight", "scale")) else value
-
-
 def inputs(name: str, *shape: int) -> torch.Tensor:
     return rule(f"input:aflux.{name}", shape)
-
-
-def assert_close(actual: torch.Tensor, name: str, tolerance: float) -> None:
-    if name in NUMBERS:
-        parts = [(actual, NUMBERS[name])]
-    else:
-        first, strided = NUMBERS[f"{name}/first"], NUMBERS[f"{name}/strided"]
-        flat, count = actual.flatten(), len(first)
-        parts = [(flat[:count], first), (flat[:: max(1, flat.numel() // count)][:count], strided)]
-        assert flat.double().norm().item() == pytest.approx(NUMBERS[f"{name}/stats"][3].item(), rel=tolerance)
-    for got, expected in parts:
-        assert ((got - expected).abs().max() / expected.abs().max()).item() < tolerance, name
 
 
 def build(case: dict) -> Flux:
@@ -104,12 +80,12 @@ def test_output_loss_and_gradients_agree(case: dict) -> None:
     loss = (out - target).square().mean()
     loss.backward()
     assert list(out.shape) == case["out_shape"]
-    assert_close(out.detach(), f"{case['id']}/out", 1e-5)
+    assert_recorded(out.detach(), NUMBERS, f"{case['id']}/out", 1e-5)
     assert loss.item() == pytest.approx(case["loss"], rel=1e-5)
     for name in case["grads"]:
         gradient = model.get_parameter(name).grad
         assert gradient is not None
-        assert_close(gradient, f"{case['id']}/grad/{name}", 1e-4)
+        assert_recorded(gradient, NUMBERS, f"{case['id']}/grad/{name}", 1e-4)
 
 
 def test_primitives_agree() -> None:
@@ -119,7 +95,9 @@ def test_primitives_agree() -> None:
     matrix = torch.stack((cos, -sin, sin, cos), dim=-1).unflatten(-1, (2, 2))
     torch.testing.assert_close(matrix, NUMBERS["prim/rope_pe"], rtol=0, atol=1e-7)
     for name in ("q", "k"):
-        assert_close(rotate(inputs(f"prim.{name}", 1, 4, 15, 24), (cos, sin)), f"prim/rope_{name}", 1e-6)
+        assert_recorded(
+            rotate(inputs(f"prim.{name}", 1, 4, 15, 24), (cos, sin)), NUMBERS, f"prim/rope_{name}", 1e-6
+        )
     embedded = time_embedding(torch.tensor([0, 0.001, 0.25, 0.5, 0.999, 1, 3.5]))
     torch.testing.assert_close(embedded, NUMBERS["prim/timestep_embedding"], rtol=0, atol=1e-6)
 

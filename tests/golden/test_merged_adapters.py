@@ -16,6 +16,7 @@ from sfumato.adapters.changes import Adapter, changed
 from sfumato.cli.main import script
 from sfumato.models.family import AdapterTarget
 from tests.golden.derived import HERE, cases, error, rule, settings
+from tests.golden.toy_loras import toy_lora
 
 NAME = "e_tools"
 ARRAYS = load_file(HERE / f"{NAME}_merged.safetensors")
@@ -26,27 +27,12 @@ REDUCED = [
 TOLERANCE = 2e-5
 
 
-def lora(name: str) -> dict[str, Tensor]:
-    """Return the tensors of one recorded LoRA."""
-    spec = settings(NAME)["loras"][name]
-    tensors: dict[str, Tensor] = {}
-    for layer, (kind, rows, columns) in spec["modules"].items():
-        rank = spec["conv3_rank"] if kind == "conv3" else spec["rank"]
-        kernel = {"lin": (), "conv1": (1, 1), "conv3": (3, 3)}[kind]
-        shapes = {"lora_down": (rank, columns, *kernel), "lora_up": (rows, rank, *[1] * len(kernel))}
-        for half, shape in shapes.items():
-            key = f"{layer}.{half}.weight"
-            tensors[key] = rule(f"tool:{name}:{key}", shape) * spec["std"]
-        tensors[f"{layer}.alpha"] = torch.tensor(spec["alpha"])
-    return tensors
-
-
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("loras")
     paths = {name: folder / f"{name}.safetensors" for name in settings(NAME)["loras"]}
     for name, path in paths.items():
-        save_file(lora(name), path)
+        save_file(toy_lora(NAME, name), path)
     return paths
 
 
@@ -65,7 +51,7 @@ def check(case: dict[str, Any], found: dict[str, Tensor], tolerance: float) -> N
     """Compare with a recorded case; of each product, every fourth number is kept."""
     assert {name.partition(".")[0] for name in found} == {row[0] for row in case["modules"]}
     most = {
-        row[0]: sum(lora(n)[f"{row[0]}.lora_down.weight"].shape[0] for n in case["inputs"])
+        row[0]: sum(toy_lora(NAME, n)[f"{row[0]}.lora_down.weight"].shape[0] for n in case["inputs"])
         for row in case["modules"]
     }
     for layer, rank, alpha, norm, *_ in case["modules"]:

@@ -1,7 +1,6 @@
 """Prompts with emphasis and of every length give the tokens and text states that sd-scripts gives."""
 
 import gzip
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,8 @@ from sfumato.models.sd.family import SdFamily
 from sfumato.models.sdxl.family import SdxlFamily
 from sfumato.models.tokenizers import load_clip
 from sfumato.models.views import View
-from tests.golden.derived import HERE, cases, error, settings, weight
+from tests import tiny
+from tests.golden.derived import HERE, assert_recorded, cases, error, settings, weight
 from tests.vocabularies import write_clip
 
 CPU = torch.device("cpu")
@@ -69,29 +69,12 @@ def test_tokens_with_emphasis_have_the_recorded_weights(case: dict[str, Any], to
         assert error(words.weights, TOKENS[f"{case['id']}/w_weights{number}"]) < 1e-6
 
 
-def clip_shapes(width: int, layers: int, projection: int = 0) -> Iterator[tuple[str, tuple[int, ...]]]:
-    yield "text_model.embeddings.token_embedding.weight", (49_408, width)
-    yield "text_model.embeddings.position_embedding.weight", (77, width)
-    for layer in (f"text_model.encoder.layers.{i}" for i in range(layers)):
-        for name in ("q_proj", "k_proj", "v_proj", "out_proj"):
-            yield f"{layer}.self_attn.{name}.weight", (width, width)
-            yield f"{layer}.self_attn.{name}.bias", (width,)
-        for name, shape in {"fc1": (4 * width, width), "fc2": (width, 4 * width)}.items():
-            yield f"{layer}.mlp.{name}.weight", shape
-            yield f"{layer}.mlp.{name}.bias", shape[:1]
-        for norm in (f"{layer}.layer_norm1", f"{layer}.layer_norm2"):
-            yield f"{norm}.weight", (width,)
-            yield f"{norm}.bias", (width,)
-    yield "text_model.final_layer_norm.weight", (width,)
-    yield "text_model.final_layer_norm.bias", (width,)
-    if projection:
-        yield "text_projection.weight", (projection, width)
-
-
 def encoder(model: dict[str, Any]) -> nn.Module:
     """Return a recorded case's text encoder."""
     projection = model.get("projection_dim", 0)
-    shapes = dict(clip_shapes(model["hidden"], model["layers"], projection))
+    shapes = dict(tiny.clip_l(49_408, model["hidden"], model["layers"]))
+    if projection:
+        shapes["text_projection.weight"] = (projection, model["hidden"])
     prefix = model.get("key_prefix", "")
     values = {name: prefixed_weight(prefix, name, shape) for name, shape in shapes.items()}
     return text_encoders.load_clip_view(
@@ -106,15 +89,6 @@ def encoder(model: dict[str, Any]) -> nn.Module:
 
 def prefixed_weight(prefix: str, name: str, shape: tuple[int, ...]) -> Tensor:
     return weight(prefix + name, shape, ENCODINGS["weight_std"])
-
-
-def assert_sampled(actual: Tensor, name: str) -> None:
-    """Compare what is recorded of a large tensor."""
-    first, strided = NUMBERS[f"{name}/first"], NUMBERS[f"{name}/strided"]
-    flat, count = actual.flatten(), len(first)
-    assert error(flat[:count], first) < 1e-5
-    assert error(flat[:: flat.numel() // count][:count], strided) < 1e-5
-    assert flat.double().norm().item() == pytest.approx(NUMBERS[f"{name}/stats"][3].item(), rel=1e-5)
 
 
 @torch.no_grad()
@@ -135,7 +109,7 @@ def test_states_of_one_encoder_agree(
     state = family.encode_text({"text_encoder": encoders[case["model"]["act"]]}, tokens)["hidden_state"]
     assert list(state.shape) == case["shape"]
     suffix = "_weighted" if is_weighted else ""
-    assert_sampled(state, f"{case['id']}/out{suffix}")
+    assert_recorded(state, NUMBERS, f"{case['id']}/out{suffix}", 1e-5)
     assert error(state[..., :2], NUMBERS[f"{case['id']}/tok_mean_per_pos{suffix}"]) < 1e-5
 
 
@@ -166,5 +140,5 @@ def test_states_of_two_encoders_agree(
         state = outputs[f"hidden_state{number}"]
         assert error(state[..., :2], NUMBERS[f"{case['id']}/h{number}{suffix}"]) < 1e-5
         if not is_weighted:
-            assert_sampled(state, f"{case['id']}/h{number}_big")
+            assert_recorded(state, NUMBERS, f"{case['id']}/h{number}_big", 1e-5)
     assert error(outputs["pool2"], NUMBERS[f"{case['id']}/pool2{suffix}"]) < 1e-5

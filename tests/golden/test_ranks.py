@@ -11,6 +11,7 @@ from torch import Tensor
 from sfumato.cli.main import script
 from tests import tiny
 from tests.golden.derived import cases, error, rule, settings
+from tests.golden.toy_loras import toy_lora
 
 HERE = Path(__file__).parent
 NAME = "e_tools_ranks"
@@ -19,21 +20,6 @@ ROWS = 12
 """Of each product, so many rows are recorded."""
 EXTRACTED = [case for case in cases(NAME) if case["id"].startswith("fluxextract/")]
 RESIZED = [case for case in cases(NAME) if case["id"].startswith("resize/")]
-
-
-def toy_lora(name: str) -> dict[str, Tensor]:
-    """Return a recorded input: layers of all kinds, their numbers derived from their names."""
-    lora = settings(NAME)["loras"][name]
-    tensors = {}
-    for layer, (kind, rows, columns) in lora["modules"].items():
-        rank = lora["conv3_rank"] if kind == "conv3" else lora["rank"]
-        side = {"lin": (), "conv1": (1, 1), "conv3": (3, 3)}[kind]
-        shapes = {"lora_down": (rank, columns, *side), "lora_up": (rows, rank, *[1] * len(side))}
-        for way, shape in shapes.items():
-            key = f"{layer}.{way}.weight"
-            tensors[key] = rule(f"tool:{name}:{key}", shape) * lora["std"]
-        tensors[f"{layer}.alpha"] = torch.tensor(lora["alpha"])
-    return tensors
 
 
 def options(case: dict[str, Any]) -> list[str]:
@@ -60,7 +46,7 @@ def test_a_resized_lora_is_that_of_sd_scripts(case: dict[str, Any], tmp_path: Pa
     is_too_high = case["id"] == "resize/r16"
     if is_too_high:  # sd-scripts fails where a layer is smaller than the rank
         case = {**case, "input": "sdA", "new_rank": 16}
-    save_file(toy_lora(case["input"]), tmp_path / "in.safetensors")
+    save_file(toy_lora(NAME, case["input"]), tmp_path / "in.safetensors")
     argv = f"--model {tmp_path}/in.safetensors --save_to {tmp_path}/out.safetensors --save_precision float"
     assert script("networks/resize_lora", [*argv.split(), *options(case)]) == 0
     resized = load_file(tmp_path / "out.safetensors")
@@ -68,7 +54,7 @@ def test_a_resized_lora_is_that_of_sd_scripts(case: dict[str, Any], tmp_path: Pa
         assert {row[0] for row in case["modules"]} == {name.partition(".")[0] for name in resized}
         check_layers(case, resized)
         return
-    before = toy_lora("sdA")
+    before = toy_lora(NAME, "sdA")
     for layer in {name.partition(".")[0] for name in before}:
         ups, downs = (
             [each[f"{layer}.lora_{way}.weight"].flatten(1) for each in (before, resized)]

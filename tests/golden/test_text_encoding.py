@@ -1,6 +1,5 @@
 """FLUX's text encoders, read from files as published, give the numbers that sd-scripts gives."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -10,6 +9,7 @@ from torch import Tensor, nn
 
 from sfumato.models import text_encoders
 from sfumato.models.flux import text
+from tests import tiny
 from tests.golden.derived import HERE, error, settings, weight
 from tests.vocabularies import write_cache
 
@@ -20,8 +20,6 @@ NUMBERS = load_file(HERE / "d_text_encode_flux.safetensors")
 # float32 files must give the numbers; smaller formats are told apart from a wrong file by these.
 TOLERANCES = {torch.float32: 1e-5, torch.float16: 2e-3, torch.float8_e4m3fn: 0.2}
 
-Shapes = Iterator[tuple[str, tuple[int, ...]]]
-
 
 @pytest.fixture(scope="module")
 def tokenizers(tmp_path_factory: pytest.TempPathFactory) -> text.FluxTokenizers:
@@ -31,8 +29,8 @@ def tokenizers(tmp_path_factory: pytest.TempPathFactory) -> text.FluxTokenizers:
 @pytest.fixture(scope="module")
 def weights() -> dict[str, dict[str, Tensor]]:
     std = RECORDED["weight_std"]
-    clip = {name: weight(name, shape, std) for name, shape in clip_shapes()}
-    t5 = {name: weight(name, shape, std) for name, shape in t5_shapes()}
+    clip = {name: weight(name, shape, std) for name, shape in tiny.clip_l(49_408, 32, 4)}
+    t5 = {name: weight(name, shape, std) for name, shape in tiny.t5(32, 4, 3, vocabulary=32_128)}
     return {"clip_l": clip, "t5xxl": t5 | {"shared.weight": t5["encoder.embed_tokens.weight"].clone()}}
 
 
@@ -52,38 +50,6 @@ def encoders(
     return {"clip_l": clip, "t5xxl": text_encoders.load_t5(paths["t5xxl"], torch.float32, cpu)}, TOLERANCES[
         stored
     ]
-
-
-def clip_shapes(width: int = 32, layers: int = 4) -> Shapes:
-    yield "text_model.embeddings.token_embedding.weight", (49_408, width)
-    yield "text_model.embeddings.position_embedding.weight", (77, width)
-    for layer in [f"text_model.encoder.layers.{i}" for i in range(layers)]:
-        for name in ("q_proj", "k_proj", "v_proj", "out_proj"):
-            yield f"{layer}.self_attn.{name}.weight", (width, width)
-            yield f"{layer}.self_attn.{name}.bias", (width,)
-        for name, shape in {"fc1": (4 * width, width), "fc2": (width, 4 * width)}.items():
-            yield f"{layer}.mlp.{name}.weight", shape
-            yield f"{layer}.mlp.{name}.bias", shape[:1]
-        for norm in (f"{layer}.layer_norm1", f"{layer}.layer_norm2"):
-            yield f"{norm}.weight", (width,)
-            yield f"{norm}.bias", (width,)
-    yield "text_model.final_layer_norm.weight", (width,)
-    yield "text_model.final_layer_norm.bias", (width,)
-
-
-def t5_shapes(width: int = 32, layers: int = 3, heads: int = 4) -> Shapes:
-    yield "encoder.embed_tokens.weight", (32_128, width)
-    bias = "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
-    yield bias, (32, heads)
-    for block in [f"encoder.block.{i}" for i in range(layers)]:
-        for name in "qkvo":
-            yield f"{block}.layer.0.SelfAttention.{name}.weight", (width, width)
-        yield f"{block}.layer.0.layer_norm.weight", (width,)
-        for name in ("wi_0", "wi_1"):
-            yield f"{block}.layer.1.DenseReluDense.{name}.weight", (2 * width, width)
-        yield f"{block}.layer.1.DenseReluDense.wo.weight", (width, 2 * width)
-        yield f"{block}.layer.1.layer_norm.weight", (width,)
-    yield "encoder.final_layer_norm.weight", (width,)
 
 
 def test_every_recorded_case_is_checked() -> None:

@@ -8,7 +8,6 @@ from torch import nn
 
 from sfumato.adapters import block_helpers, blocks, legacy
 from sfumato.adapters.blocks import BlockList
-from sfumato.adapters.lora import Lora
 from sfumato.adapters.network import AdapterNetwork
 from sfumato.adapters.selection import Size
 from sfumato.config.network import NetworkConfig
@@ -16,6 +15,7 @@ from sfumato.config.run import Run
 from sfumato.errors import UserError
 from sfumato.models.family import family_for
 from tests.golden.derived import cases
+from tests.golden.group_sizes import recorded_size
 from tests.golden.unet_models import SD, SDXL
 
 CASES = cases("g_blocks")
@@ -100,20 +100,9 @@ def test_parameter_groups_equal(case: dict[str, Any], parts: dict[str, dict[str,
     made = network.parameter_groups(
         case["default_lr"], case["unet_lr"], None if rate is None else [rate, 9.0]
     )
-    found = sorted((group.name, *_size(network, group.parameters), group.learning_rate) for group in made)
+    found = sorted(
+        (group.name, *recorded_size(network, group.parameters), group.learning_rate) for group in made
+    )
     expected = sorted((g["description"], g["n_params"], g["numel"], g["lr"]) for g in case["groups"])
     assert [group[:3] for group in found] == [group[:3] for group in expected]
     assert [group[3] for group in found] == pytest.approx([group[3] for group in expected], rel=1e-6)
-
-
-def _size(network: AdapterNetwork, parameters: list[nn.Parameter]) -> tuple[int, int]:
-    """Count as was recorded: before the adapter was applied, while adapted layers were parts of it."""
-    ids = {id(parameter) for parameter in parameters}
-    own = [
-        parameter
-        for layer in network.layers
-        if isinstance(layer, Lora) and id(layer.lora_down.weight) in ids
-        for parameter in layer.target.module.parameters()
-    ]
-    everything = [*parameters, *own]
-    return len(everything), sum(parameter.numel() for parameter in everything)
