@@ -17,6 +17,7 @@ from sfumato.checkpoints.pickles import write_pickle
 from sfumato.checkpoints.tensors import open_tensors, write_tensors
 from sfumato.errors import UserError
 from sfumato.log import counted
+from sfumato.models.recognise import ADAPTERS, describe, recognise
 
 logger = logging.getLogger(__name__)
 
@@ -30,18 +31,24 @@ def read_adapter(path: Path) -> dict[str, dict[str, Tensor]]:
     """Return the tensors of each layer: `{"lora_unet_img_in": {"alpha": ..., "lora_down.weight": ...}}`.
 
     Raises:
-        UserError: the file is missing, broken, or empty.
+        UserError: the file is missing, broken, empty or no adapter.
     """
+    keys = read_keys(path)
+    shapes = {key: tuple(tensor.shape) for key, tensor in keys.items()}
+    kind = recognise(shapes)
+    if kind is None or kind.name not in ADAPTERS:
+        raise UserError(f"{path}: {describe(shapes)}; give a LoRA, LoHa, LoKr or OFT")
     layers: dict[str, dict[str, Tensor]] = defaultdict(dict)
-    for key, tensor in read_keys(path).items():
+    for key, tensor in keys.items():
         name, _, rest = key.partition(".")
         layers[name][rest] = tensor
-    if not layers:
-        raise UserError(f"{path} holds no tensors that are known; use another file")
     for tensors in layers.values():
         ranks = [tensor.shape[0] for name, tensor in tensors.items() if name in _BY_RANK]
-        if ranks or _IS_WHOLE & tensors.keys():  # some tools leave alpha out, which means: do not scale
-            tensors.setdefault("alpha", torch.tensor(float((ranks or [1])[0])))
+        is_scaled = "alpha" in tensors and float(tensors["alpha"]) != 0
+        if (
+            ranks or _IS_WHOLE & tensors.keys()
+        ) and not is_scaled:  # without an alpha, or with 0: do not scale
+            tensors["alpha"] = torch.tensor(float((ranks or [1])[0]))
     return dict(layers)
 
 

@@ -32,7 +32,8 @@ def fill(layers: Sequence[AdapterLayer], path: Path, tensors: Mapping[str, Mappi
     known = {layer.name: as_module(layer) for layer in layers}
     shared = [name for name in tensors if name in known]
     if not shared:
-        raise UserError(f"{path} fits none of the {len(known)} adapted layers; {_difference(tensors, known)}")
+        what = f"none of the {len(known)} adapted layers" if known else "no layer of this model"
+        raise UserError(f"{path} fits {what}; {_difference(tensors, known)}")
     for name in shared:
         _load_layer(path, name, known[name], tensors[name])
     _warn_of_rest(
@@ -71,8 +72,9 @@ def _shape(tensor: Tensor) -> str:
 
 
 def _difference(tensors: Mapping[str, Any], known: Mapping[str, Any]) -> str:
-    theirs, ours = next(iter(tensors), "nothing"), next(iter(known), "nothing")
-    return f"it holds {theirs} ..., the network {ours} ...; is it for another model?"
+    theirs, ours = next(iter(tensors), "nothing"), next(iter(known), "")
+    found = f"it holds {theirs} ..." + (f", the network {ours} ..." if ours else "")
+    return f"{found}; is it for another model?"
 
 
 def _warn_of_rest(path: Path, names: Sequence[str], what: str) -> None:

@@ -117,7 +117,7 @@ def _own_layer(entry: Exchanged, parts: Sequence[Tensors]) -> dict[str, Tensor]:
 def _their_layers(entry: Exchanged, own: Tensors) -> dict[str, Tensor]:
     down, up = own["down"].flatten(1), own["up"].flatten(1)
     rank = down.shape[0]
-    scale = (float(own["alpha"]) if "alpha" in own else rank) / rank
+    scale = _alpha(own, rank) / rank
     of_down, of_up = _halved(scale)
     down, up = down * of_down, up * of_up
     widths = [up.shape[0]]
@@ -147,9 +147,14 @@ def _complete(part: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return a layer at scale 1; empty if a half is missing."""
     if not {"down", "up"} <= part.keys():
         return {}
-    alpha, rank = part.get("alpha"), part["down"].shape[0]
-    scale = 1.0 if alpha is None else float(alpha) / rank
+    rank = part["down"].shape[0]
+    scale = _alpha(part, rank) / rank
     return {"down": part["down"], "up": part["up"] if scale == 1 else part["up"] * scale}
+
+
+def _alpha(part: Tensors, rank: int) -> float:
+    """Return a layer's alpha; without one, or with 0, it is the rank."""
+    return (float(part["alpha"]) if "alpha" in part else 0.0) or float(rank)
 
 
 def _by_layer(tensors: Tensors) -> dict[str, dict[str, Tensor]]:

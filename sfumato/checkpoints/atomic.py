@@ -30,6 +30,8 @@ def atomic_file(path: Path, size_bytes: int = 0) -> Iterator[BinaryIO]:
     Raises:
         UserError: the folder cannot be written, or the disk is full.
     """
+    if path.is_dir():
+        raise UserError(f"{path} cannot be written: it is a folder; name a file")
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -188,7 +188,7 @@ def _identified(path: Path, shapes: Shapes, option: str) -> tuple[str, int | Non
     """Return (family, version), where the family has versions."""
     kind = recognise(shapes)
     if kind is None or kind.name not in _KINDS:
-        raise UserError(f"{option} is {path}: {describe(shapes)}; give a whole Stable Diffusion model")
+        raise UserError(f"{option} is {path}: {describe(shapes)}; give a whole model")
     family, version = _KINDS[kind.name]
     if kind.name == "sd unet":
         version = 2 if is_version_2(path, shapes) else 1

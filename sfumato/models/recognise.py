@@ -81,6 +81,9 @@ KINDS = (
 )
 """Every kind that is known; the first that fits counts."""
 
+ADAPTERS = frozenset({"lora", "oft", "loha", "lokr"})
+"""Names of the kinds that are adapters."""
+
 
 def recognise(shapes: Mapping[str, tuple[int, ...]]) -> Kind | None:
     """Return the kind of a file with these tensors (shape by name), or None if it is none that is known."""

@@ -16,7 +16,6 @@ from sfumato.adapters.network import AdapterNetwork
 from sfumato.errors import UserError
 from sfumato.log import counted
 from sfumato.models.family import DENOISER, AdapterTarget, Family
-from sfumato.models.recognise import describe
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +63,7 @@ class Attachments:
         self._family = family
         self._dtype = dtype
         self._is_merged = is_merged
-        self._adapters = [_Adapter.read(file) for file in files]
+        self._adapters = [_Adapter(file, read_adapter(file.path)) for file in files]
 
     def __call__(self, part: str, module: nn.Module) -> None:
         """Let the adapters act on a part that has just been loaded."""
@@ -110,16 +109,6 @@ class _Adapter:
         self.networks: dict[str, AdapterNetwork] = {}
         self._layers = layers
         self._used: set[str] = set()
-
-    @classmethod
-    def read(cls, file: AdapterFile) -> _Adapter:
-        layers = read_adapter(file.path)
-        if not any(map(is_known, layers.values())):
-            shapes = {
-                f"{name}.{rest}": tuple(t.shape) for name, own in layers.items() for rest, t in own.items()
-            }
-            raise UserError(f"--lora_weights {file.path}: {describe(shapes)}; give a LoRA, LoHa, LoKr or OFT")
-        return cls(file, layers)
 
     def network(self, part: str, targets: Iterable[AdapterTarget]) -> AdapterNetwork:
         """Return the adapters of one part, loaded and in eval mode."""

@@ -12,6 +12,8 @@ from sfumato.config.adapter_merging import AdapterExchangeConfig
 from sfumato.config.run import Run
 from sfumato.errors import UserError
 from sfumato.log import counted
+from sfumato.models.recognise import describe
+from sfumato.tools.outputs import adapter_output
 
 logger = logging.getLogger(__name__)
 
@@ -23,12 +25,10 @@ def exchange(run: Run) -> None:
         UserError: the file is missing, or none of its layers is known.
     """
     options = run[AdapterExchangeConfig]
-    for name in ("src_path", "dst_path"):
-        if not getattr(options, name):
-            raise UserError(
-                f"--{name} is not given; name the file to {'read' if name[0] == 's' else 'write'}"
-            )
-    source, target = Path(options.src_path or ""), Path(options.dst_path or "")
+    if not options.src_path:
+        raise UserError("--src_path is not given; name the file to read")
+    source = Path(options.src_path)
+    target = adapter_output("--dst_path", options.dst_path, [source])
     with open_tensors(source) as reader:
         tensors, metadata = dict(reader.items()), reader.metadata
     if interchange.is_foreign(tensors) != (options.src == "ai-toolkit"):
@@ -36,7 +36,10 @@ def exchange(run: Run) -> None:
     convert = interchange.to_own if options.src == "ai-toolkit" else interchange.to_theirs
     converted, rest = convert(tensors)
     if not converted:
-        raise UserError(f"--src_path is {source}: {next(iter(tensors), 'nothing')} is no layer that is known")
+        what = describe({key: tuple(tensor.shape) for key, tensor in tensors.items()})
+        raise UserError(
+            f"--src_path is {source}: {what}, but no layer of it has two names; give another LoRA"
+        )
     if rest:
         logger.warning(
             "%s: %s not known and left out (%s ...)", source, counted(len(rest), "tensor"), rest[0]

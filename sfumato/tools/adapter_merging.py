@@ -6,6 +6,7 @@ A model's file is copied tensor by tensor; those that adapters change are made w
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,8 +17,10 @@ from torch import Tensor
 
 from sfumato.adapters import block_weights
 from sfumato.adapters.changes import Adapter, changed
+from sfumato.checkpoints.atomic import require_disk_space
 from sfumato.checkpoints.header import read_header
 from sfumato.checkpoints.pickles import SUFFIXES as PICKLE_SUFFIXES
+from sfumato.checkpoints.pickles import write_pickle
 from sfumato.checkpoints.tensors import SUFFIXES, LazyTensor, write_tensors
 from sfumato.config.adapter_merging import (
     AdapterMergingConfig,
@@ -38,6 +41,7 @@ from sfumato.nn.device import device_named
 from sfumato.nn.precision import dtype_named, is_storage_only
 from sfumato.tools.adapter_sums import write_sum
 from sfumato.tools.merge_record import model_record
+from sfumato.tools.outputs import require_other
 
 logger = logging.getLogger(__name__)
 
@@ -104,10 +108,14 @@ def read_adapters(options: AdapterMergingConfig, blocks: BlockWeightConfig) -> l
     paths, lists = options.models or (), blocks.lists()
     block_weights.check_counts(len(paths), len(lists))
     padded = lists or ((),) * len(paths)
-    return [
+    adapters = [
         Adapter.read(Path(path), _strength(ratio, weights))
         for path, ratio, weights in zip(paths, options.ratios or (), padded, strict=True)
     ]
+    for adapter in adapters if lists else ():
+        if all(block_weights.block_of(name) is None for name in adapter.layers):
+            logger.warning("--lbws has no effect on %s: no layer lies in a block of a U-Net", adapter.path)
+    return adapters
 
 
 def _strength(ratio: float, weights: Sequence[float]) -> Callable[[str], float]:
@@ -130,13 +138,14 @@ def _merge_into_models(
 ) -> None:
     family = _base(run)
     device = device_named(_working_device(run), "--working_device")
-    for output in outputs:
-        _check_output(output)
+    _check_outputs(run, outputs, adapters)
     used: set[tuple[Path, str]] = set()
     plans = {}
     for output in outputs:  # everything is checked before anything is written
         with family.published(output.part or DENOISER) as base:
             plans[output] = _planned(family, base, adapters)
+            size = sum(math.prod(tensor.shape) for tensor in base.tensors.values()) * formats.save.itemsize
+            require_disk_space(Path(output.path).parent, size, "the merged model")
         used |= plans[output].used
     _report_rest(adapters, used)
     for output in outputs:
@@ -169,10 +178,18 @@ def _check_naming(run: Run, adapters: Sequence[Adapter]) -> None:
                 raise UserError(f"--diffusers is given, but {adapter.path} has other names; leave it out")
 
 
-def _check_output(output: MergeOutput) -> None:
-    path = Path(output.path)
-    if path.is_dir() or path.suffix.lower() in PICKLE_SUFFIXES or path.suffix.lower() not in SUFFIXES:
-        raise UserError(f"{path} cannot be written: merged models are .safetensors files; give such a name")
+def _check_outputs(run: Run, outputs: Sequence[MergeOutput], adapters: Sequence[Adapter]) -> None:
+    """Raise UserError if a name will not do, or a file would be written over another that is needed."""
+    sources = [adapter.path for adapter in adapters]
+    sources += [Path(str(run.values()[output.option])) for output in outputs]
+    for number, output in enumerate(outputs):
+        path = Path(output.path)
+        suffixes = SUFFIXES if output.part else (*SUFFIXES, *PICKLE_SUFFIXES)
+        if path.suffix.lower() not in suffixes:
+            raise UserError(f"{path} is no name for a merged model; end it in .safetensors")
+        require_other("the file to write", path, sources)
+        if path.resolve() in [Path(other.path).resolve() for other in outputs[:number]]:
+            raise UserError(f"{path} is named for two merged models; give each a name of its own")
 
 
 def _planned(family: Family, base: Published, adapters: Sequence[Adapter]) -> Changes:
@@ -226,7 +243,12 @@ def _write(
             source = Path(str(run.values()[output.option]))
             paths = [adapter.path for adapter in adapters]
             metadata = model_record(family, path, source, base.metadata, paths)
-        write_tensors(path, tensors, metadata, formats.save)
+        if path.suffix.lower() in PICKLE_SUFFIXES:
+            made = {name: tensor.load() for name, tensor in tensors.items()}
+            cast = {name: t.to(formats.save) if t.is_floating_point() else t for name, t in made.items()}
+            write_pickle(path, cast, {"epoch": 0, "global_step": 0})
+        else:
+            write_tensors(path, tensors, metadata, formats.save)
 
 
 def _merged(

@@ -2,16 +2,17 @@
 
 With a ratio r and a scale alpha / rank, both halves of a LoRA are multiplied by r * sqrt(alpha / alpha_1),
 where alpha_1 is the first one's: it counts r^2, with r's sign, and halves that are added up leave cross terms
-`up_1 down_2`. That is what sd-scripts does, so that its ratios keep their meaning. Side by side there are no
-cross terms; `svd_merging.py` has neither.
+`up_1 down_2`. Side by side there are no cross terms, but ranks add up while alpha stays the first one's: a
+LoRA counts r^2 times its share of all ranks. That is what sd-scripts does, so that its ratios keep their
+meaning; `svd_merging.py` counts ratios as they are.
 """
 
 from __future__ import annotations
 
 import logging
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -22,6 +23,7 @@ from sfumato.config.adapter_merging import AdapterMergingConfig, WholeBaseConfig
 from sfumato.config.run import Run
 from sfumato.errors import UserError
 from sfumato.tools.merge_record import adapter_record
+from sfumato.tools.outputs import adapter_output
 
 logger = logging.getLogger(__name__)
 
@@ -38,15 +40,16 @@ def write_sum(run: Run, adapters: Sequence[Adapter], merge: torch.dtype, save: t
         UserError: a file holds no LoRA, or shapes differ where numbers are to be added.
     """
     options = run[AdapterMergingConfig]
-    if not options.save_to:
-        raise UserError("--save_to is not given; name the file to write")
+    sources = [adapter.path for adapter in adapters]
+    path = adapter_output("--save_to", options.save_to, sources)
     for adapter in adapters:
         _check_is_lora(adapter)
-    path = Path(options.save_to)
     tensors = summed(adapters, merge, is_concat=options.concat, is_shuffled=options.shuffle)
+    if options.concat:
+        _report_strengths(adapters)
     record = adapter_record(
         path,
-        [adapter.path for adapter in adapters],
+        sources,
         tensors,
         family=run.family,
         is_v2=run[WholeBaseConfig].v2,
@@ -78,17 +81,34 @@ def summed(
 
 def _check_is_lora(adapter: Adapter) -> None:
     for name, tensors in adapter.layers.items():
-        if not set(_HALVES) <= tensors.keys():
+        if tensors.keys() != {*_HALVES, "alpha"}:
             found = ", ".join(sorted(tensors))
             raise UserError(
-                f"--models: {adapter.path}: {name} holds {found}, which is no LoRA; merge it into a model"
+                f"--models: {adapter.path}: {name} holds {found}, which is no plain LoRA; take svd_merge_lora"
             )
 
 
+def _report_strengths(adapters: Sequence[Adapter]) -> None:
+    """Say how strongly each LoRA acts in one that has the ranks of all side by side."""
+    totals: Counter[str] = Counter()
+    ranks = [{name: own[_HALVES[0]].shape[0] for name, own in a.layers.items()} for a in adapters]
+    for own in ranks:
+        totals.update(own)
+    for adapter, own in zip(adapters, ranks, strict=True):
+        counts = [adapter.strength(n) * abs(adapter.strength(n)) * own[n] / totals[n] for n in own]
+        low, high = f"{min(counts):.3g}", f"{max(counts):.3g}"
+        logger.info("%s acts at %s: its ratio squared, shared by ranks", adapter.path, _range(low, high))
+
+
+def _range(low: str, high: str) -> str:
+    return low if low == high else f"{low} to {high}"
+
+
 def _scaled(adapter: Adapter, name: str, base_alpha: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Return down and up, multiplied alike; the sign of the ratio goes to down."""
+    """Return down and up, multiplied alike; the sign of their product goes to down."""
     tensors: Mapping[str, Tensor] = adapter.layers[name]
-    scale = adapter.strength(name) * math.sqrt(float(tensors["alpha"]) / base_alpha)
+    share = float(tensors["alpha"]) / base_alpha
+    scale = adapter.strength(name) * math.copysign(math.sqrt(abs(share)), share)
     return tensors[_HALVES[0]].to(dtype) * scale, tensors[_HALVES[1]].to(dtype) * abs(scale)
 
 

@@ -30,10 +30,9 @@ from sfumato.errors import UserError
 from sfumato.log import counted
 from sfumato.models.family import AdapterTarget
 from sfumato.models.loading import shapes_of
-from sfumato.models.recognise import recognise
+from sfumato.models.recognise import ADAPTERS, recognise
 from sfumato.nn.precision import name_of
 
-_ADAPTERS = ("a LoRA", "a LoHa", "a LoKr", "an OFT network")
 _SAID = {
     "modelspec.title": "title",
     "ss_base_model_version": "base",
@@ -126,7 +125,7 @@ def check_adapter(run: Run) -> str:
 def reported(path: Path, reader: TensorReader) -> Report:
     """Return what there is to say of an open file; raise UserError if it is no adapter, or damaged."""
     kind = recognise(shapes_of(reader))
-    if kind is None or kind.description not in _ADAPTERS:
+    if kind is None or kind.name not in ADAPTERS:
         what = f"seems to be {kind.description}" if kind else "holds no adapter that is known"
         raise UserError(f"{path} {what}; give an adapter file")
     keys = reader.keys()

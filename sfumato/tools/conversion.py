@@ -14,6 +14,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import cast
 
 import torch
 
@@ -23,8 +24,9 @@ from sfumato.config.adapter_merging import ToPublishedConfig
 from sfumato.config.conversion import ConversionConfig
 from sfumato.config.run import Run
 from sfumato.errors import UserError
-from sfumato.models.bases import open_rewritable
+from sfumato.models.bases import open_model, open_rewritable
 from sfumato.models.hub import located
+from sfumato.models.insistence import InsistenceOptions
 from sfumato.models.rewriting import Rewritable, Rewriting
 from sfumato.nn.precision import dtype_named
 
@@ -60,12 +62,13 @@ def convert_to_published(run: Run) -> None:
         UserError: a file or option will not do, or the disk is full.
     """
     options = run[ToPublishedConfig]
+    name, base = open_model(options.diffusers_path, "--diffusers_path", InsistenceOptions())
+    if name != run.family:
+        raise UserError(f"--diffusers_path is {options.diffusers_path}, another model; use sfumato convert")
     source, target = located(options.diffusers_path), Path(options.save_to)
-    if source is None:
-        raise UserError("--diffusers_path is empty; give a folder in diffusers' layout")
-    base = open_rewritable(source, "--diffusers_path")
+    assert source is not None
     dtype = dtype_named(options.save_precision, "--save_precision") if options.save_precision else None
-    base.rewrite_file(target, Rewriting(dtype, _kept_metadata(source)))
+    cast(Rewritable, base).rewrite_file(target, Rewriting(dtype, _kept_metadata(source)))
     logger.info("written: %s", target)
 
 

@@ -13,6 +13,8 @@ from sfumato.checkpoints.tensors import open_tensors
 from sfumato.config.run import Run
 from sfumato.config.splitting import SplittingConfig
 from sfumato.errors import UserError
+from sfumato.models.recognise import describe
+from sfumato.tools.outputs import adapter_output
 
 logger = logging.getLogger(__name__)
 
@@ -27,13 +29,20 @@ def split(run: Run) -> list[Path]:
     for name in ("model", "unit", "save_to"):
         if getattr(options, name) is None:
             raise UserError(f"--{name} is missing; give --model FILE --unit RANKS --save_to FILE")
-    source, target, unit = Path(str(options.model)), Path(str(options.save_to)), options.unit or 1
+    source, unit = Path(str(options.model)), options.unit or 1
+    target = adapter_output("--save_to", options.save_to, ())
     with open_tensors(source) as reader:
         tensors, metadata = {key: tensor.clone() for key, tensor in reader.items()}, reader.metadata
     rank = max((t.shape[0] for key, t in tensors.items() if key.endswith(".lora_down.weight")), default=0)
+    if not rank:
+        what = describe({key: tuple(tensor.shape) for key, tensor in tensors.items()})
+        raise UserError(
+            f"--model {source}: {what}, without lora_down tensors; give a file of networks.dylora"
+        )
     if rank <= unit:
-        found = f"has rank {rank}" if rank else "holds no lora_down tensors"
-        raise UserError(f"--model {source} {found}, which --unit {unit} cannot cut; give a smaller unit")
+        raise UserError(
+            f"--model {source} has rank {rank}, which --unit {unit} cannot cut; give a smaller unit"
+        )
     paths = []
     for smaller in range(unit, rank, unit):
         paths.append(target.with_name(f"{target.stem}-{smaller:04d}{target.suffix}"))

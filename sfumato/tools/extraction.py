@@ -24,8 +24,6 @@ from sfumato.adapters.lora import PREFIX
 from sfumato.adapters.selection import Rule, Size
 from sfumato.checkpoints import modelspec
 from sfumato.checkpoints.atomic import require_disk_space
-from sfumato.checkpoints.pickles import SUFFIXES as PICKLE_SUFFIXES
-from sfumato.checkpoints.tensors import SUFFIXES
 from sfumato.config.extraction import ExtractionConfig, ExtractionDetailConfig
 from sfumato.config.metadata import MetadataConfig
 from sfumato.config.run import Run
@@ -38,6 +36,7 @@ from sfumato.models.published import PublishedWeight, weights_of
 from sfumato.nn.device import device_named
 from sfumato.nn.precision import computable, dtype_named
 from sfumato.tools.lowrank import low_rank
+from sfumato.tools.outputs import adapter_output
 
 logger = logging.getLogger(__name__)
 
@@ -101,7 +100,9 @@ def extract(run: Run) -> None:
             is full.
     """
     options = run[ExtractionConfig]
-    target, device = _target(options.save_to), device_named(options.device or "cpu")
+    models = [Path(options.model_org), Path(options.model_tuned)]
+    target = adapter_output("--save_to", options.save_to, models)
+    device = device_named(options.device or "cpu")
     name, original = open_model(options.model_org, "--model_org", run[InsistenceOptions])
     _, tuned = open_model(options.model_tuned, "--model_tuned", run[InsistenceOptions])
     rule = BlockRule(Size(options.dim), Size(options.conv_dim) if options.conv_dim else None)
@@ -135,13 +136,6 @@ def extracted(name: str, matrix: Tensor, rank: int, quantile: float, *, is_exact
     return Extracted(up, down, near.norm, error, near.least_error)
 
 
-def _target(name: str) -> Path:
-    path = Path(name)
-    if path.suffix.lower() not in (*SUFFIXES, *PICKLE_SUFFIXES):
-        raise UserError(f"--save_to is {name}; end it in .safetensors, .pt or .ckpt")
-    return path
-
-
 def _pairs(originals: Iterator[PublishedWeight], others: Iterator[PublishedWeight], rule: Rule) -> list[Pair]:
     """Return the layers to extract; raise UserError if the models are not of one shape."""
     by_name = {other.target.name: other for other in others}
@@ -152,13 +146,16 @@ def _pairs(originals: Iterator[PublishedWeight], others: Iterator[PublishedWeigh
             continue
         if name not in by_name:
             raise UserError(f"--model_tuned lacks {name}; use two models of one architecture")
-        sizes = [_matrix_shape(each.target.module) for each in (original, by_name[name])]
+        other = by_name.pop(name)
+        sizes = [_matrix_shape(each.target.module) for each in (original, other)]
         if sizes[0] != sizes[1]:
             raise UserError(
                 f"--model_tuned: {name} is {sizes[1]}, and {sizes[0]} in --model_org; "
                 "use two models of one architecture"
             )
-        pairs.append(Pair(original, by_name[name], size.rank))
+        pairs.append(Pair(original, other, size.rank))
+    if rest := [name for name, other in by_name.items() if rule.size_of(other.target)]:
+        raise UserError(f"--model_org lacks {rest[0]}; use two models of one architecture")
     return pairs
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,6 +17,9 @@ from sfumato.config.metadata import MetadataConfig
 from sfumato.models.bases import identity_named
 from sfumato.models.family import Family
 
+logger = logging.getLogger(__name__)
+
+_BASE = "ss_base_model_version"
 _DEFAULT_MODULE = "networks.lora"
 
 
@@ -55,7 +59,12 @@ def adapter_record(
         has_spec: whether modelspec's fields are wanted.
     """
     metadata = [_metadata(source) for source in sources]
-    version = _first(metadata, "ss_base_model_version")
+    version = _first(metadata, _BASE)
+    bases = sorted({values[_BASE] for values in metadata if _BASE in values})
+    if len(bases) > 1:
+        logger.warning(
+            "the adapters are for different models (%s); none will use all of it", ", ".join(bases)
+        )
     v2 = _first(metadata, "ss_v2") or str(is_v2)
     record = {
         "ss_v2": v2,
@@ -64,7 +73,7 @@ def adapter_record(
         "ss_network_alpha": _common(_alphas(tensors)),
     }
     if version:
-        record["ss_base_model_version"] = version
+        record[_BASE] = version
     if wide := _ranks(tensors, is_wide=True):
         record["ss_network_args"] = json.dumps(
             {"conv_dim": _common(wide), "conv_alpha": _common(_alphas(tensors))}

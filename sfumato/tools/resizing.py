@@ -17,8 +17,7 @@ import torch
 from torch import Tensor
 
 from sfumato.adapters.files import read_adapter, write_adapter
-from sfumato.checkpoints.pickles import SUFFIXES as PICKLE_SUFFIXES
-from sfumato.checkpoints.tensors import SUFFIXES, open_tensors
+from sfumato.checkpoints.tensors import open_tensors
 from sfumato.config.resizing import ResizingConfig
 from sfumato.config.run import Run
 from sfumato.errors import UserError
@@ -26,6 +25,7 @@ from sfumato.log import progress
 from sfumato.nn.device import device_named
 from sfumato.nn.precision import dtype_named
 from sfumato.tools.lowrank import LowRank, decomposed_product, seeded
+from sfumato.tools.outputs import adapter_output
 
 logger = logging.getLogger(__name__)
 
@@ -165,18 +165,15 @@ def _factors(whole: LowRank, rank: int, seed: str) -> tuple[Tensor, Tensor]:
 def _paths(options: ResizingConfig) -> tuple[Path, Path]:
     if not options.model:
         raise UserError("--model is not given; name the LoRA to resize")
-    if not options.save_to:
-        raise UserError("--save_to is not given; name the file to write")
-    target = Path(options.save_to)
-    if target.suffix.lower() not in (*SUFFIXES, *PICKLE_SUFFIXES):
-        raise UserError(f"--save_to is {target}; end it in .safetensors, .pt or .ckpt")
-    return Path(options.model), target
+    source = Path(options.model)
+    return source, adapter_output("--save_to", options.save_to, [source])
 
 
 def _check(path: Path, name: str, tensors: Mapping[str, Tensor]) -> None:
     """Raise UserError if a layer is no plain LoRA."""
-    if strange := tensors.keys() ^ _LORA:
-        what = f"holds {name}.{min(strange)}" if strange <= tensors.keys() else f"lacks {name}.{min(strange)}"
+    if tensors.keys() != _LORA:
+        strange, missing = tensors.keys() - _LORA, _LORA - tensors.keys()
+        what = f"holds {name}.{min(strange)}" if strange else f"lacks {name}.{min(missing)}"
         raise UserError(f"--model is {path}, which {what}; only plain LoRA layers can be resized")
     up, down = tensors["lora_up.weight"], tensors["lora_down.weight"]
     if not (up.isfinite().all() and down.isfinite().all()):

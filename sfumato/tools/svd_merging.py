@@ -40,6 +40,7 @@ from sfumato.nn.precision import dtype_named
 from sfumato.tools import lowrank
 from sfumato.tools.adapter_merging import read_adapters
 from sfumato.tools.merge_record import adapter_record
+from sfumato.tools.outputs import adapter_output
 
 logger = logging.getLogger(__name__)
 
@@ -58,8 +59,8 @@ def svd_merge(run: Run) -> None:
     options, size, formats = run[AdapterMergingConfig], run[NewRankConfig], run[MergeFormatConfig]
     if not options.models:
         raise UserError("--models is not given; name the adapters to merge")
-    if not options.save_to:
-        raise UserError("--save_to is not given; name the file to write")
+    sources = [Path(name) for name in options.models]
+    path = adapter_output("--save_to", options.save_to, sources)
     device, precision = device_named(size.device or "cpu", "--device"), dtype_named(formats.precision)
     adapters = read_adapters(options, run[BlockWeightConfig])
     names = dict.fromkeys(_layer_name(name) for adapter in adapters for name in adapter.layers)
@@ -70,8 +71,7 @@ def svd_merge(run: Run) -> None:
             for target in targets:
                 tensors |= merged_layer(target, adapters, size, precision, device, weights)
                 bar.update()
-    path, saved = Path(options.save_to), formats.save_precision
-    sources = [adapter.path for adapter in adapters]
+    saved = formats.save_precision
     record = adapter_record(path, sources, tensors, has_spec=not options.no_metadata)
     write_adapter(path, tensors, record, dtype_named(saved) if saved else precision)
     logger.info("written: %s", path)

@@ -153,6 +153,8 @@ def test_files_are_converted_with_their_metadata_and_read_in_either_naming(tmp_p
         (["--src", "comfy"], "--src is 'comfy'; give ai-toolkit or sd-scripts"),
         (["--dst_path", "x.safetensors"], "--src_path is not given; name the file to read"),
         (["--src_path", "{own}", "--dst_path", "{out}"], "--src is ai-toolkit, but {own} is not written so"),
+        (["--src_path", "{own}", "--dst_path", "{own}"], "--dst_path is {own}, which is read, too"),
+        (["--src_path", "{own}", "--dst_path", "{out}.txt"], "end it in .safetensors, .pt or .ckpt"),
     ],
 )
 def test_what_cannot_be_converted_is_said_in_one_line(

@@ -115,3 +115,11 @@ def test_too_little_space_is_noticed_ahead(tmp_path: Path, monkeypatch: pytest.M
     require_disk_space(tmp_path / "not" / "yet", 4_000_000_000, "saving")
     with pytest.raises(UserError, match=r"5\.00 GB free, but saving needs 6\.00 GB"):
         require_disk_space(tmp_path / "not" / "yet", 6_000_000_000, "saving")
+
+
+@pytest.mark.parametrize("name", [".", "folder"])
+def test_a_folder_is_not_written_over(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(UserError, match="it is a folder; name a file"):
+        write_tensors(Path(name), {"a": torch.ones(2)})

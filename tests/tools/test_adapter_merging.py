@@ -13,6 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from sfumato.adapters.files import read_adapter
 from sfumato.adapters.layer import AdapterLayer
 from sfumato.adapters.loading import network_from_file
 from sfumato.adapters.loha import Loha
@@ -31,6 +32,7 @@ from tests import tiny
 
 CPU = torch.device("cpu")
 RATIO = 0.7
+MODELS = ["--models", "{a}", "--ratios", "1", "--flux_model", "{m}"]
 Make = Callable[[AdapterTarget], AdapterLayer | None]
 
 
@@ -263,7 +265,47 @@ def test_a_merged_lora_tells_what_it_is_made_of(flux: tuple[tiny.TinyFlux, Famil
             ["--models", "{sd}", "--ratios", "1", "--flux_model", "{m}", "--save_to", "{o}"],
             "fits no layer of the model",
         ),
-        (["--models", "{m}", "--ratios", "1", "--save_to", "{o}"], "which is no LoRA; merge it into a model"),
+        (
+            ["--models", "{m}", "--ratios", "1", "--save_to", "{o}"],
+            "{m}: it seems to be a FLUX.1 transformer",
+        ),
+        (
+            ["--models", "{a}", "{h}", "--ratios", "1", "1", "--save_to", "{o}", "--concat"],
+            "which is no plain LoRA; take svd_merge_lora",
+        ),
+        (
+            ["--models", "{a}", "--ratios", "1", "--flux_model", "{m}", "--save_to", "{a}"],
+            "the file to write is {a}, which is read, too, and would be lost; give another name",
+        ),
+        (
+            ["--models", "{b}", "{a}", "--ratios", "1", "1", "--concat", "--save_to", "{a}"],
+            "--save_to is {a}, which is read, too, and would be lost; give another name",
+        ),
+        (
+            ["--models", "{a}", "--ratios", "1", "--save_to", "{folder}"],
+            "--save_to is {folder}; end it in .safetensors, .pt or .ckpt",
+        ),
+        (
+            ["--models", "{a}", "--ratios", "1", "--flux_model", "{m}", "--save_to", "{folder}"],
+            "{folder} is no name for a merged model; end it in .safetensors",
+        ),
+        (
+            [
+                "--models",
+                "{a}",
+                "--ratios",
+                "1",
+                "--flux_model",
+                "{m}",
+                "--save_to",
+                "{o}",
+                "--clip_l",
+                "{clip}",
+                "--clip_l_save_to",
+                "{o}",
+            ],
+            "{o} is named for two merged models; give each a name of its own",
+        ),
         (
             ["--models", "{a}", "{b}", "--ratios", "1", "1", "--save_to", "{o}"],
             "add --concat, or take svd_merge_lora",
@@ -282,10 +324,11 @@ def test_what_cannot_work_is_said_in_one_line_and_nothing_is_written(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     files, family = flux
-    names = {name: str(tmp_path / f"{name}.safetensors") for name in ("a", "b", "gone", "o", "sd")}
-    names |= {"m": str(files.transformer), "clip": str(files.clip_l)}
+    names = {name: str(tmp_path / f"{name}.safetensors") for name in ("a", "b", "h", "gone", "o", "sd")}
+    names |= {"m": str(files.transformer), "clip": str(files.clip_l), "folder": str(tmp_path)}
     adapter(Path(names["a"]), family)
     adapter(Path(names["b"]), family, lambda target: Lora(target, 3, 1.0))
+    adapter(Path(names["h"]), family, loha)
     save_file(
         {
             f"lora_unet_mid_block_attentions_0_proj_in.{key}": torch.ones(4, 4)
@@ -341,3 +384,102 @@ def test_the_older_script_merges_too(tmp_path: Path) -> None:
         safe_open(tmp_path / "merge_lora_old.safetensors", "pt") as old,
     ):
         assert all(torch.equal(new.get_tensor(name), old.get_tensor(name)) for name in new.keys())  # noqa: SIM118
+
+
+def products(path: Path) -> dict[str, Tensor]:
+    """Return the change that each layer of a LoRA makes."""
+    layers = read_adapter(path).items()
+    return {
+        name: own["lora_up.weight"]
+        @ own["lora_down.weight"]
+        * float(own["alpha"])
+        / len(own["lora_down.weight"])
+        for name, own in layers
+    }
+
+
+def with_alpha(source: Path, target: Path, alpha: float) -> Path:
+    """Write a LoRA again with another alpha."""
+    tensors = load_file(source)
+    save_file({k: torch.tensor(alpha) if k.endswith(".alpha") else v for k, v in tensors.items()}, target)
+    return target
+
+
+def test_side_by_side_each_lora_acts_as_strongly_as_is_said(
+    flux: tuple[tiny.TinyFlux, Family], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, family = flux
+    first = adapter(tmp_path / "a.safetensors", family, every=6)
+    second = adapter(tmp_path / "b.safetensors", family, lambda t: Lora(t, 12, 5.0), seed=1, every=6)
+    out = tmp_path / "out.safetensors"
+    argv = ["--models", str(first), str(second), "--ratios", "0.8", "-1", "--concat", "--save_to", str(out)]
+    assert main(["merge", "flux", *argv]) == 0
+    said = capsys.readouterr().err
+    assert f"{first} acts at 0.16: its ratio squared, shared by ranks" in said
+    assert f"{second} acts at -0.75: its ratio squared, shared by ranks" in said
+    one, other, both = products(first), products(second), products(out)
+    for name, change in both.items():
+        torch.testing.assert_close(change, 0.16 * one[name] - 0.75 * other[name], rtol=1e-4, atol=1e-6)
+
+
+def test_an_alpha_of_0_means_the_rank_and_a_negative_one_turns_the_change_round(
+    flux: tuple[tiny.TinyFlux, Family], tmp_path: Path
+) -> None:
+    _, family = flux
+    plain = adapter(tmp_path / "a.safetensors", family, lambda t: Lora(t, 4, 4.0), every=6)
+    zero = with_alpha(plain, tmp_path / "zero.safetensors", 0.0)
+    minus = with_alpha(plain, tmp_path / "minus.safetensors", -1.0)
+    out = tmp_path / "out.safetensors"
+    for paths, factor in (([zero, plain], 4.0), ([plain, minus], 0.0)):
+        argv = ["--models", *map(str, paths), "--ratios", "1", "1", "--save_to", str(out)]
+        assert main(["merge", "flux", *argv]) == 0
+        strength = {4.0: 4.0, 0.0: (1 - 0.5) * (1 + 0.5)}[factor]  # halves are added up: cross terms stay
+        for name, change in products(out).items():
+            torch.testing.assert_close(change, strength * products(plain)[name], rtol=1e-4, atol=1e-6)
+    argv = ["--src", "sd-scripts", "--dst", "ai-toolkit", "--src_path", str(zero), "--dst_path", str(out)]
+    assert main(["convert-lora", *argv]) == 0
+    for name, change in products(out).items():
+        torch.testing.assert_close(change, products(plain)[name], rtol=1e-4, atol=1e-6)
+
+
+def test_what_is_for_another_model_or_of_no_effect_is_a_warning(
+    flux: tuple[tiny.TinyFlux, Family], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, family = flux
+    path = adapter(tmp_path / "a.safetensors", family, every=6)
+    other = tmp_path / "b.safetensors"
+    save_file(load_file(path), other, {"ss_base_model_version": "sd_v1"})
+    argv = [
+        "--models",
+        str(path),
+        str(other),
+        "--ratios",
+        "1",
+        "1",
+        "--save_to",
+        str(tmp_path / "o.safetensors"),
+    ]
+    weights = json.dumps([1.0] * 26)
+    assert main(["merge-svd", *argv, "--lbws", weights, weights]) == 0
+    said = capsys.readouterr().err
+    assert "the adapters are for different models (flux1, sd_v1); none will use all of it" in said
+    assert "--lbws" not in said.partition("WARNING")[2]
+    text_free = tmp_path / "unet.safetensors"
+    save_file({key: value for key, value in load_file(path).items() if "unet" in key}, text_free)
+    argv = ["--models", str(text_free), "--ratios", "1", "--save_to", str(tmp_path / "o.safetensors")]
+    assert main(["merge-svd", *argv, "--lbws", weights]) == 0
+    assert (
+        f"--lbws has no effect on {text_free}: no layer lies in a block of a U-Net" in capsys.readouterr().err
+    )
+
+
+def test_a_whole_checkpoint_may_be_pickled(tmp_path: Path) -> None:
+    model = tiny.sd(tmp_path / "m")
+    path = adapter(tmp_path / "a.safetensors", bound("sd", model.path), every=9)
+    argv = ["--models", str(path), "--ratios", "1", "--sd_model", str(model.path), "--save_precision", "fp16"]
+    for suffix in ("safetensors", "ckpt"):
+        assert script("networks/merge_lora", [*argv, "--save_to", str(tmp_path / f"o.{suffix}")]) == 0
+    pickled = torch.load(tmp_path / "o.ckpt", weights_only=True)["state_dict"]
+    plain = load_file(tmp_path / "o.safetensors")
+    assert pickled.keys() == plain.keys()
+    assert all(torch.equal(pickled[name], value) for name, value in plain.items())

@@ -316,5 +316,13 @@ def test_a_denoiser_is_not_asked_which_stable_diffusion_it_is(
     assert main(["convert", str(model), str(tmp_path / "out"), "--v2"]) == 2
     assert "--v2 is about Stable Diffusion" in capsys.readouterr().err
     assert main(["convert", str(model), str(tmp_path / "out.ckpt")]) == 2
-    assert "is a .safetensors file" in capsys.readouterr().err
+    assert "is no name for a FLUX.1 transformer; end it in .safetensors" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_tool_for_one_model_takes_no_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model, out = tiny.sd(tmp_path / "model").path, tmp_path / "out.safetensors"
+    argv = ["--diffusers_path", str(model), "--save_to", str(out)]
+    assert script("tools/convert_diffusers_to_flux", argv) == 2
+    assert f"--diffusers_path is {model}, another model; use sfumato convert" in capsys.readouterr().err
+    assert not out.exists()

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from sfumato.adapters.files import write_adapter
 from sfumato.cli.main import main, script
@@ -64,6 +64,7 @@ def test_each_smaller_rank_is_a_file_of_the_first_ranks(source: Path, tmp_path: 
         (["--model", "{}", "--save_to", "x.safetensors"], "--unit is missing"),
         (["--model", "{}", "--unit", "8", "--save_to", "x.safetensors"], "has rank 8, which --unit 8 cannot"),
         (["--model", "{}", "--unit", "0", "--save_to", "x.safetensors"], "unit"),
+        (["--model", "{}", "--unit", "2", "--save_to", "x.bmp"], "end it in .safetensors"),
         (["--model", "gone.safetensors", "--unit", "1", "--save_to", "x.safetensors"], "gone.safetensors"),
     ],
 )
@@ -73,3 +74,11 @@ def test_what_cannot_be_cut_is_one_line(
     assert main(["extract-dylora", *(option.format(source) for option in options)]) == 2
     (line,) = capsys.readouterr().err.splitlines()[-1:]
     assert said in line
+
+
+def test_what_is_no_dylora_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "loha.safetensors"
+    save_file({"lora_unet_a.hada_w1_a": torch.ones(4, 2)}, path)
+    argv = ["--model", str(path), "--unit", "2", "--save_to", str(tmp_path / "x.safetensors")]
+    assert main(["extract-dylora", *argv]) == 2
+    assert "it seems to be a LoHa, without lora_down tensors" in capsys.readouterr().err

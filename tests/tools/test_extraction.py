@@ -156,6 +156,11 @@ def test_flux_in_diffusers_layout_in_8_bits_and_pickled_models_are_compared(
     expected = torch.linalg.svdvals(change)[:4].norm()
     product = products(found)["lora_unet_double_blocks_0_img_attn_proj"]
     torch.testing.assert_close(product.norm(), expected, rtol=1e-3, atol=0)
+    deeper = tiny.flux(tmp_path / "deeper", dtype=torch.float32, depth=3).transformer
+    for pair, which in (((plain, deeper), "org"), ((deeper, plain), "tuned")):
+        assert script("networks/flux_extract_lora", _argv(*pair, tmp_path / "no.safetensors")) == 2
+        error = f"--model_{which} lacks unet_double_blocks_2_img_mod_lin; use two models of one architecture"
+        assert error in capsys.readouterr().err
     pickled, again = (tiny.sd(tmp_path, suffix=suffix).path for suffix in (".ckpt", ".safetensors"))
     assert script("networks/extract_lora_from_models", _argv(pickled, again, found)) == 2
     assert "its layers are those of --model_org" in capsys.readouterr().err
@@ -251,6 +256,7 @@ def test_weights_are_rounded_before_they_are_compared_where_asked_for(
     [
         ("--model_org {a} --model_tuned {b}", "--save_to must be given"),
         ("--model_org {a} --model_tuned {b} --save_to x.bmp", "end it in .safetensors"),
+        ("--model_org {a} --model_tuned {b} --save_to {b}", "is read, too, and would be lost"),
         ("--model_org {a} --model_tuned {a} --save_to x.pt", "its layers are those of --model_org"),
         (
             "--model_org {a} --model_tuned none.ckpt --save_to x.pt",

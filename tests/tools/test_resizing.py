@@ -112,7 +112,9 @@ def test_pickled_files_are_read_and_written(lora: Path, tmp_path: Path) -> None:
         ("--model {lora} --save_to o.pt --dynamic_method sv_ratio --dynamic_param 0.5", "use 1 or more"),
         ("--model {lora} --save_to o.pt --new_rank 0", "a rank is 1 or more"),
         ("--model {lora} --save_to o.pt --device abacus", "this machine has not"),
-        ("--model {other} --save_to o.pt", "only plain LoRA layers"),
+        ("--model {other} --save_to o.pt", "holds lora_unet_a.dora_scale; only plain LoRA layers"),
+        ("--model {half} --save_to o.pt", "lacks lora_unet_a.lora_up.weight; only plain LoRA layers"),
+        ("--model {lora} --save_to {lora}", "is read, too, and would be lost; give another name"),
         ("--model {broken} --save_to o.pt", "holds values that are no numbers"),
     ],
 )
@@ -126,10 +128,12 @@ def test_mistakes_are_one_line(
     monkeypatch.chdir(lora.parent)
     tensors = load_file(lora)
     save_file(tensors | {"lora_unet_a.dora_scale": torch.ones(20, 1)}, "other.safetensors")
+    save_file({k: v for k, v in tensors.items() if k != "lora_unet_a.lora_up.weight"}, "half.safetensors")
     tensors["lora_unet_a.lora_up.weight"][0, 0] = torch.nan
     save_file(tensors, "broken.safetensors")
     logging.getLogger("sfumato").handlers.clear()
     named = {"lora": lora, "other": "other.safetensors", "broken": "broken.safetensors"}
+    named["half"] = "half.safetensors"
     assert script("networks/resize_lora", options.format(**named).split()) == 2
     error = capsys.readouterr().err.strip()
     assert complaint in error

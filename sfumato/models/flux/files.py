@@ -115,8 +115,12 @@ class FluxFiles:
 
     def rewrite_file(self, path: Path, how: Rewriting) -> None:
         """Write the denoiser's file again, under its published names."""
-        if path.suffix.lower() not in SUFFIXES or how.epoch or how.step:
-            raise UserError(f"{path}: a FLUX.1 transformer is a .safetensors file without epoch and step")
+        if path.suffix.lower() not in SUFFIXES:
+            raise UserError(f"{path} is no name for a FLUX.1 transformer; end it in .safetensors")
+        if how.epoch or how.step:
+            raise UserError(
+                "--epoch and --global_step are for pickled files of Stable Diffusion; leave them out"
+            )
         with self.published(DENOISER) as own:
             write_tensors(path, own.tensors, how.metadata, how.dtype)
 
