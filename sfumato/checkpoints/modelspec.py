@@ -27,7 +27,12 @@ class Identity(Protocol):
 
     @property
     def implementation(self) -> str:
-        """Where its first implementation is published."""
+        """Whose format its checkpoints have."""
+        ...
+
+    @property
+    def adapter_implementation(self) -> str | None:
+        """Whose format its adapters have; None is that of checkpoints."""
         ...
 
     @property
@@ -71,7 +76,7 @@ def build(
         **given,
         "sai_model_spec": "1.0.0",
         "architecture": identity.architecture + ("" if kind == "checkpoint" else f"/{kind}"),
-        "implementation": identity.implementation,
+        "implementation": (kind == "lora" and identity.adapter_implementation) or identity.implementation,
         "title": config.metadata_title or name or f"{_TITLES.get(kind, 'Checkpoint')}@{timestamp}",
         "resolution": f"{width}x{height}",
         "date": datetime.fromtimestamp(int(timestamp)).isoformat(),

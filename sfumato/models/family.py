@@ -137,6 +137,7 @@ class ModelIdentity:
         implementation: `modelspec.implementation`.
         resolution: native (width, height).
         prediction_type: `modelspec.prediction_type`, or None where the field is left out.
+        adapter_implementation: `modelspec.implementation` of adapters, or None where it is the same.
     """
 
     base_version: str
@@ -144,6 +145,7 @@ class ModelIdentity:
     implementation: str
     resolution: tuple[int, int]
     prediction_type: str | None = None
+    adapter_implementation: str | None = None
 
 
 @dataclass(frozen=True)

@@ -46,9 +46,8 @@ def test_hashes_equal(case: dict[str, Any]) -> None:
 
 def identity_of(options: dict[str, Any], is_newer: bool) -> ModelIdentity:
     """Describe the families of the recorded options as those families describe themselves."""
-    adapter = bool(options.get("lora"))
-    checkpoint = options.get("is_stable_diffusion_ckpt", not adapter)
-    implementation = GENERATIVE_MODELS if checkpoint or options.get("textual_inversion") else "diffusers"
+    is_diffusers = options.get("is_stable_diffusion_ckpt") is False
+    implementation = "diffusers" if is_diffusers else GENERATIVE_MODELS
     prediction = "v" if options.get("v_parameterization") else "epsilon"
     if "flux" in options:
         variant = {"dev": "flux-1-dev", "schnell": "flux-1-schnell" if is_newer else "flux-1"}[
@@ -57,7 +56,9 @@ def identity_of(options: dict[str, Any], is_newer: bool) -> ModelIdentity:
         return ModelIdentity("", variant, FLUX, (1024, 1024))
     if "sd3" in options:
         size = options["sd3"] if is_newer else "medium"
-        return ModelIdentity("", f"stable-diffusion-3-{size}", implementation, (1024, 1024), prediction)
+        return ModelIdentity(
+            "", f"stable-diffusion-3-{size}", implementation, (1024, 1024), prediction, "diffusers"
+        )
     if options.get("sdxl"):
         name = "stable-diffusion-xl-v1-base"
         return ModelIdentity("", name, GENERATIVE_MODELS, (1024, 1024), prediction)
@@ -65,8 +66,8 @@ def identity_of(options: dict[str, Any], is_newer: bool) -> ModelIdentity:
         name, side = (
             ("stable-diffusion-v2-768-v", 768) if prediction == "v" else ("stable-diffusion-v2-512", 512)
         )
-        return ModelIdentity("", name, implementation, (side, side), prediction)
-    return ModelIdentity("", "stable-diffusion-v1", implementation, (512, 512), prediction)
+        return ModelIdentity("", name, implementation, (side, side), prediction, "diffusers")
+    return ModelIdentity("", "stable-diffusion-v1", implementation, (512, 512), prediction, "diffusers")
 
 
 def size_of(text: Any) -> tuple[int, int] | None:

@@ -164,6 +164,7 @@ def _identity(is_v2: bool, predicts_velocity: bool) -> ModelIdentity:
     return ModelIdentity(
         base_version=("sd_v2" if is_v2 else "sd_v1") + ("_v" if predicts_velocity else ""),
         architecture=version_2 if is_v2 else "stable-diffusion-v1",
-        implementation="diffusers",
+        implementation="https://github.com/Stability-AI/generative-models",
         resolution=(size, size),
+        adapter_implementation="diffusers",
     )

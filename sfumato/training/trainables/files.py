@@ -9,6 +9,7 @@ import torch
 from sfumato.checkpoints import modelspec
 from sfumato.config.images import ImageConfig
 from sfumato.config.metadata import MetadataConfig
+from sfumato.config.model import ModelConfig
 from sfumato.config.noise import NoiseConfig
 from sfumato.config.run import Run
 from sfumato.config.saving import SavingConfig
@@ -32,4 +33,5 @@ def description(run: Run, family: Family, kind: modelspec.Kind) -> dict[str, str
         timestamp=time.time(),
         resolution=run[ImageConfig].size,
         timestep_range=(run[NoiseConfig].min_timestep, run[NoiseConfig].max_timestep),
+        encoder_layer=run[ModelConfig].clip_skip,
     )
