@@ -72,11 +72,14 @@ def _parse(path: Path) -> dict[str, Any]:
     if reader is None:
         raise UserError(f"--dataset_config is {path}; use a .toml or .json file")
     try:
-        return reader(path.read_text(encoding="utf-8-sig"))
+        content = reader(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise UserError(f"--dataset_config {path} cannot be read: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"--dataset_config {path} is not valid {path.suffix[1:]}: {error}") from error
+    if not isinstance(content, dict):
+        raise UserError(f'--dataset_config {path} holds no object; write {{"datasets": [...]}}')
+    return content
 
 
 def _describe(path: Path, number: int, table: Any, general: Mapping[str, Any]) -> Described:

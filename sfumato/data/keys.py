@@ -6,6 +6,7 @@ floats for integers and integers for floats.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
@@ -44,7 +45,7 @@ class Key:
         """Return the checked value; `where` names file and table for the message."""
         try:
             converted = self.convert(value)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise UserError(f"{where}: {name} is {value!r}; it must be {self.expected}") from error
         if self.minimum is not None and converted < self.minimum:
             raise UserError(f"{where}: {name} is {value!r}; use {self.minimum} or more")
@@ -100,6 +101,8 @@ def _integer(value: Any) -> int:
 def _number(value: Any) -> float:
     if isinstance(value, (str, bool)):
         raise TypeError(value)
+    if not math.isfinite(value):
+        raise ValueError(value)
     return value if isinstance(value, int) else float(value)
 
 
@@ -116,7 +119,7 @@ def _text(value: Any) -> str:
 
 
 def _path(value: Any) -> Path:
-    if not _text(value):
+    if not _text(value) or "\0" in value:
         raise ValueError(value)
     return Path(value)
 
@@ -144,7 +147,7 @@ def _resolution(value: Any) -> tuple[int, int]:
 def _range(value: Any) -> tuple[float, float]:
     """Read `[2.0, 4.0]` or, as on the command line, `"2.0,4.0"`."""
     low, high = (float(part) for part in (value.split(",") if isinstance(value, str) else value))
-    if not 0 < low <= high:
+    if not 0 < low <= high < math.inf:
         raise ValueError(value)
     return low, high
 

@@ -95,7 +95,7 @@ def read_records(path: Path) -> dict[str, Record]:
         raise UserError(f"metadata_file {path} is not UTF-8 text; save it as UTF-8") from error
     try:
         entries = _of_lines(text, path) if path.suffix.lower() == ".jsonl" else json.loads(text)
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, RecursionError) as error:
         raise UserError(f"metadata_file {path} is not valid JSON: {error}") from error
     if not isinstance(entries, dict) or not entries:
         raise UserError(f"metadata_file {path} describes no pictures; it should map each to its caption")

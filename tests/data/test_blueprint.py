@@ -148,6 +148,14 @@ def test_numbers_and_switches_of_front_ends_are_understood(tmp_path: Path) -> No
             "[[datasets]]\nresolution = 512" + SUBSET + "caption_separator = ''\nshuffle_caption = true",
             "caption_separator is empty, and shuffle_caption needs one",
         ),
+        ("[[datasets]]\nresolution = inf", "resolution is inf; it must be a size in pixels"),
+        ("[[datasets]]\nbatch_size = inf", "batch_size is inf; it must be a whole number"),
+        ("[[datasets]]\ncaption_dropout_rate = nan", "caption_dropout_rate is nan; it must be a number"),
+        ("[general]\nface_crop_aug_range = [1, inf]", "it must be two numbers above 0"),
+        (
+            '[[datasets]]\nresolution = 512\n[[datasets.subsets]]\nimage_dir = "a\\u0000b"',
+            "it must be a path in quotes",
+        ),
         ("[general]\nmax_token_length = 150", "'max_token_length'; give it as --max_token_length"),
         ("[[datasets]]\nresolution =", "data.toml is not valid toml: Invalid value"),
     ],
@@ -157,6 +165,21 @@ def test_a_mistake_is_named_with_file_and_table(tmp_path: Path, text: str, says:
         plans(tmp_path, text, size_multiple=16)
     assert "data.toml" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("[1]", r'holds no object; write \{"datasets"'),
+        ("null", "holds no object"),
+        ("[" * 100_000, "is not valid json"),
+        ('{"datasets": [3]}', r"\[\[datasets\]\] 1 is 3; write it as a table"),
+    ],
+)
+def test_json_of_another_shape_is_one_clear_line(tmp_path: Path, text: str, says: str) -> None:
+    with pytest.raises(UserError, match=says) as caught:
+        plans(tmp_path, text, suffix=".json")
+    assert "data.json" in str(caught.value)
 
 
 def test_notes_about_subsets_are_kept_and_the_nearest_table_counts(tmp_path: Path) -> None:
