@@ -22,6 +22,8 @@ from sfumato.nn.device import kind_of
 
 MOST_PIXELS = 256
 """Up to how many pixels of output, in the whole batch, the matrix product is the faster one on a CPU."""
+FEW_PIXELS = 128
+"""Up to how many the weights are the left factor of the product."""
 LEAST_WEIGHTS = 2**20
 """Kernels with fewer weights are put in order in no time."""
 
@@ -126,8 +128,9 @@ class _Product(torch.autograd.Function):
         ctx.save_for_backward(weight)
         ctx.shape, ctx.stride = x.shape, stride  # type: ignore[attr-defined]
         padded = F.pad(x.permute(0, 2, 3, 1), (0, 0, 1, 1, 1, 1))
-        y = F.linear(torch.cat(list(_places(padded, stride)), dim=-1), _matrix(weight), bias)
-        return y.permute(0, 3, 1, 2)
+        around = torch.cat(list(_places(padded, stride)), dim=-1)
+        y = _times(around.flatten(0, 2), _matrix(weight), bias)
+        return y.unflatten(0, around.shape[:3]).permute(0, 3, 1, 2)
 
     @staticmethod
     def backward(  # type: ignore[override]
@@ -142,6 +145,17 @@ class _Product(torch.autograd.Function):
             place += piece
         inside = padded[:, 1:-1, 1:-1].contiguous()
         return inside.permute(0, 3, 1, 2), None, None, None
+
+
+def _times(rows: Tensor, matrix: Tensor, bias: Tensor | None) -> Tensor:
+    """Return (P, O), `rows` (P, I) times the transposed `matrix` (O, I), plus `bias` (O,).
+
+    A product's right factor is brought into another order first: let that be the smaller one.
+    """
+    if len(rows) > FEW_PIXELS:
+        return F.linear(rows, matrix, bias)
+    product = matrix @ rows.T if bias is None else torch.addmm(bias[:, None], matrix, rows.T)
+    return product.T.contiguous()
 
 
 def _matrix(weight: Tensor) -> Tensor:

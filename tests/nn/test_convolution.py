@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -20,12 +21,15 @@ class Products:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.count = 0
-        self._linear = torch.nn.functional.linear
-        monkeypatch.setattr(convolution.F, "linear", self)
+        monkeypatch.setattr(convolution, "pointwise", self._counting(convolution.pointwise))
+        monkeypatch.setattr(convolution._Product, "apply", self._counting(convolution._Product.apply))
 
-    def __call__(self, *arguments: Tensor) -> Tensor:
-        self.count += 1
-        return self._linear(*arguments)
+    def _counting(self, product: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def counted(*arguments: object) -> Tensor:
+            self.count += 1
+            return product(*arguments)
+
+        return counted
 
 
 @pytest.fixture(autouse=True)
@@ -63,9 +67,16 @@ def output_and_gradient(layer: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize("dtype", list(BOUNDS))
 @pytest.mark.parametrize("options", [{}, {"bias": False}, {"stride": 2}])
 @pytest.mark.parametrize("height", [4, 5])
+@pytest.mark.parametrize("few", [0, 128])
 def test_output_and_gradient_are_those_of_the_convolution(
-    dtype: torch.dtype, height: int, options: dict[str, int], products: Products
+    dtype: torch.dtype,
+    height: int,
+    options: dict[str, int],
+    few: int,
+    products: Products,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(convolution, "FEW_PIXELS", few)
     layer = frozen(**options)
     expected = output_and_gradient(layer, picture(height))
     assert products.count == 0
