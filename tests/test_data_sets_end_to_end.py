@@ -6,12 +6,15 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from sfumato.caching import store
 from sfumato.cli.main import script
+from sfumato.data import index
 from tests import tiny
 
 SHORT = """
@@ -116,3 +119,33 @@ def test_a_pictures_file_that_is_gone_does_not_stop_a_metadata_file(
     shutil.rmtree(folder)
     train(model, tmp_path / "none", "--in_json", str(file), code=2)
     assert "no pictures to train on in" in capfd.readouterr().err
+
+
+def test_pictures_of_which_only_latents_are_left_train_as_they_did(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    model, folder, file = tiny.sdxl(tmp_path / "model"), tmp_path / "data", tmp_path / "m.json"
+    tiny.pictures(folder, 3, (90, 70), captions=None)
+    entries = {f"picture_{n:02d}": {"caption": f"cat {n}", "train_resolution": [80, 64]} for n in range(3)}
+    file.write_text(json.dumps(entries))
+    data = ["--train_data_dir", str(folder), "--in_json", str(file)]
+    argv = [*model.arguments, *SHORT.replace("lora_flux", "lora").split(), *data, "--output_name", "lora"]
+    cached = [*argv, "--cache_latents_to_disk", "--output_dir"]
+    assert script("sdxl_train_network", [*cached, str(tmp_path / "before")]) == 0
+    for picture in sorted(folder.glob("*.png")):
+        (own,) = folder.glob(f"{picture.stem}_*.npz")
+        arrays = {name: array for name, array in np.load(own).items() if name != store.RECORD}
+        assert arrays.keys() == {"latents", "original_size", "crop_ltrb"}
+        np.savez(folder / f"{picture.stem}.npz", **arrays)
+        own.unlink()
+        picture.unlink()
+    (folder / index.NAME).unlink()
+    capfd.readouterr()
+    assert script("sdxl_train_network", [*cached, str(tmp_path / "after")]) == 0
+    assert "3 latent caches without a record" in capfd.readouterr().err
+    first, second = (load_file(tmp_path / name / "lora.safetensors") for name in ("before", "after"))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert script("sdxl_train_network", [*argv, "--output_dir", str(tmp_path / "none")]) == 2
+    text = capfd.readouterr().err
+    assert "3 of 3 pictures in" in text
+    assert "latents of some are: --cache_latents_to_disk may train from them" in text

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections import ChainMap
 from collections.abc import Iterable, Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 from sfumato.config.captions import CaptionConfig
@@ -28,12 +28,15 @@ from sfumato.errors import UserError
 logger = logging.getLogger(__name__)
 
 
-def plans(run: Run, *, size_multiple: int = 8, seed: int = 0) -> list[DatasetPlan]:
+def plans(
+    run: Run, *, size_multiple: int = 8, seed: int = 0, takes_latents: bool = False
+) -> list[DatasetPlan]:
     """Return the data sets that a run asks for.
 
     Args:
         size_multiple: what sides of trained pictures must be multiples of: the family's downscale * patch.
         seed: of the run; chooses the pictures for validation where no seed is given for that.
+        takes_latents: whether pictures may be there as latents alone, in files that sd-scripts wrote.
 
     Raises:
         UserError: something is missing, unknown, or of a wrong type.
@@ -45,7 +48,8 @@ def plans(run: Run, *, size_multiple: int = 8, seed: int = 0) -> list[DatasetPla
     for dataset in described:
         _name_unheard(dataset, options)
     options, weight = {"validation_seed": seed, **options}, run[LossConfig].prior_loss_weight
-    return [_plan(dataset, options, weight, size_multiple) for dataset in described]
+    planned = (_plan(dataset, options, weight, size_multiple) for dataset in described)
+    return [replace(plan, takes_latents=takes_latents) for plan in planned]
 
 
 def _check_kinds(dataset: Described, takes_partners: bool) -> None:

@@ -14,6 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from sfumato.data import latents_alone
 from sfumato.data.buckets import Size
 from sfumato.data.captions import CaptionSettings
 from sfumato.data.images import is_picture
@@ -51,20 +52,30 @@ class Entry(NamedTuple):
 
 
 def entries(
-    path: Path, image_dir: Path | None, settings: CaptionSettings, warn: Callable[[str], None]
+    path: Path,
+    image_dir: Path | None,
+    settings: CaptionSettings,
+    warn: Callable[[str], None],
+    *,
+    takes_latents: bool = False,
 ) -> list[Entry]:
     """Return the pictures that a metadata file describes, in its order; `warn` is told what is missing.
+
+    Args:
+        takes_latents: take a file of latents, `<key>.npz`, for a picture that is not there.
 
     Raises:
         UserError: the file cannot be used.
     """
     records, find = read_records(path), Finder(image_dir)
-    found = {key: picture for key in records if (picture := find(key))}
+    found = {key: picture for key in records if (picture := find(key, takes_latents=takes_latents))}
     if missing := [key for key in records if key not in found]:
+        kept = not takes_latents and any(find(key, takes_latents=True) for key in missing)
+        hint = "; latents of some are: --cache_latents_to_disk may train from them" if kept else ""
         warn(
             f"{len(missing)} of {counted(len(records), 'picture')} in {path} "
             f"{plural(len(missing), 'is', 'are')} not {_where(image_dir)} and left out, "
-            f"the first is {missing[0]!r}"
+            f"the first is {missing[0]!r}{hint}"
         )
     if silent := [key for key in found if not (records[key].caption or records[key].tags)]:
         warn(
@@ -116,8 +127,12 @@ class Finder:
         self._image_dir = None if image_dir is None else str(image_dir)
         self._listed = cache(_Listing.of)
 
-    def __call__(self, key: str) -> str | None:
-        """Return the path of the key's picture, or None: the key itself, or a file in the picture folder."""
+    def __call__(self, key: str, *, takes_latents: bool = False) -> str | None:
+        """Return the path of the key's picture or, if they will do, its latents; None without either."""
+        return self._picture(key) or (self._latents(key) if takes_latents else None)
+
+    def _picture(self, key: str) -> str | None:
+        """Return the key itself, or a file in the picture folder."""
         folder, name = os.path.split(key)
         if (folder or self._image_dir is None) and name in self._listed(folder).pictures:
             return key
@@ -127,12 +142,25 @@ class Finder:
         found = self._listed(folder).named(name)
         return os.path.join(folder, found) if found else None
 
+    def _latents(self, key: str) -> str | None:
+        """Return the file of latents beside the key, or of that name in the picture folder."""
+        beside = os.path.splitext(key)[0] + latents_alone.SUFFIX
+        places = [beside] if os.path.dirname(key) or self._image_dir is None else []
+        if self._image_dir is not None:
+            places += [os.path.join(self._image_dir, name) for name in (key + latents_alone.SUFFIX, beside)]
+        return next((place for place in places if self._is_there(place)), None)
+
+    def _is_there(self, path: str) -> bool:
+        folder, name = os.path.split(path)
+        return name in self._listed(folder).latents
+
 
 class _Listing(NamedTuple):
     """The pictures in a folder, and their names by stem; of several with a stem the first counts."""
 
     pictures: frozenset[str]
     by_stem: dict[str, str]
+    latents: frozenset[str]
 
     @classmethod
     def of(cls, folder: str) -> _Listing:
@@ -141,7 +169,8 @@ class _Listing(NamedTuple):
         except OSError:
             names = []
         pictures = [name for name in names if is_picture(name)]
-        return cls(frozenset(pictures), {os.path.splitext(name)[0]: name for name in pictures})
+        latents = frozenset(name for name in names if name.endswith(latents_alone.SUFFIX))
+        return cls(frozenset(pictures), {os.path.splitext(name)[0]: name for name in pictures}, latents)
 
     def named(self, name: str) -> str | None:
         return name if name in self.pictures else self.by_stem.get(name)

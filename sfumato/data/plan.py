@@ -70,6 +70,7 @@ class DatasetPlan:
         validation_split: share of each subset's pictures that is held back from training.
         validation_seed: chooses them.
         size_multiple: what sides of trained pictures must be multiples of.
+        takes_latents: pictures of metadata files may be there as latents alone; see `latents_alone.py`.
     """
 
     subsets: tuple[SubsetPlan, ...]
@@ -80,3 +81,4 @@ class DatasetPlan:
     validation_split: float = 0.0
     validation_seed: int = 0
     size_multiple: int = 8
+    takes_latents: bool = False

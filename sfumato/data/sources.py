@@ -10,7 +10,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, repeat
 from typing import NamedTuple
 
-from sfumato.data import cache_info, caption_files, conditioning, fitting, metadata_file, validation
+from sfumato.data import (
+    cache_info,
+    caption_files,
+    conditioning,
+    fitting,
+    latents_alone,
+    metadata_file,
+    validation,
+)
 from sfumato.data.buckets import Size
 from sfumato.data.caption_files import CaptionFile, UnreadableCaptionError
 from sfumato.data.complaints import Complaints
@@ -111,7 +119,13 @@ class _Found(NamedTuple):
 
 def _in_metadata(subset: SubsetPlan, plan: DatasetPlan, complaints: Complaints, _index: Index) -> _Found:
     assert subset.metadata_file is not None
-    entries = metadata_file.entries(subset.metadata_file, subset.image_dir, subset.captions, complaints.warn)
+    entries = metadata_file.entries(
+        subset.metadata_file,
+        subset.image_dir,
+        subset.captions,
+        complaints.warn,
+        takes_latents=plan.takes_latents,
+    )
     unit, sizes = plan.size_multiple, [entry.train_size for entry in entries]
     return _Found(
         [entry.path for entry in entries],
@@ -202,7 +216,8 @@ def _headers(
 def _header(path: str, status: Status, complaints: Complaints, index: Index) -> Header | None:
     """Read a header that is not known yet, or say why that cannot be done."""
     try:
-        header = read_header(path)
+        read = latents_alone.read_header if path.endswith(latents_alone.SUFFIX) else read_header
+        header = read(path)
     except BrokenPictureError as error:
         complaints.leave_out(path, str(error))
         return None

@@ -81,7 +81,7 @@ def _workplace(run: Run, parts: Sequence[str]) -> Iterator[_Workplace]:
         family = family_for(run)
         family.check(parts)
         multiple = family.latents.downscale * family.latents.patch
-        plans = blueprint.plans(run, size_multiple=multiple)
+        plans = blueprint.plans(run, size_multiple=multiple, takes_latents=bool(family.caches.older))
         training_set = dataset.read(plans, run[LengthConfig].seed or 0, strict=run[FileConfig].strict)
         loaded = Parts(
             family,

@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from sfumato.config.caching import CachingConfig
 from sfumato.config.dataset import DatasetConfig
 from sfumato.config.distributed import DistributedConfig
 from sfumato.config.file import FileConfig
@@ -139,7 +140,8 @@ def _training_set(run: Run, family: Family, seed: int) -> TrainingData:
     multiple = family.latents.downscale * family.latents.patch
     if run[DatasetConfig].dataset_class:
         return _user_set(run, family, multiple, seed)
-    plans = blueprint.plans(run, size_multiple=multiple, seed=seed)
+    takes_latents = run[CachingConfig].cache_latents_to_disk and bool(family.caches.older)
+    plans = blueprint.plans(run, size_multiple=multiple, seed=seed, takes_latents=takes_latents)
     masked = any(s.alpha_mask or s.conditioning_data_dir for plan in plans for s in plan.subsets)
     if run[LossConfig].masked_loss and not masked:
         line = "--masked_loss has no effect without masks: name conditioning_data_dir or set alpha_mask"

@@ -4,14 +4,16 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from sfumato.config.dataset import DatasetConfig
 from sfumato.config.images import ImageConfig
 from sfumato.config.run import Run
-from sfumato.data import blueprint, dataset
+from sfumato.data import blueprint, dataset, latents_alone, metadata_file
 from sfumato.data.captions import CaptionSettings
 from sfumato.data.dataset import TrainingSet
+from sfumato.data.images import BrokenPictureError
 from sfumato.data.metadata_file import Record
 from sfumato.errors import UserError
 from tests.data.folders import folder, picture
@@ -157,3 +159,27 @@ def test_the_record_of_a_data_set_names_the_file(tmp_path: Path, pictures: Path)
     assert {"class_tokens", "is_reg"} & subset.keys() == set()
     assert record["tag_frequency"] == {"m.json": {"a cat": 1, "red": 1, "blue": 1}}
     assert training_set.dataset_dirs() == {"m.json": {"n_repeats": 1, "img_count": 1}}
+
+
+def test_latents_stand_in_for_pictures_where_they_are_taken(tmp_path: Path) -> None:
+    (tmp_path / "deep").mkdir()
+    for name in ("one.npz", "two.npz", "two.png", "deep/three.npz"):
+        (tmp_path / name).write_bytes(b"")
+    find = metadata_file.Finder(tmp_path)
+    assert find("one") is None
+    assert find("one", takes_latents=True) == str(tmp_path / "one.npz")
+    assert find("one.jpg", takes_latents=True) == str(tmp_path / "one.npz")
+    assert find("two", takes_latents=True) == str(tmp_path / "two.png"), "the picture itself is better"
+    key = str(tmp_path / "deep" / "three.webp")
+    assert find(key, takes_latents=True) == str(tmp_path / "deep" / "three.npz")
+    assert find("four", takes_latents=True) is None
+
+
+def test_files_that_hold_no_latents_are_named_and_left_out(tmp_path: Path) -> None:
+    np.savez(tmp_path / "good.npz", latents=np.zeros((4, 8, 10)), original_size=np.array([90, 70]))
+    np.savez(tmp_path / "texts.npz", hidden=np.zeros(3))
+    (tmp_path / "broken.npz").write_bytes(b"PK")
+    assert latents_alone.read_header(str(tmp_path / "good.npz")).size == (90, 70)
+    for name, says in (("texts", "no latents"), ("broken", "cannot be read"), ("gone", "cannot be read")):
+        with pytest.raises(BrokenPictureError, match=says):
+            latents_alone.read_header(str(tmp_path / f"{name}.npz"))
