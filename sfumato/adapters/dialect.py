@@ -64,6 +64,12 @@ class Layers:
             own += (*blocks.SIZE_ARGUMENTS, *blocks.RATE_ARGUMENTS)
         return (*own, "train_blocks") if self.blocks else own
 
+    @property
+    def size_arguments(self) -> tuple[str, ...]:
+        """The arguments that say which layers are adapted and how large, which a file can tell instead."""
+        own = (*self.kinds, *self.listed, *self.blocks, "train_blocks", "split_qkv", "network_reg_dims")
+        return (*own, *blocks.SIZE_ARGUMENTS) if self.block_list else own
+
 
 @dataclass(frozen=True)
 class Kind:
@@ -111,7 +117,7 @@ class Dialect:
     joins_text_encoders: bool = False
     without_effect: tuple[str, ...] = ()
 
-    def check(self, given: Given, layers: Layers) -> None:
+    def check(self, given: Given, layers: Layers, config: NetworkConfig) -> None:
         """Refuse arguments that are not known, and name those that change nothing."""
         known = ["verbose", *self.kind.dropouts, *self.kind.arguments, *self.without_effect]
         if self.kind.has_plus:
@@ -126,6 +132,12 @@ class Dialect:
         for key in given:
             if key in (*self.without_effect, *layers.without_effect):
                 logger.warning("--network_args %s has no effect on this model; leave it out", key)
+            elif config.dim_from_weights and key in layers.size_arguments:
+                logger.warning(
+                    "--network_args %s has no effect: --dim_from_weights takes it from the file", key
+                )
+            elif config.network_train_unet_only and key in layers.on_request and flag(given, key):
+                logger.warning("--network_args %s has no effect with --network_train_unet_only", key)
 
 
 _PATTERNS = ("network_reg_dims", "network_reg_lrs")
@@ -214,6 +226,9 @@ def _selected(layers: Layers, given: Given) -> dict[str, frozenset[int] | None]:
     only = given.get("train_blocks", "all")
     if only not in ("all", *selected):
         raise UserError(f"--network_args train_blocks={only}: give all, {', '.join(selected)}")
+    for key, kind in layers.blocks.items():
+        if key in given and only not in ("all", kind):
+            logger.warning("--network_args %s has no effect with train_blocks=%s", key, only)
     return {kind: indices if only in ("all", kind) else frozenset() for kind, indices in selected.items()}
 
 

@@ -197,7 +197,7 @@ def _family_of(unet: nn.Module, dialect: Dialect) -> str:
 
 def _plan(dialect: Dialect, family: str, config: NetworkConfig, given: Mapping[str, str]) -> AdapterPlan:
     layers = dialect.layers[family]
-    dialect.check(given, layers)
+    dialect.check(given, layers, config)
     if dialect.joins_text_encoders and len(config.text_encoder_lr or ()) > 1:
         logger.warning("--text_encoder_lr: this --network_module uses the first rate for all text encoders")
     file = Path(config.network_weights) if config.network_weights else None

@@ -223,3 +223,34 @@ def test_programs_that_speak_the_plug_in_interface_get_a_network(
         pytest.approx(0.01 / len(other.unet_loras)),
         pytest.approx(0.01),
     )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "said"),
+    [
+        (
+            ["train_t5xxl=True"],
+            {"network_train_unet_only": True},
+            "train_t5xxl has no effect with --network_train",
+        ),
+        (["train_t5xxl=False"], {"network_train_unet_only": True}, ""),
+        (
+            ["train_blocks=single", "train_double_block_indices=0"],
+            {},
+            "train_double_block_indices has no effect with train_blocks=single",
+        ),
+        (
+            ["split_qkv=True"],
+            {"dim_from_weights": True, "network_weights": "x.safetensors"},
+            "split_qkv has no effect: --dim_from_weights takes it from the file",
+        ),
+        (["rank_dropout=0.1"], {"dim_from_weights": True, "network_weights": "x.safetensors"}, ""),
+    ],
+)
+def test_an_argument_that_another_overrules_is_a_warning(
+    arguments: list[str], options: dict[str, Any], said: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        resolve(*arguments, **options)
+    assert len(caplog.messages) == bool(said)
+    assert said in "".join(caplog.messages)
