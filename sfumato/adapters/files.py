@@ -17,6 +17,7 @@ from sfumato.checkpoints.pickles import write_pickle
 from sfumato.checkpoints.tensors import open_tensors, write_tensors
 from sfumato.errors import UserError
 from sfumato.log import counted
+from sfumato.models.exchange import own_names
 from sfumato.models.recognise import ADAPTERS, describe, recognise
 
 logger = logging.getLogger(__name__)
@@ -39,9 +40,11 @@ def read_adapter(path: Path) -> dict[str, dict[str, Tensor]]:
     if kind is None or kind.name not in ADAPTERS:
         raise UserError(f"{path}: {describe(shapes)}; give a LoRA, LoHa, LoKr or OFT")
     layers: dict[str, dict[str, Tensor]] = defaultdict(dict)
+    names = own_names({_bare(key) for key in keys})
     for key, tensor in keys.items():
         name, _, rest = key.partition(".")
-        layers[name][rest] = tensor
+        bare = _bare(key)
+        layers[name.removesuffix(bare) + names.get(bare, bare)][rest] = tensor
     for tensors in layers.values():
         ranks = [tensor.shape[0] for name, tensor in tensors.items() if name in _BY_RANK]
         is_scaled = "alpha" in tensors and float(tensors["alpha"]) != 0
@@ -52,14 +55,19 @@ def read_adapter(path: Path) -> dict[str, dict[str, Tensor]]:
     return dict(layers)
 
 
+def _bare(key: str) -> str:
+    """Return a key's layer without the prefix of the adapter's kind."""
+    return key.partition(".")[0].partition("_")[2]
+
+
 def read_keys(path: Path) -> dict[str, Tensor]:
-    """Return an adapter's tensors by our keys, whichever of two namings the file has.
+    """Return an adapter's tensors by our keys, whichever naming the file has.
 
     Raises:
         UserError: the file is missing or broken.
     """
     with open_tensors(path) as reader:
-        tensors = dict(reader.items())
+        tensors = interchange.undotted(dict(reader.items()))
     if not interchange.is_foreign(tensors):
         return tensors
     own, rest = interchange.to_own(tensors)

@@ -30,12 +30,32 @@ _LEAVES = {
     "lora.up.weight": "up",
     "alpha": "alpha",
 }
+_OWN_LEAVES = {"down": "lora_down.weight", "up": "lora_up.weight", "alpha": "alpha"}
+_PATH = "diffusion_model."
 _OWNERS = ("transformer.", "text_encoder.", "text_encoder_2.")
 
 
 def is_foreign(keys: Iterable[str]) -> bool:
     """Return whether these are the keys of a LoRA in diffusers' naming."""
     return any(key.startswith(_OWNERS) and _split(key)[1] for key in keys)
+
+
+def undotted(tensors: Tensors) -> dict[str, Tensor]:
+    """Return a file's tensors, those under our keys whose layers are dotted paths in published checkpoints.
+
+    ComfyUI and programs beside it write `diffusion_model.double_blocks.0.img_attn.qkv.lora_A.weight`.
+    """
+    return {_undotted(key): tensor for key, tensor in tensors.items()}
+
+
+def _undotted(key: str) -> str:
+    if not key.startswith(_PATH):
+        return key
+    name, word = _split(key)
+    leaf = _OWN_LEAVES.get(word)
+    if leaf is None:
+        name, _, leaf = key.rpartition(".")
+    return f"{PREFIX}unet_{name.removeprefix(_PATH).replace('.', '_')}.{leaf}"
 
 
 def to_own(tensors: Tensors) -> tuple[dict[str, Tensor], list[str]]:

@@ -7,9 +7,10 @@ family that is known to be trained by such programs has a module `exchange` besi
 from __future__ import annotations
 
 import importlib
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
+from typing import Any
 
 from sfumato.models.family import families
 
@@ -36,9 +37,20 @@ class Exchanged:
 
 def exchanged(names: Collection[str]) -> list[Exchanged]:
     """Return the layers that a file with these tensors may speak of, in either naming; empty if unknown."""
-    found: list[Exchanged] = []
+    return [entry for module in _modules("exchange") for entry in module.exchanged(names)]
+
+
+def own_names(layers: Collection[str]) -> dict[str, str]:
+    """Return our names of layers that a file calls otherwise, where nothing but the name differs.
+
+    Both are without the adapter kind's prefix. A family with such files has a module `lora_names`.
+    """
+    return {name: own for module in _modules("lora_names") for name, own in module.own_names(layers).items()}
+
+
+def _modules(name: str) -> Iterator[Any]:
+    """Yield the modules of that name beside the families that have one."""
     for family in families():
-        module = f"sfumato.models.{family}.exchange"
+        module = f"sfumato.models.{family}.{name}"
         if find_spec(module):
-            found += importlib.import_module(module).exchanged(names)
-    return found
+            yield importlib.import_module(module)

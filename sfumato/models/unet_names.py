@@ -109,6 +109,11 @@ def published_names_of_modules(model: nn.Module, paths: Collection[str]) -> dict
     return {path: _translated(path, table, resnet) for path in paths}
 
 
+def within_resnets() -> dict[str, str]:
+    """Return the checkpoint's name for each of diffusers' names of layers within residual blocks."""
+    return {ours: theirs for theirs, ours in _RESNET.items()}
+
+
 def num_existing(names: Collection[str], pattern: str) -> int:
     """Return how many of `pattern` filled with 0, 1, 2 ... are among these names."""
     return len(list(takewhile(lambda name: name in names, map(pattern.format, count()))))
@@ -121,7 +126,7 @@ def _has(names: Collection[str], prefix: str) -> bool:
 def _to_published(names: Collection[str]) -> tuple[dict[str, str], dict[str, str]]:
     """Return the tables from diffusers' prefixes to a checkpoint's: of blocks, and within residual blocks."""
     blocks = {ours: theirs for theirs, ours in Topology.of(names).table().items()}
-    return blocks, {ours: theirs for theirs, ours in _RESNET.items()}
+    return blocks, within_resnets()
 
 
 def _translated(name: str, table: Mapping[str, str], resnet: Mapping[str, str]) -> str:

@@ -30,7 +30,7 @@ def exchange(run: Run) -> None:
     source = Path(options.src_path)
     target = adapter_output("--dst_path", options.dst_path, [source])
     with open_tensors(source) as reader:
-        tensors, metadata = dict(reader.items()), reader.metadata
+        tensors, metadata = interchange.undotted(dict(reader.items())), reader.metadata
     if interchange.is_foreign(tensors) != (options.src == "ai-toolkit"):
         raise UserError(f"--src is {options.src}, but {source} is not written so; exchange --src and --dst")
     convert = interchange.to_own if options.src == "ai-toolkit" else interchange.to_theirs

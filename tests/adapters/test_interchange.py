@@ -8,12 +8,20 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from sfumato.adapters import interchange
 from sfumato.adapters.files import read_adapter
+from sfumato.adapters.loading import network_from_file
+from sfumato.adapters.lora import Lora
+from sfumato.adapters.network import AdapterNetwork
 from sfumato.checkpoints.header import read_header
 from sfumato.cli.main import main, script
+from sfumato.config.model import ModelConfig
+from sfumato.config.run import Run
+from sfumato.models.exchange import own_names
+from sfumato.models.family import DENOISER, family_for
+from tests import tiny
 
 HERE = Path(__file__).parent / "interchange"
 QKV = "lora_unet_double_blocks_0_img_attn_qkv"
@@ -165,3 +173,46 @@ def test_what_cannot_be_converted_is_said_in_one_line(
     assert main(["convert-lora", *(text.format(**names) for text in options)]) == 2
     assert message.format(**names) in capsys.readouterr().err
     assert not Path(names["out"]).exists()
+
+
+def test_sdxl_layers_are_known_by_the_names_of_diffusers() -> None:
+    lines = gzip.decompress((HERE / "sdxl_names_of_diffusers.tsv.gz").read_bytes()).decode().splitlines()
+    names = dict(line.removeprefix("lora_").split("\tlora_") for line in lines)
+    assert len(names) == 788
+    assert own_names(names) == names
+    of_sd = {name for name in names if "transformer_blocks" not in name or "transformer_blocks_0" in name}
+    assert own_names(of_sd) == {}
+    assert own_names(names.values()) == {}
+
+
+def test_an_sdxl_lora_with_the_names_of_diffusers_acts_as_with_its_own(tmp_path: Path) -> None:
+    model = tiny.sdxl(tmp_path / "m").path
+    family = family_for(Run("", "sdxl", [ModelConfig(pretrained_model_name_or_path=str(model))]))
+    unet = family.load(DENOISER, torch.float32, torch.device("cpu"))
+    paths = {id(module): path.replace(".", "_") for path, module in unet.named_modules()}
+    targets = list(family.adapter_targets(DENOISER, unet))
+    own, theirs = AdapterNetwork([Lora(target, 2, 1.0) for target in targets]), tmp_path / "x.safetensors"
+    for parameter in own.parameters():
+        nn.init.normal_(parameter)
+    names = {layer.name: f"lora_unet_{paths[id(layer.target.module)]}" for layer in own.layers}
+    state = own.state_dict()
+    save_file(
+        {f"{names[key.partition('.')[0]]}.{key.partition('.')[2]}": state[key] for key in state}, theirs
+    )
+    found = network_from_file(theirs, targets).state_dict()
+    assert found.keys() == state.keys()
+    assert all(torch.equal(found[key], value) for key, value in state.items())
+
+
+def test_dotted_paths_of_published_checkpoints_are_read_too(tmp_path: Path) -> None:
+    own, path = lora(QKV, 3 * WIDTH, WIDTH, 4, 2.0), tmp_path / "x.safetensors"
+    dotted = "diffusion_model.double_blocks.0.img_attn.qkv"
+    renamed = {f"{dotted}.lora_A.weight": own[f"{QKV}.lora_down.weight"]}
+    renamed |= {f"{dotted}.lora_B.weight": own[f"{QKV}.lora_up.weight"]}
+    save_file(renamed | {f"{dotted}.alpha": own[f"{QKV}.alpha"]}, path)
+    (name, layer), *_ = read_adapter(path).items()
+    assert name == QKV
+    assert all(torch.equal(layer[key.removeprefix(f"{QKV}.")], value) for key, value in own.items())
+    save_file(renamed | {f"{dotted}.dora_scale": torch.ones(3)}, path)
+    assert float(read_adapter(path)[QKV]["alpha"]) == 4.0
+    assert "dora_scale" in read_adapter(path)[QKV]
