@@ -12,7 +12,7 @@ import logging
 import math
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -80,7 +80,8 @@ def parse_line(line: str) -> PromptOptions:
         name, _, value = piece.partition(" ")
         option = _OPTIONS.get(name.lower())
         if option is None:
-            logger.warning("prompt option --%s is left out%s", name, _did_you_mean(name.lower(), _OPTIONS))
+            known = ", ".join(f"--{letters}" for letters in _OPTIONS)
+            logger.warning("prompt option --%s is left out; known here are %s", name, known)
             continue
         field, read = option
         said[field] = _value(read, f"--{name}", value.strip())
@@ -121,6 +122,8 @@ def _from_lines(text: str) -> list[PromptOptions]:
 def _from_toml(text: str) -> list[PromptOptions]:
     shared = dict(_table(tomllib.loads(text).get("prompt", {}), "[prompt]"))
     subsets = shared.pop("subset", [{}] if shared else [])
+    if not isinstance(subsets, list):
+        raise UserError(f"prompt.subset is {subsets!r}; write it with double brackets, as [[prompt.subset]]")
     return [_from_table({**shared, **_table(subset, "[[prompt.subset]]")}) for subset in subsets]
 
 
@@ -140,7 +143,7 @@ def _from_table(table: Mapping[str, Any]) -> PromptOptions:
             continue
         known = _KEYS.get(key)
         if known is None:
-            logger.warning("key %s of a prompt is left out%s", key, _did_you_mean(key, _KEYS))
+            logger.warning("key %s of a prompt is left out%s", key, _did_you_mean(key))
             continue
         field, read = known
         said[field] = _value(read, key, str(value))
@@ -179,8 +182,8 @@ def _negative(text: str) -> str:
     return "" if text == "-" else text  # sd-scripts' way to take a negative prompt back
 
 
-def _did_you_mean(name: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, list(known), n=1)
+def _did_you_mean(key: str) -> str:
+    close = difflib.get_close_matches(key, _KEYS, n=1)
     return f"; did you mean {close[0]}?" if close else ": it is not known"
 
 

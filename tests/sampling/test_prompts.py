@@ -67,7 +67,7 @@ def test_a_value_that_is_no_number_is_named(piece: str) -> None:
 
 def test_an_unknown_option_is_left_out_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     assert parse_line("a cat --sss euler --w 8").prompt == "a cat"
-    assert "--sss is left out; did you mean ss?" in caplog.text
+    assert "--sss is left out; known here are --w, --h, --d, --s," in caplog.text
 
 
 def test_scale_means_what_the_model_knows_best() -> None:
@@ -121,6 +121,7 @@ def test_json_mixes_lines_and_objects(tmp_path: Path, caplog: pytest.LogCaptureF
         ("p.txt", "# only this\n", "holds no prompt"),
         ("p.toml", "prompt = ", "is not valid"),
         ("p.toml", "prompt = 3", r"\[prompt\] is 3"),
+        ("p.toml", "[prompt]\nsubset = 3", r"prompt.subset is 3; write it with double brackets"),
         ("p.json", "{}", "no list"),
         ("p.json", "[3]", "entry is 3"),
         ("p.json", '[{"width": 2.5}]', r"p\.json: prompt option width is '2\.5'; give a whole number"),
