@@ -99,7 +99,8 @@ class Encoder:
         pictures = self.cache.sets[job[0]]
         kind, recipe = self._recipe(job)
         picture, partner = pictures.pictures.paths[job[1]], pictures.pictures.conditionings[job[1]]
-        return kind, _finding(str(store.picture_state(picture)), partner, recipe)
+        masked = store.picture_state(partner) if partner else ""
+        return kind, f"{store.picture_state(picture)}{masked} {recipe}"
 
     def wanted(self) -> Iterator[Wanted]:
         """Yield the files there should be, one for each picture, and of each what `finding` says.
@@ -118,7 +119,8 @@ class Encoder:
                 if key not in recipes:
                     recipes[key] = self.cache.ending(pictures.size(index)), *self._recipe((dataset, index))
                 ending, kind, recipe = recipes[key]
-                finding = _finding(f"[{num_bytes}, {time_ns}]", partner, recipe)
+                masked = store.picture_state(partner) if partner else ""
+                finding = f"[{num_bytes}, {time_ns}]{masked} {recipe}"
                 yield Wanted((dataset, index), stem(path) + ending, kind, finding)
 
     def _recipe(self, job: Job) -> tuple[str, str]:
@@ -184,11 +186,6 @@ class Encoder:
         if self.index is not None:
             kind, finding = decoded.finding
             self.index.learn_own(kind, str(path), finding)
-
-
-def _finding(state: str, partner: str, recipe: str) -> str:
-    """Return what the index holds about valid latents of a picture in that state and with that mask."""
-    return f"{state}{store.picture_state(partner) if partner else ''} {recipe}"
 
 
 def _framing(size: Size, fit: Fit, suffix: str) -> Arrays:

@@ -192,7 +192,10 @@ class _Encoder:
         """Return captions of this process's share, with the files that have to be written for each."""
         found: dict[str, list[str]] = {}
         num_adopted = 0
-        share, asked = tee(wanted for wanted in self.cache.wanted() if is_mine(wanted.file, rank, world))
+        share = self.cache.wanted()
+        if world > 1:
+            share = (wanted for wanted in share if is_mine(wanted.file, rank, world))
+        share, asked = tee(share)
         recalled = self.index.recall_all((_KIND, wanted.file) for wanted in asked)
         for wanted, (status, known) in zip(share, recalled, strict=True):
             is_valid, is_adopted = self._check(wanted, status, known)

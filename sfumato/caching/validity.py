@@ -35,7 +35,9 @@ class Checker:
 
     def missing(self, rank: int, world: int) -> list[Job]:
         """Return those of this process's share whose latents must be made."""
-        share = (wanted for wanted in self.encoder.wanted() if is_mine(wanted.file, rank, world))
+        share = self.encoder.wanted()
+        if world > 1:
+            share = (wanted for wanted in share if is_mine(wanted.file, rank, world))
         if self.trust:
             return [wanted.job for wanted in share if not os.path.exists(wanted.file)]
         share, asked = tee(share)

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from sfumato.caching.latents import fill_latents
+from sfumato.caching.texts import fill_texts
 from sfumato.data import dataset
 from sfumato.data.dataset import TrainingSet
 from sfumato.data.loader import Loader
@@ -266,12 +267,27 @@ def test_processes_make_the_same_latents_as_one(cats: Path) -> None:
         assert torch.equal(first, second)
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+@pytest.mark.parametrize("num_workers", [1, 4])
 @pytest.mark.parametrize("to_disk", [False, True])
-def test_workers_read_the_cache(cats: Path, to_disk: bool) -> None:
-    made = fill(cats, to_disk=to_disk)[2]
-    alone = [batch.latents for batch in Loader(made)(made.batches(1))]
-    helped = [batch.latents for batch in Loader(made, num_workers=2)(made.batches(1))]
-    assert all(torch.equal(a, b) for a, b in zip(alone, helped, strict=True))
+def test_cached_batches_do_not_depend_on_the_number_of_workers(
+    cats: Path, to_disk: bool, num_workers: int
+) -> None:
+    folder(cats.with_name("masks"), SIZES)
+    options = {"flip_aug": True, "conditioning_data_dir": cats.with_name("masks"), "num_repeats": 3}
+    made = dataset.read([plan(subset(cats, **options), batch_size=2)], seed=1)
+    _, as_family, parts = family(cats.parent)
+    fill_latents(made, as_family, parts, to_disk=to_disk)
+    fill_texts(made, as_family, parts, ("clip", "t5"), to_disk=to_disk)
+    alone, helped = Loader(made), Loader(made, num_workers=num_workers, persistent=True)
+    for epoch in (1, 2):
+        plans = made.batches(epoch)
+        for one, other in zip(alone(plans), helped(plans), strict=True):
+            assert (one.paths, one.captions) == (other.paths, other.captions)
+            assert one.text.keys() == other.text.keys() == {"pooled", "t5_out", "t5_mask"}
+            tensors = [one.latents, one.masks, one.crop_offsets, *one.text.values()]
+            others = [other.latents, other.masks, other.crop_offsets, *other.text.values()]
+            assert all(torch.equal(a, b) for a, b in zip(tensors, others, strict=True))
 
 
 def test_a_killed_process_leaves_no_broken_file(tmp_path: Path) -> None:
