@@ -45,7 +45,13 @@ class Adapter:
         """
         if not path.is_file():
             raise UserError(f"--models names {path}, which does not exist; check the path")
-        return cls(path, read_adapter(path), strength)
+        layers = read_adapter(path)
+        if not any(name.startswith(_PREFIXES) for name in layers):
+            raise UserError(
+                f"--models: {path} names its layers {next(iter(layers))} ..., and not lora_unet_ ...; "
+                "use another file"
+            )
+        return cls(path, layers, strength)
 
     def name_for(self, target: AdapterTarget) -> str | None:
         """Return what the file calls a layer; None if it leaves it alone."""

@@ -32,7 +32,9 @@ _LEAVES = {
 }
 _OWN_LEAVES = {"down": "lora_down.weight", "up": "lora_up.weight", "alpha": "alpha"}
 _PATH = "diffusion_model."
-_OWNERS = ("transformer.", "text_encoder.", "text_encoder_2.")
+_OWNERS = ("transformer.", "text_encoder.", "text_encoder_2.", "lora_transformer_")
+_FLAT_OWNERS = {"transformer": "transformer", "text_encoder": "te1", "text_encoder_2": "te2"}
+"""What follows `lora_` where a file names diffusers' layers without dots, as OneTrainer does."""
 
 
 def is_foreign(keys: Iterable[str]) -> bool:
@@ -64,11 +66,17 @@ def to_own(tensors: Tensors) -> tuple[dict[str, Tensor], list[str]]:
     found: dict[str, Tensor] = {}
     known: set[str] = set()
     for entry in exchanged(tensors):
-        parts = [_complete(layers.get(name, {})) for name in entry.theirs]
+        names = [name if name in layers else _flat(name) for name in entry.theirs]
+        parts = [_complete(layers.get(name, {})) for name in names]
         if any(parts):
-            known |= {name for name, part in zip(entry.theirs, parts, strict=True) if part}
+            known |= {name for name, part in zip(names, parts, strict=True) if part}
             found |= _own_layer(entry, parts)
     return found, [key for key in tensors if _split(key)[0] not in known]
+
+
+def _flat(name: str) -> str:
+    owner, _, path = name.partition(".")
+    return f"{PREFIX}{_FLAT_OWNERS[owner]}_{path.replace('.', '_')}"
 
 
 def to_theirs(tensors: Tensors) -> tuple[dict[str, Tensor], list[str]]:

@@ -216,3 +216,22 @@ def test_dotted_paths_of_published_checkpoints_are_read_too(tmp_path: Path) -> N
     save_file(renamed | {f"{dotted}.dora_scale": torch.ones(3)}, path)
     assert float(read_adapter(path)[QKV]["alpha"]) == 4.0
     assert "dora_scale" in read_adapter(path)[QKV]
+
+
+def test_names_of_diffusers_may_be_written_without_dots() -> None:
+    clip = "lora_te1_text_model_encoder_layers_3_self_attn_q_proj"
+    t5 = "lora_te3_encoder_block_1_layer_1_DenseReluDense_wi_0"
+    own = lora(QKV, 3 * WIDTH, WIDTH, 4, 2.0) | lora(LINEAR1, 7 * WIDTH, WIDTH, 3, 3.0, seed=1)
+    theirs, _ = interchange.to_theirs(own | lora(clip, WIDTH, WIDTH, 2, 1.0) | lora(t5, WIDTH, WIDTH, 2, 2.0))
+    flat = {}
+    for key, tensor in theirs.items():
+        name, _, half = key.removesuffix(".weight").rpartition(".lora_")
+        owner, _, path = name.partition(".")
+        short = {"transformer": "transformer", "text_encoder": "te1", "text_encoder_2": "te2"}[owner]
+        path = path.replace(".", "_")
+        flat[f"lora_{short}_{path}.lora_{'down' if half == 'A' else 'up'}.weight"] = tensor
+    assert interchange.is_foreign(flat)
+    back, rest = interchange.to_own(flat)
+    assert rest == []
+    for name in (QKV, LINEAR1, clip, t5):
+        torch.testing.assert_close(product(back, name), product(interchange.to_own(theirs)[0], name))

@@ -270,6 +270,10 @@ def test_a_merged_lora_tells_what_it_is_made_of(flux: tuple[tiny.TinyFlux, Famil
             "{m}: it seems to be a FLUX.1 transformer",
         ),
         (
+            ["--models", "{x}", "--ratios", "1", "--save_to", "{o}"],
+            "{x} names its layers lycoris_double ..., and not lora_unet_ ...; use another file",
+        ),
+        (
             ["--models", "{a}", "{h}", "--ratios", "1", "1", "--save_to", "{o}", "--concat"],
             "which is no plain LoRA; take svd_merge_lora",
         ),
@@ -324,11 +328,12 @@ def test_what_cannot_work_is_said_in_one_line_and_nothing_is_written(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     files, family = flux
-    names = {name: str(tmp_path / f"{name}.safetensors") for name in ("a", "b", "h", "gone", "o", "sd")}
+    names = {name: str(tmp_path / f"{name}.safetensors") for name in ("a", "b", "h", "gone", "o", "sd", "x")}
     names |= {"m": str(files.transformer), "clip": str(files.clip_l), "folder": str(tmp_path)}
     adapter(Path(names["a"]), family)
     adapter(Path(names["b"]), family, lambda target: Lora(target, 3, 1.0))
     adapter(Path(names["h"]), family, loha)
+    save_file({"lycoris_double.lora_down.weight": torch.ones(1, 4)}, names["x"])
     save_file(
         {
             f"lora_unet_mid_block_attentions_0_proj_in.{key}": torch.ones(4, 4)

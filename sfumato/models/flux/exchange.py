@@ -26,8 +26,8 @@ _MLP_RATIO = 4
 
 def exchanged(names: Collection[str]) -> list[Exchanged]:
     """Return the layers of all parts, as deep as a file with these tensors goes; see `exchange.exchanged`."""
-    depth = _depth(names, r"(?<!single_)transformer_blocks\.(\d+)\.|double_blocks_(\d+)_")
-    single = _depth(names, r"single_transformer_blocks\.(\d+)\.|single_blocks_(\d+)_")
+    depth = _depth(names, r"(?<!single_)transformer_blocks[._](\d+)[._]|double_blocks_(\d+)_")
+    single = _depth(names, r"single_transformer_blocks[._](\d+)[._]|single_blocks_(\d+)_")
     return [*_denoiser(depth, single), *_text_encoders(names)]
 
 
@@ -42,7 +42,7 @@ def _denoiser(depth: int, single: int) -> Iterator[Exchanged]:
 
 def _text_encoders(names: Collection[str]) -> Iterator[Exchanged]:
     clip = _depth(names, r"text_model[._]encoder[._]layers[._](\d+)[._]")
-    t5 = _depth(names, r"(?:te3_|text_encoder_2\.)encoder[._]block[._](\d+)[._]")
+    t5 = _depth(names, r"(?:te[23]_|text_encoder_2\.)encoder[._]block[._](\d+)[._]")
     for owner, folder, stem, count, layers in (
         ("te1", "text_encoder", "text_model.encoder.layers", clip, _CLIP),
         ("te3", "text_encoder_2", "encoder.block", t5, _T5),
