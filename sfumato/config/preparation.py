@@ -118,7 +118,7 @@ class BucketingConfig:
     """Metadata file to write, with the size that each picture is trained at."""
 
     model_name_or_path: str = field(default="", metadata={"flags": ("model_name_or_path",), "required": True})
-    """Model whose autoencoder makes the latents: a file, or a folder in diffusers' layout."""
+    """Model whose autoencoder makes the latents, or an autoencoder alone: a file, or a diffusers folder."""
 
     v2: bool = False
     """Insist that the model is Stable Diffusion 2; files tell, so this is not needed."""

@@ -32,6 +32,9 @@ _KINDS = {
 _DENOISERS = {"flux": "flux", "flux diffusers": "flux"}
 """The same for models whose parts are published one by one: the kinds of their denoiser's file."""
 
+_LATENT_CHANNELS = 4
+"""Of Stable Diffusion's latents, by which its autoencoders are told from those of newer models."""
+
 _VERSIONS = {"sdxl": "sdxl", "sd_": "sd", "flux": "flux"}
 """The family of each kind of `ss_base_model_version`, by its beginning."""
 
@@ -154,6 +157,28 @@ def run_naming(
         pretrained_model_name_or_path=str(path),
     )
     return Run("", family, [model])
+
+
+def run_encoding(path: Path, option: str, *, version: int | None = None) -> Run:
+    """Return a run that has the autoencoder of a base model, or one that lies there alone, and its family.
+
+    Args and errors are those of `open_base`; an autoencoder alone is Stable Diffusion's, of either version.
+    """
+    source = path / "vae" if (path / "vae").is_dir() and not (path / "unet").is_dir() else path
+    if not source.exists() or (source / "unet").is_dir():
+        return run_naming(path, option, version=version)
+    with open_tensors(source) as file:
+        shapes = view_of(file).shapes
+    kind = recognise(shapes)
+    if kind is None or kind.name not in ("vae", "vae diffusers"):
+        return run_naming(path, option, version=version)
+    channels = shapes["decoder.conv_in.weight"][1]
+    if channels != _LATENT_CHANNELS:
+        raise UserError(
+            f"{option} is {path}, an autoencoder with {channels} channels; Stable Diffusion's has "
+            f"{_LATENT_CHANNELS}, give one of those"
+        )
+    return Run("", "sd", [ModelConfig(v2=version == 2, vae=str(source))])
 
 
 def identity_named(version: str | None, family: str = "", *, is_v2: bool = False) -> ModelIdentity | None:

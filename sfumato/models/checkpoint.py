@@ -111,8 +111,12 @@ class Checkpoint:
         return (_variant(folder, self.variant) if self.variant else None) or folder
 
     def check(self, parts: Sequence[str]) -> None:
-        """Read headers; raise UserError if a file is missing, broken or another model."""
-        self._check_kind()
+        """Read headers; raise UserError if a file is missing, broken or another model.
+
+        An autoencoder of its own needs no base beside it.
+        """
+        if self.path is not None or self.vae is None or {*parts} != {VAE}:
+            self._check_kind()
         for part in parts:
             with self.opened(part):
                 pass

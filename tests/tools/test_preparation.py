@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from sfumato.cli.main import main, script
 from sfumato.config.caching import CachingConfig
@@ -20,6 +21,7 @@ from sfumato.data import blueprint, dataset, index
 from sfumato.data.images import read_size
 from sfumato.data.resizing import resize
 from sfumato.errors import UserError
+from sfumato.models.autoencoder import diffusers_names
 from sfumato.tools.preparation.bucketing import prepared
 from sfumato.tools.preparation.cleaning import clean_caption, clean_tags
 from sfumato.tools.preparation.shrinking import fit_area
@@ -321,3 +323,37 @@ def test_the_run_that_encodes_has_what_was_asked_for(model: Path, tmp_path: Path
         prepare(tmp_path / "data", model, v2=True)
     with pytest.raises(UserError, match="--max_resolution is 2048,2048; its sides must lie between"):
         prepare(tmp_path / "data", model, max_resolution="2048,2048")
+
+
+@pytest.mark.parametrize("form", ["file", "folder", "folder of a folder", "single file's names"])
+def test_an_autoencoder_alone_makes_the_latents_of_its_model(form: str, model: Path, tmp_path: Path) -> None:
+    whole, prefix = load_file(model), "first_stage_model."
+    own = {name.removeprefix(prefix): tensor for name, tensor in whole.items() if name.startswith(prefix)}
+    if form != "single file's names":
+        own = {
+            new: own[old] for old, new in diffusers_names({n: (*t.shape,) for n, t in own.items()}).items()
+        }
+    names = {"folder": "ae/d.safetensors", "folder of a folder": "ae/vae/d.safetensors"}
+    path = tmp_path / names.get(form, "ae.safetensors")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(own, path)
+    given = tmp_path / "ae" if "folder" in form else path
+    found = []
+    for number, source in enumerate((model, given)):
+        folder = tmp_path / str(number)
+        tiny.pictures(folder, 1, (64, 64))
+        (tmp_path / "in.json").write_text("{}")
+        argv = [str(folder), str(tmp_path / "in.json"), str(tmp_path / "out.json"), str(source)]
+        argv += ["--max_resolution", "64,64", "--min_bucket_reso", "64"]
+        assert script("finetune/prepare_buckets_latents", argv) == 0
+        found.append(np.load(folder / "picture_00_0064x0064_sd.npz")["latents"])
+    assert np.array_equal(*found)
+
+
+def test_an_autoencoder_of_another_family_is_refused(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    vae = tiny.flux(tmp_path, hidden=32, heads=1, depth=1, depth_single=1).ae
+    argv = [str(tmp_path), "in.json", "out.json", str(vae)]
+    assert script("finetune/prepare_buckets_latents", argv) == 2
+    assert "an autoencoder with 16 channels; Stable Diffusion's has 4" in capfd.readouterr().err

@@ -16,7 +16,7 @@ from sfumato.data.complaints import Complaints, printable
 from sfumato.data.images import BrokenPictureError, read_size
 from sfumato.errors import UserError
 from sfumato.log import counted, progress
-from sfumato.models.bases import run_naming
+from sfumato.models.bases import run_encoding
 from sfumato.models.hub import located
 from sfumato.tools.preparation import records
 
@@ -66,8 +66,8 @@ def _run(options: BucketingConfig) -> Run:
     """Return the run that encodes the pictures, once the metadata file is written."""
     source = located(options.model_name_or_path)
     if source is None:
-        raise UserError("MODEL_NAME_OR_PATH is empty; give a file or a folder in diffusers' layout")
-    base = run_naming(source, "MODEL_NAME_OR_PATH", version=2 if options.v2 else None)
+        raise UserError("MODEL_NAME_OR_PATH is empty; give a model or an autoencoder, as a file or a folder")
+    base = run_encoding(source, "MODEL_NAME_OR_PATH", version=2 if options.v2 else None)
     return Run(
         base.script,
         base.family,
