@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from sfumato.cli.main import script
 from tests import tiny
 
-STEPS, MEAN_OF = 300, 50
+STEPS, MEAN_OF, MEANS = 300, 50, 20
 COMMON = """
 --resolution 64 --caption_extension .txt --max_data_loader_n_workers 0 --seed 3 --learning_rate 1e-4
 --cache_latents_to_disk --cache_text_encoder_outputs_to_disk --max_grad_norm 0 --output_name model
@@ -82,13 +82,23 @@ def summary(curves: Mapping[str, Sequence[float]]) -> dict[str, float]:
 
 
 def svg(curves: Mapping[str, Sequence[float]], width: int = 640, height: int = 320) -> str:
-    """Return a drawing of the running means of the curves, as an SVG file."""
+    """Return a drawing of the running means of the curves, as an SVG file.
+
+    The axis of the losses goes from a little below the lowest to where the runs stand after a fifth of their
+    steps: the falls at the beginning are all alike and would leave no room for what differs.
+    """
     smooth = {name: list(_running_means(losses)) for name, losses in curves.items()}
-    top = max(map(max, smooth.values())) * 1.05
     num = max(map(len, smooth.values()))
+    top = max(losses[num // 5] for losses in smooth.values())
+    lowest = min(map(min, smooth.values()))
+    bottom = lowest - (top - lowest) / 10
 
     def place(step: int, loss: float) -> str:
-        return f"{50 + (width - 70) * step / num:.1f},{20 + (height - 60) * (1 - loss / top):.1f}"
+        share = (loss - bottom) / (top - bottom)
+        return f"{50 + (width - 70) * step / num:.1f},{20 + (height - 60) * (1 - share):.1f}"
+
+    def drawn(losses: Sequence[float]) -> str:
+        return " ".join(place(step, loss) for step, loss in enumerate(losses) if loss <= top)
 
     lines = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="sans-serif" '
@@ -96,19 +106,21 @@ def svg(curves: Mapping[str, Sequence[float]], width: int = 640, height: int = 3
         f'<rect width="{width}" height="{height}" fill="white"/>',
         f'<path d="M50,20 V{height - 40} H{width - 20}" fill="none" stroke="#999"/>',
         f'<text x="{width / 2}" y="{height - 12}">step</text>',
+        f'<text x="56" y="{height - 46}" fill="#999">loss, mean of {MEANS} steps</text>',
         f'<text x="44" y="24" text-anchor="end">{top:.2f}</text>',
-        f'<text x="44" y="{height - 36}" text-anchor="end">0</text>',
+        f'<text x="44" y="{height - 36}" text-anchor="end">{bottom:.2f}</text>',
         f'<text x="{width - 20}" y="{height - 24}" text-anchor="end">{num}</text>',
     ]
     for row, (name, losses) in enumerate(smooth.items()):
-        points = " ".join(place(step, loss) for step, loss in enumerate(losses))
-        lines.append(f'<polyline points="{points}" fill="none" stroke="{COLOURS[name]}" stroke-width="1.5"/>')
+        lines.append(
+            f'<polyline points="{drawn(losses)}" fill="none" stroke="{COLOURS[name]}" stroke-width="1.5"/>'
+        )
         label = name if name == "float32" else f"bfloat16, rounded {name}"
         lines.append(f'<text x="{width - 200}" y="{40 + 18 * row}" fill="{COLOURS[name]}">{label}</text>')
     return "\n".join([*lines, "</svg>", ""])
 
 
-def _running_means(losses: Sequence[float], window: int = 20) -> Iterator[float]:
+def _running_means(losses: Sequence[float], window: int = MEANS) -> Iterator[float]:
     for end in range(1, len(losses) + 1):
         yield statistics.fmean(losses[max(0, end - window) : end])
 
