@@ -19,6 +19,7 @@ from sfumato.caching import store
 from sfumato.cli.main import script
 from sfumato.data import views
 from tests import tiny
+from tests.runs import error_of
 from tests.test_resume_end_to_end import CACHED, WORKERS, arguments, assert_same_weights, run
 from tests.test_resume_end_to_end import model as model
 from tests.test_resume_end_to_end import pictures as pictures
@@ -30,10 +31,7 @@ def failure(options: list[str], capfd: pytest.CaptureFixture[str]) -> str:
     """Run what must fail; return its one line."""
     capfd.readouterr()
     assert script("flux_train_network", options) == 2
-    shown = capfd.readouterr().err
-    (line,) = (line for line in shown.splitlines() if line.startswith("error: "))
-    assert "Traceback" not in shown
-    return line
+    return error_of(capfd.readouterr().err)
 
 
 class _FullDisk(io.FileIO):

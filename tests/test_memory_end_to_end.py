@@ -10,10 +10,10 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from torch import Tensor
 
 from sfumato.cli.main import script
 from tests import tiny
+from tests.runs import Known, Runs, differing
 
 SHORT = """
 --resolution 32 --caption_extension .txt --max_data_loader_n_workers 0 --max_train_steps 3 --seed 5
@@ -36,45 +36,8 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def plain_runs() -> dict[tuple[str, ...], dict[str, Tensor]]:
+def plain_runs() -> Known:
     return {}
-
-
-class Runs:
-    """Runs on one model and one folder of pictures."""
-
-    def __init__(
-        self,
-        model: tiny.TinyFlux,
-        pictures: Path,
-        outs: Path,
-        known: dict[tuple[str, ...], dict[str, Tensor]],
-    ) -> None:
-        self.model, self.pictures, self.outs, self._known = model, pictures, outs, known
-
-    def arguments(self, name: str, *options: str) -> list[str]:
-        places = ["--train_data_dir", str(self.pictures), "--output_dir", str(self.outs / name)]
-        return [*self.model.arguments, *places, "--output_name", "lora", *SHORT.split(), *options]
-
-    def __call__(self, name: str, *options: str) -> dict[str, Tensor]:
-        """Run with these options; return what was trained."""
-        assert script("flux_train_network", self.arguments(name, *options)) == 0
-        return load_file(self.outs / name / "lora.safetensors")
-
-    def plain(self, *options: str) -> dict[str, Tensor]:
-        """Return what a run with these options trains, which another test may have found out before."""
-        if options not in self._known:
-            self._known[options] = self("plain", *options)
-        return self._known[options]
-
-    def refusal(self, capfd: pytest.CaptureFixture[str], *options: str) -> str:
-        """Run what must be refused; return the one line that says why."""
-        assert script("flux_train_network", self.arguments("refused", *options)) == 2
-        shown = capfd.readouterr().err
-        assert "Traceback" not in shown
-        assert " loading " not in shown
-        (line,) = (line for line in shown.splitlines() if line.startswith("error: "))
-        return line
 
 
 @pytest.fixture
@@ -82,14 +45,10 @@ def run(
     model: tiny.TinyFlux,
     pictures: Path,
     tmp_path: Path,
-    plain_runs: dict[tuple[str, ...], dict[str, Tensor]],
+    plain_runs: Known,
 ) -> Runs:
-    return Runs(model, pictures, tmp_path, plain_runs)
-
-
-def differing(first: dict[str, Tensor], second: dict[str, Tensor]) -> list[str]:
-    assert first.keys() == second.keys()
-    return [name for name in first if not torch.equal(first[name], second[name])]
+    places = [*model.arguments, "--train_data_dir", str(pictures)]
+    return Runs("flux_train_network", places, SHORT.split(), tmp_path, plain_runs)
 
 
 @pytest.mark.parametrize(
@@ -105,7 +64,7 @@ def test_swapped_blocks_train_what_resident_ones_train(
 
 def test_swapping_goes_with_8_bits_accumulation_and_adapters_in_the_base(run: Runs) -> None:
     run("start")
-    file = str(run.outs / "start" / "lora.safetensors")
+    file = str(run.outs / "start" / "model.safetensors")
     shared = ["--mixed_precision", "bf16", "--fp8_base", "--base_weights", file]
     shared += ["--gradient_accumulation_steps", "2", "--gradient_checkpointing", "--max_train_steps", "2"]
     assert differing(run.plain(*shared), run("swapped", *shared, "--blocks_to_swap", "4")) == []
@@ -143,7 +102,7 @@ def test_previews_amid_training_show_the_same_and_disturb_nothing(run: Runs, tmp
 def test_a_swapped_run_resumes_bit_for_bit(run: Runs) -> None:
     swap = ["--blocks_to_swap", "3", "--gradient_checkpointing"]
     run("first", *swap, "--max_train_steps", "2", "--save_state")
-    state = str(run.outs / "first" / "lora-state")
+    state = str(run.outs / "first" / "model-state")
     assert differing(run.plain(), run("second", *swap, "--resume", state)) == []
 
 
@@ -231,12 +190,12 @@ def test_every_optimizer_learns_the_same(optimizer: str, saving: tuple[str, ...]
 def test_a_text_encoder_learns_through_the_front_in_split_mode(
     model: tiny.TinyFlux, pictures: Path, tmp_path: Path
 ) -> None:
-    places = ["--train_data_dir", str(pictures), "--output_name", "lora"]
+    places = ["--train_data_dir", str(pictures), "--output_name", "model"]
     short = SHORT.replace("--network_train_unet_only", "").replace("--cache_text_encoder_outputs", "")
     results = []
     for name, options in {"plain": [], "split": ["--split_mode"]}.items():
         out = ["--output_dir", str(tmp_path / name), *SINGLE, *options]
         assert script("flux_train_network", [*model.arguments, *places, *short.split(), *out]) == 0
-        results.append(load_file(tmp_path / name / "lora.safetensors"))
+        results.append(load_file(tmp_path / name / "model.safetensors"))
     assert differing(*results) == []
     assert any(tensor.any() for name, tensor in results[0].items() if "lora_te1" in name and "up" in name)

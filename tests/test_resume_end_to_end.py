@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from sfumato.cli.main import script
 from tests import tiny
+from tests.runs import refusal
 
 OPTIMIZERS = {
     "AdamW": [],
@@ -82,15 +83,6 @@ def assert_same_weights(first: Path, second: Path) -> None:
 
 def metrics(folder: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (folder / "lora.metrics.jsonl").read_text().splitlines()]
-
-
-def error_of(capfd: pytest.CaptureFixture[str]) -> str:
-    """Return the one line with which a run refused to start; no weight was loaded before it."""
-    shown = capfd.readouterr().err
-    (line,) = (line for line in shown.splitlines() if line.startswith("error: "))
-    assert "Traceback" not in shown
-    assert " loading " not in shown
-    return line
 
 
 def check(
@@ -172,7 +164,7 @@ def test_a_state_from_the_end_carries_a_longer_run_on(
     capfd.readouterr()
     again = arguments(model, pictures, out, *short, "--resume", str(out / "lora-state"))
     assert script("flux_train_network", again) == 2
-    assert "5 steps are done and the run has 5; raise --max_train_steps" in error_of(capfd)
+    assert "5 steps are done and the run has 5; raise --max_train_steps" in refusal(capfd)
     run(*arguments(model, pictures, out, *constant, "--resume", str(out / "lora-state")))
     assert_same_weights(tmp_path / "whole", out)
     assert [line["step"] for line in metrics(out)] == [1, 2, 3, 4, 5, 6]
@@ -254,7 +246,7 @@ def test_a_state_that_is_none_is_refused_in_one_line_before_any_weight_is_loaded
         (state / "optimizer.bin").write_bytes(b"")
     capfd.readouterr()
     assert script("flux_train_network", arguments(model, pictures, tmp_path, "--resume", str(state))) == 2
-    assert message in error_of(capfd)
+    assert message in refusal(capfd)
 
 
 @pytest.mark.parametrize("left", [".x-state.previous", ".x-state.part"])

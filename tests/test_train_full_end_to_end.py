@@ -12,15 +12,14 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
-from torch import Tensor
 
 from sfumato.cli.main import main, script
 from tests import tiny
+from tests.runs import Runs, differing
 
 SHORT = """
 --resolution 32 --caption_extension .txt --max_data_loader_n_workers 0 --max_train_steps 4 --seed 5
 --learning_rate 1e-3 --cache_latents_to_disk --cache_text_encoder_outputs_to_disk --max_grad_norm 0
---output_name model
 """
 ADAFACTOR = ("--optimizer_type", "adafactor", "--optimizer_args")
 ADAFACTOR = (*ADAFACTOR, "relative_step=False", "scale_parameter=False", "warmup_init=False")
@@ -73,58 +72,25 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-class Runs:
-    """Runs on one model and one folder of pictures."""
-
-    def __init__(self, model: tiny.TinyFlux, pictures: Path, outs: Path) -> None:
-        self.model, self.pictures, self.outs = model, pictures, outs
-        self._known: dict[tuple[str, ...], dict[str, Tensor]] = {}
-
-    def arguments(self, name: str, *options: str) -> list[str]:
-        places = ["--train_data_dir", str(self.pictures), "--output_dir", str(self.outs / name)]
-        return [*self.model.arguments, *places, *shlex.split(SHORT), *options]
-
-    def __call__(self, name: str, *options: str) -> dict[str, Tensor]:
-        """Run with these options; return what was trained."""
-        assert script("flux_train", self.arguments(name, *options)) == 0
-        return load_file(self.outs / name / "model.safetensors")
-
-    def plain(self, *options: str) -> dict[str, Tensor]:
-        """Return what a run with these options trains, which another test may have found out before."""
-        if options not in self._known:
-            self._known[options] = self(f"plain{len(self._known)}", *options)
-        return self._known[options]
-
-    def refusal(self, capfd: pytest.CaptureFixture[str], *options: str) -> str:
-        """Run what must be refused; return the one line that says why."""
-        assert script("flux_train", self.arguments("refused", *options)) == 2
-        shown = capfd.readouterr().err
-        assert "Traceback" not in shown
-        assert " loading " not in shown
-        (line,) = (line for line in shown.splitlines() if line.startswith("error: "))
-        return line
-
-    def losses(self, name: str) -> list[float]:
-        lines = (self.outs / name / "model.metrics.jsonl").read_text().splitlines()
-        return [json.loads(line)["loss"] for line in lines]
-
-
 @pytest.fixture(scope="module")
 def run(model: tiny.TinyFlux, pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
-    runs = Runs(model, pictures, tmp_path_factory.mktemp("outs"))
+    places = [*model.arguments, "--train_data_dir", str(pictures)]
+    runs = Runs("flux_train", places, shlex.split(SHORT), tmp_path_factory.mktemp("outs"))
     runs.plain()
     gc.freeze()  # every run collects garbage twice: half of its time, were all that is imported looked at
     yield runs
     gc.unfreeze()
 
 
-def differing(first: dict[str, Tensor], second: dict[str, Tensor]) -> list[str]:
-    assert first.keys() == second.keys()
-    return [name for name in first if not torch.equal(first[name], second[name])]
+def losses_of(out: Path) -> list[float]:
+    lines = (out / "model.metrics.jsonl").read_text().splitlines()
+    return [json.loads(line)["loss"] for line in lines]
 
 
-def test_training_moves_every_weight_and_saves_it_under_its_published_name(run: Runs) -> None:
-    before = load_file(run.model.transformer)
+def test_training_moves_every_weight_and_saves_it_under_its_published_name(
+    model: tiny.TinyFlux, run: Runs
+) -> None:
+    before = load_file(model.transformer)
     after = run.plain()
     assert after.keys() == before.keys()
     unmoved = [name for name in before if torch.equal(after[name], before[name].float())]
@@ -194,8 +160,8 @@ def test_previews_and_metrics_follow_what_is_trained(run: Runs, tmp_path: Path) 
     assert differing(run.plain(), run("shown", *ALL_ON, *shown)) == []
     drawn = {path.read_bytes() for path in (run.outs / "shown" / "sample").glob("*.png")}
     assert len(drawn) == 4
-    losses = run.losses("shown")
-    assert losses == pytest.approx(run.losses("plain0"), rel=1e-6)
+    losses = losses_of(run.outs / "shown")
+    assert losses == pytest.approx(losses_of(run.outs / "plain0"), rel=1e-6)
     assert len(losses) == 4
 
 

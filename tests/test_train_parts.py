@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,8 @@ from torch import Tensor
 
 from sfumato.cli.main import script
 from sfumato.models.family import Parts
-from tests import tiny
+from tests import runs, tiny
+from tests.runs import differing
 
 DENOISER, CLIP_L, T5 = "lora_unet", "lora_te1", "lora_te3"
 COUNTS = {DENOISER: 26, CLIP_L: 12, T5: 14}
@@ -50,11 +50,7 @@ def run(*options: str) -> None:
 def refusal(capfd: pytest.CaptureFixture[str], *options: str) -> str:
     """Run what must be refused; return the one line that says why."""
     assert script("flux_train_network", options) == 2
-    shown = capfd.readouterr().err
-    assert "Traceback" not in shown
-    assert " loading " not in shown
-    (line,) = (line for line in shown.splitlines() if line.startswith("error: "))
-    return line
+    return runs.refusal(capfd)
 
 
 def saved(out: Path) -> dict[str, Tensor]:
@@ -63,11 +59,6 @@ def saved(out: Path) -> dict[str, Tensor]:
 
 def steps(out: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (out / "lora.metrics.jsonl").read_text().splitlines()]
-
-
-def differing(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> list[str]:
-    assert first.keys() == second.keys()
-    return [name for name in first if not torch.equal(first[name], second[name])]
 
 
 @pytest.fixture
