@@ -57,10 +57,7 @@ def open_rewritable(
         if version or variant:
             given = f"--v{version}" if version else f"--variant {variant}"
             raise UserError(f"{given} is about Stable Diffusion, but {option} is {path}; leave it out")
-        model = ModelConfig(pretrained_model_name_or_path=str(path))
-        found = cast(Rewritable, family_for(Run("", family, [model])))
-        found.check([DENOISER])
-        return found
+        return cast(Rewritable, _bound_to_denoiser(family, path))
     return open_base(path, option, version=version, variant=variant)
 
 
@@ -95,9 +92,7 @@ def open_model(name: str, option: str, insistence: InsistenceOptions) -> tuple[s
             raise UserError(
                 f"--{flag} is given, but {option} is {path}, which is another model; leave it out"
             )
-    found = family_for(Run("", family, [ModelConfig(pretrained_model_name_or_path=str(path))]))
-    found.check([DENOISER])
-    return family, found
+    return family, _bound_to_denoiser(family, path)
 
 
 def open_base(
@@ -207,6 +202,13 @@ def _family_of_denoiser(path: Path) -> str | None:
     with open_tensors(source) as file:
         kind = recognise(view_of(file).shapes)
     return _DENOISERS.get(kind.name) if kind else None
+
+
+def _bound_to_denoiser(name: str, path: Path) -> Family:
+    """Return the family of that name, bound to a denoiser whose headers have been read."""
+    family = family_for(Run("", name, [ModelConfig(pretrained_model_name_or_path=str(path))]))
+    family.check([DENOISER])
+    return family
 
 
 def _identified(path: Path, shapes: Shapes, option: str) -> tuple[str, int | None]:

@@ -1,7 +1,7 @@
 """The scripts that look into data sets and prepare them."""
 
-from sfumato.cli import precaching
 from sfumato.cli.effects import ALWAYS_OURS
+from sfumato.cli.rows import precaching
 from sfumato.cli.rows.sections import DATA
 from sfumato.cli.script import Script, names
 from sfumato.config.captions import CaptionConfig
