@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,6 +65,17 @@ class Attachments:
         self._is_merged = is_merged
         self._adapters = [_Adapter(file, read_adapter(file.path)) for file in files]
 
+    def check(self) -> None:
+        """Raise UserError if a file fits no layer of the model, of which no weight is loaded for it."""
+        if not self._adapters:
+            return
+        names: set[str] = set()
+        for part in (*self._family.text_outputs, DENOISER):
+            module = self._family.load(part, self._dtype, torch.device("meta"))
+            names |= {target.name for target in self._family.adapter_targets(part, module)}
+        for adapter in self._adapters:
+            adapter.check(names)
+
     def __call__(self, part: str, module: nn.Module) -> None:
         """Let the adapters act on a part that has just been loaded."""
         targets = list(self._family.adapter_targets(part, module)) if self._adapters else []
@@ -125,13 +136,16 @@ class _Adapter:
         for network in self.networks.values():
             network.set_strength(strength)
 
+    def check(self, names: Collection[str]) -> None:
+        if not any(layer.partition("_")[2] in names for layer in self._layers):
+            found = next(iter(self._layers))
+            raise UserError(
+                f"{self.file.path} fits no layer of this model: it holds {found}; use another file"
+            )
+
     def report(self) -> None:
         """Say what of the file had no place in the model."""
         rest = [name for name in self._layers if name not in self._used]
-        if not self._used:
-            raise UserError(
-                f"{self.file.path} fits no layer of this model: it holds {rest[0]}; use another file"
-            )
         if rest:
             number = counted(len(rest), "layer fits", "layers fit")
             logger.warning("%s: %s nothing here (%s ...)", self.file.path, number, rest[0])

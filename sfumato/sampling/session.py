@@ -50,6 +50,7 @@ class Session:
         self.attachments = Attachments(
             self.family, adapters, dtype=computed[DENOISER], is_merged=settings.merge_lora_weights
         )
+        self.attachments.check()
         self._pipeline = Pipeline(
             self.family,
             Parts(self.family, device, stored),

@@ -123,10 +123,22 @@ def test_layers_without_a_place_are_reported(tmp_path: Path, caplog: pytest.LogC
     assert "1 layers fit nothing here (lora_unet_other ...)" in caplog.text
 
 
-def test_an_adapter_of_another_model_is_refused(tmp_path: Path) -> None:
-    foreign = AdapterFile(lora(tmp_path / "a.safetensors", "lora_unet_down_blocks_0"))
+def test_an_adapter_of_another_model_is_refused_before_a_weight_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = [AdapterFile(lora(tmp_path / "own.safetensors", "lora_unet_mix"))]
+    files.append(AdapterFile(lora(tmp_path / "a.safetensors", "lora_unet_down_blocks_0")))
+    devices, load = [], FakeFamily.load
+
+    def recorded(self: FakeFamily, part: str, dtype: torch.dtype, device: torch.device) -> nn.Module:
+        devices.append(device.type)
+        return load(self, part, dtype, device)
+
+    monkeypatch.setattr(FakeFamily, "load", recorded)
+    attachments = Attachments(FakeFamily(), files, dtype=torch.float32)
     with pytest.raises(UserError, match=r"fits no layer of this model: it holds lora_unet_down_blocks_0"):
-        draw([foreign])
+        attachments.check()
+    assert devices == ["meta"] * 3
 
 
 def test_an_adapter_of_a_model_of_another_width_is_refused(tmp_path: Path) -> None:
