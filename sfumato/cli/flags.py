@@ -1,6 +1,7 @@
 """Sections of the configuration as command-line options, with the exact manners of sd-scripts' parsers."""
 
 import argparse
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -154,15 +155,23 @@ _METAVARS: dict[Kind, str] = {
 }  # fmt: skip
 
 
+def _number(text: str) -> float:
+    """Read a number; `nan` is none, and would pass every check of a range."""
+    value = float(text)
+    if math.isnan(value):
+        raise ValueError(text)
+    return value
+
+
 def _int_or_float(text: str) -> int | float:
     if text.endswith("%"):
-        return float(text[:-1]) / 100
-    value = float(text)
+        return _number(text[:-1]) / 100
+    value = _number(text)
     return int(text) if value >= 1 else value or 0
 
 
 _CONVERTERS: dict[Kind, Callable[[str], Any]] = {
-    "str": str, "int": int, "float": float, "Path": Path, "int_or_float": _int_or_float,
+    "str": str, "int": int, "float": _number, "Path": Path, "int_or_float": _int_or_float,
 }  # fmt: skip
 
 

@@ -82,6 +82,7 @@ def test_empty_text_counts_as_not_given_for_what_is_no_text(tmp_path: Path) -> N
         ('loss_type = "l3"', "loss_type: 'l3' is not one of l1, l2"),
         ("max_token_length = 75", "max_token_length: 75 is not one of None, 150, 225"),
         ("text_encoder_lr = [1, true]", "text_encoder_lr: true is not a number"),
+        ("max_grad_norm = nan", "max_grad_norm: 'nan' is not a number"),
         ("lr_warmup_steps = 1.5", "lr_warmup_steps: '1.5' is not a number of steps"),
         ("output_name = 2024-01-01", "output_name: .* is not text"),
         ("[a.seed]\nx = 1", "seed: .* is not a whole number"),
