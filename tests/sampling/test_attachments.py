@@ -120,7 +120,7 @@ def test_adapters_may_be_stored_in_16_bits(tmp_path: Path) -> None:
 def test_layers_without_a_place_are_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     file = AdapterFile(lora(tmp_path / "a.safetensors", "lora_unet_mix", "lora_unet_other"))
     draw([file])
-    assert "1 layers fit nothing here (lora_unet_other ...)" in caplog.text
+    assert "1 layer fits nothing here (lora_unet_other ...)" in caplog.text
 
 
 def test_an_adapter_of_another_model_is_refused_before_a_weight_is_loaded(
@@ -130,7 +130,7 @@ def test_an_adapter_of_another_model_is_refused_before_a_weight_is_loaded(
     files.append(AdapterFile(lora(tmp_path / "a.safetensors", "lora_unet_down_blocks_0")))
     devices, load = [], FakeFamily.load
 
-    def recorded(self: FakeFamily, part: str, dtype: torch.dtype, device: torch.device) -> nn.Module:
+    def recorded(self: FakeFamily, part: str, dtype: torch.dtype, device: torch.device) -> torch.nn.Module:
         devices.append(device.type)
         return load(self, part, dtype, device)
 
