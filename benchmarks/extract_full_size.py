@@ -4,8 +4,9 @@ Changes of rank 32 are planted, their singular values falling from 1 to 0.01, wi
 `layers` compares random directions with the whole decomposition (torch.linalg.svd with
 full_matrices=False), layer by layer: CPU seconds of one thread, and the error against what was planted.
 `files` writes two checkpoints in bfloat16 and runs `sfumato extract-lora` on them: its private memory at
-most (RssAnon, Linux alone), its time, and the error against what was planted, with the rounding of weights
-on top of the noise. The files need 48 GB; `--blocks 0.5` makes half as many blocks, of the same size.
+most (RssAnon, Linux alone), its time, that of its threads (on a busy machine the other says little), and the
+error against what was planted, with the rounding of weights on top of the noise. The files need 48 GB of
+disk; `--blocks 0.5` makes half as many blocks, of the same size, and needs half of it.
 
     python benchmarks/extract_full_size.py [--blocks 1] [--folder /tmp] [--layers-only | --files-only]
 """
@@ -16,6 +17,7 @@ import argparse
 import json
 import math
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -106,12 +108,15 @@ def extract(folder: Path, share: float) -> dict[str, float]:
         time.sleep(0.05)
     if process.returncode:
         sys.exit("the command failed")
+    seconds = time.perf_counter() - start
+    spent = resource.getrusage(resource.RUSAGE_CHILDREN)
     errors = list(file_errors(target, shapes))
     return {
         "file_gb": round(paths[0].stat().st_size / 1e9, 2),
         "lora_gb": round(target.stat().st_size / 1e9, 2),
         "num_layers": len(errors),
-        "seconds": round(time.perf_counter() - start, 1),
+        "seconds": round(seconds, 1),
+        "cpu_seconds": round(spent.ru_utime + spent.ru_stime, 1),
         "private_gb": round(peak / 1e9, 2),
         "worst_error": round(max(errors), 5),
     }

@@ -1,7 +1,7 @@
 """Make a LoRA of what one model has learned beyond another: the low-rank change nearest to their difference.
 
-Both models stay in their files. Each layer's two weights are read, subtracted, decomposed and forgotten, so
-that the memory needed is that of the largest layer and of the LoRA.
+Both models stay in their files. Each layer's two weights are read, subtracted, decomposed and forgotten, and
+the next layer's are read meanwhile, so that the memory needed is that of two layers and of the LoRA.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 
 import torch
@@ -23,6 +24,7 @@ from sfumato.adapters.legacy import default_module
 from sfumato.adapters.lora import PREFIX
 from sfumato.adapters.selection import Rule, Size
 from sfumato.checkpoints import modelspec
+from sfumato.checkpoints.ahead import ahead
 from sfumato.checkpoints.atomic import require_disk_space
 from sfumato.config.extraction import ExtractionConfig, ExtractionDetailConfig
 from sfumato.config.metadata import MetadataConfig
@@ -34,7 +36,7 @@ from sfumato.models.family import DENOISER, AdapterTarget, ModelIdentity
 from sfumato.models.insistence import InsistenceOptions
 from sfumato.models.published import PublishedWeight, weights_of
 from sfumato.nn.device import device_named
-from sfumato.nn.precision import computable, dtype_named
+from sfumato.nn.precision import dtype_named
 from sfumato.tools.lowrank import low_rank
 from sfumato.tools.outputs import adapter_output
 
@@ -42,6 +44,8 @@ logger = logging.getLogger(__name__)
 
 _NOTHING = 1e-15
 """A change without a larger value is none: its norm could not be computed in float32."""
+_VALUES_AT_ONCE = 1 << 20
+"""What fits into a processor's cache: rows are subtracted by so many values."""
 _WORST = 3
 """Layers that the report names."""
 
@@ -59,15 +63,23 @@ class Pair:
         """The layer."""
         return self.original.target
 
-    def change(self, dtype: torch.dtype | None, device: torch.device) -> Tensor:
+    def change(self, dtype: torch.dtype | None, scratch: Tensor) -> Tensor:
         """Return the difference of the weights as a matrix (out, in ...), float32.
 
         Args:
             dtype: what both are rounded to before; None leaves them as they are.
+            scratch: memory for the result, float32, where it is to be computed; new memory for every layer
+                would take longer than the difference.
         """
-        old, new = self.original.load(), self.tuned.load()
-        first, second = (each.to(device, dtype or each.dtype).flatten(1) for each in (old, new))
-        return second.to(torch.float32, copy=True).sub_(first.to(computable(first.dtype)))
+        old, new = (weight.load().flatten(1) for weight in (self.original, self.tuned))
+        change = scratch[: new.numel()].view(new.shape)
+        step = max(1, _VALUES_AT_ONCE // new.shape[1])
+        for rows in (slice(start, start + step) for start in range(0, new.shape[0], step)):
+            first, second = (
+                each[rows].to(scratch.device, dtype or each.dtype).float() for each in (old, new)
+            )
+            torch.sub(second, first, out=change[rows])
+        return change
 
 
 @dataclass(frozen=True)
@@ -174,7 +186,8 @@ def _without_equal_texts(
     """Return the layers without those of text encoders if none of these differs by more than is asked for."""
     dtype = _rounding(options)
     texts = [pair for pair in pairs if pair.target.part != DENOISER]
-    if any(pair.change(dtype, device).abs().max().item() > options.min_diff for pair in texts):
+    scratch = _scratch(texts, device)
+    if any(_largest(pair.change(dtype, scratch)) > options.min_diff for pair in texts):
         return list(pairs)
     if texts:
         logger.info("no weight of a text encoder differs by more than %g: left out", options.min_diff)
@@ -186,9 +199,12 @@ def _extract(
 ) -> dict[str, Extracted]:
     """Return the layers of the LoRA by their names in files; what is the same in both models is left out."""
     found = {}
-    for pair in progress(pairs, unit="layer", title="extracting"):
+    rounding = _rounding(run[ExtractionConfig])
+    scratches = cycle([_scratch(pairs, device) for _ in range(2)])  # one is worked on, one is read into
+    changes = ahead(pairs, lambda pair: pair.change(rounding, next(scratches)))
+    for pair, change in progress(changes, total=len(pairs), unit="layer", title="extracting"):
         name = PREFIX + pair.target.name
-        layer = _layer(name, pair, run, device)
+        layer = _layer(name, change, pair.rank, run)
         if layer is None:
             continue
         if run[ExtractionDetailConfig].verbose:
@@ -200,17 +216,28 @@ def _extract(
     return found
 
 
-def _layer(name: str, pair: Pair, run: Run, device: torch.device) -> Extracted | None:
-    """Return one layer of the LoRA, or None where the models do not differ; the change is then forgotten."""
+def _scratch(pairs: Sequence[Pair], device: torch.device) -> Tensor:
+    """Return memory for the largest change."""
+    largest = max((math.prod(pair.original.shape) for pair in pairs), default=0)
+    return torch.empty(largest, dtype=torch.float32, device=device)
+
+
+def _largest(matrix: Tensor) -> float:
+    """Return the largest magnitude, without a second matrix to hold magnitudes; NaN if there is one."""
+    low, high = torch.aminmax(matrix)
+    return torch.maximum(-low, high).item()
+
+
+def _layer(name: str, change: Tensor, rank: int, run: Run) -> Extracted | None:
+    """Return one layer of the LoRA, or None where the models do not differ."""
     options = run[ExtractionConfig]
-    matrix = pair.change(_rounding(options), device)
-    largest = matrix.abs().max().item()
+    largest = _largest(change)
     if not math.isfinite(largest):
         raise UserError(f"{name}: a model holds values that are no numbers; use another file")
     if largest < _NOTHING:
         return None
     is_exact = run[ExtractionDetailConfig].exact
-    return extracted(name, matrix, pair.rank, options.clamp_quantile, is_exact=is_exact)
+    return extracted(name, change, rank, options.clamp_quantile, is_exact=is_exact)
 
 
 def _rounding(options: ExtractionConfig) -> torch.dtype | None:

@@ -22,7 +22,9 @@ _EXACT_BELOW = 4
 """A matrix whose smaller side is at most so many times the number of directions is decomposed as a whole."""
 _MOST_ROUNDS = 12
 _SETTLED = 3e-4
-"""A round that lowers the squared error by less than this share is the last."""
+"""The rounds end when those to come are expected to lower the squared error by less than this share."""
+_RATES = (0.1, 0.5)
+"""What a round gains, of what the round before it gained, is taken to lie between these."""
 _ROUNDING = 1e-6
 """Shares of a squared norm that float32 cannot tell from none."""
 _PROBES, _PROBE_ROUNDS, _PROBE_FACTOR = 6, 3, 10.0
@@ -144,12 +146,14 @@ def _range(
     """
     directions = torch.randn(matrix.shape[1], width, generator=draw).to(matrix)
     basis = core = directions
-    found = 0.0
+    found = gain = 0.0
     for _ in range(_MOST_ROUNDS):
         basis = torch.linalg.qr(matrix @ directions)[0]
         directions, core = torch.linalg.qr(_backward(matrix, basis))
         before, found = found, _squared(torch.linalg.svdvals(core)[:rank])
-        if found - before <= max(_SETTLED * (total - found), _ROUNDING * total):
+        earlier, gain = gain, found - before
+        rate = min(max(gain / earlier, _RATES[0]), _RATES[1]) if earlier else _RATES[1]
+        if gain * rate / (1 - rate) <= max(_SETTLED * (total - found), _ROUNDING * total):
             break
     return basis, core, directions
 
