@@ -1,6 +1,5 @@
 """Command lines are read with the manners of sd-scripts' parsers."""
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +48,6 @@ def test_a_command_line_holds_exactly_what_it_says(argv: list[str], expected: di
 def test_an_alpha_given_on_the_command_line_is_a_float_but_the_default_is_an_int() -> None:
     assert isinstance(_parse("--network_alpha", "1")["network_alpha"], float)
     assert isinstance(script_named("flux_train_network").options()["network_alpha"].default, int)
-    assert math.isnan(_parse("--network_alpha", "nan")["network_alpha"])
 
 
 @pytest.mark.parametrize(
