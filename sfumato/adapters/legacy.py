@@ -9,6 +9,7 @@ import difflib
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -227,7 +228,9 @@ def _plan(dialect: Dialect, family: str, config: NetworkConfig, given: Mapping[s
 
 
 def _foreign_plan(name: str, run: Run, given: Mapping[str, str]) -> ForeignPlan:
-    close = difflib.get_close_matches(name, (*_DIALECTS, *_OURS_LATER), 1, cutoff=0.8)
+    full = f"networks.{name}"
+    is_ours = full in _DIALECTS and find_spec(name.partition(".")[0]) is None
+    close = [full] if is_ours else difflib.get_close_matches(name, (*_DIALECTS, *_OURS_LATER), 1, cutoff=0.8)
     if close:
         raise UserError(f"--network_module {name} is unknown; did you mean {close[0]}?")
     config = run[NetworkConfig]

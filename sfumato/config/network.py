@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from sfumato.config.checks import at_least, between
+from sfumato.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -55,3 +56,5 @@ class NetworkConfig:
         at_least(self, 1, "network_dim")
         at_least(self, 0, "network_alpha")
         between(self, 0.0, 1.0, "network_dropout")
+        if self.network_dropout == 1:
+            raise UserError("--network_dropout is 1, which leaves out everything; use less")

@@ -133,6 +133,8 @@ def test_an_argument_without_effect_is_a_warning(caplog: pytest.LogCaptureFixtur
         ({"module": "networks.lora_sd3"}, "not supported yet; use networks.lora_flux"),
         ({"module": "networks.lora"}, "is for another model; use networks.lora_flux"),
         ({"module": "networks.lora_fluks"}, "did you mean networks.lora_flux"),
+        ({"module": "lora_flux"}, "did you mean networks.lora_flux"),
+        ({"network_dropout": 1.0}, "leaves out everything; use less"),
         ({"module": "no_such_package.x"}, "cannot be imported"),
         ({"module": "json"}, "has no create_network"),
         ({"dim_from_weights": True}, "give --network_weights"),
