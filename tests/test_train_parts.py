@@ -235,7 +235,7 @@ def test_a_base_adapter_that_cannot_be_merged_is_refused_before_anything_is_load
         ("--base_weights", str(tmp_path / "nowhere.safetensors")): "there is no such file",
         ("--base_weights", str(file)): "lora_unet_elsewhere ... fits no layer of this model",
         ("--base_weights", str(file), "--base_weights_multiplier", "1", "2"): "has 2 values for 1",
-        ("--base_weights", str(model.ae)): "no adapter of a kind that can be loaded",
+        ("--base_weights", str(model.ae)): "it seems to be an autoencoder; give a LoRA",
     }.items():
         assert message in refusal(capfd, *arguments(model, pictures, tmp_path / "out", *options))
 
