@@ -149,3 +149,16 @@ def test_pictures_of_which_only_latents_are_left_train_as_they_did(
     text = capfd.readouterr().err
     assert "3 of 3 pictures in" in text
     assert "latents of some are: --cache_latents_to_disk may train from them" in text
+
+
+def test_captions_that_vary_are_cached_in_memory_as_live_encoders_see_them(
+    model: tiny.TinyFlux, pictures: Path, tmp_path: Path
+) -> None:
+    for file in pictures.rglob("*.txt"):
+        file.write_text("a {red|blue} cat\na dog")
+    varied = ["--train_data_dir", str(pictures), "--enable_wildcard", "--caption_dropout_rate", "0.4"]
+    train(model, tmp_path / "live", *varied)
+    train(model, tmp_path / "cached", *varied, "--cache_text_encoder_outputs")
+    first, second = (load_file(tmp_path / name / "lora.safetensors") for name in ("live", "cached"))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    train(model, tmp_path / "disk", *varied, "--cache_text_encoder_outputs_to_disk", code=2)

@@ -22,14 +22,14 @@ from sfumato.caching import store
 from sfumato.caching.memory import MemoryStore
 from sfumato.caching.places import is_mine
 from sfumato.caching.store import Arrays, BrokenCacheError, Record
-from sfumato.data import captions
+from sfumato.data import captions, variants
 from sfumato.data.captions import CaptionSettings
 from sfumato.data.dataset import TrainingSet
 from sfumato.data.images import stem
 from sfumato.data.index import Index, Status
 from sfumato.data.pictures import PictureSet
 from sfumato.errors import UserError
-from sfumato.log import counted
+from sfumato.log import counted, plural
 from sfumato.models.family import Family, Parts
 
 _KIND = "texts"
@@ -62,10 +62,9 @@ class TextCache:
     names: tuple[str, ...]
     memory: MemoryStore | None = None
 
-    def __call__(self, dataset: int, picture: int) -> dict[str, Tensor]:
-        """Return each output for a picture's caption, without the batch dimension."""
+    def __call__(self, dataset: int, picture: int, caption: str) -> dict[str, Tensor]:
+        """Return each output for a picture's caption as trained, without the batch dimension."""
         if self.memory is not None:
-            caption = self.caption(dataset, picture)
             return {name: self.memory[caption, name] for name in self.names}
         path = self.path(dataset, picture)
         try:
@@ -76,14 +75,16 @@ class TextCache:
             raise UserError(f"{path} has no {name}; start again without --skip_cache_check")
         return {name: torch.from_numpy(found[name]) for name in self.names}
 
-    def caption(self, dataset: int, picture: int) -> str:
-        """Return a picture's caption as trained; it is the same in every step."""
-        pictures = self.sets[dataset]
-        return _trained(pictures.pictures.captions[picture], pictures.subset(picture).captions)
-
     def path(self, dataset: int, picture: int) -> Path:
         """Return the cache file of a picture's caption: `<base><suffix>`."""
         return Path(stem(self.sets[dataset].pictures.paths[picture]) + self.suffix)
+
+    def all_captions(self) -> Iterator[str]:
+        """Yield every caption that a picture may be trained with."""
+        for pictures in self.sets:
+            settings, table = [subset.captions for subset in pictures.plan.subsets], pictures.pictures
+            for caption, subset in zip(table.captions, table.subsets, strict=True):
+                yield from variants.listed(caption, settings[subset]) or ()
 
     def wanted(self) -> Iterator[Wanted]:
         """Yield the file that there should be for each picture, with the caption."""
@@ -118,9 +119,9 @@ def fill_texts(
         to_disk, trust, rank, world, wait: as for `fill_latents`.
 
     Raises:
-        UserError: captions vary from step to step, or one file would have to hold two captions.
+        UserError: captions vary in more ways than can be kept, or one file would have to hold two.
     """
-    require_constant_captions(training_set)
+    require_cacheable_captions(training_set, to_disk=to_disk)
     names = tuple(name for encoder in encoders for name in family.text_outputs[encoder])
     cache = TextCache(training_set.sets, family.caches.texts, names, None if to_disk else MemoryStore())
     encoder = _Encoder(cache, family, parts, tuple(encoders), training_set.index, trust)
@@ -128,7 +129,7 @@ def fill_texts(
         _require_one_caption_per_file(cache)
     try:
         # In memory: the different captions, in order.
-        todo = encoder.missing(rank, world) if to_disk else {caption: [] for _, _, caption in cache.wanted()}
+        todo = encoder.missing(rank, world) if to_disk else {caption: [] for caption in cache.all_captions()}
         if todo:
             _encode_all(encoder, todo, batch_size)
     finally:
@@ -140,16 +141,36 @@ def fill_texts(
     return cache
 
 
-def require_constant_captions(training_set: TrainingSet) -> None:
-    """Raise UserError if a subset's captions vary from step to step, for then they cannot be encoded once."""
+def require_cacheable_captions(training_set: TrainingSet, *, to_disk: bool) -> None:
+    """Raise UserError if captions vary, so that they cannot all be encoded once.
+
+    In memory each caption that a picture may have is kept, if they are not too many; a file holds one.
+    """
     for pictures in training_set.sets:
         for subset in pictures.plan.subsets:
-            varying = subset.captions.varying()
-            if varying:
-                raise UserError(
-                    f"text encoder outputs cannot be cached: {', '.join(varying)} makes the captions of "
-                    f"{subset.image_dir} vary; switch it off, or leave out --cache_text_encoder_outputs"
+            endless = variants.endless(subset.captions)
+            if varying := subset.captions.varying() if to_disk else endless:
+                memory = (
+                    "" if endless else ", keep them in memory (without --cache_text_encoder_outputs_to_disk)"
                 )
+                raise UserError(
+                    f"text encoder outputs cannot be cached: {' and '.join(varying)} "
+                    f"{plural(len(varying), 'makes', 'make')} the captions of {subset.source} vary; "
+                    f"switch that off{memory}, or leave out --cache_text_encoder_outputs"
+                )
+        if not to_disk:
+            _require_few_variants(pictures)
+
+
+def _require_few_variants(pictures: PictureSet) -> None:
+    table = pictures.pictures
+    for path, caption, subset in zip(table.paths, table.captions, table.subsets, strict=True):
+        settings = pictures.plan.subsets[subset].captions
+        if settings.enable_wildcard and variants.listed(caption, settings) is None:
+            raise UserError(
+                f"text encoder outputs cannot be cached: enable_wildcard makes more than {variants.MOST} "
+                f"captions of that of {path}; shorten it, or leave out --cache_text_encoder_outputs"
+            )
 
 
 def _trained(caption: str, settings: CaptionSettings) -> str:

@@ -49,8 +49,8 @@ class LatentSource(Protocol):
 class TextSource(Protocol):
     """Where cached outputs of text encoders come from; `sfumato.caching.texts` has one."""
 
-    def __call__(self, dataset: int, picture: int) -> dict[str, Tensor]:
-        """Return each output by name, without the batch dimension."""
+    def __call__(self, dataset: int, picture: int, caption: str) -> dict[str, Tensor]:
+        """Return each output for a picture's caption by name, without the batch dimension."""
         ...
 
 
@@ -201,7 +201,7 @@ class TrainingSet:
             latents=latents,
             pixels=pixels,
             mask=mask,
-            text=self.texts(plan.dataset, index) if self.texts else {},
+            text=self.texts(plan.dataset, index, caption) if self.texts else {},
             loss_weight=pictures.plan.prior_loss_weight if pictures.subset(index).is_reg else 1.0,
             network_multiplier=pictures.plan.network_multiplier,
             custom_attributes=pictures.subset(index).custom_attributes,

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from sfumato.caching.latents import require_constant_pictures
-from sfumato.caching.texts import require_constant_captions
+from sfumato.caching.texts import require_cacheable_captions
 from sfumato.config.caching import CachingConfig
 from sfumato.config.distributed import DistributedConfig
 from sfumato.config.file import FileConfig
@@ -53,7 +53,7 @@ def cache_texts(run: Run) -> None:
     """
     encoders = tuple(family_for(run).text_outputs)
     with _workplace(run, encoders) as place:
-        require_constant_captions(place.training_set)
+        require_cacheable_captions(place.training_set, to_disk=True)
         cache_captions(place.run, place.training_set, place.family, place.parts, place.processes, encoders)
         logger.info("encoded captions of %s are in files", counted(place.num_pictures, "picture"))
 

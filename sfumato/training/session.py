@@ -16,7 +16,7 @@ from torch import nn
 from sfumato import seeds
 from sfumato.adapters.network import Network
 from sfumato.caching.latents import require_constant_pictures
-from sfumato.caching.texts import require_constant_captions
+from sfumato.caching.texts import require_cacheable_captions
 from sfumato.config.caching import CachingConfig
 from sfumato.config.loader import LoaderConfig
 from sfumato.config.memory import MemoryConfig
@@ -105,7 +105,8 @@ class Session:
                     "--cache_text_encoder_outputs: every text encoder is trained, so nothing can be cached; "
                     "drop it, or train fewer of them"
                 )
-            require_constant_captions(self._pictures)
+            to_disk = self.run[CachingConfig].cache_text_encoder_outputs_to_disk
+            require_cacheable_captions(self._pictures, to_disk=to_disk)
 
     @property
     def _pictures(self) -> TrainingSet:

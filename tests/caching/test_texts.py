@@ -78,8 +78,9 @@ def test_only_the_encoders_asked_for_are_cached(cats: Path) -> None:
 def test_bfloat16_outputs_are_stored_as_float32_without_loss(cats: Path) -> None:
     _, as_family, _ = family(cats.parent)
     made, parts = training_set(cats), Parts(as_family, torch.device("cpu"), {"t5": torch.bfloat16})
-    in_memory = fill_texts(made, as_family, parts, ("t5",))(0, 0)["t5_out"]
-    on_disk = fill_texts(made, as_family, parts, ("t5",), to_disk=True)(0, 0)["t5_out"]
+    caption = made.sets[0].pictures.captions[0]
+    in_memory = fill_texts(made, as_family, parts, ("t5",))(0, 0, caption)["t5_out"]
+    on_disk = fill_texts(made, as_family, parts, ("t5",), to_disk=True)(0, 0, caption)["t5_out"]
     assert (in_memory.dtype, on_disk.dtype) == (torch.bfloat16, torch.float32)
     assert torch.equal(in_memory.float(), on_disk)
 
@@ -96,21 +97,45 @@ def test_pictures_of_one_caption_share_its_outputs(tmp_path: Path) -> None:
     assert encoded == [1]
 
 
-@pytest.mark.parametrize(
-    "setting",
-    [
-        {"shuffle_caption": True},
-        {"caption_dropout_rate": 0.1},
-        {"caption_tag_dropout_rate": 0.1},
-        {"token_warmup_step": 5},
-        {"enable_wildcard": True},
-        {"caption_dropout_every_n_epochs": 2},
-    ],
-    ids=lambda setting: next(iter(setting)),
-)
-def test_captions_that_vary_are_refused_with_setting_and_folder(cats: Path, setting: dict) -> None:
-    with pytest.raises(UserError, match=f"{next(iter(setting))} makes the captions of .*cats vary"):
+ENDLESS = [{"shuffle_caption": True}, {"caption_tag_dropout_rate": 0.1}, {"token_warmup_step": 5}]
+LISTED = [{"caption_dropout_rate": 0.4}, {"enable_wildcard": True}, {"caption_dropout_every_n_epochs": 2}]
+
+
+@pytest.mark.parametrize("setting", ENDLESS + LISTED, ids=lambda setting: next(iter(setting)))
+@pytest.mark.parametrize("to_disk", [False, True])
+def test_captions_that_vary_are_refused_with_setting_and_folder_unless_they_can_be_listed(
+    cats: Path, setting: dict, to_disk: bool
+) -> None:
+    if setting in LISTED and not to_disk:
         fill(cats, captions=CaptionSettings(**setting))
+        return
+    with pytest.raises(UserError, match=f"{next(iter(setting))} makes the captions of .*cats vary") as caught:
+        fill(cats, captions=CaptionSettings(**setting), to_disk=to_disk)
+    assert ("keep them in memory" in str(caught.value)) == (setting in LISTED)
+
+
+def test_every_caption_that_a_picture_may_have_is_kept_in_memory(cats: Path) -> None:
+    (cats / "im0.txt").write_text("a {red|blue} cat\na dog\na {{big}} {cat|dog|bird}")
+    settings = CaptionSettings(
+        enable_wildcard=True, caption_dropout_rate=0.3, caption_dropout_every_n_epochs=3
+    )
+    fake, parts, made = fill(cats, captions=settings)
+    seen = set()
+    for epoch in range(1, 25):
+        for batch in map(made.__getitem__, made.batches(epoch)):
+            tokens = fake.tokenize(batch.captions)
+            expected = fake.encode_text({name: parts[name] for name in ENCODERS}, tokens)
+            assert all(torch.equal(batch.text[name], expected[name]) for name in expected)
+            seen |= {text for path, text in zip(batch.paths, batch.captions, strict=True) if "im0" in path}
+    assert seen == {
+        *("", "a dog", "a red cat", "a blue cat", "a {big} cat", "a {big} dog", "a {big} bird"),
+    }
+
+
+def test_too_many_variants_are_refused_with_their_picture(cats: Path) -> None:
+    (cats / "im2.txt").write_text("{a|b} " * 7)
+    with pytest.raises(UserError, match=r"enable_wildcard makes more than 64 captions of that of .*im2.png"):
+        fill(cats, captions=CaptionSettings(enable_wildcard=True))
 
 
 class TestStaleness:
@@ -186,7 +211,8 @@ def test_one_file_cannot_hold_two_captions(cats: Path) -> None:
     made = dataset.read([plan(subset(cats)), plan(subset(cats, captions=prefixed))], seed=1)
     with pytest.raises(UserError, match="cannot hold two captions"):
         fill_texts(made, as_family, parts, ENCODERS, to_disk=True)
-    assert fill_texts(made, as_family, parts, ENCODERS)(1, 0)["t5_out"].shape == (LENGTH, 5)
+    caption = f"p {made.sets[0].pictures.captions[0]}"
+    assert fill_texts(made, as_family, parts, ENCODERS)(1, 0, caption)["t5_out"].shape == (LENGTH, 5)
 
 
 def test_processes_share_the_files_between_them(cats: Path) -> None:

@@ -309,7 +309,7 @@ def test_a_batch_carries_the_notes_about_each_picture_s_subset(tmp_path: Path) -
 def test_a_batch_moves_as_a_whole(tmp_path: Path) -> None:
     path = folder(tmp_path / "cat", [(64, 64)])
     training_set = dataset.read([plan(subset(path))], seed=1)
-    training_set.texts = lambda dataset, picture: {"t5_out": torch.zeros(3, 4)}
+    training_set.texts = lambda dataset, picture, caption: {"t5_out": torch.zeros(3, 4)}
     batch = training_set[training_set.batches(1)[0]].to("meta")
     assert {batch.pixels.device.type, batch.loss_weights.device.type, batch.text["t5_out"].device.type} == {
         "meta"
