@@ -12,6 +12,7 @@ from sfumato.config.console import ConsoleConfig
 from sfumato.config.implied import imply
 from sfumato.config.public import public_values, to_toml
 from sfumato.config.run import Run
+from sfumato.errors import UserError
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +37,11 @@ def _announce(parsed: Parsed) -> Run:
     from sfumato.log import set_up
 
     console = parsed.run[ConsoleConfig]
-    set_up(console.console_log_level, console.console_log_file)
+    try:
+        set_up(console.console_log_level, console.console_log_file)
+    except OSError as error:
+        where = f"--console_log_file {console.console_log_file}"
+        raise UserError(f"{where} cannot be written: {error.strerror}; choose another file") from error
     for warning in parsed.warnings:
         logger.warning(warning)
     run, implied = imply(parsed.run)

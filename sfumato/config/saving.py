@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from sfumato.config.checks import at_least
+from sfumato.errors import UserError
 
 FOLDER_FORMATS = ("diffusers", "diffusers_safetensors")
 """Values of `save_model_as` that write a folder."""
@@ -65,6 +66,10 @@ class SavingConfig:
     """Free text that is written into the metadata of saved files."""
 
     def __post_init__(self) -> None:
+        if self.output_name and set(self.output_name) & set("/\\"):
+            raise UserError(
+                f"--output_name is {self.output_name!r}; it names files, so give folders as --output_dir"
+            )
         at_least(self, 1, "save_every_n_epochs", "save_every_n_steps", "save_n_epoch_ratio")
         at_least(self, 1, "save_last_n_epochs", "save_last_n_steps")
         at_least(self, 1, "save_last_n_epochs_state", "save_last_n_steps_state")

@@ -29,6 +29,10 @@ ROOT = Path(__file__).parents[2]
         (["train", "flux", "lorra"], "(did you mean flux lora?)"),
         (["train", "flux", "lora", "--lerning_rate", "1"], "(did you mean --learning_rate?)"),
         (["train", "flux", "lora", "--full_fp16"], "--full_fp16 needs --mixed_precision fp16"),
+        (
+            ["train", "flux", "lora", "--console_log_file", "/no-such-folder/log"],
+            "--console_log_file /no-such-folder/log cannot be written: No such file or directory",
+        ),
         (["generate"], "--ckpt_path must be given"),
         (["options"], "SCRIPT"),
         (["options", "flux_train_netwrk"], "(did you mean flux_train_network?)"),

@@ -29,6 +29,7 @@ SECTIONS = sorted({section for script in SCRIPTS for section in script.sections}
         (OptimizerConfig, "max_grad_norm", -1.0),
         (LoaderConfig, "max_data_loader_n_workers", -1),
         (SavingConfig, "save_every_n_epochs", 0),
+        (SavingConfig, "output_name", "folder/name"),
         (CaptionConfig, "caption_dropout_rate", 1.5),
         (NoiseConfig, "max_timestep", 1001),
         (FlowConfig, "discrete_flow_shift", 0.0),
