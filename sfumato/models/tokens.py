@@ -8,7 +8,7 @@ backward, has to reconcile two layouts.
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +23,7 @@ def keep_layout(model: nn.Module) -> None:
 
     for layer in model.modules():
         if isinstance(layer, Transformer2DModel):
-            layer.forward = partial(_forward, layer)
+            cast(Any, layer).forward = partial(_forward, layer)
 
 
 def _forward(
