@@ -275,7 +275,7 @@ def test_a_corrupt_picture_is_named_and_left_out(
     run(*simple(model, pictures, tmp_path, "--max_train_epochs", "1"))
     shown = capfd.readouterr().err
     assert str(pictures / "no_header.png") in shown
-    assert f"{pictures / 'cut_off.png'} could not be decoded and was replaced 1 times" in shown
+    assert f"{pictures / 'cut_off.png'} could not be decoded and was replaced 1 time\n" in shown
     assert metadata(tmp_path / "lora.safetensors")["ss_num_train_images"] == "5"
 
 
