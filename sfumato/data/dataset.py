@@ -123,10 +123,6 @@ class TrainingSet:
             merged |= statistics.tag_frequency(pictures)
         return merged
 
-    def dataset_dirs(self, *, is_reg: bool = False) -> dict[str, dict[str, int]]:
-        """Return repeats and number of pictures of each folder of either kind."""
-        return statistics.folders(self.sets, is_reg=is_reg)
-
     def batches(self, epoch: int, *, num_per_step: int = 1) -> EpochPlan:
         """Return the batches of an epoch (counted from 1) in order; see `order.plan_epoch`."""
         return plan_epoch(

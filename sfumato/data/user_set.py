@@ -135,7 +135,7 @@ def read(run: Run, geometry: Geometry, seed: int) -> UserSet:
         raise UserError(f"--dataset_class {name} has no {missing[0]}; see docs/datasets.md for what it needs")
     if not made.num_batches:
         raise UserError(f"--dataset_class {name} is empty: its __len__ is 0; it counts batches")
-    assert made.example
+    _ = made.example  # a mistake in it shows now, before any weight is loaded
     return made
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from sfumato.data import dataset
+from sfumato.data import dataset, statistics
 from sfumato.data.buckets import Buckets, round_limits
 from sfumato.data.captions import CaptionSettings
 from sfumato.data.collate import Batch, Sample, collate
@@ -372,9 +372,10 @@ def test_folders_of_the_same_name_are_numbered(tmp_path: Path) -> None:
     first, second = folder(tmp_path / "a" / "cat", SIZES), folder(tmp_path / "b" / "cat", SIZES[:2])
     reg = SubsetPlan(folder(tmp_path / "reg", SIZES[:1]), 4, class_tokens="cat", is_reg=True)
     training_set = dataset.read([plan(subset(first), reg), plan(subset(second, num_repeats=2))], seed=1)
-    assert training_set.dataset_dirs() == {
+    assert statistics.folders(training_set.sets, is_reg=False) == {
         "cat": {"n_repeats": 1, "img_count": 7},
         "cat (2)": {"n_repeats": 2, "img_count": 2},
     }
-    assert training_set.dataset_dirs(is_reg=True) == {"reg": {"n_repeats": 4, "img_count": 1}}
+    reg_dirs = statistics.folders(training_set.sets, is_reg=True)
+    assert reg_dirs == {"reg": {"n_repeats": 4, "img_count": 1}}
     assert training_set.tag_frequency()["cat"]["a6"] == 1

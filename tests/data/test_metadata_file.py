@@ -10,7 +10,7 @@ import pytest
 from sfumato.config.dataset import DatasetConfig
 from sfumato.config.images import ImageConfig
 from sfumato.config.run import Run
-from sfumato.data import blueprint, dataset, latents_alone, metadata_file
+from sfumato.data import blueprint, dataset, latents_alone, metadata_file, statistics
 from sfumato.data.captions import CaptionSettings
 from sfumato.data.dataset import TrainingSet
 from sfumato.data.images import BrokenPictureError
@@ -158,7 +158,8 @@ def test_the_record_of_a_data_set_names_the_file(tmp_path: Path, pictures: Path)
     assert (subset["image_dir"], subset["metadata_file"]) == ("pictures", "m.json")
     assert {"class_tokens", "is_reg"} & subset.keys() == set()
     assert record["tag_frequency"] == {"m.json": {"a cat": 1, "red": 1, "blue": 1}}
-    assert training_set.dataset_dirs() == {"m.json": {"n_repeats": 1, "img_count": 1}}
+    dirs = statistics.folders(training_set.sets, is_reg=False)
+    assert dirs == {"m.json": {"n_repeats": 1, "img_count": 1}}
 
 
 def test_latents_stand_in_for_pictures_where_they_are_taken(tmp_path: Path) -> None:
