@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import importlib
 import inspect
 import logging
@@ -13,7 +12,8 @@ from typing import Any
 import torch
 
 from sfumato.config.optimizer import OptimizerConfig
-from sfumato.errors import UserError
+from sfumato.errors import UserError, guest_code
+from sfumato.training.arguments import parse_arguments, require_accepted
 from sfumato.training.stepping import Stepping
 
 logger = logging.getLogger(__name__)
@@ -60,6 +60,11 @@ GUESSES_ITS_RATE = ("dadaptation", "prodigyopt")
 TAKES_ONE_RATE = ("Prodigy", "DAdaptAdam", "DAdaptAdamPreprint", "DAdaptLion", "DAdaptSGD")
 """Those of them that fail in their first step if parameter groups have different rates."""
 
+
+OPTION = "--optimizer_args"
+
+_OURS = ("params", "lr")
+"""Arguments that every optimizer gets from us."""
 
 _MOST_STATE_BYTES = 16
 _SAMPLE = 256
@@ -111,7 +116,7 @@ class OptimizerPlan:
             return False
         try:
             together, apart = (self._try(is_apart=is_apart) for is_apart in (False, True))
-        except (TypeError, ValueError, RuntimeError, UserError) as error:
+        except UserError as error:
             logger.debug("%s cannot step weights one by one: %s", self.kind.__name__, error)
             return False
         return all(torch.equal(a, b) for a, b in zip(together, apart, strict=True))
@@ -135,7 +140,7 @@ class OptimizerPlan:
         """Return about how much the optimizer remembers of so many weights, in bytes."""
         try:
             return self._state_bytes() * num_weights // _SAMPLE**2
-        except (TypeError, ValueError, RuntimeError, UserError):  # training will say what is wrong
+        except UserError:  # training will say what is wrong
             return num_weights * _MOST_STATE_BYTES
 
     def _state_bytes(self) -> int:
@@ -160,10 +165,8 @@ class OptimizerPlan:
         known = ("params",) if self.relative_step else ("params", "lr")
         groups = [{key: group[key] for key in known if key in group} for group in groups]
         rate = None if self.relative_step else learning_rate
-        try:
+        with guest_code(f"--optimizer_args do not suit {self.kind.__name__}"):
             return self.kind(groups, **{"lr": rate, **self.implied, **self.arguments})  # type: ignore[call-arg]
-        except (TypeError, ValueError) as error:
-            raise UserError(f"--optimizer_args do not suit {self.kind.__name__}: {error}") from error
 
     def _check_rates(self, rates: Sequence[float]) -> None:
         different = sorted({rate for rate in rates if rate})
@@ -181,8 +184,11 @@ def plan(config: OptimizerConfig) -> OptimizerPlan:
         UserError: the name is unknown, its package is missing, or an argument is malformed.
     """
     name = config.optimizer_type or "AdamW"
-    arguments = parse_arguments(config.optimizer_args or (), "--optimizer_args")
+    arguments = parse_arguments(config.optimizer_args or (), OPTION)
     kind = _find_class(NAMED.get(name.lower(), name), name)
+    if "lr" in arguments:
+        raise UserError(f"{OPTION} holds lr={arguments['lr']}; give it as --learning_rate")
+    require_accepted(kind, arguments, OPTION, _OURS)
     is_adafactor = NAMED["adafactor"].endswith(kind.__name__) and "transformers" in kind.__module__
     if is_adafactor:
         arguments = _settle_adafactor(arguments, config)
@@ -196,32 +202,15 @@ def plan(config: OptimizerConfig) -> OptimizerPlan:
     return OptimizerPlan(kind, arguments, _implied_arguments(name.lower(), kind, arguments), relative)
 
 
-def parse_arguments(pairs: Sequence[str], option: str) -> dict[str, Any]:
-    """Read `key=value` texts; values are Python literals, so strings need quotes.
-
-    Raises:
-        UserError: a text has not exactly one `=`, or its value is no literal.
-    """
-    arguments = {}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not equals or not key:
-            raise UserError(f"{option} holds {pair!r}; write each argument as key=value")
-        try:
-            arguments[key.strip()] = ast.literal_eval(value.strip())
-        except (ValueError, SyntaxError):
-            raise UserError(
-                f"{option} holds {pair!r}; its value is no literal (text needs quotes: {key}='{value}')"
-            ) from None
-    return arguments
-
-
 def _find_class(path: str, name: str) -> type[torch.optim.Optimizer]:
     module_name, _, class_name = path.rpartition(".")
     module_name = module_name or "torch.optim"
     try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
+        with guest_code(f"--optimizer_type {name} cannot be imported"):
+            module = importlib.import_module(module_name)
+    except UserError as error:
+        if not isinstance(error.__cause__, ModuleNotFoundError):
+            raise
         root = module_name.split(".")[0]
         extra = f" (the extra [{EXTRAS[root]}] has it)" if root in EXTRAS else ""
         package = PACKAGES.get(root, root)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from sfumato import seeds
+from sfumato.errors import guest_code
 from sfumato.nn.rounding import round_stochastically_
 from sfumato.training.progress import Rate
 
@@ -92,7 +93,8 @@ class Stepping:
     def advance(self) -> None:
         """Go on in the schedule."""
         if self.scheduler is not None:
-            self.scheduler.step()
+            with guest_code(f"the schedule {type(self.scheduler).__name__} failed"):
+                self.scheduler.step()
 
     def rates(self) -> list[Rate]:
         """Return the learning rate of each group that the run described."""
@@ -141,7 +143,8 @@ class Stepping:
                     stack.enter_context(self._widened(group, is_step=is_step))
             self.optimizer.param_groups = groups
             try:
-                act()
+                with guest_code(f"the optimizer {type(self.optimizer).__name__} failed"):
+                    act()
             finally:
                 self.optimizer.param_groups = everything
 

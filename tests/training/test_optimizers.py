@@ -85,10 +85,33 @@ def test_what_cannot_be_built_is_said_in_one_line(config: OptimizerConfig, messa
         optimizers.plan(config)
 
 
-def test_unknown_arguments_name_the_optimizer() -> None:
-    plan = optimizers.plan(OptimizerConfig(optimizer_args=("speed=3",)))
-    with pytest.raises(UserError, match="do not suit AdamW"):
-        plan.build([{"params": [torch.nn.Parameter(torch.zeros(1))]}], 1e-3)
+@pytest.mark.parametrize(
+    ("name", "argument", "says"),
+    [
+        ("", "speed=3", "holds speed, which AdamW does not know; it knows betas, eps, weight_decay"),
+        ("torch.optim.SGD", "betas=0.9,0.99", "holds betas, which SGD does not know; it knows momentum"),
+        ("Prodigy", "speed=3", "holds speed, which Prodigy does not know"),
+        ("", "lr=1", "holds lr=1; give it as --learning_rate"),
+        ("", "betas=5", "do not suit AdamW: "),
+        ("", "weight_decay=-1", "do not suit AdamW: Invalid weight_decay"),
+        ("torch.optim.NoSuch", "eps=1", "--optimizer_type is torch.optim.NoSuch; known are"),
+    ],
+)
+def test_arguments_that_an_optimizer_does_not_take_are_one_line(name: str, argument: str, says: str) -> None:
+    config = OptimizerConfig(optimizer_type=name, optimizer_args=(argument,), learning_rate=1.0)
+    with pytest.raises(UserError, match=says) as raised:
+        optimizers.plan(config).build([{"params": [torch.nn.Parameter(torch.zeros(1))]}], 1e-3)
+    assert "\n" not in str(raised.value)
+
+
+def test_an_optimizer_that_fails_in_its_step_is_one_line() -> None:
+    weight = torch.nn.Parameter(torch.zeros(1))
+    stepping = Stepping(
+        optimizers.plan(OptimizerConfig(optimizer_type="LBFGS")).build([{"params": [weight]}], 1)
+    )
+    weight.grad = torch.ones(1)
+    with pytest.raises(UserError, match=r"the optimizer LBFGS failed: .*closure"):
+        stepping.step()
 
 
 @pytest.mark.parametrize("name", ["Prodigy", "DAdaptAdam"])
