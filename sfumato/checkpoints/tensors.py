@@ -30,11 +30,25 @@ _SHARD = re.compile(r"(.+-)(\d{5})-of-(\d{5})(\.\w+)$")
 
 @dataclass(frozen=True)
 class LazyTensor:
-    """A tensor that is made when its turn to be written comes."""
+    """A tensor that is made when its turn to be written comes.
+
+    Attributes:
+        is_foreign: no weight of the model that is written: it keeps its number format.
+    """
 
     dtype: torch.dtype
     shape: tuple[int, ...]
     load: Callable[[], Tensor]
+    is_foreign: bool = False
+
+    @classmethod
+    def foreign(cls, value: Tensor) -> LazyTensor:
+        """Return a tensor in memory that is no weight of the model."""
+        return cls(value.dtype, tuple(value.shape), lambda: value, is_foreign=True)
+
+    def made(self, dtype: torch.dtype | None) -> Tensor:
+        """Return the tensor, a floating-point weight in this format; None keeps its own."""
+        return self.load().to(_written(self, dtype))
 
 
 class TensorReader:
@@ -82,10 +96,10 @@ class TensorReader:
         """
         return self._owner(name).read(name).to(device)
 
-    def lazy(self, name: str) -> LazyTensor:
+    def lazy(self, name: str, *, is_foreign: bool = False) -> LazyTensor:
         """Return a tensor to be read when it is written elsewhere; the reader must still be open then."""
         info = self.info(name)
-        return LazyTensor(info.dtype, info.shape, lambda: self.get(name))
+        return LazyTensor(info.dtype, info.shape, lambda: self.get(name), is_foreign)
 
     def items(self) -> Iterator[tuple[str, Tensor]]:
         """Yield every tensor, one at a time."""
@@ -157,7 +171,7 @@ def write_tensors(
         path: the file to write or to replace.
         tensors: in any order; a `LazyTensor` is made when its turn comes and forgotten at once.
         metadata: strings to store beside the tensors.
-        dtype: what to cast floating-point tensors to; None keeps each tensor's own.
+        dtype: what to cast floating-point weights to; None keeps each tensor's own.
 
     Raises:
         UserError: the folder cannot be written, or the disk is full.
@@ -194,12 +208,15 @@ def serialized(
 
 def _infos(tensors: Mapping[str, Tensor | LazyTensor], dtype: torch.dtype | None) -> dict[str, TensorInfo]:
     infos = {
-        name: TensorInfo(
-            dtype if dtype and tensor.dtype.is_floating_point else tensor.dtype, tuple(tensor.shape)
-        )
-        for name, tensor in tensors.items()
+        name: TensorInfo(_written(tensor, dtype), tuple(tensor.shape)) for name, tensor in tensors.items()
     }
     return {name: infos[name] for name in standard_order(infos)}
+
+
+def _written(tensor: Tensor | LazyTensor, dtype: torch.dtype | None) -> torch.dtype:
+    """Return the number format that a tensor is written in where this one is asked for."""
+    is_foreign = isinstance(tensor, LazyTensor) and tensor.is_foreign
+    return dtype if dtype and tensor.dtype.is_floating_point and not is_foreign else tensor.dtype
 
 
 def _data(name: str, tensor: Tensor | LazyTensor, info: TensorInfo) -> memoryview:

@@ -23,6 +23,7 @@ NOT_WITH_FLOW: Mapping[str, str] = {
     "zero_terminal_snr": "the noise levels of flow matching end in pure noise anyway",
     "v2": "it tells Stable Diffusion 1 from 2",
     "v_parameterization": "it is about velocity-predicting Stable Diffusion",
+    "prediction_type": "it is about Stable Diffusion, which predicts one or the other",
     "clip_skip": "the model listens to the text encoder's end",
 }
 """Options of the older families that a flow-matching model has no use for."""

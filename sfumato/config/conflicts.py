@@ -47,7 +47,6 @@ _EXCLUSIVE: tuple[tuple[str, str, str], ...] = (
     ("cache_latents_to_disk", "face_crop_aug_range", "cached pictures cannot vary"),
     ("cpu_offload_checkpointing", "blocks_to_swap", "both move the same memory"),
     ("cpu_offload_checkpointing", "split_mode", "both move the same memory"),
-    ("v_pred_like_loss", "v_parameterization", "a velocity model has that loss already"),
     ("full_fp16", "full_bf16", "there is one number format"),
     ("fused_backward_pass", "blockwise_fused_optimizers", "one updates weight by weight, one block by block"),
     ("fused_optimizer_groups", "blockwise_fused_optimizers", "there is one way to part the weights"),
@@ -107,9 +106,9 @@ _NEEDS: tuple[tuple[tuple[str, ...], Callable[[_Values], bool], str], ...] = (
     ),
     (("adaptive_noise_scale",), lambda values: values["noise_offset"], "--noise_offset"),
     (
-        ("scale_v_pred_loss_like_noise_pred",),
-        lambda values: values["v_parameterization"],
-        "--v_parameterization",
+        ("v_parameterization",),
+        lambda values: values.get("prediction_type") != "epsilon",
+        "--prediction_type v_prediction, or none",
     ),
     (
         ("log_with",),

@@ -1,6 +1,7 @@
 """Which base model is trained, and how its files are read."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from sfumato.config.checks import at_least
 
@@ -13,7 +14,11 @@ class ModelConfig:
     """The base is Stable Diffusion 2.x. Other families do not listen to it."""
 
     v_parameterization: bool = False
-    """The base predicts velocity instead of noise, as the 768-pixel Stable Diffusion 2.x does."""
+    """The base predicts velocity instead of noise, as the 768-pixel Stable Diffusion 2.x does; not needed
+    where its files say so."""
+
+    prediction_type: Literal["auto", "epsilon", "v_prediction"] = "auto"
+    """Insist that the base predicts noise (epsilon) or velocity (v_prediction), whatever its files say."""
 
     pretrained_model_name_or_path: str | None = None
     """Base model: a single file, a folder in diffusers' layout, or a name on the Hugging Face hub."""

@@ -17,7 +17,7 @@ class ScheduleConfig:
     """Scheduler class, as `module.Class` or a name in torch.optim.lr_scheduler; wins over the shape."""
 
     lr_scheduler_args: tuple[str, ...] | None = None
-    """Arguments of the scheduler as `name=value`, values in Python's notation: `T_max=100`."""
+    """Arguments of the shape or class as `name=value`, values in Python's notation: `lr_end=1e-5`."""
 
     lr_warmup_steps: int | float = 0
     """Optimizer steps over which the rate rises from 0; `10%` or a value below 1 is a share of the run."""

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+import logging
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Protocol, cast
 
 from sfumato.checkpoints.tensors import open_tensors
 from sfumato.config.model import ModelConfig
@@ -15,10 +14,13 @@ from sfumato.models.checkpoint import Checkpoint
 from sfumato.models.family import DENOISER, Family, ModelIdentity, family_for
 from sfumato.models.hub import located
 from sfumato.models.insistence import InsistenceOptions
+from sfumato.models.predicted import Predicted, told_by
 from sfumato.models.recognise import describe, recognise
 from sfumato.models.rewriting import Rewritable
 from sfumato.models.sd.layouts import is_version_2
 from sfumato.models.views import Shapes, view_of
+
+logger = logging.getLogger(__name__)
 
 _KINDS = {
     "sd1": ("sd", 1),
@@ -39,10 +41,14 @@ _VERSIONS = {"sdxl": "sdxl", "sd_": "sd", "flux": "flux"}
 """The family of each kind of `ss_base_model_version`, by its beginning."""
 
 
+_NOTHING = InsistenceOptions()
+
+
 class WholeModel(Rewritable, Protocol):
     """A family whose parts are published together."""
 
     checkpoint: Checkpoint
+    predicted: Predicted
 
 
 def open_rewritable(
@@ -77,18 +83,15 @@ def open_model(name: str, option: str, insistence: InsistenceOptions) -> tuple[s
         raise UserError(f"{option} is empty; give a file or a folder in diffusers' layout")
     family = _family_of_denoiser(path)
     if family is None:
-        base = open_base(
-            path,
-            option,
-            version=2 if insistence.v2 else None,
-            predicts_velocity=insistence.v_parameterization,
-        )
+        base = open_base(path, option, version=2 if insistence.v2 else None, insistence=insistence)
+        if base.predicted.contradiction:
+            raise UserError(base.predicted.contradiction)
         is_sdxl = base.checkpoint.layout.kind == "sdxl"
         if insistence.sdxl and not is_sdxl:
             raise UserError(f"--sdxl is given, but {option} is {path}, which is another model; leave it out")
         return "sdxl" if is_sdxl else "sd", base
-    for flag in ("v2", "v_parameterization", "sdxl"):
-        if getattr(insistence, flag):
+    for flag in ("v2", "v_parameterization", "sdxl", "prediction_type"):
+        if getattr(insistence, flag) not in (None, False, "auto"):
             raise UserError(
                 f"--{flag} is given, but {option} is {path}, which is another model; leave it out"
             )
@@ -101,7 +104,7 @@ def open_base(
     *,
     version: int | None = None,
     variant: str | None = None,
-    predicts_velocity: bool | None = None,
+    insistence: InsistenceOptions = _NOTHING,
 ) -> WholeModel:
     """Return the family that a base model belongs to, bound to it; its headers have been read.
 
@@ -109,15 +112,17 @@ def open_base(
         option: what the path was given as, for messages.
         version: the version of Stable Diffusion that the user insists on.
         variant: as `Checkpoint` has it.
-        predicts_velocity: whether the user says so; None goes by what the files tell.
+        insistence: what the user says of the prediction; files or, where they are silent, the version tell
+            what is not said.
 
     Raises:
         UserError: there is no such model, it is another kind of file, or another version.
     """
-    base = cast(
-        WholeModel, family_for(run_naming(path, option, version=version, predicts_velocity=predicts_velocity))
-    )
+    run = run_naming(path, option, version=version, insistence=insistence)
+    base = cast(WholeModel, family_for(run))
     base.checkpoint.variant = variant
+    if base.predicted.remark:
+        logger.info(base.predicted.remark)
     parts = list(base.checkpoint.layout.parts)
     base.checkpoint.check(parts)
     if variant and not any(_is_file(base.source(part)) for part in parts if path.is_dir()):
@@ -128,7 +133,7 @@ def open_base(
 
 
 def run_naming(
-    path: Path, option: str, *, version: int | None = None, predicts_velocity: bool | None = None
+    path: Path, option: str, *, version: int | None = None, insistence: InsistenceOptions = _NOTHING
 ) -> Run:
     """Return a run that has a base model and nothing else: its family and what tells its versions apart.
 
@@ -139,16 +144,15 @@ def run_naming(
         reason = "has no folder unet" if path.is_dir() else "does not exist"
         raise UserError(f"{option} is {path}, which {reason}; give a file or a folder in diffusers' layout")
     with open_tensors(source) as file:
-        shapes, metadata = view_of(file).shapes, file.metadata
+        shapes = view_of(file).shapes
     family, found = _identified(path, shapes, option)
     if version is not None and found != version:
         what = f"Stable Diffusion {found}" if found else "SDXL"
         raise UserError(f"--v{version} is given, but {option} is {path}, which is {what}; leave it out")
     model = ModelConfig(
         v2=found == 2,
-        v_parameterization=_predicts_velocity(path, metadata, found)
-        if predicts_velocity is None
-        else predicts_velocity,
+        v_parameterization=_predicts_velocity(path, found, insistence),
+        prediction_type=insistence.prediction_type,
         pretrained_model_name_or_path=str(path),
     )
     return Run("", family, [model])
@@ -190,7 +194,8 @@ def identity_named(version: str | None, family: str = "", *, is_v2: bool = False
     named = next((name for start, name in _VERSIONS.items() if (version or "").startswith(start)), family)
     if not named:
         return None
-    model = ModelConfig(v2=is_v2, v_parameterization=is_v2) if named == "sd" else ModelConfig()
+    is_velocity = is_v2 if version is None else version.endswith("_v")
+    model = ModelConfig(v2=is_v2, v_parameterization=is_velocity) if named == "sd" else ModelConfig()
     return family_for(Run("", named, [model])).identity
 
 
@@ -222,21 +227,13 @@ def _identified(path: Path, shapes: Shapes, option: str) -> tuple[str, int | Non
     return family, version
 
 
-def _predicts_velocity(path: Path, metadata: Mapping[str, str], version: int | None) -> bool:
-    scheduler = _settings(path / "scheduler" / "scheduler_config.json")
-    told = metadata.get("modelspec.prediction_type") or scheduler.get("prediction_type")
+def _predicts_velocity(path: Path, version: int | None, insistence: InsistenceOptions) -> bool:
+    """Return what counts where the files do not tell, or contradicts them where the user says so."""
+    if insistence.v_parameterization is not None or insistence.prediction_type != "auto":
+        return bool(insistence.v_parameterization)
     # Files of version 2 mostly do not tell. Most of them predict velocity, as sd-scripts takes for granted.
-    return told in ("v", "v_prediction") if told else version == 2
+    return version == 2 and told_by(path).kind is None
 
 
 def _is_file(path: Path | None) -> bool:
     return path is not None and path.is_file()
-
-
-def _settings(file: Path) -> dict[str, Any]:
-    if not file.is_file():
-        return {}
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except ValueError:
-        raise UserError(f"{file} is damaged; download it again") from None

@@ -59,18 +59,18 @@ class Layout:
         kind: what `recognise` calls a single file.
         unet_kinds: what `recognise` calls the UNet in diffusers' naming.
         parts: each part's format.
-        keeps_unknown: whether tensors that no part knows are written again when a file is saved.
         scale: of the latents.
         pipeline: diffusers' class for the whole, with its scheduler's class.
+        is_told_by_weights: whether other programs guess from its weights what a model predicts.
     """
 
     what: str
     kind: str
     unet_kinds: frozenset[str]
     parts: Mapping[str, PartFormat]
-    keeps_unknown: bool
     scale: float
     pipeline: tuple[str, str]
+    is_told_by_weights: bool = False
 
 
 VAE_FORMAT = PartFormat("an autoencoder", autoencoder.PREFIX, "vae", "vae")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -16,11 +17,23 @@ from sfumato.checkpoints.atomic import atomic_file
 from sfumato.checkpoints.pickles import SUFFIXES as PICKLE_SUFFIXES
 from sfumato.checkpoints.pickles import read_counters, write_pickle
 from sfumato.checkpoints.tensors import LazyTensor, TensorReader, write_tensors
+from sfumato.log import counted
 from sfumato.models import autoencoder, openclip, text_encoders, unet_names
 from sfumato.models.checkpoint import Checkpoint, PartFormat
+from sfumato.models.family import Prediction
+from sfumato.models.predicted import (
+    SETTINGS,
+    VELOCITY_MARK,
+    ZERO_TERMINAL_MARK,
+    Told,
+    scheduler_settings,
+    told_by,
+)
 from sfumato.models.published import Place, Published
 from sfumato.models.rewriting import Rewriting
 from sfumato.models.tokenizers import Tokenizer
+
+logger = logging.getLogger(__name__)
 
 Lazy = Mapping[str, LazyTensor]
 
@@ -54,8 +67,8 @@ def save_file(path: Path, checkpoint: Checkpoint, models: Mapping[str, nn.Module
     """Write one file with all parts, safetensors or, by its suffix, pickled.
 
     Args:
-        checkpoint: what the models come from. What its file holds besides is kept as it is, where the layout
-            says so.
+        checkpoint: what the models come from. What its file holds besides is kept as it is, and what its
+            folder says of the prediction becomes marks.
         models: each part; one that is not given is loaded from the checkpoint.
     """
     with checkpoint.file() as base:
@@ -115,9 +128,22 @@ def file_tensors(
         model = models.get(part) or checkpoint.load(part, None, torch.device("cpu"))
         own = _published(spec, model) | _unused(spec, model, base)
         tensors |= _prefixed(spec.prefix, {name: _cast(value, dtype) for name, value in own.items()})
-    if base is not None and checkpoint.layout.keeps_unknown:
-        tensors |= {name: base.lazy(name) for name in base.keys() if name not in tensors}  # noqa: SIM118
-    return tensors
+    if base is None:
+        return tensors | _marks(checkpoint)
+    unknown = [name for name in base.keys() if name not in tensors]  # noqa: SIM118 - a reader is no mapping
+    return tensors | {name: base.lazy(name, is_foreign=True) for name in unknown}
+
+
+def _marks(checkpoint: Checkpoint) -> dict[str, LazyTensor]:
+    """Return the tensors, without values, by which a file says what a folder's scheduler says.
+
+    Programs find out from version 2's weights that it predicts velocity, so that its files need not say so.
+    """
+    told = told_by(checkpoint.path) if checkpoint.is_folder else Told()
+    if checkpoint.layout.is_told_by_weights and not told.zero_terminal:
+        return {}
+    names = [VELOCITY_MARK] * (told.kind is Prediction.VELOCITY) + [ZERO_TERMINAL_MARK] * told.zero_terminal
+    return {name: LazyTensor.foreign(torch.empty(0)) for name in names}
 
 
 def save_folder(
@@ -126,14 +152,14 @@ def save_folder(
     models: Mapping[str, nn.Module],
     how: Rewriting,
     tokenizers: Mapping[str, Callable[[], Tokenizer]],
-    prediction: str,
+    predicted: Mapping[str, Any],
 ) -> None:
     """Write a folder that diffusers opens as a pipeline.
 
     Args:
         models: as for `save_file`.
         tokenizers: load those that are not copied, by the name of their folder.
-        prediction: `epsilon` or `v_prediction`.
+        predicted: what the scheduler's settings say of the model.
     """
     pipeline, scheduler = checkpoint.layout.pipeline
     index: dict[str, Any] = {"_class_name": pipeline, "scheduler": ["diffusers", scheduler]}
@@ -150,15 +176,34 @@ def save_folder(
     if "text_encoder_2" not in index:
         index |= {"safety_checker": [None, None], "feature_extractor": [None, None]}
         index["requires_safety_checker"] = False
-    settings = {
-        "_class_name": scheduler,
-        **_SCHEDULE,
-        **_SCHEDULERS[scheduler],
-        "prediction_type": prediction,
-    }
-    if "scheduler" not in taken:
-        _write_json(folder / "scheduler" / "scheduler_config.json", settings)
+    usual = {"_class_name": scheduler, **_SCHEDULE, **_SCHEDULERS[scheduler]}
+    _write_scheduler(folder, checkpoint, usual, predicted)
     _write_json(folder / "model_index.json", index | taken)
+    _report_lost(checkpoint)
+
+
+def _write_scheduler(
+    folder: Path, checkpoint: Checkpoint, usual: Mapping[str, Any], predicted: Mapping[str, Any]
+) -> None:
+    """Write the scheduler's settings; of those that were copied, put right what the model contradicts."""
+    copied, theirs, ours = scheduler_settings(folder), told_by(folder), told_by(checkpoint.path)
+    is_right = ours.kind in (None, theirs.kind) and (theirs.zero_terminal or not ours.zero_terminal)
+    if copied and is_right:
+        return
+    if copied:
+        logger.warning("the scheduler to copy says %s, the model %s, which is written", theirs.by, ours.by)
+    _write_json(folder / SETTINGS, {**(copied or usual), **predicted})
+
+
+def _report_lost(checkpoint: Checkpoint) -> None:
+    """Say what a single file holds that a folder has no place for."""
+    prefixes = tuple(spec.prefix for spec in checkpoint.layout.parts.values())
+    with checkpoint.file() as base:
+        names = [] if base is None else base.keys()
+    marks = (VELOCITY_MARK, ZERO_TERMINAL_MARK)
+    if lost := [name for name in names if not name.startswith(prefixes) and name not in marks]:
+        what = counted(len(lost), "tensor")
+        logger.info("%s left out, which a folder has no place for: %s ...", what, lost[0])
 
 
 def copied(reference: Path, folder: Path, names: Iterable[str]) -> dict[str, list[str]]:

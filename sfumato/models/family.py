@@ -273,6 +273,13 @@ class ReadsEmphasis(Protocol):
 
 
 @runtime_checkable
+class TellsSchedule(Protocol):
+    """A family whose files can say that the model's noise schedule ends in pure noise."""
+
+    zero_terminal: bool
+
+
+@runtime_checkable
 class SavesForDiffusers(Protocol):
     """A family that can write a part as a folder in diffusers' layout, too."""
 
@@ -290,6 +297,11 @@ def family_for(run: Run) -> Family:
     if run.family not in families():
         raise UserError(f"there is no family {run.family!r}; known: {', '.join(families())}")
     return importlib.import_module(f"sfumato.models.{run.family}.family").create(run)
+
+
+def ends_in_pure_noise(family: Family) -> bool:
+    """Return whether the base's own files say that its noise schedule ends in pure noise."""
+    return isinstance(family, TellsSchedule) and family.zero_terminal
 
 
 def families() -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 
@@ -81,6 +81,12 @@ KINDS = (
 )
 """Every kind that is known; the first that fits counts."""
 
+_PARTS = (
+    *("model.diffusion_model.", "first_stage_model.", "cond_stage_model.", "conditioner."),
+    *("model_ema.", "control_model.", "text_encoders.", "vae."),
+)
+"""What the tensors of whole checkpoints lie below."""
+
 ADAPTERS = frozenset({"lora", "oft", "loha", "lokr"})
 """Names of the kinds that are adapters."""
 
@@ -97,6 +103,16 @@ def describe(shapes: Mapping[str, tuple[int, ...]]) -> str:
         return f"it seems to be {kind.description}"
     first = next(iter(shapes), None)
     return f"it is no model that is known here (first tensor: {first})" if first else "it holds no tensors"
+
+
+def weight_names(names: Collection[str]) -> set[str]:
+    """Return the names of a model's own tensors: everything else is for other programs, and is kept as it is.
+
+    A whole checkpoint's own tensors lie below its parts. Of other files it is those whose names say where
+    they lie; a word alone says something of the model, `v_pred` for example.
+    """
+    below = [name for name in names if name.startswith(_PARTS)]
+    return set(below or (name for name in names if "." in name))
 
 
 def _occurs(part: str, names: Iterable[str]) -> bool:

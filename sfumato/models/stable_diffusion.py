@@ -6,6 +6,7 @@ and what its UNet is told.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -16,13 +17,19 @@ import torch
 from torch import Tensor, nn
 
 from sfumato.diffusion.schedules import ddpm_sigmas, leading_timesteps, sigma_at
+from sfumato.errors import UserError
 from sfumato.models import autoencoder, checkpoint_writer, clip, text_encoders, unet
 from sfumato.models.checkpoint import Checkpoint, Layout
-from sfumato.models.family import DENOISER, LatentSpace, ModelIdentity, Prediction, SamplingDefaults
+from sfumato.models.family import DENOISER, LatentSpace, ModelIdentity, SamplingDefaults
+from sfumato.models.predicted import Predicted, as_settings
 from sfumato.models.published import Published
 from sfumato.models.reading import Reader
 from sfumato.models.rewriting import Rewriting
 from sfumato.models.tokenizers import Tokenizer
+
+logger = logging.getLogger(__name__)
+
+_NOISE = Predicted()
 
 
 class StableDiffusion:
@@ -32,7 +39,7 @@ class StableDiffusion:
         path: a single file, or a folder in diffusers' layout.
         vae: file or folder of an autoencoder that replaces the checkpoint's own.
         tokenizers: folder in which tokenizers are kept.
-        predicts_velocity: whether the UNet predicts velocity instead of noise.
+        predicted: what the UNet predicts.
         max_token_length: tokens of captions, 75, 150 or 225; None is 75.
         has_emphasis: read brackets in captions as emphasis.
         use_mmap: map files into memory instead of reading them plainly.
@@ -41,6 +48,7 @@ class StableDiffusion:
         layout: how checkpoints look.
         tokenizer_sources: of each text encoder, by its name and in order.
         identity: what the model is, but for what its UNet predicts.
+        zero_terminal: whether its files say that its noise schedule ends in pure noise.
     """
 
     layout: Layout
@@ -54,14 +62,16 @@ class StableDiffusion:
         vae: Path | None = None,
         tokenizers: Path | None = None,
         *,
-        predicts_velocity: bool = False,
+        predicted: Predicted = _NOISE,
         max_token_length: int | None = None,
         has_emphasis: bool = False,
         use_mmap: bool = True,
     ) -> None:
         self.checkpoint = Checkpoint(self.layout, path, vae, use_mmap=use_mmap)
-        self.prediction = Prediction.VELOCITY if predicts_velocity else Prediction.EPSILON
-        self.identity = replace(self.identity, prediction_type="v" if predicts_velocity else "epsilon")
+        self.predicted = predicted
+        self.prediction, self.zero_terminal = predicted.kind, predicted.zero_terminal
+        word = None if predicted.strangeness else "v" if predicted.is_velocity else "epsilon"
+        self.identity = replace(self.identity, prediction_type=word)
         shape = self.checkpoint.autoencoder_shape()
         channels, downscale = (shape.channels, shape.downscale) if shape else (4, 8)
         self.latents = LatentSpace(channels, downscale, self.layout.scale)
@@ -73,6 +83,8 @@ class StableDiffusion:
     def check(self, parts: Sequence[str]) -> None:
         """Read the headers behind `parts`; raise UserError if a file is missing, broken or another model."""
         self.checkpoint.check(parts)
+        if DENOISER in parts:
+            self._check_prediction()
         for part in set(parts) & set(self.tokenizer_sources):
             self._tokenizer(part)
 
@@ -136,16 +148,33 @@ class StableDiffusion:
 
     def rewrite_file(self, path: Path, how: Rewriting, parts: Mapping[str, nn.Module] | None = None) -> None:
         """Write all parts as one file, safetensors or .ckpt; parts that are not given come from the base."""
+        self._require_convertible(to_folder=False)
         checkpoint_writer.save_file(path, self.checkpoint, parts or {}, how)
 
     def rewrite_folder(
         self, folder: Path, how: Rewriting, parts: Mapping[str, nn.Module] | None = None
     ) -> None:
         """Write all parts as a folder in diffusers' layout; parts that are not given come from the base."""
+        self._require_convertible(to_folder=True)
         sources = self.tokenizer_sources
         tokenizers = {source.folder: partial(self._tokenizer, part) for part, source in sources.items()}
-        prediction = "v_prediction" if self.prediction is Prediction.VELOCITY else "epsilon"
-        checkpoint_writer.save_folder(folder, self.checkpoint, parts or {}, how, tokenizers, prediction)
+        settings = as_settings(self.predicted)
+        checkpoint_writer.save_folder(folder, self.checkpoint, parts or {}, how, tokenizers, settings)
+
+    def _check_prediction(self) -> None:
+        """Raise UserError if the model predicts what is not known here, or not what the user says."""
+        if reason := self.predicted.contradiction or self.predicted.strangeness:
+            raise UserError(reason)
+        if self.predicted.remark:
+            logger.info(self.predicted.remark)
+
+    def _require_convertible(self, *, to_folder: bool) -> None:
+        """Raise UserError if the other layout cannot say what the model predicts."""
+        if self.predicted.strangeness and to_folder != self.checkpoint.is_folder:
+            raise UserError(
+                f"{self.checkpoint.path} predicts neither noise nor velocity as they are known here, which "
+                "the other layout could not say; keep the layout"
+            )
 
     def _read(self, captions: Sequence[str], is_weighted: bool) -> dict[str, Tensor]:
         tokens: dict[str, Tensor] = {}

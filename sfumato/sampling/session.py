@@ -13,7 +13,7 @@ from sfumato.config.generation import GenerationConfig
 from sfumato.config.run import Run
 from sfumato.errors import UserError
 from sfumato.log import progress
-from sfumato.models.family import DENOISER, VAE, Family, Parts, family_for
+from sfumato.models.family import DENOISER, VAE, Family, Parts, ends_in_pure_noise, family_for
 from sfumato.nn.device import default_device
 from sfumato.nn.precision import check_compute, computable, dtype_named
 from sfumato.sampling import methods
@@ -59,6 +59,7 @@ class Session:
             offload=settings.offload,
             is_reused=settings.interactive,
             on_load=self.attachments,
+            zero_terminal=ends_in_pure_noise(self.family),
         )
 
     def request(self, options: PromptOptions) -> Request:

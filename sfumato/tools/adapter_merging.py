@@ -244,9 +244,8 @@ def _write(
             paths = [adapter.path for adapter in adapters]
             metadata = model_record(family, path, source, base.metadata, paths)
         if path.suffix.lower() in PICKLE_SUFFIXES:
-            made = {name: tensor.load() for name, tensor in tensors.items()}
-            cast = {name: t.to(formats.save) if t.is_floating_point() else t for name, t in made.items()}
-            write_pickle(path, cast, {"epoch": 0, "global_step": 0})
+            made = {name: tensor.made(formats.save) for name, tensor in tensors.items()}
+            write_pickle(path, made, {"epoch": 0, "global_step": 0})
         else:
             write_tensors(path, tensors, metadata, formats.save)
 

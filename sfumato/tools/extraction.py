@@ -33,7 +33,9 @@ from sfumato.errors import UserError
 from sfumato.log import counted, progress
 from sfumato.models.bases import open_model
 from sfumato.models.family import DENOISER, AdapterTarget, ModelIdentity
+from sfumato.models.hub import located
 from sfumato.models.insistence import InsistenceOptions
+from sfumato.models.predicted import told_by
 from sfumato.models.published import PublishedWeight, weights_of
 from sfumato.nn.device import device_named
 from sfumato.nn.precision import dtype_named
@@ -115,8 +117,12 @@ def extract(run: Run) -> None:
     models = [Path(options.model_org), Path(options.model_tuned)]
     target = adapter_output("--save_to", options.save_to, models)
     device = device_named(options.device or "cpu")
-    name, original = open_model(options.model_org, "--model_org", run[InsistenceOptions])
-    _, tuned = open_model(options.model_tuned, "--model_tuned", run[InsistenceOptions])
+    insistence = run[InsistenceOptions]
+    of_kind = InsistenceOptions(
+        v2=insistence.v2, sdxl=insistence.sdxl
+    )  # only what is learned has to predict so
+    name, original = open_model(options.model_org, "--model_org", of_kind)
+    _, tuned = open_model(options.model_tuned, "--model_tuned", insistence)
     rule = BlockRule(Size(options.dim), Size(options.conv_dim) if options.conv_dim else None)
     dtype = dtype_named(options.save_precision or "float")
     with original.published(DENOISER) as first, tuned.published(DENOISER) as second:
@@ -127,7 +133,9 @@ def extract(run: Run) -> None:
     if not found:
         raise UserError(f"--model_tuned is {options.model_tuned}: its layers are those of --model_org")
     _report(found)
-    metadata = _metadata(target, options, original.identity, default_module(name))
+    is_silent = insistence == of_kind and told_by(located(options.model_tuned)).kind is None
+    identity = original.identity if is_silent else tuned.identity
+    metadata = _metadata(target, options, identity, default_module(name))
     write_adapter(target, _as_file(found), metadata, dtype)
     logger.info("written: %s", target)
 

@@ -6,6 +6,7 @@ import json
 import logging
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from torch import Tensor
@@ -19,7 +20,7 @@ from sfumato.models.family import Family
 
 logger = logging.getLogger(__name__)
 
-_BASE = "ss_base_model_version"
+_BASE, _PREDICTION = "ss_base_model_version", "modelspec.prediction_type"
 _DEFAULT_MODULE = "networks.lora"
 
 
@@ -80,9 +81,18 @@ def adapter_record(
         )
     identity = identity_named(version, family, is_v2=v2 == "True")
     if has_spec and identity is not None:
+        identity = replace(identity, prediction_type=_prediction(metadata, identity.prediction_type))
         spec = modelspec.build(identity, MetadataConfig(), kind="lora", name=path.stem, timestamp=time.time())
         record |= spec | {"modelspec.merged_from": ", ".join(map(_title, sources))}
     return record
+
+
+def _prediction(metadata: Sequence[Mapping[str, str]], usual: str | None) -> str | None:
+    """Return what the adapters say that their models predict; None where they differ."""
+    told = sorted({values[_PREDICTION] for values in metadata if _PREDICTION in values})
+    if len(told) > 1:
+        logger.warning("the adapters are for models that predict different things: %s", ", ".join(told))
+    return told[0] if len(told) == 1 else None if told else usual
 
 
 def _title(path: Path) -> str:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -21,6 +21,8 @@ from sfumato.config.merging import MergingConfig
 from sfumato.config.run import Run
 from sfumato.errors import UserError
 from sfumato.log import counted, progress
+from sfumato.models.predicted import FIELD, told_by_file
+from sfumato.models.recognise import weight_names
 from sfumato.nn.device import device_named
 from sfumato.nn.precision import dtype_named
 
@@ -37,11 +39,13 @@ class Source:
     Attributes:
         names: its own name of each tensor, by the name that all share: older files leave out a level of the
             text encoder's.
+        weights: those of the names that are of the model's own tensors; others are not added up.
         ratio: how much it counts.
     """
 
     file: TensorReader
     names: Mapping[str, str]
+    weights: Set[str]
     ratio: float
 
     def info(self, name: str) -> tuple[tuple[int, ...], torch.dtype]:
@@ -68,12 +72,14 @@ def merge_models(run: Run) -> None:
         _check(sources)
         _report_skipped(sources, options.show_skipped)
         tensors = {
-            sources[0].names[name]: _merged(sources, name, options.unet_only, device, precision)
-            for name in sources[0].names
+            own: _merged(sources, name, options.unet_only, device, precision)
+            if name in sources[0].weights
+            else sources[0].file.lazy(own, is_foreign=True)
+            for name, own in sources[0].names.items()
         }
         with progress(total=len(tensors), unit="tensor", title="merging") as bar:
             counted = {name: _counted(tensor, bar.update) for name, tensor in tensors.items()}
-            write_tensors(output, counted, None, dtype_named(options.saving_precision))
+            write_tensors(output, counted, _prediction(sources), dtype_named(options.saving_precision))
     logger.info("written: %s", output)
 
 
@@ -106,15 +112,16 @@ def _output(options: MergingConfig) -> Path:
 
 
 def _source(file: TensorReader, ratio: float) -> Source:
-    own = file.keys()
-    return Source(file, {_OLDER_TEXT_NAMES.sub(r"\1text_model.\2.", name): name for name in own}, ratio)
+    names = {_OLDER_TEXT_NAMES.sub(r"\1text_model.\2.", name): name for name in file.keys()}  # noqa: SIM118
+    own = weight_names(file.keys())
+    return Source(file, names, {name for name, in_file in names.items() if in_file in own}, ratio)
 
 
 def _check(sources: Sequence[Source]) -> None:
     """Raise UserError if a checkpoint has nothing in common with the first, or other sizes."""
     first = sources[0]
     for other in sources[1:]:
-        shared = first.names.keys() & other.names.keys()
+        shared = first.weights & other.weights
         if not shared:
             raise UserError(
                 f"--models: {other.file.path} shares no tensor with {first.file.path}; use another"
@@ -142,6 +149,17 @@ def _report_skipped(sources: Sequence[Source], is_listed: bool) -> None:
                 logger.info("  %s", name)
 
 
+def _prediction(sources: Sequence[Source]) -> dict[str, str]:
+    """Return what the first model's metadata say that it predicts; warn of a model that says otherwise."""
+    told = [told_by_file(source.file.keys(), source.file.metadata) for source in sources]
+    for source, own in zip(sources, told, strict=True):
+        if own.kind not in (None, told[0].kind):
+            name = source.file.path.name
+            logger.warning("%s says (%s) that it predicts something else than the first model", name, own.by)
+    value = sources[0].file.metadata.get(FIELD)
+    return {FIELD: value} if value else {}
+
+
 def _merged(
     sources: Sequence[Source], name: str, is_unet_only: bool, device: torch.device, precision: torch.dtype
 ) -> LazyTensor:
@@ -167,4 +185,4 @@ def _counted(tensor: LazyTensor, count: Callable[[], object]) -> LazyTensor:
         count()
         return value
 
-    return LazyTensor(tensor.dtype, tensor.shape, load)
+    return replace(tensor, load=load)

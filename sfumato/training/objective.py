@@ -134,7 +134,23 @@ def objective_for(run: Run, prediction: Prediction, patch: int = 2) -> Objective
             "--zero_terminal_snr with a noise-predicting model: at the last timestep it is asked for what it "
             "is shown; the option is meant for --v_parameterization"
         )
-    return Objective(_ddpm_noising(loss, extra, prediction is Prediction.VELOCITY), _element_loss(loss))
+    is_velocity = prediction is Prediction.VELOCITY
+    _check_weights(loss, is_velocity)
+    return Objective(_ddpm_noising(loss, extra, is_velocity), _element_loss(loss))
+
+
+def _check_weights(loss: LossConfig, is_velocity: bool) -> None:
+    """Raise UserError for a weight that is about models of the other kind."""
+    if is_velocity and loss.v_pred_like_loss:
+        raise UserError(
+            f"--v_pred_like_loss {loss.v_pred_like_loss} is about noise-predicting models, and this one "
+            "predicts velocity: it has that loss already; leave it out"
+        )
+    if loss.scale_v_pred_loss_like_noise_pred and not is_velocity:
+        raise UserError(
+            "--scale_v_pred_loss_like_noise_pred needs a model that predicts velocity: --v_parameterization, "
+            "or a base whose files say so"
+        )
 
 
 def settings_without_effect(run: Run, prediction: Prediction = Prediction.FLOW) -> list[str]:

@@ -6,6 +6,7 @@ import logging
 import random
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from sfumato.config.caching import CachingConfig
@@ -14,6 +15,7 @@ from sfumato.config.distributed import DistributedConfig
 from sfumato.config.file import FileConfig
 from sfumato.config.length import LengthConfig
 from sfumato.config.loss import LossConfig
+from sfumato.config.noise import NoiseConfig
 from sfumato.config.optimizer import OptimizerConfig
 from sfumato.config.precision import PrecisionConfig
 from sfumato.config.public import public_values
@@ -26,7 +28,7 @@ from sfumato.data.examples import Geometry
 from sfumato.data.loader import TrainingData
 from sfumato.errors import UserError
 from sfumato.log import counted
-from sfumato.models.family import DENOISER, VAE, Family, family_for
+from sfumato.models.family import DENOISER, VAE, Family, ends_in_pure_noise, family_for
 from sfumato.training import (
     distributed,
     memory,
@@ -95,6 +97,7 @@ def prepare(run: Run, processes: Processes) -> Session:
     updates.check(run, optimizer)
     schedulers.check(run[ScheduleConfig], optimizer, run[OptimizerConfig].learning_rate)
     family = family_for(run)
+    run = _following(run, family)
     idle = schedulers.settings_without_effect(run[ScheduleConfig], optimizer)
     _complain([*idle, *settings_without_effect(run, family.prediction)], run[FileConfig].strict)
     state = _state(run)
@@ -135,6 +138,14 @@ def prepare(run: Run, processes: Processes) -> Session:
     session.check_caching()
     _report(training_set, plan, seed)
     return session
+
+
+def _following(run: Run, family: Family) -> Run:
+    """Return the run with what the base's own files say of its noise schedule."""
+    if not ends_in_pure_noise(family) or run[NoiseConfig].zero_terminal_snr:
+        return run
+    logger.info("zero_terminal_snr is set: the base's files say that its noise schedule ends in pure noise")
+    return run.with_sections(replace(run[NoiseConfig], zero_terminal_snr=True))
 
 
 def _training_set(run: Run, family: Family, seed: int) -> TrainingData:

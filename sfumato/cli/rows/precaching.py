@@ -56,6 +56,7 @@ NO_TRAINING: Mapping[str, str] = because(
     (
         *(options_of(_TRAINING, {}).keys() - _USED - ABSENT),
         "v_parameterization",
+        "prediction_type",
         "controlnet_model_name_or_path",
     ),
 )

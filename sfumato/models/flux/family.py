@@ -225,9 +225,10 @@ class FluxFamily:
         elif part == VAE:
             autoencoder.save(cast(Any, model), path, dtype, metadata)
         elif path.suffix.lower() in PICKLE_SUFFIXES:
-            write_pickle(path, {name: t.to("cpu", dtype) for name, t in model.state_dict().items()})
+            weights = {name: t.to("cpu", dtype) for name, t in model.state_dict().items()}
+            write_pickle(path, weights | {name: t.load() for name, t in self._files.foreign().items()})
         else:
-            write_tensors(path, model.state_dict(), metadata, dtype)
+            write_tensors(path, model.state_dict() | self._files.foreign(), metadata, dtype)
 
     def save_for_diffusers(self, part: str, model: nn.Module, folder: Path, dtype: torch.dtype) -> None:
         """Write the denoiser as diffusers' FluxTransformer2DModel, in the folder `transformer`."""

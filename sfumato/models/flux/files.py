@@ -11,7 +11,7 @@ from typing import cast
 import torch
 from torch import nn
 
-from sfumato.checkpoints.tensors import SUFFIXES, open_tensors, write_tensors
+from sfumato.checkpoints.tensors import SUFFIXES, LazyTensor, open_tensors, write_tensors
 from sfumato.errors import UserError
 from sfumato.models import autoencoder, text_encoders
 from sfumato.models.checkpoint_writer import copied
@@ -26,7 +26,7 @@ from sfumato.models.flux.transformer import (
 )
 from sfumato.models.loading import shapes_of
 from sfumato.models.published import Place, Published
-from sfumato.models.recognise import describe, recognise
+from sfumato.models.recognise import describe, recognise, weight_names
 from sfumato.models.rewriting import Rewriting
 from sfumato.models.views import Shapes
 
@@ -132,6 +132,16 @@ class FluxFiles:
             save_transformer(model, folder / PARTS[DENOISER].folder, how.dtype, tensors)
         if how.reference is not None:
             copied(how.reference, folder, ("scheduler", "tokenizer", "tokenizer_2"))
+
+    def foreign(self) -> dict[str, LazyTensor]:
+        """Return what the denoiser's file holds for other programs, in memory."""
+        path = self._sources[DENOISER]
+        if path is None or not path.exists():
+            return {}
+        with open_tensors(path, use_mmap=self._use_mmap) as file:
+            weights = weight_names(file.keys())
+            names = [name for name in file.keys() if name not in weights]  # noqa: SIM118 - a reader is no mapping
+            return {name: LazyTensor.foreign(file.get(name)) for name in names}
 
     def takes_guidance(self) -> bool:
         """Return whether the denoiser was distilled to take a guidance scale, as far as it can be read."""

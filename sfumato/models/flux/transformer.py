@@ -16,6 +16,7 @@ from sfumato.models.flux.keys import PREFIX, Source, lazily_to_diffusers, table_
 from sfumato.models.flux.network import Flux, FluxShape
 from sfumato.models.loading import check_names, fill, shapes_of, sizes_of
 from sfumato.models.published import Place, Published
+from sfumato.models.recognise import weight_names
 from sfumato.nn.precision import linear_weights
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -106,7 +107,7 @@ def flux_shape(path: Path, found: Shapes, axes_dim: tuple[int, int, int] | None 
 def open_published(path: Path, *, use_mmap: bool = True) -> Iterator[Published]:
     """Open a transformer's file under the published names, in which it may be or not; see `Published`.
 
-    Whatever else a file with prefixes holds is kept as it is.
+    Whatever else a file holds is kept as it is.
     """
     with open_tensors(path, use_mmap=use_mmap) as file:
         shapes = shapes_of(file)
@@ -114,12 +115,14 @@ def open_published(path: Path, *, use_mmap: bool = True) -> Iterator[Published]:
             model = Flux(flux_shape(path, shapes))
         is_plain = not is_from_diffusers(_own_tensors(shapes))
         prefix = PREFIX if any(name.startswith(PREFIX) for name in shapes) and is_plain else ""
-        if is_plain:
-            tensors = {name: file.lazy(name) for name in shapes}
-        else:
-            table = table_for(_own_tensors(shapes))
-            tensors = {name: source.lazy(file.lazy) for name, source in table.items()}
         places = {name: Place(prefix + name) for name in model.state_dict()}
+        own = {place.name for place in places.values()}
+        table = {} if is_plain else table_for(_own_tensors(shapes))
+        tensors = {name: source.lazy(file.lazy) for name, source in table.items()}
+        made_of = {name for source in table.values() for name in source.names}
+        tensors |= {
+            name: file.lazy(name, is_foreign=name not in own) for name in shapes if name not in made_of
+        }
         yield Published(tensors, {DENOISER: model}, {DENOISER: places}, file.metadata)
 
 
@@ -136,6 +139,7 @@ def _sources(found: Shapes) -> dict[str, Source]:
 
 
 def _own_tensors(found: Shapes) -> Shapes:
-    """Leave out what else a file with prefixes holds."""
+    """Leave out what else a file with prefixes holds, and tensors that only say something of the model."""
     prefixed = {name: shape for name, shape in found.items() if name.startswith(PREFIX)}
-    return prefixed or found
+    weights = weight_names(found)
+    return prefixed or {name: shape for name, shape in found.items() if name in weights}

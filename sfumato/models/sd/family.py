@@ -27,6 +27,7 @@ from sfumato.models.family import (
     ModelIdentity,
 )
 from sfumato.models.hub import located
+from sfumato.models.predicted import Predicted, predicted_by
 from sfumato.models.sd.layouts import SD1, SD2, TEXT, is_version_2
 from sfumato.models.stable_diffusion import StableDiffusion
 from sfumato.models.unet_targets import Numbering
@@ -46,17 +47,21 @@ def create(run: Run) -> SdFamily:
     """Return the family that the run's options describe."""
     model, captions = run[ModelConfig], run[CaptionConfig]
     tokenizers = Path(model.tokenizer_cache_dir) if model.tokenizer_cache_dir else None
+    path = located(model.pretrained_model_name_or_path)
     return SdFamily(
-        located(model.pretrained_model_name_or_path),
+        path,
         located(model.vae),
         tokenizers,
         is_v2=model.v2,
-        predicts_velocity=model.v_parameterization,
+        predicted=predicted_by(model, path),
         clip_skip=model.clip_skip,
         max_token_length=captions.max_token_length,
         has_emphasis=captions.weighted_captions,
         use_mmap=not model.disable_mmap_load_safetensors,
     )
+
+
+_NOISE = Predicted()
 
 
 class SdFamily(StableDiffusion):
@@ -65,7 +70,7 @@ class SdFamily(StableDiffusion):
     Args:
         is_v2: whether the user says that it is version 2; `check` compares.
         clip_skip: layer of the text encoder that is listened to, counted from the last; None is the last.
-        path, vae, tokenizers, predicts_velocity, max_token_length, has_emphasis, use_mmap: as
+        path, vae, tokenizers, predicted, max_token_length, has_emphasis, use_mmap: as
             `StableDiffusion` has it.
     """
 
@@ -79,7 +84,7 @@ class SdFamily(StableDiffusion):
         tokenizers: Path | None = None,
         *,
         is_v2: bool = False,
-        predicts_velocity: bool = False,
+        predicted: Predicted = _NOISE,
         clip_skip: int | None = None,
         max_token_length: int | None = None,
         has_emphasis: bool = False,
@@ -87,12 +92,12 @@ class SdFamily(StableDiffusion):
     ) -> None:
         self.layout = SD2 if is_v2 else SD1
         self.tokenizer_sources = {TEXT: _TOKENIZER_2 if is_v2 else _TOKENIZER_1}
-        self.identity = _identity(is_v2, predicts_velocity)
+        self.identity = _identity(is_v2, predicted.is_velocity)
         super().__init__(
             path,
             vae,
             tokenizers,
-            predicts_velocity=predicts_velocity,
+            predicted=predicted,
             max_token_length=max_token_length,
             has_emphasis=has_emphasis,
             use_mmap=use_mmap,

@@ -26,7 +26,6 @@ SD1 = Layout(
         DENOISER: _UNET,
         VAE: VAE_FORMAT,
     },
-    keeps_unknown=True,
     scale=SCALE,
     pipeline=_PIPELINE,
 )
@@ -46,9 +45,9 @@ SD2 = Layout(
         DENOISER: _UNET_2,
         VAE: VAE_FORMAT,
     },
-    keeps_unknown=True,
     scale=SCALE,
     pipeline=_PIPELINE,
+    is_told_by_weights=True,
 )
 
 

@@ -25,6 +25,7 @@ from sfumato.models.family import (
     ModelIdentity,
 )
 from sfumato.models.hub import located
+from sfumato.models.predicted import predicted_by
 from sfumato.models.sdxl.layout import SDXL, TEXT_1, TEXT_2
 from sfumato.models.stable_diffusion import StableDiffusion
 from sfumato.models.unet_targets import Numbering
@@ -42,11 +43,12 @@ def create(run: Run) -> SdxlFamily:
     """Return the family that the run's options describe."""
     model, captions = run[ModelConfig], run[CaptionConfig]
     tokenizers = Path(model.tokenizer_cache_dir) if model.tokenizer_cache_dir else None
+    path = located(model.pretrained_model_name_or_path)
     return SdxlFamily(
-        located(model.pretrained_model_name_or_path),
+        path,
         located(model.vae),
         tokenizers,
-        predicts_velocity=model.v_parameterization,
+        predicted=predicted_by(model, path),
         max_token_length=captions.max_token_length,
         has_emphasis=captions.weighted_captions,
         use_mmap=not model.disable_mmap_load_safetensors,

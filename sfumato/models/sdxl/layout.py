@@ -27,7 +27,6 @@ SDXL = Layout(
         DENOISER: PartFormat("an SDXL UNet", "model.diffusion_model.", "unet", "unet"),
         VAE: VAE_FORMAT,
     },
-    keeps_unknown=False,
     scale=SCALE,
     pipeline=("StableDiffusionXLPipeline", "EulerDiscreteScheduler"),
 )

@@ -25,6 +25,7 @@ from sfumato.models.family import (
     ReadsEmphasis,
     family_for,
 )
+from sfumato.models.predicted import Predicted
 from sfumato.models.rewriting import Rewriting
 from sfumato.models.sd.family import SdFamily
 from sfumato.models.sd.layouts import TEXT
@@ -380,7 +381,7 @@ def test_identities_are_those_that_sd_scripts_records(tmp_path: Path) -> None:
     velocity = identity(is_v2=True, predicts_velocity=True)
     assert (velocity.base_version, velocity.architecture) == ("sd_v2_v", "stable-diffusion-v2-768-v")
     assert (velocity.resolution, velocity.prediction_type) == ((768, 768), "v")
-    assert SdFamily(None, predicts_velocity=True).prediction is Prediction.VELOCITY
+    assert SdFamily(None, predicted=Predicted(Prediction.VELOCITY)).prediction is Prediction.VELOCITY
     assert SdxlFamily(None).identity.base_version == "sdxl_base_v1-0"
 
 
