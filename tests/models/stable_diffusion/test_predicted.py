@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -163,7 +162,7 @@ def test_a_marked_base_trains_as_options_would_have_it_and_the_lora_says_so(
         f"--train_data_dir {tmp_path / 'data'} --output_dir {tmp_path} --resolution 64 --network_dim 1 "
         "--network_module networks.lora --max_data_loader_n_workers 0 --caption_extension .txt --seed 1 "
         "--learning_rate 1e-2 --max_train_steps 2 --network_train_unet_only --min_snr_gamma 5 "
-        f"--scale_v_pred_loss_like_noise_pred --tokenizer_cache_dir {plain.tokenizers}"
+        f"--optimizer_type SGD --scale_v_pred_loss_like_noise_pred --tokenizer_cache_dir {plain.tokenizers}"
     ).split()
     for name, path, own in (
         ("followed", marked, []),
@@ -173,7 +172,9 @@ def test_a_marked_base_trains_as_options_would_have_it_and_the_lora_says_so(
         assert script("sdxl_train_network", argv) == 0
     assert "marked.safetensors says (v_pred, ztsnr) that it predicts velocity" in capfd.readouterr().err
     followed, asked = (load_file(tmp_path / f"{name}.safetensors") for name in ("followed", "asked"))
-    assert all(torch.equal(followed[name], value) for name, value in asked.items())
+    ups = [name for name in asked if name.endswith("lora_up.weight")]
+    changes = [torch.cat([run[name].flatten() for name in ups]) for run in (followed, asked)]
+    assert (changes[0] - changes[1]).norm() < 1e-3 * changes[1].norm()
     metadata = read_header(tmp_path / "followed.safetensors").metadata
     assert metadata["modelspec.prediction_type"] == "v"
     assert metadata["ss_zero_terminal_snr"] == "True"
@@ -204,13 +205,8 @@ def test_layouts_keep_what_is_said_of_the_prediction(
 
 
 def test_a_scheduler_that_is_copied_is_put_right_where_the_model_contradicts_it(
-    plain: tiny.TinyCheckpoint,
-    marked: Path,
-    tmp_path: Path,
-    caplog: pytest.LogCaptureFixture,
-    monkeypatch: pytest.MonkeyPatch,
+    marked: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(logging.getLogger("sfumato"), "propagate", True)
     reference = tmp_path / "reference"
     (reference / "scheduler").mkdir(parents=True)
     (reference / "model_index.json").write_text('{"scheduler": ["diffusers", "DDIMScheduler"]}')
@@ -221,11 +217,19 @@ def test_a_scheduler_that_is_copied_is_put_right_where_the_model_contradicts_it(
     script("tools/convert_diffusers20_original_sd", [*options, str(marked), str(tmp_path / "out")])
     settings = json.loads((tmp_path / "out" / "scheduler" / "scheduler_config.json").read_text())
     assert (settings["prediction_type"], settings["clip_sample"]) == ("v_prediction", False)
-    assert "the scheduler to copy says scheduler_config.json: prediction_type epsilon" in caplog.text
+    assert (
+        "the scheduler to copy says scheduler_config.json: prediction_type epsilon" in capfd.readouterr().err
+    )
 
 
-def test_the_public_loader_opens_a_marked_file(marked: Path) -> None:
-    from diffusers.loaders.single_file_utils import infer_diffusers_model_type, load_single_file_checkpoint
+@pytest.mark.filterwarnings("ignore")  # of diffusers
+def test_the_public_loader_opens_a_marked_file(
+    plain: tiny.TinyCheckpoint, marked: Path, tmp_path: Path
+) -> None:
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
-    opened = load_single_file_checkpoint(str(marked))
-    assert infer_diffusers_model_type(opened).startswith("xl_base")
+    folder = tmp_path / "folder"
+    script("tools/convert_diffusers20_original_sd", ["--use_safetensors", str(plain.path), str(folder)])
+    opened: Any = UNet2DConditionModel.from_single_file(str(marked), config=str(folder), subfolder="unet")
+    wanted = load_file(folder / "unet" / "diffusion_pytorch_model.safetensors")
+    assert all(torch.equal(value, wanted[name]) for name, value in opened.state_dict().items())
