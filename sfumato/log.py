@@ -19,7 +19,7 @@ def set_up(level: str | None = None, file: str | None = None) -> None:
         level: a name of `logging`'s levels; INFO where None.
         file: path of a log file that replaces the console.
     """
-    handler: logging.Handler = logging.FileHandler(file, encoding="utf-8") if file else _ConsoleHandler()
+    handler = _FileHandler(file) if file else _ConsoleHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S"))
     handler.addFilter(_is_first_process)
     root = logging.getLogger("sfumato")
@@ -57,6 +57,32 @@ class _ConsoleHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         tqdm.write(self.format(record), file=sys.stderr)
+
+
+class _FileHandler(logging.Handler):
+    """Append to a file; what finds no room there is shown on the console."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__()
+        self._path = path
+        # Without a buffer each line is there at once, and none is left over when the disk is full.
+        self._file = open(path, "ab", buffering=0)  # noqa: SIM115 - to the end of the program
+        self._is_failing = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = self.format(record)
+        try:
+            self._file.write(f"{text}\n".encode("utf-8", "backslashreplace"))
+            self._is_failing = False
+        except OSError as error:
+            if not self._is_failing:
+                tqdm.write(f"{self._path}: {error.strerror}; messages are shown here", file=sys.stderr)
+            self._is_failing = True
+            tqdm.write(text, file=sys.stderr)
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
 
 
 def _is_first_process(record: logging.LogRecord) -> bool:

@@ -78,6 +78,12 @@ def slow_steps(seconds: float) -> None:
     Update.finish = slow  # type: ignore[method-assign,assignment]
 
 
+def slow_steps_without_hangups(seconds: float) -> None:
+    """Do the same in a process that was started by `nohup`."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    slow_steps(seconds)
+
+
 def _die_before(module: object, names: Sequence[str], number: int) -> None:
     left = [number]
 

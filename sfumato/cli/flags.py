@@ -97,6 +97,8 @@ def read_text(kind: Kind, text: str) -> Any:
     Raises:
         ValueError: the text does not say such a value; the message says what it should say.
     """
+    if "\0" in text:  # which the command line cannot hold, but a file can
+        raise ValueError(f"{text!r} is not {WANTED[kind]}")
     try:
         return _CONVERTERS[kind](text)
     except ValueError:

@@ -2,14 +2,13 @@
 
 import argparse
 import json
-import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from sfumato.cli.docs import field_docs
 from sfumato.cli.flags import Option, make_parser, parse_flags
+from sfumato.cli.product import show
 from sfumato.cli.runs import script_named
 from sfumato.cli.script import Script
 
@@ -21,11 +20,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--json", action="store_true", help="machine-readable, with types and choices")
     given = parse_flags(parser, argv)
     script = script_named(given["script"])
-    text = json.dumps(describe(script), indent=1) if given.get("json") else _table(script)
-    try:
-        print(text, flush=True)  # noqa: T201
-    except BrokenPipeError:  # `| head` has seen enough; keep the interpreter's own last flush quiet too
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    show(json.dumps(describe(script), indent=1) if given.get("json") else _table(script))
     return 0
 
 

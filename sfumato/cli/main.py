@@ -58,8 +58,10 @@ def _guarded(action: Callable[[Sequence[str]], int], argv: Sequence[str]) -> int
         return _fail(
             f"sfumato needs Python 3.10 or newer; this one is {sys.version.split()[0]}, {sys.executable}"
         )
+    from sfumato.console import keep_alive
     from sfumato.errors import StoppedError, UserError
 
+    keep_alive()
     try:
         return action(argv)
     except UserError as error:

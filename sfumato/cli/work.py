@@ -3,12 +3,12 @@
 import importlib
 import json
 import os
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
+from sfumato.cli.product import show
 from sfumato.cli.runs import script_for
 from sfumato.config.adapter_merging import ToPublishedConfig
 from sfumato.config.dataset import DatasetConfig
@@ -37,7 +37,7 @@ class Call:
         """Import and call the function; return the exit status."""
         result = self.imported()(run if self.section is None else run[self.section])
         if self.is_shown:
-            _show(str(result))
+            show(str(result))
         return 0
 
     def imported(self) -> Callable[..., object]:
@@ -57,14 +57,14 @@ def _train(run: Run) -> int:
 def _account(run: Run) -> int:
     from sfumato.training.setup import count
 
-    print(count(run).as_text())  # noqa: T201
+    show(count(run).as_text())
     return 0
 
 
 def _account_as_json(run: Run) -> int:
     from sfumato.training.setup import count
 
-    print(json.dumps(count(run).as_dict(), indent=1))  # noqa: T201
+    show(json.dumps(count(run).as_dict(), indent=1))
     return 0
 
 
@@ -75,18 +75,12 @@ def _inspect(run: Run) -> int:
     from sfumato.tools.inspection.text import as_text
 
     report = inspect(run)
-    _show(as_text(report))
+    show(as_text(report))
     if run[FileConfig].strict and report.num_serious and not run[DatasetConfig].debug_dataset:
         raise UserError(
             f"--strict: kinds of problems found: {report.num_serious}; without --strict that is no error"
         )
     return 0
-
-
-def _show(text: str) -> None:
-    """Print a text with any characters; those that the terminal does not have become their numbers."""
-    encoding = sys.stdout.encoding or "utf-8"
-    print(text.encode(encoding, "backslashreplace").decode(encoding))  # noqa: T201
 
 
 def _convert(run: Run) -> int:

@@ -13,6 +13,7 @@ from typing import Any, Protocol, cast
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from sfumato import console
 from sfumato.data.collate import Batch
 from sfumato.data.dataset import TrainingSet
 from sfumato.data.order import BatchPlan, EpochPlan
@@ -87,7 +88,7 @@ class Loader:
             collate_fn=cast("Any", _as_is),
             pin_memory=pin,
             persistent_workers=persistent and num_workers > 0,
-            worker_init_fn=_leave_signals_to_the_run,
+            worker_init_fn=_begin_work,
             # Workers share the training set's memory; newer Pythons would start each with a copy.
             multiprocessing_context="fork" if num_workers and sys.platform == "linux" else None,
             # Otherwise each epoch would draw from the global generator, and training would depend on it.
@@ -128,12 +129,15 @@ class _Loading:
             return error
 
 
-def _leave_signals_to_the_run(_worker: int) -> None:
-    """Outlive a Ctrl-C, which reaches every process of a terminal; end quietly at a SIGTERM.
+def _begin_work(_worker: int) -> None:
+    """Outlive what reaches every process of a terminal, Ctrl-C and its end; end quietly at a SIGTERM.
 
     The run then finishes its step and saves, instead of failing in the middle because a worker is gone.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    console.keep_alive()
+    for name in ("SIGINT", "SIGHUP", "SIGBREAK"):  # the last two are POSIX's and Windows' own
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _end)
 
 

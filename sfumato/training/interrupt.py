@@ -1,4 +1,8 @@
-"""Ctrl-C and SIGTERM end a run after the current step, with everything saved; a second one does at once."""
+"""Signals end a run after the current step, with everything saved; a second one may do so at once.
+
+Ctrl-C and SIGTERM are somebody's wish. The end of the terminal (SIGHUP; SIGBREAK where a window of Windows is
+closed) comes by itself, from several sides and any number of times, and not at all under `nohup`.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +15,8 @@ from types import FrameType
 
 logger = logging.getLogger(__name__)
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+WISHES = (signal.SIGINT, signal.SIGTERM)
+FAREWELLS = tuple(getattr(signal, name) for name in ("SIGHUP", "SIGBREAK") if hasattr(signal, name))
 
 REPEAT_S = 3.0
 """A launcher passes on the signal that its processes got from the terminal too; that is no second wish."""
@@ -32,7 +37,9 @@ class Interrupt:
     @contextmanager
     def listening(self) -> Iterator[Interrupt]:
         """Take over the signals for the duration of a `with` block."""
-        previous = {number: signal.signal(number, self._note) for number in SIGNALS}
+        ignored = [number for number in FAREWELLS if signal.getsignal(number) == signal.SIG_IGN]
+        numbers = [number for number in (*WISHES, *FAREWELLS) if number not in ignored]
+        previous = {number: signal.signal(number, self._note) for number in numbers}
         try:
             yield self
         finally:
@@ -46,5 +53,5 @@ class Interrupt:
             logger.warning(
                 "%s: finishing this step, then saving; again later to stop at once", self.signal.name
             )
-        elif now - self._asked_at > REPEAT_S:
+        elif number in WISHES and now - self._asked_at > REPEAT_S:
             raise KeyboardInterrupt
