@@ -32,7 +32,7 @@ def atomic_file(path: Path, size_bytes: int = 0) -> Iterator[BinaryIO]:
     """
     if path.is_dir():
         raise UserError(f"{path} cannot be written: it is a folder; name a file")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    temporary = temporary_name(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_abandoned(path)
@@ -47,6 +47,11 @@ def atomic_file(path: Path, size_bytes: int = 0) -> Iterator[BinaryIO]:
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def temporary_name(path: Path) -> Path:
+    """Return what this process calls a file or folder until it is complete."""
+    return path.with_name(f".{path.name}.{os.getpid()}.part")
 
 
 def require_disk_space(folder: Path, needed_bytes: int, purpose: str) -> None:

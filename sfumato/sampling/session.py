@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import logging
-import os
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from sfumato.checkpoints.trial import try_folder
 from sfumato.config.generation import GenerationConfig
 from sfumato.config.run import Run
-from sfumato.errors import UserError
 from sfumato.log import progress
 from sfumato.models.family import DENOISER, VAE, Family, Parts, ends_in_pure_noise, family_for
 from sfumato.nn.device import default_device
@@ -122,14 +121,8 @@ def _number_formats(
 
 
 def _prepare_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"--output_dir {folder} cannot be made: {error.strerror}; use another folder"
-        ) from None
-    if not os.access(folder, os.W_OK):
-        raise UserError(f"--output_dir {folder} cannot be written to; use another folder")
+    try_folder(folder, "choose another --output_dir")
+    folder.mkdir(parents=True, exist_ok=True)
 
 
 def _model_name(family: Family) -> str:

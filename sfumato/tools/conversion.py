@@ -18,8 +18,10 @@ from typing import cast
 
 import torch
 
+from sfumato.checkpoints.atomic import temporary_name
 from sfumato.checkpoints.pickles import SUFFIXES as PICKLE_SUFFIXES
 from sfumato.checkpoints.tensors import SUFFIXES, open_tensors
+from sfumato.checkpoints.trial import try_folder
 from sfumato.config.adapter_merging import ToPublishedConfig
 from sfumato.config.conversion import ConversionConfig
 from sfumato.config.run import Run
@@ -29,6 +31,7 @@ from sfumato.models.hub import located
 from sfumato.models.insistence import InsistenceOptions
 from sfumato.models.rewriting import Rewritable, Rewriting
 from sfumato.nn.precision import dtype_named
+from sfumato.tools.outputs import require_writable
 
 logger = logging.getLogger(__name__)
 
@@ -68,6 +71,7 @@ def convert_to_published(run: Run) -> None:
     source, target = located(options.diffusers_path), Path(options.save_to)
     assert source is not None
     dtype = dtype_named(options.save_precision, "--save_precision") if options.save_precision else None
+    require_writable("--save_to", target)
     cast(Rewritable, base).rewrite_file(target, Rewriting(dtype, _kept_metadata(source)))
     logger.info("written: %s", target)
 
@@ -75,8 +79,7 @@ def convert_to_published(run: Run) -> None:
 def _write_file(
     base: Rewritable, source: Path, target: Path, dtype: torch.dtype | None, options: ConversionConfig
 ) -> None:
-    if target.is_dir():
-        raise UserError(f"MODEL_TO_SAVE is {target}, which is a folder; give another name")
+    require_writable("MODEL_TO_SAVE", target)
     metadata = _kept_metadata(source) | _given_metadata(options.metadata)
     base.rewrite_file(target, Rewriting(dtype, metadata, epoch=options.epoch, step=options.global_step))
 
@@ -120,7 +123,9 @@ def _complete_folder(target: Path) -> Iterator[Path]:
     """Yield a folder beside `target` whose files are moved there when the block succeeds."""
     if target.exists() and not target.is_dir():
         raise UserError(f"MODEL_TO_SAVE is {target}, which is a file; for a file, end it in .safetensors")
-    staged = target.with_name(f".{target.name}.{os.getpid()}.part")
+    staged = temporary_name(target)
+    for place in (staged, target):
+        try_folder(place, "give another name as MODEL_TO_SAVE")
     try:
         staged.mkdir(parents=True)
         yield staged

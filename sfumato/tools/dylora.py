@@ -14,7 +14,7 @@ from sfumato.config.run import Run
 from sfumato.config.splitting import SplittingConfig
 from sfumato.errors import UserError
 from sfumato.models.recognise import describe
-from sfumato.tools.outputs import adapter_output
+from sfumato.tools.outputs import adapter_output, require_writable
 
 logger = logging.getLogger(__name__)
 
@@ -43,11 +43,12 @@ def split(run: Run) -> list[Path]:
         raise UserError(
             f"--model {source} has rank {rank}, which --unit {unit} cannot cut; give a smaller unit"
         )
-    paths = []
-    for smaller in range(unit, rank, unit):
-        paths.append(target.with_name(f"{target.stem}-{smaller:04d}{target.suffix}"))
-        write_adapter(paths[-1], first_ranks(tensors, smaller), _told(metadata, rank, smaller))
-        logger.info("written: %s", paths[-1])
+    ranks = range(unit, rank, unit)
+    paths = [target.with_name(f"{target.stem}-{smaller:04d}{target.suffix}") for smaller in ranks]
+    require_writable("--save_to", paths[-1])
+    for smaller, path in zip(ranks, paths, strict=True):
+        write_adapter(path, first_ranks(tensors, smaller), _told(metadata, rank, smaller))
+        logger.info("written: %s", path)
     return paths
 
 

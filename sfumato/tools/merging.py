@@ -25,6 +25,7 @@ from sfumato.models.predicted import FIELD, told_by_file
 from sfumato.models.recognise import weight_names
 from sfumato.nn.device import device_named
 from sfumato.nn.precision import dtype_named
+from sfumato.tools.outputs import require_writable
 
 logger = logging.getLogger(__name__)
 
@@ -108,7 +109,9 @@ def _output(options: MergingConfig) -> Path:
     if not options.output:
         raise UserError("--output is not given; name the file to write")
     path = Path(options.output)
-    return path if path.suffix.lower() in SUFFIXES else path.with_name(f"{path.name}.safetensors")
+    path = path if path.suffix.lower() in SUFFIXES else path.with_name(f"{path.name}.safetensors")
+    require_writable("--output", path)
+    return path
 
 
 def _source(file: TensorReader, ratio: float) -> Source:

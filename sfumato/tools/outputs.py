@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
 from sfumato.checkpoints.pickles import SUFFIXES as PICKLE_SUFFIXES
 from sfumato.checkpoints.tensors import SUFFIXES
+from sfumato.checkpoints.trial import try_file
 from sfumato.errors import UserError
 
 
@@ -30,8 +32,14 @@ def adapter_output(option: str, name: str | None, sources: Iterable[Path]) -> Pa
 
 
 def require_other(option: str, path: Path, sources: Iterable[Path]) -> None:
-    """Raise UserError if a file that is to be written is read, too, and would be lost, or is a folder."""
-    if path.is_dir():
-        raise UserError(f"{option} is {path}, which is a folder; name the file to write")
+    """Raise UserError if a file cannot be written, or is read, too, and would be lost."""
     if path.resolve() in {source.resolve() for source in sources}:
         raise UserError(f"{option} is {path}, which is read, too, and would be lost; give another name")
+    require_writable(option, path)
+
+
+def require_writable(option: str, path: Path) -> None:
+    """Raise UserError if a file cannot be written: its folder, its name or what is there forbids it."""
+    if os.path.isdir(path):
+        raise UserError(f"{option} is {path}, which is a folder; name the file to write")
+    try_file(path, f"give another name as {option}")

@@ -26,7 +26,7 @@ from sfumato.log import counted
 from sfumato.models.family import VAE, Family, Parts, family_for
 from sfumato.nn.precision import dtype_named
 from sfumato.training import distributed
-from sfumato.training.caches import cache_captions, cache_pictures
+from sfumato.training.caches import cache_captions, cache_pictures, check_places
 from sfumato.training.distributed import Processes
 from sfumato.training.precision import Precision, precision_for
 
@@ -41,6 +41,7 @@ def cache_latents(run: Run) -> None:
     """
     with _workplace(run, (VAE,)) as place:
         require_constant_pictures(place.training_set)
+        place.check(latents=True)
         cache_pictures(place.run, place.training_set, place.family, place.parts, place.processes)
         logger.info("latents of %s are in files", counted(place.num_pictures, "picture"))
 
@@ -54,6 +55,7 @@ def cache_texts(run: Run) -> None:
     encoders = tuple(family_for(run).text_outputs)
     with _workplace(run, encoders) as place:
         require_cacheable_captions(place.training_set, to_disk=True)
+        place.check(latents=False)
         cache_captions(place.run, place.training_set, place.family, place.parts, place.processes, encoders)
         logger.info("encoded captions of %s are in files", counted(place.num_pictures, "picture"))
 
@@ -65,6 +67,12 @@ class _Workplace:
     training_set: TrainingSet
     parts: Parts
     processes: Processes
+
+    def check(self, *, latents: bool) -> None:
+        """Raise UserError if the files of latents, or else those of captions, cannot be written."""
+        if self.processes.is_first:
+            remedy = "let the folder be written to, or use a copy of it"
+            check_places(self.training_set, self.family, remedy, latents=latents, texts=not latents)
 
     @property
     def num_pictures(self) -> int:

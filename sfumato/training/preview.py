@@ -64,6 +64,13 @@ def plan(run: Run, family: Family) -> Previews | None:
     return Previews(family, rhythm, prompts, run[NoiseConfig].zero_terminal_snr)
 
 
+def file_for(names: Names, mark: str, index: int, seed: int | None) -> Path:
+    """Return the file of a picture that is made now, as sd-scripts names it."""
+    pieces = [names.name, mark, f"{index:02d}", time.strftime("%Y%m%d%H%M%S"), seed]
+    stem = "_".join(str(piece) for piece in pieces if piece is not None)
+    return names.folder / FOLDER / f"{stem}.png"
+
+
 @dataclass(frozen=True)
 class PreviewRhythm:
     """When previews are made; None means never."""
@@ -134,6 +141,11 @@ class Previews:
     zero_terminal: bool = False
     texts: dict[str, Text] = field(default_factory=dict)
     encoders: tuple[str, ...] = ()
+
+    def longest_file(self, names: Names) -> Path:
+        """Return a file like those that will be written, with the longest name."""
+        seeds = [prompt.request.seed for prompt in self.prompts if prompt.is_seeded]
+        return file_for(names, "e000000", len(self.prompts), max(seeds, default=None))
 
     def encode(self, parts: Parts, encoders: Sequence[str]) -> None:
         """Encode all prompts once and for all, under the caller's autocast.
@@ -229,12 +241,10 @@ class PreviewObserver:
 
     def _make(self, index: int, prompt: PreviewPrompt, mark: str, details: Mapping[str, int]) -> None:
         request = prompt.now()
+        seed = request.seed if prompt.is_seeded else None
         texts = {text: self._text(text) for text in request.prompts()}
         picture = self.pipeline(request, texts, self._stop_if_asked)
-        moment = time.strftime("%Y%m%d%H%M%S")
-        pieces = [self.names.name, mark, f"{index:02d}", moment, request.seed if prompt.is_seeded else None]
-        stem = "_".join(str(piece) for piece in pieces if piece is not None)
-        path = self.names.folder / FOLDER / f"{stem}.png"
+        path = file_for(self.names, mark, index, seed)
         write_picture(picture, path, request, self._model() | dict(details))
         logger.info("preview %s", path)
         self.on_picture(index, request.prompt, path, picture)

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from sfumato.checkpoints.atomic import atomic_file, sync_folder
 from sfumato.checkpoints.tensors import TensorReader, open_tensors, write_tensors
+from sfumato.checkpoints.trial import try_file, try_folder
 from sfumato.errors import UserError
 from sfumato.training.trainables import Trainable
 from sfumato.training.tree import put_together, take_apart
@@ -142,6 +143,14 @@ def _is_linked(saved: Path, name: Path) -> bool:
         logger.debug("%s cannot be shared with the state, so it is written again: %s", saved, error)
         return False
     return True
+
+
+def try_state(folder: Path, remedy: str) -> None:
+    """Raise UserError, with this remedy, if a state cannot be written to that folder."""
+    unfinished, previous = _names(folder)
+    try_file(unfinished / TENSORS, remedy)
+    for place in (previous, folder):
+        try_folder(place, remedy)
 
 
 def read_state(folder: Path) -> State:

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from sfumato.checkpoints.atomic import require_disk_space
 from sfumato.config.saving import FOLDER_FORMATS, SavingConfig
 from sfumato.errors import UserError
 from sfumato.training.plan import Plan, Step
@@ -42,6 +41,17 @@ class Names:
     def state(self, saved: Path) -> Path:
         """Return the folder of the state that belongs to a saved file."""
         return saved.with_name(f"{saved.name.removesuffix(self.suffix)}-state")
+
+    def settings(self) -> Path:
+        """Return the file that holds the run's options."""
+        return self._beside("config.toml")
+
+    def metrics(self) -> Path:
+        """Return the file that holds each step's figures."""
+        return self._beside("metrics.jsonl")
+
+    def _beside(self, ending: str) -> Path:
+        return self.folder / f"{self.last().name.removesuffix(self.suffix)}.{ending}"
 
     def _path(self, stem: str) -> Path:
         return self.folder / f"{stem}{self.suffix}"
@@ -140,20 +150,6 @@ def keeping_for(config: SavingConfig, plan: Plan) -> Keeping:
         config.save_state,
         config.save_state or config.save_state_on_train_end,
     )
-
-
-def check_output(names: Names, num_bytes: int) -> None:
-    """Raise UserError unless `num_bytes` can be written to the output folder."""
-    try:
-        names.folder.mkdir(parents=True, exist_ok=True)
-        probe = names.folder / ".sfumato-write-test"
-        probe.write_bytes(b"")
-        probe.unlink()
-    except OSError as error:
-        raise UserError(
-            f"--output_dir {names.folder} cannot be written to ({error.strerror}); choose another folder"
-        ) from error
-    require_disk_space(names.folder, num_bytes, "what this run will save")
 
 
 @dataclass

@@ -34,7 +34,7 @@ from sfumato.errors import UserError
 from sfumato.log import counted
 from sfumato.models.family import DENOISER, VAE, Family, Parts
 from sfumato.training import metadata, schedulers, trackers
-from sfumato.training.caches import cache_captions, cache_pictures
+from sfumato.training.caches import cache_captions, cache_pictures, check_places
 from sfumato.training.distributed import LateVote, Processes
 from sfumato.training.ending import run_or_save
 from sfumato.training.interrupt import Interrupt
@@ -107,6 +107,15 @@ class Session:
                 )
             to_disk = self.run[CachingConfig].cache_text_encoder_outputs_to_disk
             require_cacheable_captions(self._pictures, to_disk=to_disk)
+        if self.processes.is_first:
+            self._check_cache_files(self.run[CachingConfig])
+
+    def _check_cache_files(self, config: CachingConfig) -> None:
+        latents = config.cache_latents_to_disk
+        texts = config.cache_text_encoder_outputs_to_disk and bool(self.cached_encoders)
+        if latents or texts:
+            remedy = "let the folder be written to, or cache without _to_disk"
+            check_places(self._pictures, self.family, remedy, latents=latents, texts=texts)
 
     @property
     def _pictures(self) -> TrainingSet:
@@ -253,12 +262,9 @@ class Session:
         observers: list[Observer] = [guard, Bar(self.plan, self._pictures_per_step(), self.finished)]
         if saver is None:
             return observers
-        stem = self.names.last()
-        stem = stem.with_name(stem.name.removesuffix(self.names.suffix))
-        stem.with_name(f"{stem.name}.config.toml").write_text(to_toml(public_values(self.run)), "utf-8")
+        self.names.settings().write_text(to_toml(public_values(self.run)), "utf-8")
         rates = [group.name for group in trainable.groups()]
-        metrics = stem.with_name(f"{stem.name}.metrics.jsonl")
-        observers.append(trackers.MetricsFile(metrics, rates, self.finished))
+        observers.append(trackers.MetricsFile(self.names.metrics(), rates, self.finished))
         started = trackers.start(self.run[TrackingConfig], self.method.project, public_values(self.run))
         observers.append(trackers.Recorder(started, rates, self.plan.steps_per_epoch))
         observers.append(saver)

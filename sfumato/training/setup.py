@@ -33,6 +33,7 @@ from sfumato.training import (
     distributed,
     memory,
     optimizers,
+    outputs,
     precision,
     preview,
     resume,
@@ -116,7 +117,8 @@ def prepare(run: Run, processes: Processes) -> Session:
         state_bytes = optimizer.state_bytes(volume.num_weights)
         if not volume.file_holds_all or optimizer.is_schedule_free:
             state_bytes += volume.num_weights * policy.trained.itemsize
-        saving.check_output(names, keeping.num_bytes(plan, volume.file_bytes, state_bytes))
+        num_bytes = keeping.num_bytes(plan, volume.file_bytes, state_bytes)
+        outputs.check(run, names, plan, previews, num_bytes, method.project)
     session = Session(
         run=run,
         processes=processes,

@@ -9,10 +9,12 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
+from sfumato.checkpoints import trial
 from sfumato.config.tracking import TrackingConfig
 from sfumato.errors import UserError
 from sfumato.training.plan import Step
@@ -53,13 +55,26 @@ def start(config: TrackingConfig, default_name: str, settings: Mapping[str, Any]
         default_name: of the project, where --log_tracker_name gives none.
         settings: the run's public configuration; recorded with --log_config only, and without paths.
     """
-    run_folder = f"{config.log_prefix or ''}{time.strftime('%Y%m%d%H%M%S')}"
-    folder = Path(config.logging_dir) / run_folder if config.logging_dir else None
+    folder = _folder(config)
     recorded = without_paths(settings) if config.log_config else {}
     name = config.log_tracker_name or default_name
     if config.wandb_api_key:
         os.environ["WANDB_API_KEY"] = config.wandb_api_key
     return [_KINDS[kind](folder, name, recorded, _start_arguments(config, kind)) for kind in _kinds(config)]
+
+
+def try_folder(config: TrackingConfig, default_name: str) -> None:
+    """Raise UserError if the folder of the records cannot be made, or be written to."""
+    if folder := _folder(config):
+        project = config.log_tracker_name or default_name
+        remedy = "choose another --logging_dir, --log_prefix or --log_tracker_name"
+        trial.try_folder(folder / project if "tensorboard" in _kinds(config) else folder, remedy)
+
+
+def _folder(config: TrackingConfig) -> Path | None:
+    """Return where a run that starts now keeps its records."""
+    run_folder = f"{config.log_prefix or ''}{time.strftime('%Y%m%d%H%M%S')}"
+    return Path(config.logging_dir) / run_folder if config.logging_dir else None
 
 
 def without_paths(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -176,7 +191,7 @@ class Recorder:
     """An observer that hands each step's figures to trackers under sd-scripts' names."""
 
     def __init__(self, trackers: Sequence[Tracker], rate_names: Sequence[str], steps_per_epoch: int) -> None:
-        self._trackers = trackers
+        self._trackers = list(trackers)
         self._rate_names = rate_names
         self._averages = Averages(steps_per_epoch)
         self._epoch_losses: list[float] = []
@@ -196,13 +211,25 @@ class Recorder:
 
     def record(self, step: Step, figures: Mapping[str, float]) -> None:
         """Record what was measured after a step."""
-        for tracker in self._trackers:
-            tracker.log(figures, step=step.number)
+        for tracker in tuple(self._trackers):
+            with self._surviving(tracker):
+                tracker.log(figures, step=step.number)
 
     def close(self) -> None:
         """Let the trackers write what they hold."""
-        for tracker in self._trackers:
-            tracker.finish()
+        for tracker in tuple(self._trackers):
+            with self._surviving(tracker):
+                tracker.finish()
+
+    @contextmanager
+    def _surviving(self, tracker: Tracker) -> Iterator[None]:
+        """Go on without a tracker that cannot write: its figures are no reason to end a run."""
+        try:
+            yield
+        except OSError as error:
+            name, reason = type(tracker).__name__, error.strerror or error
+            logger.warning("%s: %s; figures are no longer recorded there", name, reason)
+            self._trackers.remove(tracker)
 
 
 def _kinds(config: TrackingConfig) -> list[str]:

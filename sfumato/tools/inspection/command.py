@@ -15,6 +15,7 @@ from sfumato.tools.inspection.collecting import collect
 from sfumato.tools.inspection.page import as_html
 from sfumato.tools.inspection.record import as_json
 from sfumato.tools.inspection.report import Report
+from sfumato.tools.outputs import require_writable
 
 PAGE = "dataset.html"
 """The page that `--debug_dataset` writes into `--output_dir`, or else into the current folder."""
@@ -34,6 +35,9 @@ def inspect(run: Run) -> Report:
     else:
         config = ReportConfig(html=Path(run[SavingConfig].output_dir or ".") / PAGE)
         run = run.with_sections(config)
+    for option, path in (("--html", config.html), ("--json", config.json)):
+        if path is not None:
+            require_writable(option, path)
     report = collect(run)
     for path, write in ((config.html, as_html), (config.json, as_json)):
         if path is not None:

@@ -18,6 +18,7 @@ from sfumato.errors import UserError
 from sfumato.log import counted, progress
 from sfumato.models.bases import run_encoding
 from sfumato.models.hub import located
+from sfumato.tools.outputs import require_writable
 from sfumato.tools.preparation import records
 
 _UNIT = 8
@@ -38,6 +39,7 @@ def prepared(options: BucketingConfig) -> Run:
     found, buckets = records.read(Path(options.in_json), "IN_JSON"), _buckets(options, run[ImageConfig])
     complaints, seen = Complaints(), set()
     pictures = records.pictures(options.train_data_dir, recursive=options.recursive)
+    require_writable("OUT_JSON", Path(options.out_json))
     for picture in progress(pictures, unit="picture", title="reading sizes"):
         key = records.key_of(picture, full_path=options.full_path)
         if key in seen:

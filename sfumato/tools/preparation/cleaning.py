@@ -13,6 +13,7 @@ from pathlib import Path
 from sfumato.config.preparation import CleaningConfig
 from sfumato.data.complaints import printable
 from sfumato.log import counted, progress
+from sfumato.tools.outputs import require_writable
 from sfumato.tools.preparation import records
 
 logger = logging.getLogger(__name__)
@@ -53,6 +54,7 @@ def clean(options: CleaningConfig) -> None:
         UserError: a file cannot be read or written.
     """
     found = records.read(Path(options.in_json), "IN_JSON")
+    require_writable("OUT_JSON", Path(options.out_json))
     lacking: dict[str, list[str]] = {}
     for key, record in progress(found.items(), unit="picture", title="cleaning"):
         for kind, cleaned in (("tags", clean_tags), ("caption", clean_caption)):

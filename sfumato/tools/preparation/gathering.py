@@ -13,6 +13,7 @@ from sfumato.data.caption_files import UnreadableCaptionError
 from sfumato.data.complaints import printable
 from sfumato.errors import UserError
 from sfumato.log import counted, progress
+from sfumato.tools.outputs import require_writable
 from sfumato.tools.preparation import records
 
 logger = logging.getLogger(__name__)
@@ -27,6 +28,7 @@ def gather(options: GatheringConfig, kind: Literal["caption", "tags"]) -> None:
     out, source = Path(options.out_json), _source(options)
     found = records.read(source, "--in_json") if source else {}
     pictures = records.pictures(options.train_data_dir, recursive=options.recursive)
+    require_writable("OUT_JSON", out)
     num_read = 0
     for picture in progress(pictures, unit="picture", title="reading captions"):
         text = _text(picture, options.suffix)

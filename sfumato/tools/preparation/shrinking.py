@@ -12,6 +12,7 @@ from pathlib import Path
 from PIL import Image
 
 from sfumato.checkpoints.atomic import atomic_file
+from sfumato.checkpoints.trial import try_folder
 from sfumato.config.preparation import ShrinkingConfig
 from sfumato.data import images, index
 from sfumato.data.buckets import Size, centre_crop
@@ -39,6 +40,7 @@ def shrink(options: ShrinkingConfig) -> None:
     others = [path for path in files if path.suffix.lower() not in images.SUFFIXES]
     if not pictures:
         raise UserError(f"{source} has no pictures")
+    try_folder(target, "choose another folder for the copies")
     with progress(total=len(pictures), unit="picture", title="resizing pictures") as bar:
         for path in pictures:
             try:
