@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +24,19 @@ ROOT = Path(__file__).resolve().parent
 OLDEST_PYTHON = (3, 10)
 TORCH_INDEX = "https://download.pytorch.org/whl/"
 INDEX_TAG = re.compile(r"cpu|cu\d{3}|rocm\d[\d.]*|xpu")
+NEEDING = (
+    "optimizer_type",
+    "log_with",
+    "network_module",
+    "config_file",
+    "use_8bit_adam",
+    "use_lion_optimizer",
+)
+"""Options whose value decides which packages a command needs."""
+
+OLDER = {"use_8bit_adam": "AdamW8bit", "use_lion_optimizer": "Lion"}
+"""Switches that are older spellings of an optimizer's name."""
+
 CUDA_TAGS = ((13.0, "cu130"), (12.8, "cu128"), (12.6, "cu126"))
 """CUDA versions that PyTorch is built for, newest first."""
 
@@ -32,9 +45,12 @@ usage: python quickstart.py [--torch BUILD] COMMAND ...
 
   demo               train a LoRA on a toy FLUX and look at the pictures (about a minute)
   test ...           run the tests; what follows goes to pytest
-  install            only make the environment
+  install EXTRA ...  only make the environment: for every optimizer, or with these extras of pyproject.toml
   FILE.py ...        run a script in the environment, e.g. sd-scripts/flux_train_network.py
   anything else      a sfumato command: train, generate, options, ...
+
+What a command needs besides (bitsandbytes for --optimizer_type adamw8bit, wandb for --log_with wandb, also
+where a --config_file says so) is installed before it starts.
 
   --torch BUILD      cpu, cu128, cu130, rocm6.4 ... (a build from PyTorch's own index), or what pip
                      understands, e.g. torch==2.6.0. Without it: CUDA where nvidia-smi finds a card, else CPU
@@ -67,18 +83,78 @@ def main(argv: Sequence[str]) -> int:
         sys.stdout.write(USAGE)
         return 0
     try:
-        python = prepare(ROOT, options.torch, extra_for(options.command[0]))
+        python = prepare(ROOT, options.torch, needs_of(options.command, ROOT))
     except SetupError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
-    if options.command == ["install"]:
+    if options.command[0] == "install":
         return 0
     return run(command_line(python, options.command))
 
 
-def extra_for(command: str) -> str:
-    """Return the extra of pyproject.toml that a command needs, or an empty text."""
-    return {"test": "dev"}.get(command, "")
+def needs_of(command: Sequence[str], root: Path) -> dict[str, str]:
+    """Return the extras of pyproject.toml that a command needs, each with what asks for it."""
+    if command[0] == "test":
+        return {"dev": "the tests"}
+    if command[0] == "install":
+        return dict.fromkeys(command[1:] or usual_extras(), "commands to come")
+    if Path(command[0]).name == "make_base.py":
+        return {"demo": command[0]}
+    given = options_in(command[1:])
+    if "config_file" in given:
+        given = {**options_in_file(given["config_file"]), **given}
+    found = {extra_for(name, value): f"--{name} {value}" for name, value in given.items()}
+    return {extra: reason for extra, reason in found.items() if extra}
+
+
+def usual_extras(platform: str = sys.platform) -> list[str]:
+    """Return the extras of an environment that is made for commands to come: what every optimizer needs."""
+    return ["optimizers"] if platform == "darwin" else ["adam8bit", "optimizers"]
+
+
+def options_in(words: Sequence[str]) -> dict[str, str]:
+    """Return the options of a command line that may need a package, with their values; the last one wins."""
+    given = {}
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        start, equals, value = word.partition("=")
+        if not start.startswith("--") or start == "--":
+            continue
+        name = next((name for name in NEEDING if name.startswith(start[2:])), "")
+        if name in OLDER:
+            given["optimizer_type"] = OLDER[name]
+        elif name:
+            given[name] = value if equals else following
+    return given
+
+
+def options_in_file(config_file: str) -> dict[str, str]:
+    """Return the same options of a configuration file; none if it cannot be read, which the command says."""
+    path = Path(config_file if config_file.endswith(".toml") else f"{config_file}.toml")
+    try:
+        text = path.read_text("utf-8-sig")
+    except (OSError, ValueError):
+        return {}
+    # Python 3.10 has no library for TOML, and all that counts are plain lines.
+    lines = re.findall(r"""^\s*(\w+)\s*=\s*["']?([^"'#\n]*)""", text, re.MULTILINE)
+    found = {name: value.strip() for name, value in lines if name in NEEDING and name != "config_file"}
+    for name, optimizer in OLDER.items():
+        if found.pop(name, "") in ("true", "1"):
+            found["optimizer_type"] = optimizer
+    return found
+
+
+def extra_for(option: str, value: str) -> str:
+    """Return the extra that an option's value needs, or an empty text."""
+    if option == "log_with":
+        return "wandb" if value in ("wandb", "all") else ""
+    if option == "network_module":
+        return "lycoris" if value.split(".")[0] == "lycoris" else ""
+    if option == "optimizer_type":
+        sys.path.insert(0, str(ROOT))
+        from sfumato.config.optimizer_names import extra_for as optimizers_extra  # it needs no package
+
+        return optimizers_extra(value) or ""
+    return ""
 
 
 def command_line(python: Path, command: Sequence[str]) -> list[str]:
@@ -105,35 +181,58 @@ def run(arguments: Sequence[str]) -> int:
     return process.returncode
 
 
-def prepare(root: Path, torch: str | None, extra: str) -> Path:
+def prepare(root: Path, torch: str | None, needs: Mapping[str, str]) -> Path:
     """Return the environment's Python, after installing whatever it lacks.
 
     A stamp inside the environment records what was installed from which files: a second call does nothing.
+
+    Args:
+        needs: extras of pyproject.toml, each with what asks for it.
     """
     folder = root / ".venv"
     python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     stamp = read_stamp(folder)
     pin = pinned(root, "torch")
     chosen = torch or stamp.get("torch", "auto")
-    wanted = {
-        "files": fingerprint(root),
-        "torch": chosen,
-        "pin": pin,
-        "extras": sorted({extra, *stamp.get("extras", [])} - {""}),
-    }
+    had = stamp.get("extras", [])
+    lacking = lacking_extras(root, had, needs)
+    base = {"files": fingerprint(root), "torch": chosen, "pin": pin}
+    wanted = {**base, "extras": sorted({*had, *lacking})}
     if python.exists() and stamp == wanted:
         return python
     start = time.monotonic()
     if not python.exists():
         make_environment(folder)
         stamp = {}
-    stamp_file(folder).unlink(missing_ok=True)
+    if stamp != {**base, "extras": had}:  # otherwise the environment stays good if an extra cannot be had
+        stamp_file(folder).unlink(missing_ok=True)
     if (stamp.get("torch"), stamp.get("pin")) != (chosen, pin):
         install_torch(python, chosen, pin)
+    if stamp != {**base, "extras": had}:
+        say("installing the other packages")
+    for extra, reason in lacking.items():
+        say(f"installing {', '.join(packages_of(root)[extra])} for {reason}")
     install_project(root, python, wanted["extras"])
     write_stamp(folder, wanted)
     say(f"ready after {time.monotonic() - start:.0f} s")
     return python
+
+
+def lacking_extras(root: Path, had: Sequence[str], needs: Mapping[str, str]) -> dict[str, str]:
+    """Return the needs whose packages no extra that is installed has brought."""
+    packages = packages_of(root)
+    if unknown := [extra for extra in needs if extra not in packages]:
+        raise SetupError(f"there is no extra {unknown[0]!r}; pyproject.toml has {', '.join(packages)}")
+    there = {package for extra in had for package in packages.get(extra, ())}
+    return {extra: reason for extra, reason in needs.items() if not there.issuperset(packages[extra])}
+
+
+def packages_of(root: Path) -> dict[str, list[str]]:
+    """Return the packages of each extra of pyproject.toml."""
+    text = (root / "pyproject.toml").read_text("utf-8")
+    section = text.partition("[project.optional-dependencies]\n")[2].partition("\n[")[0]
+    lists = re.findall(r"^([\w-]+) = \[(.*?)\]", section, re.MULTILINE | re.DOTALL)
+    return {extra: re.findall(r'"([\w-]+)[^"]*"', listed) for extra, listed in lists}
 
 
 def fingerprint(root: Path) -> str:
@@ -248,7 +347,6 @@ def is_reachable(index: str, wait_s: float = 5) -> bool:
 
 def install_project(root: Path, python: Path, extras: Sequence[str]) -> None:
     """Install this folder in editable form with everything it needs, at the tested versions."""
-    say("installing the other packages")
     # torch is installed already, perhaps at a version that was asked for: its pin must not bring another.
     lines = (root / "constraints.txt").read_text("utf-8").splitlines()
     constraints = python.parents[1] / "constraints-without-torch.txt"

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -10,6 +11,9 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+
+from sfumato import installing
+from sfumato.config.optimizer_names import NAMED
 
 ROOT = Path(__file__).parents[1]
 PIN = "torch==9.9.9"
@@ -83,7 +87,7 @@ def test_only_what_is_missing_is_installed(
     calls = []
     monkeypatch.setattr(quickstart, "pip", lambda _, *arguments, **__: calls.append(arguments) or True)
     monkeypatch.setattr(quickstart, "is_reachable", lambda _: True)
-    quickstart.prepare(project, torch, extra)
+    quickstart.prepare(project, torch, {extra: "a test"} if extra else {})
     assert [any("torch==" in argument for argument in call) for call in calls] == [True, False][
         1 - installs_torch :
     ]
@@ -92,7 +96,7 @@ def test_only_what_is_missing_is_installed(
     assert "torch" not in constrained
     assert "numpy" in constrained
     calls.clear()
-    quickstart.prepare(project, None, "")
+    quickstart.prepare(project, None, {})
     assert calls == []
 
 
@@ -101,10 +105,11 @@ def test_failed_installation_is_one_line_and_is_tried_again(
 ) -> None:
     monkeypatch.setattr(quickstart, "pip", lambda *_, **__: False)
     with pytest.raises(quickstart.SetupError, match="pip failed"):
-        quickstart.prepare(project, None, "dev")
-    assert quickstart.read_stamp(project / ".venv") == {}
+        quickstart.prepare(project, None, {"dev": "a test"})
+    assert quickstart.read_stamp(project / ".venv")["extras"] == [], "what there was before still works"
     with pytest.raises(quickstart.SetupError, match="--torch cpu"):
-        quickstart.prepare(project, "torch==0.0.1", "")
+        quickstart.prepare(project, "torch==0.0.1", {})
+    assert quickstart.read_stamp(project / ".venv") == {}
 
 
 def test_broken_stamp_counts_as_none(tmp_path: Path) -> None:
@@ -167,3 +172,100 @@ def test_help_and_unknown_options_need_no_environment(tmp_path: Path) -> None:
     assert call(tmp_path, "--help").returncode == 0
     assert call(tmp_path, "--trch", "cpu", "demo").returncode == 2
     assert not (tmp_path / ".venv").exists()
+
+
+def needs(tmp_path: Path, *words: str) -> dict[str, str]:
+    return quickstart.needs_of(["train", "flux", "lora", *words], tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("words", "extra"),
+    [
+        (["--optimizer_type", "adamw8bit"], "adam8bit"),
+        (["--optimizer_type=PagedAdamW8bit"], "adam8bit"),
+        (["--optimizer_t", "AdamW8BIT", "--seed", "1"], "adam8bit"),
+        (["--optim", "bitsandbytes.optim.AdEMAMix8bit"], "adam8bit"),
+        (["--use_8bit_adam"], "adam8bit"),
+        (["--use_lion_optimizer"], "optimizers"),
+        (["--optimizer_type", "Prodigy"], "optimizers"),
+        (["--optimizer_type", "schedulefree.AdamWScheduleFree"], "optimizers"),
+        (["--log_with", "wandb"], "wandb"),
+        (["--log_with=all"], "wandb"),
+        (["--network_module", "lycoris.kohya"], "lycoris"),
+        (["--optimizer_type", "adamw8bit", "--optimizer_type", "adamw"], ""),
+        (["--optimizer_type", "adafactor", "--log_with", "tensorboard"], ""),
+        (["--optimizer_args", "x=adamw8bit", "--network_module", "networks.lora_flux"], ""),
+        (["--optimizer_type"], ""),
+    ],
+)
+def test_what_options_need_is_found_on_the_command_line(words: list[str], extra: str, tmp_path: Path) -> None:
+    assert list(needs(tmp_path, *words)) == ([extra] if extra else [])
+
+
+def test_every_optimizer_with_a_name_gets_its_package(tmp_path: Path) -> None:
+    packages = quickstart.packages_of(ROOT)
+    for name, path in NAMED.items():
+        root = path.partition(".")[0]
+        found = [
+            package for extra in needs(tmp_path, "--optimizer_type", name) for package in packages[extra]
+        ]
+        assert (installing.package_of(root) in found) == (root not in ("torch", "transformers")), name
+
+
+def test_what_a_configuration_file_needs_is_found_and_the_command_line_wins(tmp_path: Path) -> None:
+    text = """# optimizer_type = "Lion"
+[training]
+  optimizer_type = 'AdamW8bit' # fast
+log_with="wandb"
+use_lion_optimizer = false
+"""
+    (tmp_path / "run.toml").write_text(text)
+    run = str(tmp_path / "run")
+    both = {"adam8bit": "--optimizer_type AdamW8bit", "wandb": "--log_with wandb"}
+    assert needs(tmp_path, "--config_file", run) == both
+    assert needs(tmp_path, f"--config_f={run}.toml", "--optimizer_type", "adamw") == {
+        "wandb": "--log_with wandb"
+    }
+    (tmp_path / "run.toml").write_text("use_8bit_adam = true")
+    assert list(needs(tmp_path, "--config_file", run)) == ["adam8bit"]
+    assert needs(tmp_path, "--config_file", str(tmp_path / "nowhere")) == {}
+
+
+def test_an_environment_for_commands_to_come_has_what_optimizers_need() -> None:
+    assert list(quickstart.needs_of(["install"], ROOT)) == quickstart.usual_extras()
+    assert quickstart.usual_extras("linux") == ["adam8bit", "optimizers"]
+    assert list(quickstart.needs_of(["install", "wandb"], ROOT)) == ["wandb"]
+    with pytest.raises(quickstart.SetupError, match=r"no extra 'wandbb'; pyproject.toml has adam8bit, optim"):
+        quickstart.lacking_extras(ROOT, [], quickstart.needs_of(["install", "wandbb"], ROOT))
+
+
+def test_the_packages_of_extras_are_those_that_pip_finds() -> None:
+    tomllib = pytest.importorskip("tomllib")
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    names = {extra: [re.split("[>=]", one)[0] for one in listed] for extra, listed in declared.items()}
+    assert quickstart.packages_of(ROOT) == names
+
+
+def test_what_a_command_needs_is_said_in_one_line_and_installed_once(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    calls = []
+    monkeypatch.setattr(quickstart, "pip", lambda _, *arguments, **__: calls.append(arguments) or True)
+    command = ["train", "flux", "lora", "--optimizer_type", "adamw8bit"]
+    for _ in range(2):
+        quickstart.prepare(project, None, quickstart.needs_of(command, project))
+    (only,) = calls
+    assert only[-1] == f"{project}[adam8bit]"
+    said = capsys.readouterr().err.splitlines()
+    assert said[0] == "quickstart: installing bitsandbytes for --optimizer_type adamw8bit"
+    assert said[1].startswith("quickstart: ready after ")
+    assert len(said) == 2
+
+
+def test_packages_that_another_extra_has_brought_are_not_installed_again(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stamp = quickstart.read_stamp(project / ".venv")
+    quickstart.write_stamp(project / ".venv", {**stamp, "extras": ["dev"]})
+    monkeypatch.setattr(quickstart, "pip", lambda *_, **__: pytest.fail("nothing is missing"))
+    quickstart.prepare(project, None, {"adam8bit": "", "optimizers": "", "wandb": ""})

@@ -314,6 +314,13 @@ def _wrong(case: str, model: tiny.TinyFlux, pictures: Path, out: Path) -> list[s
     if case == "unwritable output":
         (out.parent / "file").write_text("")
         return instead("--output_dir", out.parent / "file" / "out")
+    if case == "name too long":
+        return instead("--output_name", "n" * 235)
+    if case == "picture's name too long":
+        tiny.pictures(out.parent / "long" / "1_x", 1)[0].rename(
+            out.parent / "long" / "1_x" / f"{'n' * 240}.png"
+        )
+        return [*instead("--train_data_dir", out.parent / "long"), "--cache_latents_to_disk"]
     extra = {
         "unknown option": ["--lerning_rate", "1"],
         "contradiction": ["--network_train_unet_only", "--network_train_text_encoder_only"],
@@ -336,6 +343,11 @@ def _wrong(case: str, model: tiny.TinyFlux, pictures: Path, out: Path) -> list[s
         ("truncated", "is truncated"),
         ("another model", "SDXL"),
         ("unwritable output", "--output_dir"),
+        ("name too long", "File name too long; shorten or change --output_name"),
+        (
+            "picture's name too long",
+            "File name too long; let the folder be written to, or cache without _to_disk",
+        ),
         ("unknown option", "did you mean --learning_rate?"),
         ("contradiction", "--network_train_unet_only"),
         ("block that is not there", "block 5"),

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sfumato import installing
 from sfumato.adapters.layer import Strength
 from sfumato.adapters.network import Network, norm_figures
 from sfumato.adapters.rates import ParameterGroup
@@ -279,10 +280,14 @@ def _import(name: str) -> ModuleType:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name and (name == error.name or name.startswith(f"{error.name}.")):
-            raise UserError(
-                f"--network_module {name} is not known and cannot be imported; install it"
-            ) from None
-        raise UserError(f"--network_module {name} needs {error.name}, which is missing; install it") from None
+            how = (
+                f"run {installing.command_for(name)}"
+                if installing.is_renamed(name)
+                else f"put its folder into PYTHONPATH, or run {installing.command('PACKAGE')}"
+            )
+            raise UserError(f"--network_module {name} is not known and cannot be imported; {how}") from None
+        how = installing.command_for(error.name or name)
+        raise UserError(f"--network_module {name} needs {error.name}, which is missing: run {how}") from None
 
 
 def _common(strengths: Tensor) -> float:

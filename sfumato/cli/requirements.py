@@ -1,10 +1,10 @@
 """Libraries that must be there, and new enough: a drop-in runs in whatever environment its user has."""
 
 import re
-import sys
 from importlib.metadata import PackageNotFoundError, version
 
 from sfumato.errors import UserError
+from sfumato.installing import command
 
 MINIMUM = {
     "torch": "2.4",
@@ -30,8 +30,8 @@ def check_requirements() -> None:
     complaints = [f"not installed: {', '.join(missing)}"] if missing else []
     complaints += [f"{name} {found[name]} is too old" for name in old]
     if complaints:
-        wanted = " ".join(f'"{name}>={MINIMUM[name]}"' for name in (*missing, *old))
-        raise UserError(f"{'; '.join(complaints)}; {sys.executable} -m pip install {wanted}")
+        wanted = [f"{name}>={MINIMUM[name]}" for name in (*missing, *old)]
+        raise UserError(f"{'; '.join(complaints)}; run {command(*wanted)}")
 
 
 def _installed(name: str) -> str | None:

@@ -12,6 +12,7 @@ from typing import Any
 from sfumato.cli.flags import WANTED, Option, read_text
 from sfumato.config.secrets import ENVIRONMENT
 from sfumato.errors import UserError
+from sfumato.installing import command
 
 ZERO_MEANS_UNSET: Mapping[str, str] = {
     "log_with": "no tracker has that name; front-ends send it for an empty choice",
@@ -91,7 +92,7 @@ def _toml_library() -> Any:
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError:
-        raise UserError(f"--config_file needs the library {name}: python -m pip install {name}") from None
+        raise UserError(f"--config_file needs the library {name}: run {command(name)}") from None
 
 
 def _is_unset(option: Option, value: Any) -> bool:

@@ -19,6 +19,7 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from sfumato import installing
 from sfumato.data.buckets import Size
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".avif", ".jxl"})
@@ -152,7 +153,7 @@ def _register_format(start: bytes) -> None:
     """Let Pillow read the format of a file that begins so, where that takes a plugin."""
     if start.startswith(_JXL_STARTS):
         if importlib.util.find_spec("pillow_jxl") is None:
-            raise BrokenPictureError("JPEG XL is read with a plugin; pip install 'sfumato[jxl]'")
+            raise BrokenPictureError(f"JPEG XL needs a plugin: run {installing.command_for('pillow_jxl')}")
         importlib.import_module("pillow_jxl")
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from sfumato import installing
 from sfumato.demo.pictures import KNOWN, SIZE_PX, SUBJECT
 from sfumato.errors import UserError
 
@@ -19,7 +20,8 @@ def originals() -> Path:
     try:
         import skimage
     except ImportError:
-        raise UserError("making the toy base needs scikit-image: pip install 'sfumato[demo]'") from None
+        remedy = installing.command_for("skimage")
+        raise UserError(f"making the toy base needs scikit-image: run {remedy}") from None
     return Path(skimage.data_dir)
 
 

@@ -19,6 +19,7 @@ from urllib.request import Request, urlopen
 import torch
 from torch import Tensor
 
+from sfumato import installing
 from sfumato.errors import UserError
 
 if TYPE_CHECKING:
@@ -183,7 +184,8 @@ def load_t5(
 
     files = _find(name, _T5_FILES, cache_dir, bundled_dir)
     if not (files / "tokenizer.json").is_file() and find_spec("sentencepiece") is None:
-        raise UserError(f"{files / 'spiece.model'} needs a package to be read: pip install sentencepiece")
+        remedy = installing.command("sentencepiece")
+        raise UserError(f"{files / 'spiece.model'} needs a package to be read: run {remedy}")
     return Tokenizer(_read(T5Tokenizer, files, {}), mends_text=False)
 
 

@@ -15,6 +15,7 @@ from importlib.util import find_spec
 import torch
 from torch import nn
 
+from sfumato import installing
 from sfumato.errors import UserError
 
 _CASES = 8
@@ -32,7 +33,7 @@ def check(backend: str, device: torch.device) -> None:
     if not is_listed or (backend == "tvm" and find_spec("tvm") is None):  # that one is always listed
         raise UserError(f"--dynamo_backend {backend} is not installed here; use inductor")
     if backend == "inductor" and (lack := _lack_of_inductor(device)):
-        raise UserError(f"--torch_compile needs {lack}, which is missing here; install it or leave that out")
+        raise UserError(f"--torch_compile needs {lack}, or leave that out")
 
 
 def enable(blocks: Sequence[nn.Module], backend: str) -> None:
@@ -47,6 +48,6 @@ def enable(blocks: Sequence[nn.Module], backend: str) -> None:
 def _lack_of_inductor(device: torch.device) -> str | None:
     """Return what the default compiler misses: it writes C++ for processors, Triton for graphics cards."""
     if device.type != "cpu" and find_spec("triton") is None:
-        return "the package triton"
+        return f"triton, which is missing here: run {installing.command_for('triton')}"
     compilers = (os.environ.get("CXX"), "g++", "clang++", "cl")
-    return None if any(name and shutil.which(name) for name in compilers) else "a C++ compiler"
+    return None if any(name and shutil.which(name) for name in compilers) else "a C++ compiler: install one"

@@ -11,48 +11,14 @@ from typing import Any
 
 import torch
 
+from sfumato import installing
 from sfumato.config.optimizer import OptimizerConfig
+from sfumato.config.optimizer_names import NAMED, class_path
 from sfumato.errors import UserError, guest_code
 from sfumato.training.arguments import parse_arguments, require_accepted
 from sfumato.training.stepping import Stepping
 
 logger = logging.getLogger(__name__)
-
-NAMED = {
-    "adamw": "torch.optim.AdamW",
-    "adamw8bit": "bitsandbytes.optim.AdamW8bit",
-    "pagedadamw": "bitsandbytes.optim.PagedAdamW",
-    "pagedadamw8bit": "bitsandbytes.optim.PagedAdamW8bit",
-    "pagedadamw32bit": "bitsandbytes.optim.PagedAdamW32bit",
-    "lion": "lion_pytorch.Lion",
-    "lion8bit": "bitsandbytes.optim.Lion8bit",
-    "pagedlion8bit": "bitsandbytes.optim.PagedLion8bit",
-    "sgdnesterov": "torch.optim.SGD",
-    "sgdnesterov8bit": "bitsandbytes.optim.SGD8bit",
-    "dadaptation": "dadaptation.experimental.DAdaptAdamPreprint",
-    "dadaptadampreprint": "dadaptation.experimental.DAdaptAdamPreprint",
-    "dadaptadagrad": "dadaptation.DAdaptAdaGrad",
-    "dadaptadam": "dadaptation.DAdaptAdam",
-    "dadaptadan": "dadaptation.DAdaptAdan",
-    "dadaptadanip": "dadaptation.experimental.DAdaptAdanIP",
-    "dadaptlion": "dadaptation.DAdaptLion",
-    "dadaptsgd": "dadaptation.DAdaptSGD",
-    "prodigy": "prodigyopt.Prodigy",
-    "adafactor": "transformers.optimization.Adafactor",
-    "adamwschedulefree": "schedulefree.AdamWScheduleFree",
-    "sgdschedulefree": "schedulefree.SGDScheduleFree",
-}
-"""Lower-cased names that are accepted without a module path, as in sd-scripts."""
-
-PACKAGES = {
-    "bitsandbytes": "bitsandbytes",
-    "lion_pytorch": "lion-pytorch",
-    "dadaptation": "dadaptation",
-    "prodigyopt": "prodigyopt",
-    "schedulefree": "schedulefree",
-}
-
-EXTRAS = {root: "adam8bit" if root == "bitsandbytes" else "optimizers" for root in PACKAGES}
 
 GUESSES_ITS_RATE = ("dadaptation", "prodigyopt")
 """Packages whose optimizers find the learning rate themselves and want 1.0."""
@@ -185,7 +151,7 @@ def plan(config: OptimizerConfig) -> OptimizerPlan:
     """
     name = config.optimizer_type or "AdamW"
     arguments = parse_arguments(config.optimizer_args or (), OPTION)
-    kind = _find_class(NAMED.get(name.lower(), name), name)
+    kind = _find_class(class_path(name), name)
     if "lr" in arguments:
         raise UserError(f"{OPTION} holds lr={arguments['lr']}; give it as --learning_rate")
     require_accepted(kind, arguments, OPTION, _OURS)
@@ -204,18 +170,15 @@ def plan(config: OptimizerConfig) -> OptimizerPlan:
 
 def _find_class(path: str, name: str) -> type[torch.optim.Optimizer]:
     module_name, _, class_name = path.rpartition(".")
-    module_name = module_name or "torch.optim"
     try:
         with guest_code(f"--optimizer_type {name} cannot be imported"):
             module = importlib.import_module(module_name)
     except UserError as error:
-        if not isinstance(error.__cause__, ModuleNotFoundError):
+        if not isinstance(missing := error.__cause__, ModuleNotFoundError):
             raise
-        root = module_name.split(".")[0]
-        extra = f" (the extra [{EXTRAS[root]}] has it)" if root in EXTRAS else ""
-        package = PACKAGES.get(root, root)
+        needed = installing.package_of(missing.name or module_name)
         raise UserError(
-            f"--optimizer_type {name} needs {package}: run `pip install {package}`{extra}"
+            f"--optimizer_type {name} needs {needed}: run {installing.command(needed)}"
         ) from error
     kind = getattr(module, class_name, None)
     if not inspect.isclass(kind) or not issubclass(kind, torch.optim.Optimizer):

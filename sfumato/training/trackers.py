@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
+from sfumato import installing
 from sfumato.checkpoints import trial
 from sfumato.config.tracking import TrackingConfig
 from sfumato.errors import UserError
@@ -44,7 +45,7 @@ def check(config: TrackingConfig) -> None:
             f"--log_with {config.log_with} needs --logging_dir; give the folder for TensorBoard's files"
         )
     if "wandb" in kinds and importlib.util.find_spec("wandb") is None:
-        raise UserError(f"--log_with {config.log_with} needs wandb: run `pip install sfumato[wandb]`")
+        raise UserError(f"--log_with {config.log_with} needs wandb: run {installing.command('wandb')}")
     _tracker_table(config)
 
 

@@ -56,7 +56,9 @@ def test_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None
     compilation.check("inductor", CPU)
     monkeypatch.setattr("sfumato.nn.compilation.shutil.which", lambda name: None)
     monkeypatch.setattr("sfumato.nn.compilation.find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"^--torch_compile needs a C\+\+ compiler, which is missing here"):
+    with pytest.raises(
+        UserError, match=r"^--torch_compile needs a C\+\+ compiler: install one, or leave that out"
+    ):
         compilation.check("inductor", CPU)
     with pytest.raises(UserError, match="needs the package triton"):
         compilation.check("inductor", torch.device("cuda"))

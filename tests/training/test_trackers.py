@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +57,25 @@ def test_losses_and_rates_have_the_names_and_values_of_sd_scripts() -> None:
     assert [row.get("loss/epoch_average") for _, row in sheet.rows] == [None, 3, None, 0.5, None]
     assert sheet.rows[0][1].keys() == {"loss/current", "loss/average", "lr/textencoder 1 ", "lr/unet"}
     assert sheet.is_finished
+
+
+class FullSheet(Sheet):
+    """A `Tracker` on a disk that becomes full."""
+
+    def log(self, values: Mapping[str, float], step: int) -> None:
+        if step == 2:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        super().log(values, step)
+
+
+def test_a_tracker_that_cannot_write_is_left_behind(caplog: pytest.LogCaptureFixture) -> None:
+    full, other = FullSheet(), Sheet()
+    recorder = trackers.Recorder([full, other], ["te", "unet"], 4)
+    _record(recorder, Plan(4, 1, 4), [1.0, 2.0, 3.0, 4.0], Rate(0.5))
+    assert [step for step, _ in full.rows] == [1]
+    assert [step for step, _ in other.rows] == [1, 2, 3, 4]
+    assert other.is_finished
+    assert caplog.messages == ["FullSheet: No space left on device; figures are no longer recorded there"]
 
 
 def test_an_optimizer_that_finds_its_rate_shows_what_it_found() -> None:
@@ -236,9 +257,11 @@ def test_trackers_that_cannot_work_are_found_before_the_run(
         trackers.check(TrackingConfig(**given))
 
 
-def test_a_missing_package_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_is_named_with_the_command_that_installs_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"--log_with wandb needs wandb: run `pip install sfumato\[wandb\]`"):
+    with pytest.raises(UserError, match=r"--log_with wandb needs wandb: run .* -m pip install wandb$"):
         trackers.check(TrackingConfig(log_with="wandb"))
 
 

@@ -1,0 +1,42 @@
+"""A folder that holds what the documentation takes for granted: models and pictures, small."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+from tests import tiny
+
+ROOT = Path(__file__).parents[2]
+
+
+def furnish(folder: Path) -> None:
+    """Write tiny models under the published names, pictures, and the examples with small sizes."""
+    model = tiny.flux(folder)
+    model.t5xxl.rename(folder / "t5xxl_fp16.safetensors")
+    tiny.sd(folder).path.rename(folder / "sd15.safetensors")
+    tiny.sdxl(folder)
+    tuned = {
+        "flux1-dev": tiny.flux(folder / "tuned", seed=9).transformer,
+        "sd15": tiny.sd(folder / "tuned", seed=9).path,
+    }
+    for name, path in tuned.items():
+        path.rename(folder / f"{name}-tuned.safetensors")
+    tiny.pictures(folder / "pictures" / "my-cat", 2)
+    tiny.pictures(folder / "pictures" / "other-cats", 2, seed=1)
+    named = [path.stem for path in sorted((folder / "pictures" / "my-cat").glob("*.png"))]
+    (folder / "pictures" / "captions.json").write_text(json.dumps({n: {"caption": n} for n in named}))
+    shutil.copytree(ROOT / "examples", folder / "examples")
+    for example in (folder / "examples").glob("*.toml"):
+        smaller = re.sub(
+            "resolution = .*", "resolution = 64\nmin_bucket_reso = 64", example.read_text("utf-8")
+        )
+        example.write_text(smaller.replace("num_repeats = 10", "num_repeats = 1"), encoding="utf-8")
+    (folder / "prompts.txt").write_text("a cat --w 64 --h 64 --s 1 --d 1\n", encoding="utf-8")
+    (folder / "outputs").mkdir()
+    (squares,) = re.findall(
+        r"```python\n(# squares.py.*?)```", (ROOT / "docs/datasets.md").read_text(), re.DOTALL
+    )
+    (folder / "squares.py").write_text(squares)
