@@ -25,6 +25,8 @@ def keep_alive() -> None:
     Streams that others have put in their place stay; a second call changes nothing.
     """
     _fill_gaps()
+    if sys.stdin is None:
+        sys.stdin = open(os.devnull, encoding="utf-8")  # noqa: SIM115 - to the end
     for name in STANDARD:
         stream = getattr(sys, name)
         if stream is None:  # it was closed before the start

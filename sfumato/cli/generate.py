@@ -57,7 +57,7 @@ def _lines() -> Iterator[str]:
     while True:
         try:
             line = input("prompt> ").strip()
-        except EOFError:
+        except (EOFError, OSError):  # an OSError is the terminal's end
             return
         if not line:
             return
