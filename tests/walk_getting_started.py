@@ -34,6 +34,7 @@ def main() -> int:
         furnish = "import sys; from pathlib import Path; from tests.docs.workplace import furnish; "
         run([str(PROGRAMS / "python"), "-c", f"{furnish}furnish(Path(sys.argv[1]))", name], ROOT)
         train, draw = (words[1:] + SMALLER[words[1]] for words in map(shlex.split, commands(PAGE)))
+        train += ["--max_train_epochs", "1"]
         run([str(PROGRAMS / "sfumato"), *train], folder)
         script = str(ROOT / "sd-scripts" / "flux_train_network.py")
         run([str(PROGRAMS / "accelerate"), "launch", *LAUNCH, script, *train[3:]], folder)

@@ -52,7 +52,7 @@ def _try_longest_names(training_set: TrainingSet, path: Callable[[int, int], Pat
         for folder, (_, index) in longest.items():
             refusal = _refusal(path(dataset, index), remedy)
             if refusal and not all(
-                path(dataset, other).exists()
+                os.path.exists(path(dataset, other))
                 for other, picture in enumerate(pictures.pictures.paths)
                 if picture.rpartition(os.sep)[0] == folder
             ):

@@ -24,7 +24,7 @@ def check(*pictures: Path) -> None:
 def test_the_longest_name_of_each_folder_is_tried_and_nothing_stays(tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
-    short, long = tmp_path / "a" / "cat.png", tmp_path / "b" / f"{'c' * 240}.png"
+    short, long = tmp_path / "a" / "cat.png", tmp_path / "b" / f"{'c' * 250}.png"
     check(short, tmp_path / "b" / "cat.png")
     with pytest.raises(
         UserError, match=r"b/cccccc.*_te.npz .* cannot be written: File name too long; move it"
