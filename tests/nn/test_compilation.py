@@ -60,7 +60,7 @@ def test_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None
         UserError, match=r"^--torch_compile needs a C\+\+ compiler: install one, or leave that out"
     ):
         compilation.check("inductor", CPU)
-    with pytest.raises(UserError, match="needs the package triton"):
+    with pytest.raises(UserError, match="needs triton, which is missing here: run "):
         compilation.check("inductor", torch.device("cuda"))
     for backend in ("ofi", "tvm"):
         with pytest.raises(UserError, match=f"^--dynamo_backend {backend} is not installed here"):
