@@ -137,7 +137,11 @@ def test_eight_bits_for_everything_spare_the_autoencoder(tmp_path: Path) -> None
         ({}, FakeOptions(ae_dtype="bf8"), "--ae_dtype is 'bf8'"),
         ({"dtype": "fp16"}, None, "--dtype is fp16, which a CPU"),
         ({"lora_weights": ("none.safetensors",)}, None, "there is no file none.safetensors"),
-        ({"output_dir": "file/new"}, None, "--output_dir file/new cannot be written"),
+        (
+            {"output_dir": "file/new"},
+            None,
+            "file/new cannot be written: Not a directory; choose another --output_dir",
+        ),
     ],
 )
 def test_what_will_not_do_is_said_before_anything_loads(
