@@ -82,7 +82,7 @@ def parse_flags(parser: argparse.ArgumentParser, argv: Sequence[str]) -> dict[st
     given, unknown = parser.parse_known_args(argv)
     if unknown:
         raise UserError(_unknown_message(unknown, list(parser._option_string_actions)))
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in vars(given).items()}
+    return {name: _plain(value) for name, value in vars(given).items()}
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
@@ -115,6 +115,10 @@ WANTED: dict[Kind, str] = {
 }
 
 
+def _plain(value: Any) -> Any:
+    return tuple(item for item in value if item is not None) if isinstance(value, list) else value
+
+
 def _read_type(hint: Any) -> tuple[Kind, tuple[Any, ...] | None, bool]:
     """Return (kind, choices, is_list) of an annotation such as `tuple[str, ...] | None`."""
     if get_origin(hint) is Literal:
@@ -136,18 +140,20 @@ def _argument(option: Option) -> dict[str, Any]:
     if option.kind == "bool":
         return named | {"action": "store_true"}
     return named | {
-        "type": partial(_read_argument, option.kind),
+        "type": partial(_read_argument, option),
         "choices": option.choices,
         "nargs": option.count if option.is_list or option.count == "?" else None,
         "metavar": None if option.choices or not is_flag else _METAVARS[option.kind],
     }
 
 
-def _read_argument(kind: Kind, text: str) -> Any:
+def _read_argument(option: Option, text: str) -> Any:
     if text is argparse.SUPPRESS:  # an optional positional that was not given goes through here
         return text
+    if text == "" and option.default is None:  # a script's variable that holds nothing
+        return None
     try:
-        return read_text(kind, text)
+        return read_text(option.kind, text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
 
@@ -197,6 +203,10 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise UserError(message.removeprefix("argument "))
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if value is not None:  # an empty text is no choice, but no mistake either
+            super()._check_value(action, value)
 
     def format_usage(self) -> str:
         return f"usage: {self.prog} [options]\n"

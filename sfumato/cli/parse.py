@@ -1,7 +1,7 @@
 """From a command line to a Run: flags over the TOML file over the defaults, then what must not be ignored."""
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,8 @@ from sfumato.cli.effects import IDLE_WITHOUT, WHY_UNSUPPORTED
 from sfumato.cli.flags import Option, did_you_mean, make_parser, parse_flags
 from sfumato.cli.runs import for_chosen_family
 from sfumato.cli.script import Script
-from sfumato.cli.toml_file import read_options, toml_path
+from sfumato.cli.tolerance import TRAINS_ALIKE
+from sfumato.cli.toml_file import FileOptions, read_options, toml_path
 from sfumato.config.file import FileConfig
 from sfumato.config.public import public_values, to_toml
 from sfumato.config.run import Run
@@ -46,18 +47,26 @@ def parse(script: Script, argv: Sequence[str], *, prog: str, as_command: bool = 
     warnings = [_secret_warning(name) for name in ENVIRONMENT if given.get(name)]
     if given.get("output_config"):
         return Parsed(_run(script, options, given), output_config=_config_path(given))
-    values, stray = _read_file(options, given)
-    script = for_chosen_family(script, _run(script, options, values | given))
-    run = _run(script, options, values | given)
-    complaints = [*_stray_complaints(stray, options, given), *_effect_complaints(script, options, run)]
+    file = _read_file(options, given).without(given)
+    script = for_chosen_family(script, _run(script, options, file.values | given))
+    run = _run(script, options, file.values | given, from_file=file.values)
+    complaints = [
+        *_stray_complaints(file.stray, options, given),
+        *_effect_complaints(script, options, run, file.unread),
+        *_unread_complaints(script, options, run, file.unread),
+    ]
     if complaints and run[FileConfig].strict:
         raise UserError("; ".join(complaints))
     _check_supported(script, options, run)
-    return Parsed(run, (*warnings, *complaints))
+    return Parsed(run, (*warnings, *file.notes.values(), *complaints))
 
 
 def _check_required(options: Mapping[str, Option], given: Mapping[str, Any]) -> None:
-    missing = [option.name for option in options.values() if option.is_required and option.dest not in given]
+    missing = [
+        option.name
+        for option in options.values()
+        if option.is_required and given.get(option.dest) in (None, "", ())
+    ]
     if missing:
         raise UserError(f"{', '.join(missing)} must be given; --help says what for")
 
@@ -68,18 +77,20 @@ def _config_path(given: Mapping[str, Any]) -> Path:
     return toml_path(given["config_file"])
 
 
-def _read_file(options: Mapping[str, Option], given: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+def _read_file(options: Mapping[str, Option], given: Mapping[str, Any]) -> FileOptions:
     config_file = given.get("config_file")
-    return read_options(toml_path(config_file), options) if config_file else ({}, [])
+    return read_options(toml_path(config_file), options) if config_file else FileOptions({})
 
 
-def _run(script: Script, options: Mapping[str, Option], values: Mapping[str, Any]) -> Run:
+def _run(
+    script: Script, options: Mapping[str, Option], values: Mapping[str, Any], from_file: Iterable[str] = ()
+) -> Run:
     """Build the sections; each checks its own ranges."""
     sections = []
     for section in script.sections:
         names = [field.name for field in fields(section) if field.name in options]
         sections.append(section(**{name: values.get(name, options[name].default) for name in names}))
-    return Run(script.name, script.family, sections, script.trainable)
+    return Run(script.name, script.family, sections, script.trainable, frozenset(from_file))
 
 
 def _secret_warning(name: str) -> str:
@@ -95,10 +106,12 @@ def _stray_complaints(
     return [f"{toml_path(given['config_file'])}: no such option, ignored: {names}"]
 
 
-def _effect_complaints(script: Script, options: Mapping[str, Option], run: Run) -> list[str]:
+def _effect_complaints(
+    script: Script, options: Mapping[str, Option], run: Run, unread: Collection[str]
+) -> list[str]:
     """Say which options were given although they change nothing: never here, or not in this company."""
     values = _asked(options, run)
-    used = [name for name in values if _is_used(options[name], values[name])]
+    used = [name for name in values if name in unread or _is_used(options[name], values[name])]
     never: dict[str, list[str]] = {}
     for name in used:
         if name in script.without_effect:
@@ -112,6 +125,21 @@ def _effect_complaints(script: Script, options: Mapping[str, Option], run: Run) 
         f"{', '.join(names)} {'have' if len(names) > 1 else 'has'} no effect here: {reason}"
         for reason, names in never.items()
     ] + idle
+
+
+def _unread_complaints(
+    script: Script, options: Mapping[str, Option], run: Run, unread: Mapping[str, str]
+) -> list[str]:
+    """Say which values of a file are left out as nobody can read them; raise for one that would matter."""
+    values = _asked(options, run)
+    complaints = []
+    for name, problem in unread.items():
+        if name in script.without_effect or _is_idle(name, options, values):
+            continue
+        if name not in TRAINS_ALIKE:
+            raise UserError(problem)
+        complaints.append(f"{problem}; it is left out: {TRAINS_ALIKE[name]}")
+    return complaints
 
 
 def _check_supported(script: Script, options: Mapping[str, Option], run: Run) -> None:

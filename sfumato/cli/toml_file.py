@@ -1,44 +1,47 @@
 """Options from a TOML file, read with the tolerance that front-ends need.
 
-They send switches as 0 and 1, whole numbers as floats or text, and 0 or empty text for what was left alone.
+They send switches as 0 and 1, whole numbers as floats or text, lists as text, and values that their option
+does not take (`sfumato.cli.tolerance`). What cannot be read is handed back: it may not matter.
 """
 
+import ast
 import importlib
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from sfumato.cli.flags import WANTED, Option, read_text
+from sfumato.cli.tolerance import LOWER_CASE, is_not_given, meaning
 from sfumato.config.secrets import ENVIRONMENT
 from sfumato.errors import UserError
 from sfumato.installing import command
 
-ZERO_MEANS_UNSET: Mapping[str, str] = {
-    "log_with": "no tracker has that name; front-ends send it for an empty choice",
-    "sample_sampler": "no sampler has that name; front-ends send it for an empty choice",
-    "max_token_length": "no caption has 0 tokens",
-    "clip_skip": "0 would take the text encoder's raw word embeddings",
-    "min_bucket_reso": "no bucket has sides of 0 pixels",
-    "max_bucket_reso": "no bucket has sides of 0 pixels",
-    "bucket_reso_steps": "sides cannot be multiples of 0",
-    "huber_c": "the loss would be 0 everywhere",
-    "vae_batch_size": "a batch of 0 pictures encodes nothing",
-    "text_encoder_batch_size": "a batch of 0 captions encodes nothing",
-    "t5xxl_max_token_length": "no caption has 0 tokens",
-    "max_train_steps": "front-ends send it beside max_train_epochs, which counts instead",
-    "max_train_epochs": "a run of 0 epochs trains nothing; max_train_steps counts instead",
-    "max_timestep": "no timestep lies below 0",
-    "save_every_n_epochs": "there is no 0th part of a run to save after",
-    "save_every_n_steps": "there is no 0th part of a run to save after",
-    "save_n_epoch_ratio": "there is no 0th part of a run to save after",
-    "save_last_n_epochs": "it would delete what has just been saved",
-    "save_last_n_steps": "it would delete what has just been saved",
-    "save_last_n_epochs_state": "it would delete what has just been saved",
-    "save_last_n_steps_state": "it would delete what has just been saved",
-    "initial_epoch": "epochs are counted from 1",
-}
-"""The options whose 0 in a file counts as not given, each with the reason; every other 0 is a value."""
+
+@dataclass(frozen=True)
+class FileOptions:
+    """What a configuration file says.
+
+    Attributes:
+        values: of the script's options, by name; those that count as not given are left out.
+        stray: keys that are no option of the script, in order.
+        notes: what to tell about values that are read as others, by option.
+        unread: why values cannot be read, by option.
+    """
+
+    values: dict[str, Any]
+    stray: tuple[str, ...] = ()
+    notes: Mapping[str, str] = field(default_factory=dict)
+    unread: Mapping[str, str] = field(default_factory=dict)
+
+    def without(self, given: Mapping[str, Any]) -> "FileOptions":
+        """Return the same but for what the command line says anyway."""
+        values, notes, unread = (
+            {name: said for name, said in table.items() if name not in given}
+            for table in (self.values, self.notes, self.unread)
+        )
+        return FileOptions(values, self.stray, notes, unread)
 
 
 def toml_path(config_file: str) -> Path:
@@ -46,23 +49,28 @@ def toml_path(config_file: str) -> Path:
     return Path(config_file if config_file.endswith(".toml") else f"{config_file}.toml")
 
 
-def read_options(path: Path, options: Mapping[str, Option]) -> tuple[dict[str, Any], list[str]]:
+def read_options(path: Path, options: Mapping[str, Option]) -> FileOptions:
     """Read a configuration file.
 
-    Returns:
-        The values of known options, by name, and the keys that are no option of the script.
-
     Raises:
-        UserError: the file cannot be read, or a value cannot be what its option wants.
+        UserError: the file cannot be read.
     """
     table = flatten(_load(path))
-    known = {name: value for name, value in table.items() if name in options}
-    values = {
-        name: _convert(options[name], value, path)
-        for name, value in known.items()
-        if not _is_unset(options[name], value)
-    }
-    return values, [name for name in table if name not in options]
+    values: dict[str, Any] = {}
+    notes: dict[str, str] = {}
+    unread: dict[str, str] = {}
+    for name, value in table.items():
+        if name not in options or is_not_given(options[name], value):
+            continue
+        try:
+            values[name], note = _read(options[name], value)
+        except ValueError as error:
+            shown = "it cannot be read" if name in ENVIRONMENT else str(error)
+            unread[name] = f"{path}: {name}: {shown}"
+            continue
+        if note:
+            notes[name] = f"{path}: {name}: {note}"
+    return FileOptions(values, tuple(name for name in table if name not in options), notes, unread)
 
 
 def flatten(table: Mapping[str, Any]) -> dict[str, Any]:
@@ -95,37 +103,73 @@ def _toml_library() -> Any:
         raise UserError(f"--config_file needs the library {name}: run {command(name)}") from None
 
 
-def _is_unset(option: Option, value: Any) -> bool:
-    if isinstance(value, bool):
-        return False
-    if value == "" and (option.kind != "str" or option.choices):
-        return True
-    return value in (0, "0") and option.dest in ZERO_MEANS_UNSET
+def _read(option: Option, value: Any) -> tuple[Any, str]:
+    """Return a TOML value as the option wants it, and what to tell about it; a list takes a single value."""
+    if option.is_list:
+        return tuple(_convert(option, item) for item in _items(option, value)), ""
+    if isinstance(value, str | int | float) and option.choices and not isinstance(value, bool):
+        return _choose(option, value)
+    return _convert(option, value), ""
 
 
-def _convert(option: Option, value: Any, path: Path) -> Any:
-    """Return a TOML value as the option wants it; a list option takes a single value too."""
-    try:
-        if option.is_list:
-            items = value if isinstance(value, list) else [value]
-            return tuple(_convert_one(option, item) for item in items)
-        return _convert_one(option, value)
-    except ValueError as error:
-        shown = "the value" if option.dest in ENVIRONMENT else str(error)
-        raise UserError(f"{path}: {option.dest}: {shown}") from None
+def _items(option: Option, value: Any) -> list[Any]:
+    if isinstance(value, str):
+        value = _listed(option, value)
+    items = value if isinstance(value, list) else [value]
+    return [item for item in items if item != ""]
 
 
-def _convert_one(option: Option, value: Any) -> Any:
+def _listed(option: Option, text: str) -> Any:
+    """Return the items of a list that is written as text: as Python writes one, or numbers in a row."""
+    if text.startswith("[") and text.endswith("]"):
+        try:
+            return ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            raise ValueError(f"{text!r} is no list that Python or TOML would write") from None
+    return text if option.kind == "str" else text.replace(",", " ").split()
+
+
+def _choose(option: Option, value: str | int | float) -> tuple[Any, str]:
+    """Return the choice that a value is, or means."""
+    text = _without_fraction(_as_text(value)) if option.kind == "int" else _as_text(value)
+    choices = {str(choice): choice for choice in option.choices or () if choice is not None}
+    if text in choices:
+        return choices[text], ""
+    meant = meaning(option, text)
+    if meant is None:
+        raise ValueError(f"{value!r} is not one of {', '.join(choices)}")
+    chosen = option.default if meant.value is None else meant.value
+    return chosen, f"{value} is read as {chosen}: {meant.reason}" if meant.is_told else ""
+
+
+def _convert(option: Option, value: Any) -> Any:
     if option.kind == "bool":
-        if value not in (0, 1) or isinstance(value, str):
-            raise ValueError(f"{value!r} is not {WANTED['bool']}")
-        return bool(value)
+        return _convert_switch(value)
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise ValueError(f"{_shown(value)} is not {WANTED[option.kind]}")
-    converted = read_text(option.kind, _as_text(value))
-    if option.choices and converted not in option.choices:
-        raise ValueError(f"{value!r} is not one of {', '.join(map(str, option.choices))}")
-    return converted
+    text = _as_text(value)
+    if option.kind == "int":
+        text = _without_fraction(text)
+    return read_text(option.kind, text.lower() if option.dest in LOWER_CASE else text)
+
+
+def _convert_switch(value: Any) -> bool:
+    if isinstance(value, str):
+        value = {"true": True, "false": False, "1": True, "0": False}.get(value.strip().lower(), value)
+    if value not in (0, 1) or isinstance(value, str):
+        raise ValueError(f"{value!r} is not {WANTED['bool']}")
+    return bool(value)
+
+
+def _without_fraction(text: str) -> str:
+    """Return a whole number that is written as a fraction, `64.0`, as one; any other text as it is."""
+    if text.lstrip("+-").isdigit():
+        return text
+    try:
+        number = float(text)
+    except ValueError:
+        return text
+    return str(int(number)) if number.is_integer() else text
 
 
 def _as_text(value: str | int | float) -> str:

@@ -12,12 +12,23 @@ class Run:
 
     A section that the script does not have answers with its defaults, so that code shared by several
     scripts need not ask which one is running; `section in run` tells.
+
+    Attributes:
+        from_file: options that a configuration file gave; front-ends write it, without knowing the machine.
     """
 
-    def __init__(self, script: str, family: str, sections: Iterable[Any], method: str = "") -> None:
+    def __init__(
+        self,
+        script: str,
+        family: str,
+        sections: Iterable[Any],
+        method: str = "",
+        from_file: frozenset[str] = frozenset(),
+    ) -> None:
         self.script = script
         self.family = family
         self.method = method
+        self.from_file = from_file
         self._sections = {type(section): section for section in sections}
 
     def __getitem__(self, section: type[Section]) -> Section:
@@ -32,7 +43,7 @@ class Run:
     def with_sections(self, *sections: Any) -> "Run":
         """Return a copy in which each given section replaces the one of its type."""
         replaced = self._sections | {type(section): section for section in sections}
-        return Run(self.script, self.family, replaced.values(), self.method)
+        return Run(self.script, self.family, replaced.values(), self.method, self.from_file)
 
     def values(self) -> dict[str, Any]:
         """Return every option of every section, by its name on the command line."""

@@ -89,10 +89,10 @@ def parse_line(line: str) -> PromptOptions:
 
 
 def read_prompts(path: Path) -> list[PromptOptions]:
-    """Read a prompt file; its suffix decides how.
+    """Read a prompt file, which may hold none; its suffix decides how.
 
     Raises:
-        UserError: the file is missing, has another suffix or cannot be read, or holds no prompt.
+        UserError: the file is missing, has another suffix or cannot be read.
     """
     readers: dict[str, Callable[[str], list[PromptOptions]]] = {
         ".txt": _from_lines,
@@ -103,16 +103,13 @@ def read_prompts(path: Path) -> list[PromptOptions]:
     if reader is None:
         raise UserError(f"prompt file {path} ends in '{path.suffix}'; use one of {', '.join(readers)}")
     try:
-        prompts = reader(path.read_text(encoding="utf-8-sig"))
+        return reader(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise UserError(f"prompt file {path} cannot be read: {error.strerror}; check the path") from None
     except ValueError as error:
         raise UserError(f"prompt file {path} is not valid: {str(error).splitlines()[0]}; mend it") from None
     except UserError as error:
         raise UserError(f"prompt file {path}: {error}") from None
-    if not prompts:
-        raise UserError(f"prompt file {path} holds no prompt; write one per line")
-    return prompts
 
 
 def _from_lines(text: str) -> list[PromptOptions]:

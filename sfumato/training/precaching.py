@@ -28,7 +28,7 @@ from sfumato.nn.precision import dtype_named
 from sfumato.training import distributed
 from sfumato.training.caches import cache_captions, cache_pictures, check_places
 from sfumato.training.distributed import Processes
-from sfumato.training.precision import Precision, precision_for
+from sfumato.training.precision import Precision, for_device, precision_for
 
 logger = logging.getLogger(__name__)
 
@@ -85,6 +85,9 @@ def _workplace(run: Run, parts: Sequence[str]) -> Iterator[_Workplace]:
     run = run.with_sections(_to_disk(run))
     processes = distributed.start(run[DistributedConfig])
     try:
+        run, overridden = for_device(run, processes.device)
+        for line in overridden:
+            logger.warning(line)
         precision = precision_for(run[PrecisionConfig], processes.device)
         family = family_for(run)
         family.check(parts)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import inspect
 from collections.abc import Collection, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from sfumato.config.precision import PrecisionConfig
+from sfumato.config.run import Run
 from sfumato.errors import UserError
 from sfumato.training.scaling import HalfScaler, Scaler
 
@@ -76,6 +77,23 @@ class Precision:
                 f"--full_fp16 with {kind.__name__}: eps {eps:g} is too small for float16; "
                 "give --optimizer_args eps=1e-4, or --optimizer_type AdamW8bit"
             )
+
+
+def for_device(run: Run, device: torch.device) -> tuple[Run, list[str]]:
+    """Return the run with bf16 where a file asks a processor for fp16, and the line that says so.
+
+    Who writes a command line can mend it, and is refused by `precision_for`; a front-end's file does not know
+    the machine.
+    """
+    asked = run[PrecisionConfig]
+    formats = {"mixed_precision", *(("full_fp16",) if asked.full_fp16 else ())}
+    if device.type != "cpu" or asked.mixed_precision != "fp16" or not formats <= run.from_file:
+        return run, []
+    instead = replace(
+        asked, mixed_precision="bf16", full_fp16=False, full_bf16=asked.full_bf16 or asked.full_fp16
+    )
+    line = "--mixed_precision is fp16, which a CPU cannot train in; bf16 is used instead"
+    return run.with_sections(instead), [line]
 
 
 def precision_for(config: PrecisionConfig, device: torch.device) -> Precision:

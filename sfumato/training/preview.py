@@ -61,6 +61,9 @@ def plan(run: Run, family: Family) -> Previews | None:
         logger.warning("no previews are made: --sample_prompts, the file that says of what, is not given")
         return None
     prompts = _read(Path(config.sample_prompts), config.sample_sampler, family)
+    if not prompts:  # front-ends write such a file where no prompt was typed
+        logger.warning("no previews are made: --sample_prompts %s holds no prompt", config.sample_prompts)
+        return None
     return Previews(family, rhythm, prompts, run[NoiseConfig].zero_terminal_snr)
 
 

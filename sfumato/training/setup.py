@@ -92,6 +92,8 @@ def prepare(run: Run, processes: Processes) -> Session:
     started_at = time.time()
     names = saving.names_for(run[SavingConfig])
     trackers.check(run[TrackingConfig])
+    run, overridden = precision.for_device(run, processes.device)
+    _complain(overridden, run[FileConfig].strict)
     policy = precision.precision_for(run[PrecisionConfig], processes.device)
     optimizer = optimizers.plan(run[OptimizerConfig])
     policy.check_optimizer(optimizer.kind, optimizer.arguments)

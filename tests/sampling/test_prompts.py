@@ -118,7 +118,6 @@ def test_json_mixes_lines_and_objects(tmp_path: Path, caplog: pytest.LogCaptureF
     ("name", "content", "complaint"),
     [
         ("p.yaml", "x", r"ends in '\.yaml'; use one of \.txt, \.toml, \.json"),
-        ("p.txt", "# only this\n", "holds no prompt"),
         ("p.toml", "prompt = ", "is not valid"),
         ("p.toml", "prompt = 3", r"\[prompt\] is 3"),
         ("p.toml", "[prompt]\nsubset = 3", r"prompt.subset is 3; write it with double brackets"),
@@ -134,6 +133,13 @@ def test_a_bad_file_is_one_clear_line(tmp_path: Path, name: str, content: str, c
     with pytest.raises(UserError, match=complaint) as error:
         read_prompts(path)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("name", "content"), [("p.txt", ""), ("p.txt", "# only this\n"), ("p.json", "[]")])
+def test_a_file_may_hold_no_prompt(tmp_path: Path, name: str, content: str) -> None:
+    path = tmp_path / name
+    path.write_text(content)
+    assert read_prompts(path) == []
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

@@ -257,13 +257,19 @@ def test_nothing_is_planned_unless_a_time_and_a_file_are_given(caplog: pytest.Lo
     assert "--sample_prompts, the file that says of what, is not given" in caplog.text
 
 
+def test_a_file_without_prompts_makes_no_previews(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "a.txt").write_text("")
+    config = PreviewConfig(sample_prompts=str(tmp_path / "a.txt"), sample_at_first=True)
+    assert preview.plan(Run("train", "fake", [config]), FakeFamily()) is None  # type: ignore[arg-type]
+    assert "a.txt holds no prompt" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
         ("a.txt", None, r"--sample_prompts: prompt file .*a\.txt cannot be read"),
         ("a.md", "a cat", r"ends in '\.md'"),
         ("a.toml", "[prompt", r"a\.toml is not valid"),
-        ("a.txt", "# nothing", r"holds no prompt"),
         ("a.txt", "a\nb --w -8", r"prompt 2: width is -8; use 1 or more"),
     ],
 )
