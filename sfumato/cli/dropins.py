@@ -1,8 +1,12 @@
-"""The drop-in folder: one small file with the name of each script and each network module of sd-scripts."""
+"""The drop-in folder: one small file with the name of each script and each network module of sd-scripts.
+
+What lets pip install it lies in it, too.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
 
+from sfumato.cli import folder_package
 from sfumato.cli.flags import make_parser, parse_flags
 from sfumato.cli.runs import SCRIPTS
 from sfumato.cli.script import Script
@@ -74,9 +78,10 @@ def main(argv: Sequence[str]) -> int:
 
 
 def files() -> dict[str, str]:
-    """Return the text of every drop-in by its path below the folder."""
+    """Return the text of every file by its path below the folder."""
     scripts = {f"{script.name}.py": _drop_in(script) for script in SCRIPTS if script.is_drop_in}
-    return scripts | {f"{name}.py": _network_module(name) for name in NETWORK_MODULES}
+    modules = {f"{name}.py": _network_module(name) for name in NETWORK_MODULES}
+    return scripts | modules | folder_package.files()
 
 
 def _network_module(path: str) -> str:

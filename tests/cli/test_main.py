@@ -78,7 +78,9 @@ def test_the_drop_in_folder_is_what_the_table_generates(
     assert {f"{row.name}.py" for row in SCRIPTS if row.is_drop_in} < files().keys()
     for folder in (ROOT / "sd-scripts", tmp_path / "new"):
         found = {
-            path.relative_to(folder).as_posix(): path.read_text("utf-8") for path in folder.rglob("*.py")
+            path.relative_to(folder).as_posix(): path.read_text("utf-8")
+            for path in folder.rglob("*")
+            if path.suffix == ".py" or path.name in ("requirements.txt", "pyproject.toml")
         }
         assert found == files()
 

@@ -1,0 +1,1 @@
+"""What programs that drive sd-scripts import."""
