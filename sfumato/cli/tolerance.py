@@ -34,6 +34,12 @@ ZERO_MEANS_UNSET: Mapping[str, str] = {
     "save_last_n_steps_state": "it would delete what has just been saved",
     "initial_epoch": "epochs are counted from 1",
     "network_dim": "an adapter of rank 0 learns nothing",
+    "dataset_repeats": "no picture would be seen",
+    "train_batch_size": "a batch of 0 pictures trains nothing",
+    "gradient_accumulation_steps": "no batch would be trained before a step",
+    "huber_scale": "the loss would be 0 everywhere",
+    "logit_std": "every picture would have the same noise level",
+    "discrete_flow_shift": "every picture would have no noise",
 }
 """The options whose 0 in a file counts as not given, each with the reason; every other 0 is a value."""
 

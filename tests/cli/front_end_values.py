@@ -144,6 +144,7 @@ UNDERSTOOD: tuple[tuple[str, str, Any], ...] = (
     ("noise_offset", "0", 0.0),
     ("huber_c", "0", DEFAULT),
     ("huber_scale", "1", 1.0),
+    ("huber_scale", "0", DEFAULT),
     ("vae_batch_size", "0", DEFAULT),
     ("max_data_loader_n_workers", "0", 0),
     ("persistent_data_loader_workers", "1", True),

@@ -71,6 +71,12 @@ def test_what_would_change_the_result_and_means_nothing_is_one_line(script: Scri
         assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("script", TRAINERS, ids=lambda script: script.name)
+def test_no_zero_in_a_file_stops_a_run(script: Script, tmp_path: Path) -> None:
+    names = [name for name in script.options() if name != "base_weights_multiplier"]
+    _parse(tmp_path, "".join(f"{name} = 0\n" for name in names), script=script.name)
+
+
 @pytest.mark.parametrize("name", ["network_dim", "max_token_length"])
 def test_the_command_line_is_read_by_the_letter(name: str) -> None:
     with pytest.raises(UserError, match=f"--{name}"):
