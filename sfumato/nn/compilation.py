@@ -18,6 +18,9 @@ from torch import nn
 from sfumato import installing
 from sfumato.errors import UserError
 
+_MISSPELT = {"tensort": "tensorrt"}
+"""Backends that sd-scripts' options call by another name than torch does."""
+
 _CASES = 8
 """How often one kind of block may be compiled for every block there is: batch sizes, modes, gradients."""
 
@@ -29,7 +32,7 @@ def check(backend: str, device: torch.device) -> None:
         backend: one of torch.compile's.
         device: what the blocks run on.
     """
-    is_listed = backend in torch.compiler.list_backends(exclude_tags=())
+    is_listed = _MISSPELT.get(backend, backend) in torch.compiler.list_backends(exclude_tags=())
     if not is_listed or (backend == "tvm" and find_spec("tvm") is None):  # that one is always listed
         raise UserError(f"--dynamo_backend {backend} is not installed here; use inductor")
     if backend == "inductor" and (lack := _lack_of_inductor(device)):
@@ -42,7 +45,7 @@ def enable(blocks: Sequence[nn.Module], backend: str) -> None:
     config = torch._dynamo.config
     config.cache_size_limit = max(config.cache_size_limit, _CASES * len(blocks))
     for block in blocks:
-        block.forward = torch.compile(block.forward, backend=backend, dynamic=True)
+        block.forward = torch.compile(block.forward, backend=_MISSPELT.get(backend, backend), dynamic=True)
 
 
 def _lack_of_inductor(device: torch.device) -> str | None:

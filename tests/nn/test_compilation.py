@@ -65,3 +65,12 @@ def test_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None
     for backend in ("ofi", "tvm"):
         with pytest.raises(UserError, match=f"^--dynamo_backend {backend} is not installed here"):
             compilation.check(backend, CPU)
+
+
+def test_a_backend_that_the_option_misspells_is_torchs_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(torch.compiler, "list_backends", lambda exclude_tags: ["tensorrt"])
+    monkeypatch.setattr(torch, "compile", lambda forward, backend, dynamic: asked.append(backend) or forward)
+    compilation.check("tensort", CPU)
+    compilation.enable([torch.nn.Linear(1, 1)], "tensort")
+    assert asked == ["tensorrt"]

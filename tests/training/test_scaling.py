@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from sfumato.config.precision import PrecisionConfig
+from sfumato.config.run import Run
 from sfumato.errors import UserError
 from sfumato.training.plan import Plan
-from sfumato.training.precision import Precision, precision_for
+from sfumato.training.precision import Precision, for_device, precision_for
 from sfumato.training.scaling import HalfScaler
 from sfumato.training.stepping import Stepping
 from sfumato.training.update import Update
@@ -87,6 +88,19 @@ def test_float16_weights_get_a_scaler_that_takes_them() -> None:
     assert precision_for(asked, torch.device("cuda")) == HALF
     with pytest.raises(UserError, match="fp16, which a CPU cannot train in"):
         precision_for(asked, torch.device("cpu"))
+
+
+def test_a_file_that_asks_a_processor_for_float16_gets_bfloat16() -> None:
+    asked = PrecisionConfig(mixed_precision="fp16", full_fp16=True)
+    names = frozenset({"mixed_precision", "full_fp16"})
+    from_file = Run("train", "fake", [asked], from_file=names)
+    run, (line,) = for_device(from_file, torch.device("cpu"))
+    assert run[PrecisionConfig] == PrecisionConfig(mixed_precision="bf16", full_bf16=True)
+    assert "bf16 is used instead" in line
+    assert for_device(from_file, torch.device("cuda")) == (from_file, [])
+    for kept in (frozenset(), names - {"full_fp16"}):
+        typed = Run("train", "fake", [asked], from_file=kept)
+        assert for_device(typed, torch.device("cpu")) == (typed, [])
 
 
 def test_an_optimizer_that_would_divide_by_zero_in_float16_is_refused() -> None:
