@@ -20,7 +20,7 @@ OPTIMIZERS = {
 """Libraries of optimizers that front-ends offer by name, with the oldest versions of the package's extras."""
 
 _HEAD = """\
-# Run in this folder, beside a PyTorch that suits the machine: python -m pip install -r requirements.txt
+# Run in this folder, beside a PyTorch that suits the machine, as front-ends do: `-r requirements.txt`
 """
 
 _PROJECT = """\

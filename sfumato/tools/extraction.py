@@ -118,9 +118,8 @@ def extract(run: Run) -> None:
     target = adapter_output("--save_to", options.save_to, models)
     device = device_named(options.device or "cpu")
     insistence = run[InsistenceOptions]
-    of_kind = InsistenceOptions(
-        v2=insistence.v2, sdxl=insistence.sdxl
-    )  # only what is learned has to predict so
+    # Only the model that has learned must predict what the user insists on.
+    of_kind = replace(insistence, v_parameterization=None, prediction_type="auto")
     name, original = open_model(options.model_org, "--model_org", of_kind)
     _, tuned = open_model(options.model_tuned, "--model_tuned", insistence)
     rule = BlockRule(Size(options.dim), Size(options.conv_dim) if options.conv_dim else None)

@@ -159,6 +159,7 @@ UNDERSTOOD: tuple[tuple[str, str, Any], ...] = (
     ("sigmoid_scale", "1", 1.0),
     ("discrete_flow_shift", '"3.0"', 3.0),
     ("blocks_to_swap", "0", 0),
+    ("prediction_type", '"v_prediction"', "v_prediction"),
     ("t5xxl_max_token_length", "512.0", 512),
     ("weighting_scheme", '"uniform"', "uniform or none"),
     # names of what is not there
