@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +16,10 @@ from sfumato.adapters.layer import AdapterLayer
 from sfumato.adapters.loading import layers_from
 from sfumato.adapters.network import AdapterNetwork
 from sfumato.errors import UserError
+from sfumato.log import counted
 from sfumato.models.family import AdapterTarget
+
+logger = logging.getLogger(__name__)
 
 _VALUES_AT_ONCE = 1 << 22
 """What fits into a processor's cache, about: rows are taken by so many values."""
@@ -29,7 +33,7 @@ class Adapter:
 
     Attributes:
         layers: tensors of each layer, as `read_adapter` returns them.
-        strength: of each layer, by its name in the file.
+        strength: of each layer, by its name in the file, whatever its alpha.
     """
 
     path: Path
@@ -51,11 +55,20 @@ class Adapter:
                 f"--models: {path} names its layers {next(iter(layers))} ..., and not lora_unet_ ...; "
                 "use another file"
             )
-        return cls(path, layers, strength)
+        adapter = cls(path, layers, strength)
+        if off := sum(map(adapter.is_off, layers)):
+            number = counted(off, "layer is", "layers are")
+            logger.info("%s: %s switched off by an alpha of 0", path, number)
+        return adapter
 
     def name_for(self, target: AdapterTarget) -> str | None:
         """Return what the file calls a layer; None if it leaves it alone."""
         return next((p + target.name for p in _PREFIXES if p + target.name in self.layers), None)
+
+    def is_off(self, name: str) -> bool:
+        """Return whether a layer changes nothing at any strength, for its alpha is 0."""
+        alpha = self.layers[name].get("alpha")
+        return alpha is not None and float(alpha) == 0
 
     def factors(self, target: AdapterTarget) -> tuple[Tensor, Tensor] | None:
         """Return up (m, r), scaled, and down (r, n) of a layer's LoRA; None where it is of another kind."""
@@ -63,7 +76,7 @@ class Adapter:
         if tensors.keys() - {"alpha"} != {"lora_down.weight", "lora_up.weight"}:
             return None
         down, up = tensors["lora_down.weight"].flatten(1), tensors["lora_up.weight"].flatten(1)
-        scale = (float(tensors["alpha"]) or down.shape[0]) / down.shape[0]
+        scale = float(tensors["alpha"]) / down.shape[0]
         return (up if scale == 1 else up.float() * scale), down
 
     def layer(self, target: AdapterTarget) -> AdapterLayer:
@@ -98,7 +111,8 @@ def changed(
         target: the layer; its own weight is not looked at.
         dtype: of the result.
     """
-    own = [(adapter, adapter.strength(name)) for adapter in adapters if (name := adapter.name_for(target))]
+    named = [(adapter, name) for adapter in adapters if (name := adapter.name_for(target))]
+    own = [(adapter, adapter.strength(name)) for adapter, name in named if not adapter.is_off(name)]
     own = [(adapter, strength) for adapter, strength in own if strength]
     factors = [adapter.factors(target) for adapter, _ in own]
     if all(factors):

@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 from sfumato.adapters import interchange
+from sfumato.adapters.soundness import require_sound
 from sfumato.checkpoints.hashes import adapter_hashes
+from sfumato.checkpoints.lazy import AnyTensor, finite
 from sfumato.checkpoints.pickles import SUFFIXES as PICKLE_SUFFIXES
 from sfumato.checkpoints.pickles import write_pickle
 from sfumato.checkpoints.tensors import open_tensors, write_tensors
@@ -31,14 +33,15 @@ _IS_WHOLE = {"lokr_w1"}
 def read_adapter(path: Path) -> dict[str, dict[str, Tensor]]:
     """Return the tensors of each layer: `{"lora_unet_img_in": {"alpha": ..., "lora_down.weight": ...}}`.
 
+    An alpha that is missing is what does not scale; one of 0, with which block-weighting tools switch a layer
+    off, stays 0.
+
     Raises:
-        UserError: the file is missing, broken, empty or no adapter.
+        UserError: the file is missing, broken, empty or no adapter, or a layer of it is not sound.
     """
     keys = read_keys(path)
-    shapes = {key: tuple(tensor.shape) for key, tensor in keys.items()}
-    kind = recognise(shapes)
-    if kind is None or kind.name not in ADAPTERS:
-        raise UserError(f"{path}: {describe(shapes)}; give a LoRA, LoHa, LoKr or OFT")
+    if not is_adapter(keys):
+        raise UserError(f"{path}: {describe(_shapes(keys))}; give a LoRA, LoHa, LoKr or OFT")
     layers: dict[str, dict[str, Tensor]] = defaultdict(dict)
     names = own_names({_bare(key) for key in keys})
     for key, tensor in keys.items():
@@ -47,12 +50,21 @@ def read_adapter(path: Path) -> dict[str, dict[str, Tensor]]:
         layers[name.removesuffix(bare) + names.get(bare, bare)][rest] = tensor
     for tensors in layers.values():
         ranks = [tensor.shape[0] for name, tensor in tensors.items() if name in _BY_RANK]
-        is_scaled = "alpha" in tensors and float(tensors["alpha"]) != 0
-        if (
-            ranks or _IS_WHOLE & tensors.keys()
-        ) and not is_scaled:  # without an alpha, or with 0: do not scale
+        if "alpha" in tensors:
+            tensors["alpha"] = tensors["alpha"].reshape(())
+        elif ranks or _IS_WHOLE & tensors.keys():
             tensors["alpha"] = torch.tensor(float((ranks or [1])[0]))
     return dict(layers)
+
+
+def is_adapter(tensors: Mapping[str, Tensor]) -> bool:
+    """Return whether these are the tensors of an adapter of a kind that is known."""
+    kind = recognise(_shapes(tensors))
+    return kind is not None and kind.name in ADAPTERS
+
+
+def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {key: tuple(tensor.shape) for key, tensor in tensors.items()}
 
 
 def _bare(key: str) -> str:
@@ -64,11 +76,14 @@ def read_keys(path: Path) -> dict[str, Tensor]:
     """Return an adapter's tensors by our keys, whichever naming the file has.
 
     Raises:
-        UserError: the file is missing or broken.
+        UserError: the file is missing or broken, or an adapter that is not sound.
     """
     with open_tensors(path) as reader:
         tensors = interchange.undotted(dict(reader.items()))
-    if not interchange.is_foreign(tensors):
+    is_foreign = interchange.is_foreign(tensors)
+    if is_foreign or is_adapter(tensors):  # a model would take long to look at
+        require_sound(path, tensors)
+    if not is_foreign:
         return tensors
     own, rest = interchange.to_own(tensors)
     if rest:
@@ -77,7 +92,10 @@ def read_keys(path: Path) -> dict[str, Tensor]:
 
 
 def write_adapter(
-    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str], dtype: torch.dtype | None = None
+    path: Path,
+    tensors: Mapping[str, AnyTensor],
+    metadata: Mapping[str, str],
+    dtype: torch.dtype | None = None,
 ) -> None:
     """Write an adapter file; the hashes are of the tensors as written.
 
@@ -86,8 +104,14 @@ def write_adapter(
         tensors: by their keys in the file.
         metadata: without hashes.
         dtype: what every tensor is cast to, alpha included, as other tools expect; None keeps each its own.
+
+    Raises:
+        UserError: as `write_tensors` says.
     """
-    ready = {key: tensor.detach().to("cpu", dtype or tensor.dtype) for key, tensor in tensors.items()}
+    ready = {
+        key: tensor if tensor.is_floating_point() else tensor.to(dtype or tensor.dtype)
+        for key, tensor in finite(path, tensors, dtype)
+    }
     if path.suffix.lower() in PICKLE_SUFFIXES:
         write_pickle(path, ready)
     else:

@@ -25,6 +25,7 @@ from sfumato.adapters.layer import Strength
 from sfumato.adapters.network import Network, norm_figures
 from sfumato.adapters.rates import ParameterGroup
 from sfumato.adapters.renaming import Names, copy_by_path, names_in_files, rename_file, renamed, unknown
+from sfumato.checkpoints.tensors import require_finite_file
 from sfumato.errors import UserError
 from sfumato.log import counted
 from sfumato.models.family import DENOISER, VAE, Family
@@ -235,6 +236,7 @@ class ForeignNetwork:
         temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
         try:
             self._network.save_weights(str(temporary), dtype, dict(metadata))
+            require_finite_file(temporary, path)
             if self._is_renamed:
                 rename_file(temporary, self._names)
             os.replace(temporary, path)

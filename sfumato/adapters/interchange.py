@@ -1,9 +1,10 @@
 """LoRA files between our naming and that of diffusers, which AI-toolkit and others write.
 
 There, a layer is called `transformer.transformer_blocks.0.attn.to_q`, its halves `lora_A` and `lora_B`, and
-the scale is 1. Layers that published models fuse are several: fused, their halves are stacked, and `up` is
-block-diagonal; taken apart, each gets its own ranks back, or where the ranks were shared, a copy of `down`.
-Text encoders and ranks are kept both ways.
+the scale is 1; a layer that is switched off by an alpha of 0 gets an `up` of zeros. Layers that published
+models fuse are several: fused, their halves are stacked, and `up` is block-diagonal; taken apart, each gets
+its own ranks back, or where the ranks were shared, a copy of `down`. Text encoders and ranks are kept both
+ways.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ def to_own(tensors: Tensors) -> tuple[dict[str, Tensor], list[str]]:
     known: set[str] = set()
     for entry in exchanged(tensors):
         names = [name if name in layers else _flat(name) for name in entry.theirs]
-        parts = [_complete(layers.get(name, {})) for name in names]
+        parts = [layers[name] if {"down", "up"} <= layers.get(name, {}).keys() else {} for name in names]
         if any(parts):
             known |= {name for name, part in zip(names, parts, strict=True) if part}
             found |= _own_layer(entry, parts)
@@ -120,6 +121,9 @@ def parts_of(up: Tensor, widths: Sequence[int]) -> list[slice] | None:
 
 
 def _own_layer(entry: Exchanged, parts: Sequence[Tensors]) -> dict[str, Tensor]:
+    is_off = all(_scale(part) == 0 for part in parts if part)
+    if not is_off:
+        parts = [_at_scale_1(part) for part in parts]
     downs = [part["down"] for part in parts if part]
     columns = downs[0].shape[1]
     widths = [
@@ -138,22 +142,20 @@ def _own_layer(entry: Exchanged, parts: Sequence[Tensors]) -> dict[str, Tensor]:
     return {
         f"{name}.lora_down.weight": torch.cat(downs),
         f"{name}.lora_up.weight": up if len(parts) > 1 else parts[0]["up"],
-        f"{name}.alpha": torch.tensor(float(rank)),
+        f"{name}.alpha": torch.tensor(0.0 if is_off else float(rank)),
     }
 
 
 def _their_layers(entry: Exchanged, own: Tensors) -> dict[str, Tensor]:
     down, up = own["down"].flatten(1), own["up"].flatten(1)
     rank = down.shape[0]
-    scale = _alpha(own, rank) / rank
-    of_down, of_up = _halved(scale)
-    down, up = down * of_down, up * of_up
     widths = [up.shape[0]]
     if len(entry.theirs) > 1:
         widths = list(entry.widths(down.shape[1]))
         widths[-1] = up.shape[0] - sum(widths[:-1])
     ranks = parts_of(up, widths) or [slice(0, rank)] * len(widths)
-    found = {}
+    of_down, of_up = _halved(_scale(own))
+    down, up, found = down * of_down, up * of_up, {}
     for name, rows, own_ranks in zip(entry.theirs, up.split(widths), ranks, strict=True):
         if own_ranks.stop > own_ranks.start:
             found[f"{name}.lora_A.weight"] = down[own_ranks].contiguous()
@@ -163,6 +165,8 @@ def _their_layers(entry: Exchanged, own: Tensors) -> dict[str, Tensor]:
 
 def _halved(scale: float) -> tuple[float, float]:
     """Return two factors of a scale, near each other, one of them a power of two, which rounds nothing."""
+    if scale == 0:
+        return 1.0, 0.0
     of_down, of_up = scale, 1.0
     while 0 < abs(of_down) * 2 < of_up:
         of_down, of_up = of_down * 2, of_up / 2
@@ -171,18 +175,15 @@ def _halved(scale: float) -> tuple[float, float]:
     return of_down, of_up
 
 
-def _complete(part: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return a layer at scale 1; empty if a half is missing."""
-    if not {"down", "up"} <= part.keys():
-        return {}
-    rank = part["down"].shape[0]
-    scale = _alpha(part, rank) / rank
-    return {"down": part["down"], "up": part["up"] if scale == 1 else part["up"] * scale}
+def _at_scale_1(part: Tensors) -> Tensors:
+    """Return a layer with its scale in `up`; nothing of one that is missing."""
+    scale = _scale(part) if part else 1.0
+    return part if scale == 1 else {"down": part["down"], "up": part["up"] * scale}
 
 
-def _alpha(part: Tensors, rank: int) -> float:
-    """Return a layer's alpha; without one, or with 0, it is the rank."""
-    return (float(part["alpha"]) if "alpha" in part else 0.0) or float(rank)
+def _scale(part: Tensors) -> float:
+    """Return what a layer's product is multiplied by: alpha / rank, or 1 without an alpha."""
+    return float(part["alpha"]) / part["down"].shape[0] if "alpha" in part else 1.0
 
 
 def _by_layer(tensors: Tensors) -> dict[str, dict[str, Tensor]]:

@@ -50,6 +50,11 @@ class AdapterLayer(Protocol):
     target: AdapterTarget
     strength: Strength
 
+    @property
+    def is_off(self) -> bool:
+        """Whether alpha is 0, so that the layer changes nothing and learns nothing."""
+        ...
+
     def change(self, inputs: Tensor, output: Tensor) -> Tensor:
         """Return the layer's output with the adapter at work.
 

@@ -33,7 +33,8 @@ class Loha(nn.Module):
         Args:
             target: the layer to adapt.
             rank: of each of the two factors, at least 1.
-            alpha: the change is scaled by alpha / rank; None or 0 means alpha = rank.
+            alpha: the change is scaled by alpha / rank; None or 0 means alpha = rank, though 0 in a file that
+                is loaded switches the layer off.
             dropouts: what to leave out during training.
             has_core: factor convolutions larger than 1x1 along both channels and keep a small kernel
                 (a Tucker decomposition), instead of treating them as matrices.
@@ -64,7 +65,12 @@ class Loha(nn.Module):
         """Make an untrained LoHa of the rank, alpha and form that a file has."""
         rank = tensors["hada_w1_b"].shape[0]
         alpha = tensors.get("alpha")
-        return cls(target, rank, rank if alpha is None else alpha.item(), dropouts, "hada_t1" in tensors)
+        return cls(target, rank, None if alpha is None else alpha.item(), dropouts, "hada_t1" in tensors)
+
+    @property
+    def is_off(self) -> bool:
+        """Whether alpha is 0, so that the layer changes nothing and learns nothing."""
+        return self._scale == 0
 
     def reset_parameters(self) -> None:
         """Draw the first product and half of the second from the global generator; the other half is zero."""
@@ -74,9 +80,8 @@ class Loha(nn.Module):
 
     def change(self, inputs: Tensor, output: Tensor) -> Tensor:
         """Return `output` plus what the change of the weight makes of `inputs`; see `AdapterLayer`."""
-        return dense.changed(
-            self, self.target.module, inputs, output, self._weight, self.strength, self.dropouts
-        )
+        strength = 0.0 if self.is_off else self.strength
+        return dense.changed(self, self.target.module, inputs, output, self._weight, strength, self.dropouts)
 
     def delta(self) -> Tensor:
         """Return the change of the layer's weight at strength 1, shaped like the weight, in float32."""
@@ -103,7 +108,7 @@ class Loha(nn.Module):
 
     def _update_scale(self) -> None:
         """Read alpha once: reading it in every step would make the device wait."""
-        self._scale = (self.alpha.item() or self.rank) / self.rank
+        self._scale = self.alpha.item() / self.rank
 
     def _weight(self, dtype: torch.dtype | None = None) -> Tensor:
         product = self._product(1, dtype) * self._product(2, dtype) * self._scale

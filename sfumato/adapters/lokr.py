@@ -36,7 +36,7 @@ class Lokr(nn.Module):
             target: the layer to adapt.
             shapes: of all tensors, as `shapes_for` returns them or as a file has them.
             alpha: a low-rank factor is scaled by alpha / rank; None or 0 means alpha = rank. Without a
-                low-rank factor nothing is scaled.
+                low-rank factor nothing is scaled. In a file that is loaded, 0 switches any layer off.
             dropouts: what to leave out during training.
         """
         super().__init__()
@@ -61,6 +61,11 @@ class Lokr(nn.Module):
         alpha = tensors.get("alpha")
         return cls(target, shapes, None if alpha is None else alpha.item(), dropouts)
 
+    @property
+    def is_off(self) -> bool:
+        """Whether alpha is 0, so that the layer changes nothing and learns nothing."""
+        return self._scale == 0
+
     def reset_parameters(self) -> None:
         """Draw the factors from the global generator; w2, or the second half of it, is zero."""
         for parameter in self.parameters():
@@ -69,9 +74,8 @@ class Lokr(nn.Module):
 
     def change(self, inputs: Tensor, output: Tensor) -> Tensor:
         """Return `output` plus what the change of the weight makes of `inputs`; see `AdapterLayer`."""
-        return dense.changed(
-            self, self.target.module, inputs, output, self._weight, self.strength, self.dropouts
-        )
+        strength = 0.0 if self.is_off else self.strength
+        return dense.changed(self, self.target.module, inputs, output, self._weight, strength, self.dropouts)
 
     def delta(self) -> Tensor:
         """Return the change of the layer's weight at strength 1, shaped like the weight, in float32."""
@@ -103,7 +107,8 @@ class Lokr(nn.Module):
 
     def _update_scale(self) -> None:
         """Read alpha once: reading it in every step would make the device wait."""
-        self._scale = (self.alpha.item() or self.rank) / self.rank if self.rank else 1.0
+        alpha = self.alpha.item()
+        self._scale = alpha / self.rank if self.rank else float(alpha != 0)
 
     def _weight(self, dtype: torch.dtype | None = None) -> Tensor:
         small, large = self._factor(1, dtype), self._factor(2, dtype)

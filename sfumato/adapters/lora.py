@@ -41,8 +41,9 @@ class Lora(nn.Module):
         Args:
             target: the layer to adapt.
             rank: columns of one projection's down, at least 1.
-            alpha: the change is scaled by alpha / rank; None or 0 means alpha = rank. As in sd-scripts, an
-                int is stored as int64 and a float as float32.
+            alpha: the change is scaled by alpha / rank; None or 0 means alpha = rank, though 0 in a file that
+                is loaded switches the layer off. As in sd-scripts, an int is stored as int64 and a float as
+                float32.
             dropouts: what to leave out during training.
             splits: output widths of the fused projections that are adapted separately; empty for none.
         """
@@ -74,7 +75,12 @@ class Lora(nn.Module):
         """Make an untrained LoRA of the rank and alpha that a file has; without an alpha, alpha = rank."""
         alpha = tensors.get("alpha")
         rank = tensors["lora_down.weight"].shape[0]
-        return cls(target, rank, alpha.item() if alpha is not None else rank, dropouts)
+        return cls(target, rank, None if alpha is None else alpha.item(), dropouts)
+
+    @property
+    def is_off(self) -> bool:
+        """Whether alpha is 0, so that the layer changes nothing and learns nothing."""
+        return self._scale == 0
 
     def reset_parameters(self) -> None:
         """Draw `down` anew from the global generator and set `up` to zero."""
@@ -83,7 +89,9 @@ class Lora(nn.Module):
 
     def change(self, inputs: Tensor, output: Tensor) -> Tensor:
         """Return `output` plus the LoRA's own output; see `AdapterLayer`."""
-        if self._is_left_out() or (isinstance(self.strength, float | int) and self.strength == 0):
+        if self.is_off or (isinstance(self.strength, float | int) and self.strength == 0):
+            return output
+        if self._is_left_out():
             return output
         if not torch.is_autocast_enabled(inputs.device.type):
             inputs = inputs.to(self.lora_down.weight.dtype)
@@ -149,7 +157,7 @@ class Lora(nn.Module):
 
     def _update_scale(self) -> None:
         """Read alpha once: reading it in every step would make the device wait."""
-        self._scale = (self.alpha.item() or self.rank) / self.rank
+        self._scale = self.alpha.item() / self.rank
 
     def _is_left_out(self) -> bool:
         # Drawn on the CPU: the decision must not make the device wait.

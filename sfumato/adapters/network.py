@@ -182,7 +182,7 @@ class AdapterNetwork(nn.Module):
     def parameter_groups(
         self, default_lr: float | None, denoiser_lr: float | None, text_encoder_lrs: Sequence[float] | None
     ) -> list[ParameterGroup]:
-        """Return what to train at which rate; see `Network`."""
+        """Return what to train at which rate; see `Network`. What is switched off stays as it is."""
         grouping = Grouping(self.rates, self.text_parts)
         return grouping.groups(self.layers, default_lr, denoiser_lr, text_encoder_lrs)
 
@@ -237,12 +237,14 @@ class AdapterNetwork(nn.Module):
         return fill(self.layers, path, tensors)
 
     def describe(self) -> str:
-        """Return one line such as `adapts 304 layers of denoiser, 72 of clip_l`."""
+        """Return one line such as `adapts 304 layers of denoiser, 72 of clip_l`; it tells what is off."""
         counts = Counter(layer.target.part for layer in self.layers)
         parts = ", ".join(
             f"{count} of {part}" for part, count in sorted(counts.items(), key=lambda item: -item[1])
         )
-        return f"adapts {parts.replace(' of', ' layers of', 1)}" if parts else "adapts nothing"
+        off = sum(layer.is_off for layer in self.layers)
+        rest = f"; {off} of these are switched off by an alpha of 0, and stay so" if off else ""
+        return f"adapts {parts.replace(' of', ' layers of', 1)}{rest}" if parts else "adapts nothing"
 
 
 def norm_figures(num_scaled: Tensor, mean: Tensor, largest: Tensor) -> dict[str, Tensor]:

@@ -43,7 +43,8 @@ class Oft(nn.Module):
         Args:
             target: the layer to adapt.
             num_blocks: blocks of each projection; must divide its width. Fewer blocks learn more.
-            constraint: the norm that a projection's Q may have, divided by its width; stored as `alpha`.
+            constraint: the norm that a projection's Q may have, divided by its width; stored as `alpha`. With
+                0 the layer is off.
             dropouts: only that of whole layers is used.
             splits: output widths of the fused projections; None stores the layer's blocks as one tensor, an
                 empty tuple as a list of one.
@@ -76,6 +77,11 @@ class Oft(nn.Module):
         num_blocks = tensors["oft_blocks.0" if is_list else "oft_blocks"].shape[0]
         alpha = tensors.get("alpha")
         constraint = DEFAULT_CONSTRAINT if alpha is None else alpha.item()
+        if constraint < 0:
+            raise UserError(
+                f"{PREFIX}{target.name} has an alpha of {constraint:g}, which limits how far it turns; use a "
+                "file in which it is 0 or more"
+            )
         splits = target.splits if is_list else None
         widths = splits or (dense.shape_of(target.module)[0],)
         if any(width % num_blocks for width in widths):
@@ -85,9 +91,14 @@ class Oft(nn.Module):
             )
         return cls(target, num_blocks, constraint, dropouts, splits)
 
+    @property
+    def is_off(self) -> bool:
+        """Whether alpha is 0, so that the layer changes nothing and learns nothing."""
+        return self._constraint == 0
+
     def change(self, inputs: Tensor, output: Tensor) -> Tensor:
         """Return `output` with its blocks turned; see `AdapterLayer`."""
-        if isinstance(self.strength, float | int) and self.strength == 0:
+        if self.is_off or (isinstance(self.strength, float | int) and self.strength == 0):
             return output
         # Drawn on the CPU: the decision must not make the device wait.
         if self.training and self.dropouts.module and torch.rand(()).item() < self.dropouts.module:
@@ -146,6 +157,8 @@ class Oft(nn.Module):
 
 def _turn(blocks: Tensor, constraint: float) -> Tensor:
     """Return R - I of (blocks, size, size), after its skew part was scaled down to the constraint."""
+    if constraint == 0:
+        return torch.zeros_like(blocks)
     skew = blocks - blocks.mT
     norm = torch.linalg.vector_norm(skew)
     limit = constraint * blocks.shape[0] * blocks.shape[1]

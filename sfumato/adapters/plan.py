@@ -101,6 +101,7 @@ class AdapterPlan:
         network.noises = {name: noise for name, noise in refined.items() if noise}
         if self.start:
             logger.info(network.load(self.start))
+        _require_some_on(network.layers, self.weights or self.start)
         if self.is_verbose:
             for layer in network.layers:
                 logger.info("%s", layer)
@@ -118,3 +119,11 @@ class AdapterPlan:
     def _layer(self, target: AdapterTarget) -> AdapterLayer | None:
         size = self.rule.size_of(target)
         return None if size is None else self.make(target, size)
+
+
+def _require_some_on(layers: Sequence[AdapterLayer], path: Path | None) -> None:
+    if layers and all(layer.is_off for layer in layers):
+        raise UserError(
+            f"--network_weights {path} switches every layer off with an alpha of 0, so that nothing would be "
+            "trained; use another file"
+        )

@@ -132,10 +132,11 @@ def _groups(
     name: str, layers: Sequence[AdapterLayer], rate: float | None, ratio: float | None
 ) -> list[ParameterGroup]:
     """Return one group, or two where LoRA+ trains some parameters faster."""
-    parameters = [parameter for layer in layers for parameter in as_module(layer).parameters()]
+    learning = [layer for layer in layers if not layer.is_off]
+    parameters = [parameter for layer in learning for parameter in as_module(layer).parameters()]
     if not ratio or rate is None:
         return [ParameterGroup(parameters, rate, name)]
-    plus = [parameter for layer in layers for parameter in layer.plus_parameters()]
+    plus = [parameter for layer in learning for parameter in layer.plus_parameters()]
     plus_ids = {id(parameter) for parameter in plus}
     others = [parameter for parameter in parameters if id(parameter) not in plus_ids]
     return [ParameterGroup(others, rate, name), ParameterGroup(plus, rate * ratio, f"{name} plus")]

@@ -14,6 +14,7 @@ from tempfile import TemporaryDirectory
 from torch import nn
 
 from sfumato.adapters.files import write_adapter
+from sfumato.checkpoints.lazy import LazyTensor
 from sfumato.checkpoints.tensors import open_tensors
 from sfumato.models.family import DENOISER, Family
 
@@ -55,7 +56,9 @@ def unknown(keys: Iterable[str], names: Names) -> list[str]:
 def rename_file(path: Path, names: Names, target: Path | None = None) -> None:
     """Write an adapter file anew with translated keys, in place or to `target`; its hashes are made anew."""
     with open_tensors(path) as reader:
-        tensors = {renamed(key, names): tensor.clone() for key, tensor in reader.items()}
+        tensors = {
+            renamed(key, names): LazyTensor.of(tensor.clone(), is_copy=True) for key, tensor in reader.items()
+        }
         metadata = {key: text for key, text in reader.metadata.items() if not key.startswith("sshs_")}
     write_adapter(target or path, tensors, metadata)
 

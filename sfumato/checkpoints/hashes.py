@@ -6,15 +6,14 @@ import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
-from torch import Tensor
-
-from sfumato.checkpoints.tensors import LazyTensor, serialized
+from sfumato.checkpoints.lazy import AnyTensor
+from sfumato.checkpoints.tensors import serialized
 
 _WINDOW_START = 0x100000
 _WINDOW_END = 0x110000
 
 
-def adapter_hashes(tensors: Mapping[str, Tensor | LazyTensor], metadata: Mapping[str, str]) -> dict[str, str]:
+def adapter_hashes(tensors: Mapping[str, AnyTensor], metadata: Mapping[str, str]) -> dict[str, str]:
     """Return `sshs_model_hash` and `sshs_legacy_hash` of an adapter file, reading each tensor once.
 
     The model hash is the SHA-256 of the tensors' bytes in standard order; the legacy one that of 64 KiB at

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from sfumato.checkpoints.atomic import atomic_file
+from sfumato.checkpoints.lazy import AnyTensor, finite
 from sfumato.errors import UserError
 
 SUFFIXES = (".ckpt", ".pt", ".pth", ".bin")
@@ -50,16 +51,23 @@ def read_counters(path: Path) -> dict[str, int]:
 
 
 def write_pickle(
-    path: Path, tensors: Mapping[str, Tensor], counters: Mapping[str, int] | None = None
+    path: Path,
+    tensors: Mapping[str, AnyTensor],
+    counters: Mapping[str, int] | None = None,
+    dtype: torch.dtype | None = None,
 ) -> None:
     """Write tensors as a pickled dictionary; such files carry no metadata.
 
     Args:
+        dtype: what to cast floating-point tensors to; None keeps each tensor's own.
         counters: whole numbers to write beside the tensors, which then lie in an entry `state_dict`, as
             training frameworks have it.
+
+    Raises:
+        UserError: as `write_tensors` says.
     """
-    size_bytes = sum(tensor.nbytes for tensor in tensors.values())
-    plain: dict[str, Any] = {name: tensor.detach().cpu() for name, tensor in tensors.items()}
+    plain: dict[str, Any] = dict(finite(path, tensors, dtype))
+    size_bytes = sum(tensor.nbytes for tensor in plain.values())
     with atomic_file(path, size_bytes) as file:
         torch.save(plain if counters is None else {"state_dict": plain, **counters}, file)
 

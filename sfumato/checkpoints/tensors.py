@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import mmap
 import re
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol
@@ -17,6 +16,7 @@ from torch import Tensor
 from sfumato.checkpoints.atomic import atomic_file
 from sfumato.checkpoints.behind import behind
 from sfumato.checkpoints.header import Header, TensorInfo, encode_header, read_header, standard_order
+from sfumato.checkpoints.lazy import AnyTensor, LazyTensor, finite, loaded, written_as
 from sfumato.checkpoints.pickles import SUFFIXES as PICKLE_SUFFIXES
 from sfumato.checkpoints.pickles import read_pickle
 from sfumato.errors import UserError
@@ -26,29 +26,6 @@ SUFFIXES = (".safetensors", ".sft")
 _LARGE_BYTES = 1 << 20
 
 _SHARD = re.compile(r"(.+-)(\d{5})-of-(\d{5})(\.\w+)$")
-
-
-@dataclass(frozen=True)
-class LazyTensor:
-    """A tensor that is made when its turn to be written comes.
-
-    Attributes:
-        is_foreign: no weight of the model that is written: it keeps its number format.
-    """
-
-    dtype: torch.dtype
-    shape: tuple[int, ...]
-    load: Callable[[], Tensor]
-    is_foreign: bool = False
-
-    @classmethod
-    def foreign(cls, value: Tensor) -> LazyTensor:
-        """Return a tensor in memory that is no weight of the model."""
-        return cls(value.dtype, tuple(value.shape), lambda: value, is_foreign=True)
-
-    def made(self, dtype: torch.dtype | None) -> Tensor:
-        """Return the tensor, a floating-point weight in this format; None keeps its own."""
-        return self.load().to(_written(self, dtype))
 
 
 class TensorReader:
@@ -99,7 +76,7 @@ class TensorReader:
     def lazy(self, name: str, *, is_foreign: bool = False) -> LazyTensor:
         """Return a tensor to be read when it is written elsewhere; the reader must still be open then."""
         info = self.info(name)
-        return LazyTensor(info.dtype, info.shape, lambda: self.get(name), is_foreign)
+        return LazyTensor(info.dtype, info.shape, lambda: self.get(name), True, is_foreign)
 
     def items(self) -> Iterator[tuple[str, Tensor]]:
         """Yield every tensor, one at a time."""
@@ -161,9 +138,11 @@ def model_files(path: Path) -> list[Path]:
 
 def write_tensors(
     path: Path,
-    tensors: Mapping[str, Tensor | LazyTensor],
+    tensors: Mapping[str, AnyTensor],
     metadata: Mapping[str, str] | None = None,
     dtype: torch.dtype | None = None,
+    *,
+    takes_any: bool = False,
 ) -> None:
     """Write a safetensors file, one tensor at a time; `path` changes only when all is safely on the disk.
 
@@ -172,20 +151,34 @@ def write_tensors(
         tensors: in any order; a `LazyTensor` is made when its turn comes and forgotten at once.
         metadata: strings to store beside the tensors.
         dtype: what to cast floating-point weights to; None keeps each tensor's own.
+        takes_any: write what is no number, too; otherwise see `lazy.finite`.
 
     Raises:
-        UserError: the folder cannot be written, or the disk is full.
+        UserError: the folder cannot be written, the disk is full, or a value is no number or too large.
     """
-    header, chunks = serialized(tensors, metadata, dtype)
+    infos = _infos(tensors, dtype)
+    header, ordered = encode_header(infos, metadata or {}), {name: tensors[name] for name in infos}
+    made = _plainly(ordered, dtype) if takes_any else finite(path, ordered, dtype)
     with atomic_file(path, required_bytes(tensors, metadata, dtype)) as file:
         file.write(header)
         with behind(file.write) as write:  # the disk works while the next tensor is made
-            for chunk in chunks:
-                write(chunk)
+            for name, tensor in made:
+                write(_bytes(name, tensor, infos[name]))
+
+
+def require_finite_file(path: Path, name: Path) -> None:
+    """Look at a file that somebody else has written, before it gets its name.
+
+    Raises:
+        UserError: a value in it is no number.
+    """
+    with open_tensors(path) as file:
+        for _ in finite(name, dict(file.items())):
+            pass
 
 
 def required_bytes(
-    tensors: Mapping[str, Tensor | LazyTensor],
+    tensors: Mapping[str, AnyTensor],
     metadata: Mapping[str, str] | None = None,
     dtype: torch.dtype | None = None,
 ) -> int:
@@ -195,36 +188,31 @@ def required_bytes(
 
 
 def serialized(
-    tensors: Mapping[str, Tensor | LazyTensor],
-    metadata: Mapping[str, str] | None = None,
-    dtype: torch.dtype | None = None,
+    tensors: Mapping[str, AnyTensor], metadata: Mapping[str, str] | None = None
 ) -> tuple[bytes, Iterator[memoryview]]:
-    """Return a file's header and, one tensor at a time, its data."""
-    infos = _infos(tensors, dtype)
-    return encode_header(infos, metadata or {}), (
-        _data(name, tensors[name], info) for name, info in infos.items()
-    )
+    """Return a file's header and, one tensor at a time, its data, whatever the values."""
+    infos = _infos(tensors, None)
+    made = _plainly({name: tensors[name] for name in infos}, None)
+    return encode_header(infos, metadata or {}), (_bytes(name, tensor, infos[name]) for name, tensor in made)
 
 
-def _infos(tensors: Mapping[str, Tensor | LazyTensor], dtype: torch.dtype | None) -> dict[str, TensorInfo]:
+def _infos(tensors: Mapping[str, AnyTensor], dtype: torch.dtype | None) -> dict[str, TensorInfo]:
     infos = {
-        name: TensorInfo(_written(tensor, dtype), tuple(tensor.shape)) for name, tensor in tensors.items()
+        name: TensorInfo(written_as(tensor, dtype), tuple(tensor.shape)) for name, tensor in tensors.items()
     }
     return {name: infos[name] for name in standard_order(infos)}
 
 
-def _written(tensor: Tensor | LazyTensor, dtype: torch.dtype | None) -> torch.dtype:
-    """Return the number format that a tensor is written in where this one is asked for."""
-    is_foreign = isinstance(tensor, LazyTensor) and tensor.is_foreign
-    return dtype if dtype and tensor.dtype.is_floating_point and not is_foreign else tensor.dtype
+def _plainly(tensors: Mapping[str, AnyTensor], dtype: torch.dtype | None) -> Iterator[tuple[str, Tensor]]:
+    """Make each tensor as `lazy.finite` does, without looking at it."""
+    for name, tensor in tensors.items():
+        yield name, loaded(tensor).detach().to("cpu", written_as(tensor, dtype))
 
 
-def _data(name: str, tensor: Tensor | LazyTensor, info: TensorInfo) -> memoryview:
-    value = tensor.load() if isinstance(tensor, LazyTensor) else tensor
-    if tuple(value.shape) != info.shape:
-        raise ValueError(f"{name} was announced as {info.shape} but made as {tuple(value.shape)}")
-    flat = value.detach().to("cpu", info.dtype).contiguous().reshape(-1)
-    return flat.view(torch.uint8).numpy().data
+def _bytes(name: str, tensor: Tensor, info: TensorInfo) -> memoryview:
+    if tuple(tensor.shape) != info.shape:
+        raise ValueError(f"{name} was announced as {info.shape} but made as {tuple(tensor.shape)}")
+    return tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
 class _Source(Protocol):

@@ -7,16 +7,18 @@ import logging
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from sfumato.checkpoints.atomic import atomic_file
+from sfumato.checkpoints.lazy import LazyTensor
 from sfumato.checkpoints.pickles import SUFFIXES as PICKLE_SUFFIXES
 from sfumato.checkpoints.pickles import read_counters, write_pickle
-from sfumato.checkpoints.tensors import LazyTensor, TensorReader, write_tensors
+from sfumato.checkpoints.tensors import TensorReader, write_tensors
 from sfumato.log import counted
 from sfumato.models import autoencoder, openclip, text_encoders, unet_names
 from sfumato.models.checkpoint import Checkpoint, PartFormat
@@ -77,7 +79,7 @@ def save_file(path: Path, checkpoint: Checkpoint, models: Mapping[str, nn.Module
             before = read_counters(base.path) if base is not None else {}
             counters = {"epoch": how.epoch, "global_step": how.step}
             counters = {name: before.get(name, 0) + value for name, value in counters.items()}
-            write_pickle(path, {name: value.load() for name, value in tensors.items()}, counters)
+            write_pickle(path, tensors, counters)
         else:
             write_tensors(path, tensors, how.metadata)
 
@@ -88,7 +90,7 @@ def published(checkpoint: Checkpoint) -> Iterator[Published]:
     cpu = torch.device("cpu")
     models = {part: checkpoint.load(part, None, cpu) for part in checkpoint.layout.parts}
     with checkpoint.file() as base:
-        tensors = file_tensors(checkpoint, models, None, base)
+        tensors = _copies(file_tensors(checkpoint, models, None, base))
         places = {part: _places(spec, models[part]) for part, spec in checkpoint.layout.parts.items()}
         yield Published(tensors, models, places, base.metadata if base is not None else {})
 
@@ -126,7 +128,8 @@ def file_tensors(
     tensors: dict[str, LazyTensor] = {}
     for part, spec in checkpoint.layout.parts.items():
         model = models.get(part) or checkpoint.load(part, None, torch.device("cpu"))
-        own = _published(spec, model) | _unused(spec, model, base)
+        own = _published(spec, model) if part in models else _copies(_published(spec, model))
+        own |= _unused(spec, model, base)
         tensors |= _prefixed(spec.prefix, {name: _cast(value, dtype) for name, value in own.items()})
     if base is None:
         return tensors | _marks(checkpoint)
@@ -166,7 +169,7 @@ def save_folder(
     taken = copied(how.reference, folder, ("scheduler", *tokenizers)) if how.reference is not None else {}
     for part, spec in checkpoint.layout.parts.items():
         model = models.get(part) or checkpoint.load(part, None, torch.device("cpu"))
-        _save_model(folder / spec.folder, spec, model, how, checkpoint.layout.scale)
+        _save_model(folder / spec.folder, spec, model, how, checkpoint.layout.scale, part not in models)
         library = "diffusers" if spec.network in ("unet", "vae") else "transformers"
         index[spec.folder] = [library, type(model).__name__]
     for name, load in tokenizers.items():
@@ -229,7 +232,7 @@ def _published(spec: PartFormat, model: nn.Module) -> dict[str, LazyTensor]:
     else:
         state = model.state_dict()
         tensors = {name: state[ours] for ours, name in unet_names.published_names(state).items()}
-    return {name: LazyTensor(t.dtype, tuple(t.shape), _returning(t)) for name, t in tensors.items()}
+    return {name: LazyTensor.of(tensor) for name, tensor in tensors.items()}
 
 
 def _unused(spec: PartFormat, model: nn.Module, base: TensorReader | None) -> dict[str, LazyTensor]:
@@ -242,7 +245,7 @@ def _unused(spec: PartFormat, model: nn.Module, base: TensorReader | None) -> di
     else:
         length = model.config.max_position_embeddings  # type: ignore[union-attr]
         ids = torch.arange(cast(int, length))[None]
-        usual = {_POSITION_IDS: LazyTensor(ids.dtype, tuple(ids.shape), _returning(ids))}
+        usual = {_POSITION_IDS: LazyTensor.of(ids)}
         if base is not None and spec.prefix + _POSITION_IDS not in base:
             usual = {}
     if base is None:
@@ -253,7 +256,9 @@ def _unused(spec: PartFormat, model: nn.Module, base: TensorReader | None) -> di
     }
 
 
-def _save_model(folder: Path, spec: PartFormat, model: nn.Module, how: Rewriting, scale: float) -> None:
+def _save_model(
+    folder: Path, spec: PartFormat, model: nn.Module, how: Rewriting, scale: float, is_copy: bool
+) -> None:
     is_text = spec.network in ("clip", "openclip")
     config: Any = model.config
     settings = config.to_dict() if is_text else {k: v for k, v in config.items() if k[0] != "_"}
@@ -263,15 +268,13 @@ def _save_model(folder: Path, spec: PartFormat, model: nn.Module, how: Rewriting
     if spec.network == "vae":
         settings["scaling_factor"] = scale
     _write_json(folder / "config.json", settings)
-    tensors = text_encoders.published_clip(model) if is_text else model.state_dict()
+    state = text_encoders.published_clip(model) if is_text else model.state_dict()
+    tensors = {name: LazyTensor.of(tensor, is_copy=is_copy) for name, tensor in state.items()}
     stem = "model" if is_text else "diffusion_pytorch_model"
     if how.as_safetensors:
         write_tensors(folder / f"{stem}.safetensors", tensors, {"format": "pt"}, how.dtype)
     else:
-        cast_to = {
-            name: t.to(how.dtype) if t.is_floating_point() and how.dtype else t for name, t in tensors.items()
-        }
-        write_pickle(folder / f"{'pytorch_' if is_text else ''}{stem}.bin", cast_to)
+        write_pickle(folder / f"{'pytorch_' if is_text else ''}{stem}.bin", tensors, dtype=how.dtype)
 
 
 def _prefixed(prefix: str, tensors: Lazy) -> dict[str, LazyTensor]:
@@ -281,11 +284,12 @@ def _prefixed(prefix: str, tensors: Lazy) -> dict[str, LazyTensor]:
 def _cast(tensor: LazyTensor, dtype: torch.dtype | None) -> LazyTensor:
     if dtype is None or not tensor.dtype.is_floating_point:
         return tensor
-    return LazyTensor(dtype, tensor.shape, lambda: tensor.load().to(dtype))
+    return replace(tensor, dtype=dtype)  # the writer casts
 
 
-def _returning(tensor: Tensor) -> Callable[[], Tensor]:
-    return lambda: tensor
+def _copies(tensors: Lazy) -> dict[str, LazyTensor]:
+    """Return tensors as what they are where nobody trained them: values of the file that they come from."""
+    return {name: replace(tensor, is_copy=True) for name, tensor in tensors.items()}
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 import torch
 from torch import Tensor
 
-from sfumato.checkpoints.tensors import LazyTensor
+from sfumato.checkpoints.lazy import LazyTensor
 from sfumato.models.published import Place
 from sfumato.models.views import Shapes, View
 
@@ -180,7 +180,7 @@ def _third(view: View, name: str, index: int) -> Callable[[], Tensor]:
 
 
 def _same(tensor: Tensor) -> LazyTensor:
-    return LazyTensor(tensor.dtype, tuple(tensor.shape), lambda: tensor)
+    return LazyTensor.of(tensor)
 
 
 def _joined(tensors: list[Tensor]) -> LazyTensor:

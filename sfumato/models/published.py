@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
-from sfumato.checkpoints.tensors import LazyTensor
+from sfumato.checkpoints.lazy import LazyTensor
 
 if TYPE_CHECKING:
     from sfumato.models.family import AdapterTarget, Family

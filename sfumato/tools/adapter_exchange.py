@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
+
+from torch import Tensor
 
 from sfumato.adapters import interchange
 from sfumato.adapters.files import write_adapter
+from sfumato.adapters.soundness import require_sound
 from sfumato.checkpoints.tensors import open_tensors
 from sfumato.config.adapter_merging import AdapterExchangeConfig
 from sfumato.config.run import Run
@@ -34,6 +38,7 @@ def exchange(run: Run) -> None:
     if interchange.is_foreign(tensors) != (options.src == "ai-toolkit"):
         raise UserError(f"--src is {options.src}, but {source} is not written so; exchange --src and --dst")
     convert = interchange.to_own if options.src == "ai-toolkit" else interchange.to_theirs
+    require_sound(source, tensors)
     converted, rest = convert(tensors)
     if not converted:
         what = describe({key: tuple(tensor.shape) for key, tensor in tensors.items()})
@@ -44,6 +49,18 @@ def exchange(run: Run) -> None:
         logger.warning(
             "%s: %s not known and left out (%s ...)", source, counted(len(rest), "tensor"), rest[0]
         )
+    _tell_of_switches(source, tensors, converted)
     kept = {key: text for key, text in metadata.items() if not key.startswith("sshs_")}
     write_adapter(target, converted, kept)
     logger.info("written: %s (%s)", target, counted(len(converted), "tensor"))
+
+
+def _tell_of_switches(source: Path, before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> None:
+    """Say so where layers are switched off by an alpha of 0, and the other naming has none to say it with."""
+    count, left = (
+        sum(key.endswith(".alpha") and not float(tensor) for key, tensor in tensors.items())
+        for tensors in (before, after)
+    )
+    if count > left:
+        number = counted(count, "layer is", "layers are")
+        logger.info("%s: %s switched off (alpha 0): written with an up of zeros", source, number)

@@ -19,9 +19,10 @@ from sfumato.adapters import block_weights
 from sfumato.adapters.changes import Adapter, changed
 from sfumato.checkpoints.atomic import require_disk_space
 from sfumato.checkpoints.header import read_header
+from sfumato.checkpoints.lazy import LazyTensor
 from sfumato.checkpoints.pickles import SUFFIXES as PICKLE_SUFFIXES
 from sfumato.checkpoints.pickles import write_pickle
-from sfumato.checkpoints.tensors import SUFFIXES, LazyTensor, write_tensors
+from sfumato.checkpoints.tensors import SUFFIXES, write_tensors
 from sfumato.config.adapter_merging import (
     AdapterMergingConfig,
     BlockWeightConfig,
@@ -230,28 +231,27 @@ def _write(
     formats: Formats,
     device: torch.device,
 ) -> None:
-    path = Path(output.path)
+    path, source = Path(output.path), str(run.values()[output.option])
     with progress(total=len(plan.layers), unit="tensor", title="merging") as bar:
         tensors = {
-            name: _merged(tensor, plan.layers[name], adapters, formats, device, bar.update)
+            name: _merged(tensor, source, plan.layers[name], adapters, formats, device, bar.update)
             if name in plan.layers
             else tensor
             for name, tensor in base.tensors.items()
         }
         metadata = {}
         if output.part in ("", DENOISER) and not run[AdapterMergingConfig].no_metadata:
-            source = Path(str(run.values()[output.option]))
             paths = [adapter.path for adapter in adapters]
-            metadata = model_record(family, path, source, base.metadata, paths)
+            metadata = model_record(family, path, Path(source), base.metadata, paths)
         if path.suffix.lower() in PICKLE_SUFFIXES:
-            made = {name: tensor.made(formats.save) for name, tensor in tensors.items()}
-            write_pickle(path, made, {"epoch": 0, "global_step": 0})
+            write_pickle(path, tensors, {"epoch": 0, "global_step": 0}, formats.save)
         else:
             write_tensors(path, tensors, metadata, formats.save)
 
 
 def _merged(
     tensor: LazyTensor,
+    source: str,
     layers: Sequence[tuple[int, AdapterTarget]],
     adapters: Sequence[Adapter],
     formats: Formats,
@@ -272,7 +272,7 @@ def _merged(
             whole[start : start + length] = changed(part, target, adapters, formats.result, device)
         return whole
 
-    return LazyTensor(formats.result, tensor.shape, load)
+    return LazyTensor(formats.result, tensor.shape, load, sources={source: tensor})
 
 
 def _rows(target: AdapterTarget, own: Tensor) -> int:

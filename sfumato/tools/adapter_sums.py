@@ -5,6 +5,9 @@ where alpha_1 is the first one's: it counts r^2, with r's sign, and halves that 
 `up_1 down_2`. Side by side there are no cross terms, but ranks add up while alpha stays the first one's: a
 LoRA counts r^2 times its share of all ranks. That is what sd-scripts does, so that its ratios keep their
 meaning; `svd_merging.py` counts ratios as they are.
+
+Where a file switches a layer off, with an alpha of 0, the layer comes from the other files alone, and if no
+other has it, it is written switched off.
 """
 
 from __future__ import annotations
@@ -66,7 +69,7 @@ def summed(
     names = dict.fromkeys(name for adapter in adapters for name in adapter.layers)
     merged: dict[str, Tensor] = {}
     for name in names:
-        owners = [adapter for adapter in adapters if name in adapter.layers]
+        owners = _owners(adapters, name)
         alpha = owners[0].layers[name]["alpha"]
         pairs = [_scaled(owner, name, float(alpha), dtype) for owner in owners]
         if not is_concat:
@@ -77,6 +80,12 @@ def summed(
             down, up = down[order], up[:, order]
         merged |= {f"{name}.{_HALVES[0]}": down, f"{name}.{_HALVES[1]}": up, f"{name}.alpha": alpha.to(dtype)}
     return merged
+
+
+def _owners(adapters: Sequence[Adapter], name: str) -> list[Adapter]:
+    """Return the adapters that have a layer; those that switch it off only if all do."""
+    owners = [adapter for adapter in adapters if name in adapter.layers]
+    return [owner for owner in owners if not owner.is_off(name)] or owners
 
 
 def _check_is_lora(adapter: Adapter) -> None:
@@ -91,11 +100,14 @@ def _check_is_lora(adapter: Adapter) -> None:
 def _report_strengths(adapters: Sequence[Adapter]) -> None:
     """Say how strongly each LoRA acts in one that has the ranks of all side by side."""
     totals: Counter[str] = Counter()
-    ranks = [{name: own[_HALVES[0]].shape[0] for name, own in a.layers.items()} for a in adapters]
+    ranks = [
+        {name: own[_HALVES[0]].shape[0] for name, own in a.layers.items() if not a.is_off(name)}
+        for a in adapters
+    ]
     for own in ranks:
         totals.update(own)
     for adapter, own in zip(adapters, ranks, strict=True):
-        counts = [adapter.strength(n) * abs(adapter.strength(n)) * own[n] / totals[n] for n in own]
+        counts = [adapter.strength(n) * abs(adapter.strength(n)) * own[n] / totals[n] for n in own] or [0.0]
         low, high = f"{min(counts):.3g}", f"{max(counts):.3g}"
         logger.info("%s acts at %s: its ratio squared, shared by ranks", adapter.path, _range(low, high))
 
@@ -107,7 +119,7 @@ def _range(low: str, high: str) -> str:
 def _scaled(adapter: Adapter, name: str, base_alpha: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Return down and up, multiplied alike; the sign of their product goes to down."""
     tensors: Mapping[str, Tensor] = adapter.layers[name]
-    share = float(tensors["alpha"]) / base_alpha
+    share = float(tensors["alpha"]) / base_alpha if base_alpha else 1.0  # all are off, and stay so
     scale = adapter.strength(name) * math.copysign(math.sqrt(abs(share)), share)
     return tensors[_HALVES[0]].to(dtype) * scale, tensors[_HALVES[1]].to(dtype) * abs(scale)
 

@@ -117,6 +117,9 @@ def check_adapter(run: Run) -> str:
                 f"{counted(len(report.broken), 'tensor holds', 'tensors hold')} numbers that are not finite: "
                 f"{report.broken[0]} ...",
             ]
+        off = sum(alpha == 0 for block in report.blocks.values() for alpha in block.alphas)
+        if off:
+            lines += ["", f"{counted(off, 'layer is', 'layers are')} switched off: alpha 0"]
         if options.show_all_keys:
             lines += ["", *_tensors(reader)]
     return "\n".join(lines)

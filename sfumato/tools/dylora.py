@@ -9,6 +9,7 @@ from pathlib import Path
 from torch import Tensor
 
 from sfumato.adapters.files import write_adapter
+from sfumato.adapters.soundness import require_sound
 from sfumato.checkpoints.tensors import open_tensors
 from sfumato.config.run import Run
 from sfumato.config.splitting import SplittingConfig
@@ -33,6 +34,7 @@ def split(run: Run) -> list[Path]:
     target = adapter_output("--save_to", options.save_to, ())
     with open_tensors(source) as reader:
         tensors, metadata = {key: tensor.clone() for key, tensor in reader.items()}, reader.metadata
+    require_sound(source, tensors)
     rank = max((t.shape[0] for key, t in tensors.items() if key.endswith(".lora_down.weight")), default=0)
     if not rank:
         what = describe({key: tuple(tensor.shape) for key, tensor in tensors.items()})

@@ -26,6 +26,7 @@ from sfumato.adapters.selection import Rule, Size
 from sfumato.checkpoints import modelspec
 from sfumato.checkpoints.ahead import ahead
 from sfumato.checkpoints.atomic import require_disk_space
+from sfumato.checkpoints.finite import is_finite, largest
 from sfumato.config.extraction import ExtractionConfig, ExtractionDetailConfig
 from sfumato.config.metadata import MetadataConfig
 from sfumato.config.run import Run
@@ -194,7 +195,8 @@ def _without_equal_texts(
     dtype = _rounding(options)
     texts = [pair for pair in pairs if pair.target.part != DENOISER]
     scratch = _scratch(texts, device)
-    if any(_largest(pair.change(dtype, scratch)) > options.min_diff for pair in texts):
+    changes = (largest(pair.change(dtype, scratch)) for pair in texts)
+    if any(change > options.min_diff or math.isnan(change) for change in changes):
         return list(pairs)
     if texts:
         logger.info("no weight of a text encoder differs by more than %g: left out", options.min_diff)
@@ -211,7 +213,7 @@ def _extract(
     changes = ahead(pairs, lambda pair: pair.change(rounding, next(scratches)))
     for pair, change in progress(changes, total=len(pairs), unit="layer", title="extracting"):
         name = PREFIX + pair.target.name
-        layer = _layer(name, change, pair.rank, run)
+        layer = _layer(name, change, pair, run)
         if layer is None:
             continue
         if run[ExtractionDetailConfig].verbose:
@@ -229,22 +231,18 @@ def _scratch(pairs: Sequence[Pair], device: torch.device) -> Tensor:
     return torch.empty(largest, dtype=torch.float32, device=device)
 
 
-def _largest(matrix: Tensor) -> float:
-    """Return the largest magnitude, without a second matrix to hold magnitudes; NaN if there is one."""
-    low, high = torch.aminmax(matrix)
-    return torch.maximum(-low, high).item()
-
-
-def _layer(name: str, change: Tensor, rank: int, run: Run) -> Extracted | None:
+def _layer(name: str, change: Tensor, pair: Pair, run: Run) -> Extracted | None:
     """Return one layer of the LoRA, or None where the models do not differ."""
     options = run[ExtractionConfig]
-    largest = _largest(change)
-    if not math.isfinite(largest):
-        raise UserError(f"{name}: a model holds values that are no numbers; use another file")
-    if largest < _NOTHING:
+    most = largest(change)
+    if not math.isfinite(most):
+        is_original = not is_finite(pair.original.load())
+        file = f"--model_org {options.model_org}" if is_original else f"--model_tuned {options.model_tuned}"
+        raise UserError(f"{file}: {name} has values that are no numbers (NaN or inf); use another file")
+    if most < _NOTHING:
         return None
     is_exact = run[ExtractionDetailConfig].exact
-    return extracted(name, change, rank, options.clamp_quantile, is_exact=is_exact)
+    return extracted(name, change, pair.rank, options.clamp_quantile, is_exact=is_exact)
 
 
 def _rounding(options: ExtractionConfig) -> torch.dtype | None:

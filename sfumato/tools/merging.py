@@ -16,7 +16,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from sfumato.checkpoints.tensors import SUFFIXES, LazyTensor, TensorReader, open_tensors, write_tensors
+from sfumato.checkpoints.lazy import LazyTensor
+from sfumato.checkpoints.tensors import SUFFIXES, TensorReader, open_tensors, write_tensors
 from sfumato.config.merging import MergingConfig
 from sfumato.config.run import Run
 from sfumato.errors import UserError
@@ -177,7 +178,8 @@ def _merged(
         tensors = (owner.file.get(owner.names[name]).to(device, precision) for owner in owners)
         return weighted_sum(tensors, [source.ratio for source in sources])
 
-    return LazyTensor(precision, shape, load)
+    names = {str(owner.file.path): owner.file.lazy(owner.names[name]) for owner in owners}
+    return LazyTensor(precision, shape, load, sources=names)
 
 
 def _counted(tensor: LazyTensor, count: Callable[[], object]) -> LazyTensor:

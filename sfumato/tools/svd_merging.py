@@ -158,8 +158,13 @@ def merged_layer(
     return {
         f"{name}.{_UP}": (found.left * found.values).reshape(shape[0], rank, *[1] * len(kernel)).cpu(),
         f"{name}.{_DOWN}": found.right.reshape(rank, *shape[1:]).cpu(),
-        f"{name}.alpha": torch.tensor(float(rank)),
+        f"{name}.alpha": torch.tensor(0.0 if _is_off(target, adapters) else float(rank)),
     }
+
+
+def _is_off(target: AdapterTarget, adapters: Sequence[Adapter]) -> bool:
+    """Return whether all adapters of a layer switch it off, with an alpha of 0."""
+    return all(adapter.is_off(name) for adapter in adapters if (name := adapter.name_for(target)))
 
 
 def _decomposed(

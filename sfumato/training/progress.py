@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from sfumato import log
+from sfumato.checkpoints.finite import is_finite
 from sfumato.errors import UserError
 from sfumato.nn.device import HostCopy
 from sfumato.training.plan import Plan, Step
@@ -168,7 +169,7 @@ class FiniteGuard:
     def check_weights(self, step: Step, tensors: Iterable[tuple[str, Tensor]]) -> None:
         """Raise UserError rather than save weights that a step made infinite."""
         for name, tensor in tensors:
-            if tensor.is_floating_point() and tensor.itemsize > 1 and not tensor.isfinite().all():
+            if not is_finite(tensor):
                 raise UserError(
                     f"step {step.number} left {name} infinite or not a number; lower --learning_rate "
                     f"({self.last_save})"

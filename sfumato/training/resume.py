@@ -128,7 +128,7 @@ def save_state(
     with _replacing(folder) as unfinished:
         if saved is None or not _is_linked(saved, unfinished / WEIGHTS):
             tensors |= {f"{OWN}{name}": tensor.detach() for name, tensor in trainable.tensors()}
-        write_tensors(unfinished / TENSORS, tensors, {"format": "pt"})
+        write_tensors(unfinished / TENSORS, tensors, {"format": "pt"}, takes_any=True)
         position = {"finished": finished, "epoch": epoch, "kind": _kind(update.stepping.optimizer)}
         _write_json(unfinished / RECORD, {"version": VERSION, **position, **trees, **record})
         # The file by which sd-scripts knows a state's position. It comes last: with it a state is complete.

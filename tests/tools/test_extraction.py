@@ -264,6 +264,10 @@ def test_weights_are_rounded_before_they_are_compared_where_asked_for(
         ("--model_org {a} --model_tuned {wide} --save_to x.pt", "use two models of one architecture"),
         ("--model_org {a} --model_tuned {xl} --save_to x.pt", "use two models of one architecture"),
         ("--model_org {a} --model_tuned {broken} --save_to x.pt --min_diff 9", "values that are no numbers"),
+        (
+            "--model_org {a} --model_tuned {dark} --save_to x.pt --min_diff 9",
+            "--model_tuned {dark}: lora_te_",
+        ),
         ("--model_org {a} --model_tuned {b} --save_to x.pt --v2", "--v2 is given"),
         ("--model_org {a} --model_tuned {b} --save_to x.pt --sdxl", "--sdxl is given"),
         ("--model_org {flux} --model_tuned {flux} --save_to x.pt --v2", "--v2 is given"),
@@ -286,7 +290,7 @@ def test_mistakes_are_one_line(
     assert script("networks/extract_lora_from_models", argv) == 2
     errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1
-    assert complaint in errors[0]
+    assert complaint.format(**others) in errors[0]
     assert not list(tmp_path.iterdir())
 
 
@@ -296,10 +300,14 @@ def others(tmp_path_factory: pytest.TempPathFactory, models: tuple[Path, Path]) 
     broken = load_file(models[1])
     broken["model.diffusion_model.middle_block.1.proj_in.weight"][0] = torch.nan
     save_file(broken, folder / "broken.safetensors")
+    dark = load_file(models[1])
+    next(value for name, value in dark.items() if name.endswith("layers.0.mlp.fc1.weight"))[0] = torch.nan
+    save_file(dark, folder / "dark.safetensors")
     return {
         "wide": tiny.sd(folder / "wide", widths=(32, 64, 64, 64)).path,
         "xl": tiny.sdxl(folder / "xl").path,
         "broken": folder / "broken.safetensors",
+        "dark": folder / "dark.safetensors",
         "flux": tiny.flux(folder / "flux").transformer,
     }
 

@@ -225,8 +225,7 @@ class FluxFamily:
         elif part == VAE:
             autoencoder.save(cast(Any, model), path, dtype, metadata)
         elif path.suffix.lower() in PICKLE_SUFFIXES:
-            weights = {name: t.to("cpu", dtype) for name, t in model.state_dict().items()}
-            write_pickle(path, weights | {name: t.load() for name, t in self._files.foreign().items()})
+            write_pickle(path, model.state_dict() | self._files.foreign(), dtype=dtype)
         else:
             write_tensors(path, model.state_dict() | self._files.foreign(), metadata, dtype)
 

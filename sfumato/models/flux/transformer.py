@@ -10,7 +10,8 @@ from pathlib import Path
 import torch
 
 from sfumato.checkpoints.atomic import atomic_file
-from sfumato.checkpoints.tensors import LazyTensor, open_tensors, write_tensors
+from sfumato.checkpoints.lazy import LazyTensor
+from sfumato.checkpoints.tensors import open_tensors, write_tensors
 from sfumato.models.family import DENOISER
 from sfumato.models.flux.keys import PREFIX, Source, lazily_to_diffusers, table_for, to_diffusers
 from sfumato.models.flux.network import Flux, FluxShape

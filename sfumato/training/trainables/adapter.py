@@ -160,6 +160,7 @@ class AdapterTraining:
 
     def save(self, path: Path, metadata: Mapping[str, str]) -> None:
         """Write the adapter file."""
-        self.network.save(path, files.save_dtype(self.method.run), self.method.record(metadata))
+        dtype = files.holding_dtype(self.method.run, self.tensors())
+        self.network.save(path, dtype, self.method.record(metadata))
         if summary := sizes.describe_file(path):
             logger.info("%s: %s", path.name, summary)

@@ -103,7 +103,7 @@ class FullTraining:
     def save(self, path: Path, metadata: Mapping[str, str]) -> None:
         """Write the model as it is published, or as a folder in diffusers' layout."""
         run, family = self.method.run, self.method.family
-        dtype = files.save_dtype(run) or self.denoising.precision.trained
+        dtype = files.holding_dtype(run, self.tensors()) or self.denoising.precision.trained
         described = {**metadata, **files.description(run, family, "checkpoint")}
         if run[SavingConfig].save_model_as in FOLDER_FORMATS and isinstance(family, SavesForDiffusers):
             family.save_for_diffusers(DENOISER, self.model, path, dtype)

@@ -1,0 +1,131 @@
+"""Tensors on their way into a file: made one by one, cast, and looked at before they are written."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from sfumato.checkpoints.finite import is_finite, largest
+from sfumato.errors import UserError
+from sfumato.log import counted
+
+logger = logging.getLogger(__name__)
+
+_FORMATS = {torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "float"}
+"""What files are written in, from the smallest range to the largest, as options name it."""
+_NO_NUMBERS = "holds values that are no numbers (NaN or inf)"
+
+
+@dataclass(frozen=True)
+class LazyTensor:
+    """A tensor that is made when its turn to be written comes.
+
+    Attributes:
+        dtype: what it is written in, whatever `load` returns.
+        load: makes it.
+        is_copy: whether its values are those of a file, as they are: what is no number there stays.
+        is_foreign: no weight of the model that is written: it keeps its dtype.
+        sources: what it is computed from, by the names of the files that hold it; for messages.
+    """
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    load: Callable[[], Tensor]
+    is_copy: bool = False
+    is_foreign: bool = False
+    sources: Mapping[str, LazyTensor] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, tensor: Tensor, *, is_copy: bool = False) -> LazyTensor:
+        """Return a tensor that is there already."""
+        return cls(tensor.dtype, tuple(tensor.shape), lambda: tensor, is_copy)
+
+    @classmethod
+    def foreign(cls, value: Tensor) -> LazyTensor:
+        """Return a tensor in memory that is no weight of the model."""
+        return cls(value.dtype, tuple(value.shape), lambda: value, is_copy=True, is_foreign=True)
+
+
+AnyTensor = Tensor | LazyTensor
+
+
+def loaded(tensor: AnyTensor) -> Tensor:
+    """Return a tensor, made if it is not yet there."""
+    return tensor.load() if isinstance(tensor, LazyTensor) else tensor
+
+
+def finite(
+    path: Path, tensors: Mapping[str, AnyTensor], dtype: torch.dtype | None = None
+) -> Iterator[tuple[str, Tensor]]:
+    """Make each tensor of a file that is to be written: on the CPU, and in its format.
+
+    What a file holds and is only copied may be broken, for such files are to be looked at and repaired. That
+    is a warning, once all is made.
+
+    Args:
+        path: the file, for messages.
+        dtype: what to cast floating-point tensors to; None keeps each tensor's own.
+
+    Raises:
+        UserError: a value that was computed is no number, or is too large for the format.
+    """
+    broken = []
+    for name, tensor in tensors.items():
+        value = loaded(tensor)
+        ready = value.detach().to("cpu", written_as(tensor, dtype))
+        if not _holds(ready, value):
+            _judge(path, name, tensor, value, ready.dtype)
+            broken.append(name)
+        yield name, ready
+    if broken:
+        number = counted(len(broken), "tensor holds", "tensors hold")
+        logger.warning(
+            "%s: %s values that are no numbers, copied as they are (%s ...)", path, number, broken[0]
+        )
+
+
+def written_as(tensor: AnyTensor, dtype: torch.dtype | None) -> torch.dtype:
+    """Return the format that a tensor is written in, where floating-point weights are cast to `dtype`."""
+    is_foreign = isinstance(tensor, LazyTensor) and tensor.is_foreign
+    return dtype if dtype and tensor.dtype.is_floating_point and not is_foreign else tensor.dtype
+
+
+def _holds(ready: Tensor, value: Tensor) -> bool:
+    """Return whether a tensor that was cast has all values of the one before, and these are numbers."""
+    if ready.itemsize > 1 or ready.dtype == value.dtype or not ready.is_floating_point():
+        return is_finite(ready)
+    # What is too large for 8 bits, infinity included, becomes their largest number.
+    info = torch.finfo(ready.dtype)
+    half_step = 2 ** math.floor(math.log2(info.max)) * info.eps / 2
+    return largest(value) <= info.max + half_step
+
+
+def _judge(path: Path, name: str, tensor: AnyTensor, value: Tensor, dtype: torch.dtype) -> None:
+    """Say why a tensor is not to be written, unless it is a copy of what is broken itself."""
+    start = f"{path} is not written: {name}"
+    if is_finite(value):
+        most = largest(value)
+        wide = next(name for wide, name in _FORMATS.items() if torch.finfo(wide).max >= most)
+        raise UserError(f"{start} reaches {most:.4g}, too large for {_named(dtype)}; save it in {wide}")
+    if isinstance(tensor, LazyTensor):
+        if tensor.is_copy:
+            return
+        for source, original in tensor.sources.items():
+            if not is_finite(original.load()):
+                raise UserError(f"{start} {_NO_NUMBERS}, as in {source}; use another file")
+        if tensor.sources:
+            raise UserError(
+                f"{start} grows too large for {_named(value.dtype)} (NaN or inf); compute in float, or give "
+                "smaller ratios"
+            )
+    raise UserError(f"{start} {_NO_NUMBERS}; look at what it was made from")
+
+
+def _named(dtype: torch.dtype) -> str:
+    return _FORMATS.get(dtype, str(dtype).removeprefix("torch."))
