@@ -13,7 +13,7 @@ Value = TypeVar("Value")
 
 
 def split(arguments: Iterable[str]) -> dict[str, str]:
-    """Return `key=value` texts as a dictionary.
+    """Return `key=value` texts as a dictionary; one without a value, as front-ends send it, is not given.
 
     Raises:
         UserError: a text has no `=`.
@@ -23,7 +23,8 @@ def split(arguments: Iterable[str]) -> dict[str, str]:
         key, separator, value = argument.partition("=")
         if not separator:
             raise UserError(f"--network_args {argument}: write it as key=value")
-        pairs[key.strip()] = value.strip()
+        if value.strip():
+            pairs[key.strip()] = value.strip()
     return pairs
 
 

@@ -177,11 +177,21 @@ def _buckets(values: Mapping[str, Any], where: str, size_multiple: int) -> Bucke
         if any(side % size_multiple for side in resolution):
             raise UserError(f"{where}: resolution is {resolution}; use multiples of {size_multiple}")
         return Buckets(resolution, enabled=False)
-    step = values["bucket_reso_steps"]
-    if step % size_multiple:
-        raise UserError(f"{where}: bucket_reso_steps is {step}; use a multiple of {size_multiple}")
+    step = _step(values["bucket_reso_steps"], where, size_multiple)
     least, most = _limits(values, where, step)
     return Buckets(resolution, least, most, step, values["bucket_no_upscale"])
+
+
+def _step(asked: int, where: str, size_multiple: int) -> int:
+    """Return what bucket sides are multiples of; a step too fine for the model is the finest it takes."""
+    if asked % size_multiple == 0:
+        return asked
+    if size_multiple % asked:
+        raise UserError(f"{where}: bucket_reso_steps is {asked}; use a multiple of {size_multiple}")
+    logger.warning(
+        "%s: bucket_reso_steps is %d; the model needs multiples of %d", where, asked, size_multiple
+    )
+    return size_multiple
 
 
 def _limits(values: Mapping[str, Any], where: str, step: int) -> tuple[int, int]:

@@ -132,6 +132,8 @@ def _shrinking(resolution: Size, step: int, size: Size) -> Fit:
     if size[0] * size[1] > area:
         width = math.sqrt(area * ratio)
         resized = _nearest_ratio(_down(width, step), _down(area / width, step), step, ratio)
+        if min(resized) < step:  # the area is too small for the shape
+            resized = (step, int(step / ratio + 0.5)) if ratio < 1 else (int(step * ratio + 0.5), step)
     bucket = (resized[0] - resized[0] % step, resized[1] - resized[1] % step)
     return Fit(bucket, resized, bucket[0] / bucket[1] - ratio)
 
@@ -147,4 +149,4 @@ def _nearest_ratio(width: int, height: int, step: int, ratio: float) -> Size:
 
 def _down(side: float, step: int) -> int:
     rounded = int(side + 0.5)
-    return rounded - rounded % step
+    return max(step, rounded - rounded % step)

@@ -121,6 +121,10 @@ def test_a_wrong_argument_is_one_line_before_anything_is_loaded(argument: str, s
     assert "\n" not in str(caught.value)
 
 
+def test_an_argument_without_a_value_is_not_given() -> None:
+    assert arguments.split(["preset=", "algo=ia3", "factor = "]) == {"algo": "ia3"}
+
+
 def test_an_argument_without_effect_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         resolve("conv_dim=4")

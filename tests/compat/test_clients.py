@@ -22,6 +22,9 @@ from tests import tiny
 CLIENTS = Path(__file__).parent / "clients"
 ROOT = Path(__file__).parents[2]
 SENT: dict[str, dict[str, Any]] = json.loads((CLIENTS / "runs.json").read_text("utf-8"))
+SMALL = {"max_train_steps": 1, "resolution": "64,64", "min_bucket_reso": 64}
+"""What a run is given beside tiny models, to be short."""
+
 DATA_SET = """
 [[datasets]]
 resolution = 64
@@ -48,12 +51,12 @@ class Place:
     gui: Path
     models: dict[str, dict[str, str]]
 
-    def prepare(self, name: str, out: Path, **instead: Any) -> tuple[list[str], dict[str, str]]:
+    def prepare(self, name: str, out: Path) -> tuple[list[str], dict[str, str]]:
         """Write the file and prompts of a run as its front-end does; return command line and environment."""
         kind = name.partition("_")[0]
         text = self._placed((CLIENTS / f"{name}.toml").read_text("utf-8"), out)
         # Whatever is named twice would be no TOML.
-        for key, value in {**self.models[kind], "max_train_steps": 1, **instead}.items():
+        for key, value in {**self.models[kind], **SMALL}.items():
             text = re.sub(rf"(?m)^{key} = .*\n", "", text) + to_toml({key: value})
         (out / "sample").mkdir(parents=True)
         (out / "sample" / "prompt.txt").write_text("", "utf-8")
@@ -91,16 +94,17 @@ def _check(out: Path) -> None:
 def test_a_run_of_a_front_end_trains_to_the_end(
     name: str, place: Place, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    argv, _ = place.prepare(name, tmp_path / "out", resolution="64,64")
+    argv, _ = place.prepare(name, tmp_path / "out")
     at = next(number for number, part in enumerate(argv) if part.endswith(".py"))
     assert script(Path(argv[at]).stem, argv[at + 1 :]) == 0
     _check(tmp_path / "out")
     assert capfd.readouterr().err.count("no such option, ignored") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["flux_lora", "sdxl_lora_fp16"])
 def test_a_front_end_starts_a_run_by_accelerate(name: str, place: Place, tmp_path: Path) -> None:
-    (_, *argv), environment = place.prepare(name, tmp_path / "out", resolution="64,64")
+    (_, *argv), environment = place.prepare(name, tmp_path / "out")
     assert argv.pop(0) == "launch"
     done = subprocess.run(
         [sys.executable, "-m", "accelerate.commands.launch", *argv],

@@ -295,6 +295,16 @@ def test_values_of_augmentation_are_checked(tmp_path: Path, key: str, says: str)
         plans(tmp_path, "[[datasets]]\nresolution = 512" + SUBSET + key)
 
 
+@pytest.mark.parametrize("step", [1, 4])
+def test_steps_finer_than_the_model_takes_are_the_finest_that_it_takes(
+    step: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    text = f"[[datasets]]\nresolution = 512\nenable_bucket = true\nbucket_reso_steps = {step}"
+    (found,) = plans(tmp_path, text + SUBSET)
+    assert found.buckets.step == 8
+    assert f"bucket_reso_steps is {step}; the model needs multiples of 8" in caplog.text
+
+
 def test_limits_are_rounded_to_the_steps_with_a_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -50,6 +50,14 @@ def test_a_picture_covers_its_bucket_whatever_its_shape() -> None:
         assert fit.resized[1] >= fit.bucket[1]
 
 
+@pytest.mark.parametrize("size", [(96, 64), (64, 96), (4000, 40), (40, 4000)])
+def test_a_small_resolution_leaves_a_long_picture_one_step_in_height(size: tuple[int, int]) -> None:
+    fit = Buckets((64, 64), 64, 64, 64, no_upscale=True).fit(size)
+    assert min(fit.bucket) == 64
+    assert fit.resized[0] >= fit.bucket[0]
+    assert fit.resized[1] >= fit.bucket[1]
+
+
 def test_without_buckets_everything_gets_the_resolution() -> None:
     assert Buckets((96, 64), enabled=False).fit((500, 500)).bucket == (96, 64)
 
