@@ -29,27 +29,27 @@ class LazyTensor:
     Attributes:
         dtype: what it is written in, whatever `load` returns.
         load: makes it.
+        is_foreign: no weight of the model that is written: it keeps its number format.
         is_copy: whether its values are those of a file, as they are: what is no number there stays.
-        is_foreign: no weight of the model that is written: it keeps its dtype.
         sources: what it is computed from, by the names of the files that hold it; for messages.
     """
 
     dtype: torch.dtype
     shape: tuple[int, ...]
     load: Callable[[], Tensor]
-    is_copy: bool = False
     is_foreign: bool = False
+    is_copy: bool = False
     sources: Mapping[str, LazyTensor] = field(default_factory=dict)
 
     @classmethod
     def of(cls, tensor: Tensor, *, is_copy: bool = False) -> LazyTensor:
         """Return a tensor that is there already."""
-        return cls(tensor.dtype, tuple(tensor.shape), lambda: tensor, is_copy)
+        return cls(tensor.dtype, tuple(tensor.shape), lambda: tensor, is_copy=is_copy)
 
     @classmethod
     def foreign(cls, value: Tensor) -> LazyTensor:
-        """Return a tensor in memory that is no weight of the model."""
-        return cls(value.dtype, tuple(value.shape), lambda: value, is_copy=True, is_foreign=True)
+        """Return a tensor of a file that is no weight of the model."""
+        return cls(value.dtype, tuple(value.shape), lambda: value, is_foreign=True, is_copy=True)
 
 
 AnyTensor = Tensor | LazyTensor
@@ -70,7 +70,7 @@ def finite(
 
     Args:
         path: the file, for messages.
-        dtype: what to cast floating-point tensors to; None keeps each tensor's own.
+        dtype: what to cast floating-point weights to; None keeps each tensor's own.
 
     Raises:
         UserError: a value that was computed is no number, or is too large for the format.

@@ -76,7 +76,7 @@ class TensorReader:
     def lazy(self, name: str, *, is_foreign: bool = False) -> LazyTensor:
         """Return a tensor to be read when it is written elsewhere; the reader must still be open then."""
         info = self.info(name)
-        return LazyTensor(info.dtype, info.shape, lambda: self.get(name), True, is_foreign)
+        return LazyTensor(info.dtype, info.shape, lambda: self.get(name), is_foreign, is_copy=True)
 
     def items(self) -> Iterator[tuple[str, Tensor]]:
         """Yield every tensor, one at a time."""

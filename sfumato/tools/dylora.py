@@ -34,13 +34,13 @@ def split(run: Run) -> list[Path]:
     target = adapter_output("--save_to", options.save_to, ())
     with open_tensors(source) as reader:
         tensors, metadata = {key: tensor.clone() for key, tensor in reader.items()}, reader.metadata
-    require_sound(source, tensors)
     rank = max((t.shape[0] for key, t in tensors.items() if key.endswith(".lora_down.weight")), default=0)
     if not rank:
         what = describe({key: tuple(tensor.shape) for key, tensor in tensors.items()})
         raise UserError(
             f"--model {source}: {what}, without lora_down tensors; give a file of networks.dylora"
         )
+    require_sound(source, tensors)
     if rank <= unit:
         raise UserError(
             f"--model {source} has rank {rank}, which --unit {unit} cannot cut; give a smaller unit"

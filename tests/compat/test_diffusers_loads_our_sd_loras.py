@@ -12,9 +12,11 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from sfumato.adapters.lora import Lora
+from sfumato.adapters.network import AdapterNetwork
 from sfumato.cli.main import script
 from sfumato.config.model import ModelConfig
 from sfumato.config.run import Run
@@ -154,3 +156,43 @@ def test_diffusers_changes_as_ours_does(options: str, model: Compared, tmp_path:
         assert relative(before, their_before) < 1e-4
         assert relative(after, before) > 0.02  # a change worth comparing
         assert max(found) < LIMIT
+
+
+def test_layers_that_an_alpha_of_0_switches_off_act_as_if_they_were_not_there(
+    model: Compared, tmp_path: Path
+) -> None:
+    """Switch off the UNet's attention to itself and some layers of the text encoders, then everything.
+
+    diffusers 0.42 scales all attention layers of a UNet by the most frequent alpha: what is off in part is
+    compared with a file that lacks it.
+    """
+    files = {name: tmp_path / f"{name}.safetensors" for name in ("off", "without", "dark")}
+    network = learned(model.family())
+    tensors = network.state_dict()
+    names = [layer.name for layer in network.layers if "attn1" in layer.name or "q_proj" in layer.name]
+    dark = {key: torch.tensor(0.0) for key in tensors if key.endswith(".alpha")}
+    save_file(tensors | {f"{name}.alpha": torch.tensor(0.0) for name in names}, files["off"])
+    save_file({k: t for k, t in tensors.items() if k.partition(".")[0] not in names}, files["without"])
+    save_file(tensors | dark, files["dark"])
+    off, without = ours(model, files["off"]), theirs(model, files["without"])
+    plain = ours(model, None)
+    for found, expected in (
+        (off, without),
+        (ours(model, files["dark"]), plain),
+        (theirs(model, files["dark"]), plain),
+    ):
+        assert relative(found.noise, expected.noise) < LIMIT
+        assert relative(found.words, expected.words) < LIMIT
+    assert relative(off.noise, plain.noise) > 0.02
+
+
+def learned(family: Family) -> AdapterNetwork:
+    """Return a LoRA of every layer with numbers everywhere."""
+    parts = (*family.text_outputs, DENOISER)
+    models = {part: family.load(part, torch.float32, torch.device("meta")) for part in parts}
+    targets = [target for part in parts for target in family.adapter_targets(part, models[part])]
+    network = AdapterNetwork(Lora(target, 2, 1.0) for target in targets if target.is_default)
+    torch.manual_seed(5)
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    return network

@@ -333,7 +333,8 @@ def test_what_cannot_work_is_said_in_one_line_and_nothing_is_written(
     adapter(Path(names["a"]), family)
     adapter(Path(names["b"]), family, lambda target: Lora(target, 3, 1.0))
     adapter(Path(names["h"]), family, loha)
-    save_file({"lycoris_double.lora_down.weight": torch.ones(1, 4)}, names["x"])
+    halves = {f"lycoris_double.lora_{way}.weight": torch.ones(4, 4) for way in ("down", "up")}
+    save_file(halves, names["x"])
     save_file(
         {
             f"lora_unet_mid_block_attentions_0_proj_in.{key}": torch.ones(4, 4)

@@ -33,7 +33,11 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def family(model: Path) -> Family:
-    return family_for(Run("", "flux", [ModelConfig(pretrained_model_name_or_path=str(model)), FluxOptions()]))
+    texts = FluxOptions(
+        clip_l=str(model.with_name("clip_l.safetensors")),
+        t5xxl=str(model.with_name("t5xxl.safetensors")),
+    )
+    return family_for(Run("", "flux", [ModelConfig(pretrained_model_name_or_path=str(model)), texts]))
 
 
 def lora(path: Path, model: Path, seed: int = 0) -> Path:
@@ -215,17 +219,22 @@ def test_sums_of_models_and_narrow_formats_are_looked_at(
     assert script("tools/merge_models", argv) == 0
 
 
-@pytest.mark.parametrize("target", ["out.safetensors", "out.ckpt", "out"])
 def test_a_conversion_keeps_what_is_broken_and_refuses_what_it_would_break(
-    target: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    base = tiny.sd(tmp_path / "sd").path
-    tensors, name = load_file(base), "model.diffusion_model.out.2.bias"
-    for value, status, said in (
-        (torch.nan, 0, "1 tensor holds values that are no numbers, copied as they are"),
-        (1e5, 2, "reaches 1e+05, too large for fp16; save it in bf16"),
+    checkpoint, script_name = tiny.sd(tmp_path / "sd").path, "tools/convert_diffusers20_original_sd"
+    name = "model.diffusion_model.out.2.bias"
+    for base, key, target in (
+        (checkpoint, name, "out.safetensors"),
+        (checkpoint, name, "out.ckpt"),
+        (model, "img_in.bias", "out"),
     ):
-        save_file(tensors | {name: torch.full_like(tensors[name], value)}, tmp_path / "broken.safetensors")
-        argv = [str(tmp_path / "broken.safetensors"), str(tmp_path / target), "--fp16"]
-        assert script("tools/convert_diffusers20_original_sd", argv) == status
-        assert said in capsys.readouterr().err
+        tensors = load_file(base)
+        for value, status, said in (
+            (torch.nan, 0, "1 tensor holds values that are no numbers, copied as they are"),
+            (1e5, 2, "reaches 1e+05, too large for fp16; save it in bf16"),
+        ):
+            save_file(tensors | {key: torch.full_like(tensors[key], value)}, tmp_path / "broken.safetensors")
+            argv = [str(tmp_path / "broken.safetensors"), str(tmp_path / target), "--fp16"]
+            assert script(script_name, argv) == status
+            assert said in capsys.readouterr().err

@@ -11,7 +11,8 @@ from typing import cast
 import torch
 from torch import nn
 
-from sfumato.checkpoints.tensors import SUFFIXES, LazyTensor, open_tensors, write_tensors
+from sfumato.checkpoints.lazy import LazyTensor
+from sfumato.checkpoints.tensors import SUFFIXES, open_tensors, write_tensors
 from sfumato.errors import UserError
 from sfumato.models import autoencoder, text_encoders
 from sfumato.models.checkpoint_writer import copied

@@ -83,7 +83,7 @@ class Source:
         dtype = parts[self.names[0]].dtype
         shape = self.shape(lambda name: parts[name].shape)
         is_copy = all(part.is_copy for part in parts.values())
-        return LazyTensor(dtype, shape, lambda: self.join(lambda name: parts[name].load()), is_copy)
+        return LazyTensor(dtype, shape, lambda: self.join(lambda name: parts[name].load()), is_copy=is_copy)
 
     def split(self, whole: Tensor, hidden: int) -> dict[str, Tensor]:
         """Make their tensors of ours: `hidden` rows for each but the last, which has the rest."""
@@ -120,7 +120,7 @@ def lazily_to_diffusers(tensors: Mapping[str, LazyTensor]) -> dict[str, LazyTens
         meta = torch.empty(whole.shape, dtype=whole.dtype, device="meta")
         for name, part in source.split(meta, hidden).items():
             load = partial(_part, whole, source, hidden, name)
-            found[name] = LazyTensor(whole.dtype, tuple(part.shape), load, whole.is_copy)
+            found[name] = LazyTensor(whole.dtype, tuple(part.shape), load, is_copy=whole.is_copy)
     return found
 
 
