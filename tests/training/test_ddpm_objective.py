@@ -125,9 +125,17 @@ def test_a_step_is_a_function_of_its_generator_whatever_pythons_own_says() -> No
 
 
 def test_only_the_input_takes_the_perturbation() -> None:
-    plain, perturbed = DdpmNoising()(LATENTS, rng()), DdpmNoising(perturbation=0.5)(LATENTS, rng())
-    assert torch.equal(plain.target, perturbed.target)
-    assert not torch.equal(plain.noisy, perturbed.noisy)
+    drawn = rng()
+    noise, steps = torch.randn(SHAPE, generator=drawn), torch.randint(0, 1000, (3,), generator=drawn)
+    xi = torch.randn(SHAPE, generator=drawn)
+    kept = schedules.ddpm_kept()[steps].reshape(-1, 1, 1, 1)
+    targets = {False: noise, True: kept.sqrt() * noise - (1 - kept).sqrt() * LATENTS}
+    for is_velocity, target in targets.items():
+        for strength in (0.0, 0.5):
+            noised = DdpmNoising(is_velocity=is_velocity, perturbation=strength)(LATENTS, rng())
+            shown = kept.sqrt() * LATENTS + (1 - kept).sqrt() * (noise + strength * xi)
+            assert torch.allclose(noised.target, target)
+            assert torch.allclose(noised.noisy, shown)
 
 
 def test_offset_noise_moves_whole_channels() -> None:

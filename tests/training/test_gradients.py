@@ -1,3 +1,4 @@
+import pytest
 import torch
 from torch import nn
 
@@ -39,6 +40,21 @@ def test_norm_and_clipping_agree_with_torch() -> None:
     flat.tame_(norm, 0.5)
     for parameter, gradient in zip(parameters, expected, strict=True):
         torch.testing.assert_close(parameter.grad, gradient * 0.5 / norm, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("max_norm", "expected"),
+    [(10.0, [3.0, 4.0]), (5.5, [3.0, 4.0]), (2.5, [1.5, 2.0]), (1.0, [0.6, 0.8])],
+)
+def test_clipping_shortens_long_gradients_and_never_lengthens_short_ones(
+    max_norm: float, expected: list[float]
+) -> None:
+    parameter = nn.Parameter(torch.zeros(2))
+    flat = FlatGradients([parameter])
+    (parameter * torch.tensor([3.0, 4.0])).sum().backward()
+    flat.tame_(flat.norm(), max_norm)
+    assert parameter.grad is not None
+    assert parameter.grad.tolist() == pytest.approx(expected, rel=1e-6)
 
 
 def test_zero_max_norm_means_no_clipping() -> None:

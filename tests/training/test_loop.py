@@ -14,6 +14,7 @@ from sfumato.config.optimizer import OptimizerConfig
 from sfumato.config.schedule import ScheduleConfig
 from sfumato.errors import UserError
 from sfumato.training import optimizers, resume, schedulers
+from sfumato.training.fused import FusedUpdate
 from sfumato.training.loop import Loop
 from sfumato.training.objective import StepLoss
 from sfumato.training.plan import Plan, Step
@@ -113,6 +114,36 @@ def test_the_loop_learns_and_reports_every_step_once_and_in_order() -> None:
     assert notes.readings[6].paths == ["1.png"]
     biggest = max(parameter.abs().max().item() for parameter in line.model.parameters())
     assert notes.readings[-1].figures == {"biggest": biggest}
+
+
+class Product:
+    """Learn a factor whose gradient is the mean of the batch, so that every figure is known beforehand."""
+
+    file_holds_all = False
+
+    def __init__(self) -> None:
+        self.factor = nn.Parameter(torch.ones(1))
+
+    def step_begins(self, step: Step) -> None:
+        """Begin nothing."""
+
+    def step_ends(self) -> Mapping[str, Tensor]:
+        return {}
+
+    def loss(self, batch: Numbers, rng: torch.Generator) -> StepLoss:
+        return StepLoss(self.factor * batch.values, torch.zeros_like(batch.values))
+
+
+@pytest.mark.parametrize("is_fused", [False, True])
+def test_a_steps_loss_and_gradient_are_the_mean_over_its_micro_batches(is_fused: bool) -> None:
+    plan, product, notes = Plan(num_batches=3, group=2, num_steps=2), Product(), Notebook()
+    stepping = Stepping(torch.optim.SGD([product.factor], lr=0.5))
+    update = (FusedUpdate if is_fused else Update)(stepping, OneOf(), 0.0)  # type: ignore[arg-type]
+    values = ([1.0, 3.0], [4.0, 8.0], [5.0, 7.0])  # two micro-batches in the first step, one in the last
+    batches = (Numbers(torch.tensor(pair), []) for pair in values)
+    Loop(product, update, plan, batches, 0, [notes]).run()  # type: ignore[arg-type]
+    assert [(reading.loss, reading.grad_norm) for reading in notes.readings] == [(4.0, 4.0), (-6.0, 6.0)]
+    assert product.factor.item() == 1 - 0.5 * 4 - 0.5 * 6
 
 
 @pytest.mark.parametrize("kind", ["AdamW", "Adafactor", "SGDNesterov", "adamw8bit"])

@@ -94,12 +94,34 @@ def test_a_mask_of_pixels_counts_only_what_it_shows() -> None:
     objective = Objective(RAW, ElementLoss())
     half = torch.zeros(3, 1, 32, 48)
     half[..., :24] = 1
+    apart = (torch.randn(SHAPE, generator=rng()) - LATENTS) ** 2  # from the answer 0 to the velocity
+    shown = apart[..., :3].sum((1, 2, 3)) / apart[0].numel()  # what is hidden counts as a loss of 0
+    assert torch.allclose(step(objective, mask=half).per_sample, shown)
     latent_half = torch.zeros(3, 1, 4, 6)
     latent_half[..., :3] = 1
     assert torch.allclose(step(objective, mask=half).per_sample, step(objective, mask=latent_half).per_sample)
     whole = step(objective).per_sample
     both = step(objective, mask=half).per_sample + step(objective, mask=1 - half).per_sample
     assert torch.allclose(both, whole)
+
+
+def test_a_mask_between_nothing_and_all_scales_the_loss() -> None:
+    objective = Objective(RAW, ElementLoss())
+    quarter = step(objective, mask=torch.full((3, 1, 4, 6), 0.25)).per_sample
+    assert torch.allclose(quarter, 0.25 * step(objective).per_sample)
+
+
+def test_only_the_input_takes_the_perturbation() -> None:
+    plain, perturbed = RAW(LATENTS, rng()), dataclasses.replace(RAW, perturbation=0.5)(LATENTS, rng())
+    drawn = rng()
+    noise, sigma = torch.randn(SHAPE, generator=drawn), torch.rand(3, generator=drawn)
+    xi = torch.randn(SHAPE, generator=drawn)
+    level = sigma.reshape(-1, 1, 1, 1)
+    assert torch.equal(perturbed.levels, sigma)
+    assert torch.equal(plain.target, noise - LATENTS)
+    assert torch.equal(perturbed.target, noise - LATENTS)
+    assert torch.allclose(plain.noisy, (1 - level) * LATENTS + level * noise)
+    assert torch.allclose(perturbed.noisy, (1 - level) * LATENTS + level * (noise + 0.5 * xi))
 
 
 def test_gradients_reach_the_prediction() -> None:
