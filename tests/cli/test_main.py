@@ -176,25 +176,6 @@ def test_required_versions_are_those_of_the_package_itself() -> None:
     ]
 
 
-@pytest.mark.parametrize(
-    "code",
-    [
-        "from sfumato.cli.main import main; main(['train', 'flux', 'lora', '--lerning_rate', '1'])",
-        "from sfumato.cli.main import main; main(['options', 'flux_minimal_inference', '--json'])",
-        "from sfumato.cli.parse import parse; from sfumato.cli.runs import SCRIPTS;"
-        "parse(SCRIPTS[0], ['--seed', '1'], prog='p')",
-    ],
-)
-def test_parsing_loads_no_heavy_library(code: str) -> None:
-    check = "import sys; heavy = {'torch', 'numpy', 'transformers', 'diffusers', 'PIL'} & set(sys.modules)"
-    subprocess.run(
-        [sys.executable, "-c", f"{code}\n{check}\nassert not heavy, heavy"],
-        check=True,
-        cwd=ROOT,
-        capture_output=True,
-    )
-
-
 def test_a_drop_in_runs_from_anywhere_and_reports_a_typo(tmp_path: Path) -> None:
     drop_in_file = ROOT / "sd-scripts" / "flux_train_network.py"
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}

@@ -49,20 +49,3 @@ def test_walk_sees_the_whole_package() -> None:
     parts = {file.relative_to(PACKAGE).with_suffix("").parts[0] for file in FILES}
     assert parts - EVERYONES - {"__init__"} == set(LEVEL), "every part of the package has a layer, and exists"
     assert imports(PACKAGE / "models" / "family.py") == {"config", "errors", "models"}
-
-
-def test_command_line_starts_without_torch() -> None:
-    """Nothing that `--help` imports may import torch at its top."""
-    for folder in ("config", "cli"):
-        for file in (PACKAGE / folder).glob("*.py"):
-            body = ast.parse(file.read_text("utf-8")).body
-            top = [node for node in body if isinstance(node, ast.Import | ast.ImportFrom)]
-            names = {name for node in top for name in _modules(node)}
-            assert not names & {"torch", "numpy", "transformers", "diffusers", "accelerate"}, file
-
-
-def _modules(node: ast.Import | ast.ImportFrom) -> list[str]:
-    modules = (
-        [node.module or ""] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
-    )
-    return [module.partition(".")[0] for module in modules]
