@@ -1,15 +1,62 @@
-"""What every test can rely on: one thread, and logging as if no program had been started before."""
+"""What every test can rely on: one thread, and logging as if no program had been started before.
+
+`--quick` leaves out `tests/end_to_end/`, where whole scripts run. What keeps the rest quick is no list, but a
+limit for each test, which holds in every run.
+"""
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from pathlib import Path
 
 import pytest
 
 # Tiny models run up to ten times faster on one thread when the machine is busy; subprocesses inherit this.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+END_TO_END = Path(__file__).parent / "end_to_end"
+QUICK_CPU_S = 10
+"""What a test elsewhere may take, the processes that it starts included. Most take a hundredth of it."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--quick", action="store_true", help="leave out the tests that run whole scripts")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    return True if collection_path == END_TO_END and config.getoption("quick") else None
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup(item: pytest.Item) -> Generator[None, None, None]:
+    yield from _within_limit(item)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
+    yield from _within_limit(item)
+
+
+def _within_limit(item: pytest.Item) -> Generator[None, None, None]:
+    """Fail a test that takes too long for where it lies."""
+    before_s = _cpu_s()
+    yield
+    spent_s = _cpu_s() - before_s
+    is_free = END_TO_END in item.path.parents or item.get_closest_marker("slow")
+    if spent_s > QUICK_CPU_S and not is_free:
+        pytest.fail(
+            f"{spent_s:.0f} s of CPU time; a test outside tests/end_to_end/ may take {QUICK_CPU_S}. "
+            "Take a smaller model, or move the test there.",
+            pytrace=False,
+        )
+
+
+def _cpu_s() -> float:
+    """Return the CPU time of this process and its finished children; other programs do not count."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
 
 
 @pytest.fixture(autouse=True)

@@ -18,7 +18,7 @@ from sfumato.cli.main import script
 from sfumato.training.distributed import missing_processes
 from tests import tiny
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 DROP_IN = ROOT / "sd-scripts" / "flux_train_network.py"
 
 ONE_FAILS = """

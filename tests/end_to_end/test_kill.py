@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests import processes, tiny
-from tests.test_resume_end_to_end import (
+from tests.end_to_end.test_resume import (
     CACHED,
     OPTIMIZERS,
     WORKERS,
@@ -24,7 +24,7 @@ from tests.test_resume_end_to_end import (
     metrics,
     without_network,
 )
-from tests.test_resume_end_to_end import model as model
+from tests.end_to_end.test_resume import model as model
 
 pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="there is no SIGKILL on Windows")
 

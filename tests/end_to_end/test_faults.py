@@ -19,10 +19,10 @@ from sfumato.caching import store
 from sfumato.cli.main import script
 from sfumato.data import views
 from tests import tiny
+from tests.end_to_end.test_resume import CACHED, WORKERS, arguments, assert_same_weights, run
+from tests.end_to_end.test_resume import model as model
+from tests.end_to_end.test_resume import pictures as pictures
 from tests.runs import error_of
-from tests.test_resume_end_to_end import CACHED, WORKERS, arguments, assert_same_weights, run
-from tests.test_resume_end_to_end import model as model
-from tests.test_resume_end_to_end import pictures as pictures
 
 EVERY_STEP = ["--save_every_n_steps", "1", "--save_state"]
 

@@ -23,7 +23,7 @@ from sfumato.adapters.sizes import describe_file
 from sfumato.cli.main import main, script
 from sfumato.models.family import DENOISER, AdapterTarget
 
-RECORDED = Path(__file__).parents[1] / "adapters" / "interchange"
+RECORDED = Path(__file__).parents[2] / "adapters" / "interchange"
 
 
 def counts(keys: list[str]) -> tuple[int, ...]:

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from tests import processes, tiny
-from tests.test_resume_end_to_end import CACHED, WORKERS, arguments, assert_same_weights, metrics, run
-from tests.test_resume_end_to_end import model as model
-from tests.test_resume_end_to_end import pictures as pictures
+from tests.end_to_end.test_resume import CACHED, WORKERS, arguments, assert_same_weights, metrics, run
+from tests.end_to_end.test_resume import model as model
+from tests.end_to_end.test_resume import pictures as pictures
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="signals to groups of processes are POSIX's")
 

@@ -20,7 +20,7 @@ from sfumato.cli.main import main, script
 from tests import tiny
 from tests.runs import refusal
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 DROP_IN = ROOT / "sd-scripts" / "flux_train_network.py"
 
 LORA_24_GB = shlex.split("""
