@@ -17,8 +17,9 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 END_TO_END = Path(__file__).parent / "end_to_end"
-QUICK_CPU_S = 10
-"""What a test elsewhere may take, the processes that it starts included. Most take a hundredth of it."""
+QUICK_CPU_S = 20
+"""What a test elsewhere may take with the processes that it starts. Most take a hundredth of it; the first
+one that needs a large library pays for importing it."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import gzip
 import hashlib
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -14,12 +12,6 @@ from PIL import Image
 
 from sfumato.data.buckets import Buckets
 from sfumato.data.plan import DatasetPlan, SubsetPlan
-
-GOLDEN = Path(__file__).parents[1] / "golden"
-
-
-def golden(name: str) -> dict[str, Any]:
-    return json.loads(gzip.decompress((GOLDEN / f"{name}.json.gz").read_bytes()))
 
 
 def pixels(name: str, width: int, height: int, channels: int = 3) -> np.ndarray:

@@ -20,9 +20,10 @@ from sfumato.data.dataset import TrainingSet
 from sfumato.data.loader import Loader
 from sfumato.data.plan import DatasetPlan, SubsetPlan
 from sfumato.errors import UserError
-from tests.data.folders import folder, golden, picture, pixels, plan, subset
+from tests.data.folders import folder, picture, pixels, plan, subset
+from tests.golden.derived import settings
 
-FIXTURE = golden("c_dataset_seed")
+FIXTURE = settings("c_dataset_seed")
 SIZES = [(64, 64), (64, 64), (64, 64), (96, 48), (96, 48), (48, 96), (200, 100)]
 
 

@@ -1,19 +1,16 @@
 """The FLUX transformer gives the numbers that sd-scripts gives, on the same weights and inputs."""
 
-import gzip
-import json
-from pathlib import Path
-
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from sfumato.models.flux.network import Flux, FluxShape, axes_of, rotate, rotation, time_embedding
-from tests.golden.derived import assert_recorded, rule, weight
+from tests.golden.derived import arrays, assert_recorded, cases, rule, settings, weight
+from tests.golden.flux_model import shape_of
 
-HERE = Path(__file__).parent
-CASES = json.loads(gzip.decompress((HERE / "a_flux_seed.json.gz").read_bytes()))["cases"]
-NUMBERS = load_file(HERE / "a_flux_seed.safetensors")
+CASES = [case for case in cases("a_flux_seed") if "params" in case]
+PRIMITIVES = [case for case in cases("a_flux_seed") if "params" not in case]
+NUMBERS = arrays("a_flux_seed")
+PREFIX = settings("a_flux_seed").get("key_prefix", "")
 
 
 def inputs(name: str, *shape: int) -> torch.Tensor:
@@ -21,21 +18,11 @@ def inputs(name: str, *shape: int) -> torch.Tensor:
 
 
 def build(case: dict) -> Flux:
-    params = case["params"]
-    shape = FluxShape(
-        hidden_size=params["hidden_size"],
-        num_heads=params["num_heads"],
-        depth=params["depth"],
-        depth_single=params["depth_single_blocks"],
-        in_channels=params["in_channels"],
-        text_width=params["context_in_dim"],
-        pooled_width=params["vec_in_dim"],
-        mlp_hidden=int(params["hidden_size"] * params["mlp_ratio"]),
-        axes_dim=tuple(params["axes_dim"]),
-        guidance=params["guidance_embed"],
-    )
+    shape = shape_of(case["params"])
     model = Flux(shape)
-    model.load_state_dict({k: weight(k, v.shape, case["weight_std"]) for k, v in model.state_dict().items()})
+    model.load_state_dict(
+        {k: weight(PREFIX + k, v.shape, case["weight_std"]) for k, v in model.state_dict().items()}
+    )
     inferred = FluxShape.of({k: tuple(v.shape) for k, v in model.state_dict().items()})
     assert inferred == shape
     return model
@@ -43,11 +30,13 @@ def build(case: dict) -> Flux:
 
 def run(model: Flux, case: dict) -> torch.Tensor:
     batch, (height, width), length = case["batch"], case["latent_hw"], case["txt_len"]
-    latents = inputs(f"{case['id']}.latents", batch, 16, height, width)
+    params = case["params"]
+    channels = params["in_channels"] // 4
+    latents = inputs(f"{case['id']}.latents", batch, channels, height, width)
     packed = (
-        latents.reshape(batch, 16, height // 2, 2, width // 2, 2)
+        latents.reshape(batch, channels, height // 2, 2, width // 2, 2)
         .permute(0, 2, 4, 1, 3, 5)
-        .reshape(batch, height * width // 4, 64)
+        .reshape(batch, height * width // 4, 4 * channels)
     )
     rows, columns = torch.meshgrid(torch.arange(height // 2), torch.arange(width // 2), indexing="ij")
     ids = torch.stack((torch.zeros_like(rows), rows, columns), dim=-1).reshape(1, -1, 3).expand(batch, -1, -1)
@@ -55,10 +44,10 @@ def run(model: Flux, case: dict) -> torch.Tensor:
     return model(
         packed,
         ids,
-        inputs(f"{case['id']}.txt", batch, length, 48),
+        inputs(f"{case['id']}.txt", batch, length, params["context_in_dim"]),
         torch.zeros(batch, length, 3),
         torch.tensor(case["timesteps"]),
-        inputs(f"{case['id']}.vec", batch, 32),
+        inputs(f"{case['id']}.vec", batch, params["vec_in_dim"]),
         None if case["guidance"] is None else torch.tensor(case["guidance"]),
         None if mask is None else torch.tensor(mask),
     )
@@ -66,13 +55,10 @@ def run(model: Flux, case: dict) -> torch.Tensor:
 
 def test_every_case_is_checked() -> None:
     print(f"a_flux_seed: {len(CASES)} cases")
-    assert len(CASES) == 17
-    assert {case["id"] for case in CASES} == {name.split("/")[0] for name in NUMBERS}
+    assert {case["id"] for case in CASES + PRIMITIVES} == {name.split("/")[0] for name in NUMBERS}
 
 
-@pytest.mark.parametrize(
-    "case", [case for case in CASES if case["id"] != "prim"], ids=lambda case: case["id"]
-)
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case["id"])
 def test_output_loss_and_gradients_agree(case: dict) -> None:
     model = build(case)
     out = run(model, case)

@@ -15,15 +15,22 @@ from sfumato.adapters import block_weights
 from sfumato.adapters.changes import Adapter, changed
 from sfumato.cli.main import script
 from sfumato.models.family import AdapterTarget
-from tests.golden.derived import HERE, cases, error, rule, settings
+from tests.golden.derived import (
+    arrays,
+    assert_recorded,
+    cases,
+    error,
+    rule,
+    settings,
+)
 from tests.golden.toy_loras import toy_lora
 
 NAME = "e_tools"
-ARRAYS = load_file(HERE / f"{NAME}_merged.safetensors")
-MERGED = [case for case in cases(NAME) if case["id"].startswith("merge/")]
-REDUCED = [
-    case for case in cases(NAME) if case["id"].startswith("svdmerge/") and case["id"].endswith("/noclamp")
-]
+ARRAYS = arrays(NAME)
+MERGED = [case for case in cases(NAME) if "concat" in case]
+REDUCED = [case for case in cases(NAME) if case.get("clamp") is False]
+CLAMPED = [case for case in cases(NAME) if case.get("clamp")]
+WHOLE = [case for case in cases(NAME) if "base_K" in case]
 TOLERANCE = 2e-5
 
 
@@ -48,7 +55,7 @@ def merge(
 
 
 def check(case: dict[str, Any], found: dict[str, Tensor], tolerance: float) -> None:
-    """Compare with a recorded case; of each product, every fourth number is kept."""
+    """Compare rank, alpha, product and leading singular values of each layer with a recorded case."""
     assert {name.partition(".")[0] for name in found} == {row[0] for row in case["modules"]}
     most = {
         row[0]: sum(toy_lora(NAME, n)[f"{row[0]}.lora_down.weight"].shape[0] for n in case["inputs"])
@@ -60,9 +67,8 @@ def check(case: dict[str, Any], found: dict[str, Tensor], tolerance: float) -> N
         if down.shape[0] == rank:
             assert float(found[f"{layer}.alpha"]) == pytest.approx(alpha)
         product = up @ down * (float(found[f"{layer}.alpha"]) / down.shape[0])
-        recorded = ARRAYS[f"{case['id']}/{layer}/product"]
         if norm:
-            assert error(product.flatten()[::4], recorded) < tolerance, layer
+            assert_recorded(product, ARRAYS, f"{case['id']}/{layer}/product", tolerance)
         else:
             assert float(product.abs().max()) < 1e-6
         values = torch.linalg.svdvals(product)[: len(ARRAYS[f"{case['id']}/{layer}/singular_values"])]
@@ -90,18 +96,16 @@ def test_loras_merge_to_a_new_rank_as_recorded(
 
 
 def test_clamped_results_differ_only_by_what_the_clamp_cuts_off() -> None:
-    clamped = {case["id"]: case for case in cases(NAME) if case["id"].endswith("/clamp")}
-    assert len(REDUCED) == 8
-    for case in REDUCED:
-        cut = clamped[case["id"].replace("/noclamp", "/clamp")]
+    for case, cut in zip(REDUCED, CLAMPED, strict=True):
+        assert case["inputs"] == cut["inputs"]
         for ours, theirs in zip(case["modules"], cut["modules"], strict=True):
             assert theirs[3] <= ours[3] * (1 + 1e-6), (
                 "a clamp makes changes smaller, which is why we have none"
             )
 
 
-def test_weights_of_a_model_change_as_recorded(files: dict[str, Path]) -> None:
-    case = next(case for case in cases(NAME) if case["id"] == "fluxmerge")
+@pytest.mark.parametrize("case", WHOLE, ids=lambda case: case["id"])
+def test_weights_of_a_model_change_as_recorded(case: dict[str, Any], files: dict[str, Path]) -> None:
     adapters = [
         Adapter.read(files[name], lambda _, ratio=ratio: ratio)
         for name, ratio in zip(case["inputs"], case["ratios"], strict=True)

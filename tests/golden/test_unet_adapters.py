@@ -3,12 +3,10 @@
 import copy
 import hashlib
 import random
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from sfumato.adapters import legacy
@@ -20,7 +18,7 @@ from sfumato.config.network import NetworkConfig
 from sfumato.config.run import Run
 from sfumato.models.family import DENOISER, family_for
 from sfumato.models.text_encoders import clip_tensors
-from tests.golden.derived import cases, error, rule, settings, weight
+from tests.golden.derived import arrays, assert_recorded, cases, error, quantities, rule, settings, weight
 from tests.golden.unet_models import SD, SDXL, Recorded
 
 CASES = [
@@ -28,7 +26,8 @@ CASES = [
     for recorded in (SD, SDXL)
     for case in cases(recorded.fixture)
 ]
-NUMBERS = {r.fixture: load_file(Path(__file__).parent / f"{r.fixture}.safetensors") for r in (SD, SDXL)}
+NUMBERS = {recorded.fixture: arrays(recorded.fixture) for recorded in (SD, SDXL)}
+LIMITED = [case for case in CASES if "max_norm_key" in case.values[1]]  # type: ignore[attr-defined, operator]
 OUTPUTS = [case for case in CASES if f"{case.values[1]['id']}/out_m1.0" in NUMBERS[case.values[0].fixture]]  # type: ignore[attr-defined, index]
 TRAINED = [case for case in OUTPUTS if case.values[1].get("grads")]  # type: ignore[attr-defined]
 NESTED = "networks.dylora"
@@ -61,11 +60,15 @@ def build(recorded: Recorded, case: dict[str, Any], models: dict[str, nn.Module]
     return network
 
 
-def trained(recorded: Recorded, case: dict[str, Any], models: dict[str, nn.Module]) -> AdapterNetwork:
-    network = build(recorded, case, models)
+def trained(
+    recorded: Recorded, case: dict[str, Any], models: dict[str, nn.Module], part: str | None = None
+) -> AdapterNetwork:
+    """Return the recorded adapter with its derived numbers, or its layers of one part."""
+    built = build(recorded, case, models)
+    network = AdapterNetwork([layer for layer in built.layers if part in (None, layer.target.part)])
     std = 0.05 if "oft" in case["module"] else settings(recorded.fixture)["lora_weight_std"]
-    state = network.state_dict()
-    learned = {k: rule(k, tuple(v.shape)) * std for k, v in state.items() if not k.endswith(".alpha")}
+    state, prefix = network.state_dict(), recorded.key_prefix
+    learned = {k: rule(prefix + k, v.shape) * std for k, v in state.items() if not k.endswith(".alpha")}
     network.load_state_dict(state | learned)
     for layer in network.layers:
         if isinstance(layer, Lora) and layer.nested:
@@ -80,14 +83,6 @@ def size(layer: Any) -> int:
 def strengths(case: dict[str, Any]) -> tuple[tuple[float, str], ...]:
     """Return strengths and the recorded ones: the recording had one strength for layers of nested ranks."""
     return (1.0, "1.0"), (1.0 if case["module"] == NESTED else 0.5, "0.5")
-
-
-def assert_stored(actual: Tensor, name: str, numbers: dict[str, Tensor], tolerance: float) -> None:
-    flat, first = actual.detach().flatten(), numbers[f"{name}/first"]
-    step = max(1, flat.numel() // len(first))
-    assert error(flat[: len(first)], first) < tolerance
-    assert error(flat[::step][: len(first)], numbers[f"{name}/strided"]) < tolerance
-    assert flat.double().norm().item() == pytest.approx(numbers[f"{name}/stats"][3].item(), rel=tolerance)
 
 
 @pytest.mark.parametrize(("recorded", "case"), CASES)
@@ -108,10 +103,13 @@ def test_layers_ranks_and_keys_equal(
 
 @pytest.mark.parametrize(("recorded", "case"), OUTPUTS)
 def test_outputs_equal_at_both_strengths(
-    recorded: Recorded, case: dict[str, Any], denoisers: dict[str, nn.Module]
+    recorded: Recorded,
+    case: dict[str, Any],
+    denoisers: dict[str, nn.Module],
+    parts: dict[str, dict[str, nn.Module]],
 ) -> None:
     numbers, model = NUMBERS[recorded.fixture], denoisers[recorded.fixture]
-    network = trained(recorded, case, {**recorded.models(), DENOISER: model})
+    network = trained(recorded, case, {**parts[recorded.fixture], DENOISER: model}, DENOISER)
     network.attach()
     for strength, name in strengths(case):
         network.set_strength(strength)
@@ -123,29 +121,35 @@ def test_outputs_equal_at_both_strengths(
 
 @pytest.mark.parametrize(("recorded", "case"), MERGED)
 def test_merged_models_and_weights_equal(
-    recorded: Recorded, case: dict[str, Any], denoisers: dict[str, nn.Module]
+    recorded: Recorded,
+    case: dict[str, Any],
+    denoisers: dict[str, nn.Module],
+    parts: dict[str, dict[str, nn.Module]],
 ) -> None:
     numbers, overlooked = NUMBERS[recorded.fixture], NOT_MERGED_BY_THEM.get(case["id"], ())
     output = "out" if overlooked else "merged_out"
     for strength in (0.5, 1.0):
         model = copy.deepcopy(denoisers[recorded.fixture])
-        network = trained(recorded, case, {**recorded.models(), DENOISER: model})
-        AdapterNetwork([layer for layer in network.layers if layer.target.part == DENOISER]).merge(strength)
+        network = trained(recorded, case, {**parts[recorded.fixture], DENOISER: model}, DENOISER)
+        network.merge(strength)
         with torch.no_grad():
             assert error(recorded.predict(model), numbers[f"{case['id']}/{output}_m{strength}"]) < 2e-5
     stem = f"{case['id']}/merged/"
-    names = {key.split("/")[2] for key in numbers if key.startswith(stem)}
-    assert len(names) == 3
-    for name in names.difference(overlooked):
-        assert_stored(model.get_parameter(name), stem + name, numbers, 2e-5)
+    names = quantities(numbers, stem.rstrip("/"))
+    assert names
+    for name in set(names).difference(overlooked):
+        assert_recorded(model.get_parameter(name), numbers, stem + name, 2e-5)
 
 
 @pytest.mark.parametrize(("recorded", "case"), TRAINED)
 def test_loss_and_gradients_equal(
-    recorded: Recorded, case: dict[str, Any], denoisers: dict[str, nn.Module]
+    recorded: Recorded,
+    case: dict[str, Any],
+    denoisers: dict[str, nn.Module],
+    parts: dict[str, dict[str, nn.Module]],
 ) -> None:
     numbers, model = NUMBERS[recorded.fixture], denoisers[recorded.fixture]
-    network = trained(recorded, case, {**recorded.models(), DENOISER: model})
+    network = trained(recorded, case, {**parts[recorded.fixture], DENOISER: model}, DENOISER)
     state = network.state_dict(keep_vars=True)
     for name in case["grads"]:
         if name in state:  # what LoRA-FA freezes was recorded as well
@@ -157,7 +161,7 @@ def test_loss_and_gradients_equal(
     network.detach()
     assert loss.item() == pytest.approx(case["loss"], rel=2e-5)
     for name in case["grads"]:
-        assert_stored(gradient(state, name), f"{case['id']}/grad/{name}", numbers, 5e-4)
+        assert_recorded(gradient(state, name), numbers, f"{case['id']}/grad/{name}", 5e-4)
 
 
 def gradient(state: dict[str, Tensor], name: str) -> Tensor:
@@ -174,21 +178,39 @@ def gradient(state: dict[str, Tensor], name: str) -> Tensor:
 
 
 @pytest.mark.parametrize(("recorded", "case"), ENCODED)
-def test_text_encoder_outputs_equal(recorded: Recorded, case: dict[str, Any]) -> None:
+def test_text_encoder_outputs_equal(
+    recorded: Recorded, case: dict[str, Any], parts: dict[str, dict[str, nn.Module]]
+) -> None:
     numbers, model = NUMBERS[recorded.fixture], settings(recorded.fixture)["model"]
     part = next(iter(recorded.texts))
     encoder = recorded.models()[part].to_empty(device="cpu").requires_grad_(False).eval()
     std = model["text_encoder"]["weight_std"]
     for name, tensor in clip_tensors(encoder).items():
-        tensor.copy_(weight(f"text_model.{name}", tuple(tensor.shape), std))
+        tensor.copy_(weight(f"{recorded.key_prefix}text_model.{name}", tensor.shape, std))
     for name, buffer in encoder.named_buffers():
         assert name.endswith("position_ids")
-        buffer.copy_(torch.arange(77).expand(1, -1))
-    network = trained(recorded, case, {**recorded.models(), part: encoder})
+        buffer.copy_(torch.arange(buffer.shape[-1]).expand(1, -1))
+    network = trained(recorded, case, {**parts[recorded.fixture], part: encoder}, part)
     network.attach()
     for strength, name in strengths(case):
         network.set_strength(strength)
         random.seed(case.get("python_seed_te"))
         with torch.no_grad():
             states = encoder(torch.tensor(model["te_input_ids"])).last_hidden_state
-        assert_stored(states, f"{case['id']}/te_m{name}", numbers, 2e-5)
+        assert_recorded(states, numbers, f"{case['id']}/te_m{name}", 2e-5)
+
+
+@pytest.mark.parametrize(("recorded", "case"), LIMITED)
+def test_norms_are_limited_as_recorded(
+    recorded: Recorded,
+    case: dict[str, Any],
+    denoisers: dict[str, nn.Module],
+    parts: dict[str, dict[str, nn.Module]],
+) -> None:
+    numbers = NUMBERS[recorded.fixture]
+    network = trained(recorded, case, parts[recorded.fixture])
+    (name,) = (name for name in case if name.startswith("max_norm_") and name != "max_norm_key")
+    figures = network.limit_norms(float(name.removeprefix("max_norm_")))
+    assert [figure.item() for figure in figures.values()] == pytest.approx(case[name], rel=1e-6)
+    key = case["max_norm_key"]
+    assert_recorded(network.state_dict()[key], numbers, f"{case['id']}/maxnorm/{key}", 1e-6)

@@ -19,9 +19,9 @@ from tests.golden.group_sizes import recorded_size
 from tests.golden.unet_models import SD, SDXL
 
 CASES = cases("g_blocks")
-RATES = [case for case in CASES if case["id"].startswith("lrw_")]
-SIZES = [case for case in CASES if case["id"].startswith("dims_")]
-GROUPS = [case for case in CASES if case["id"].startswith("groups_")]
+RATES = [case for case in CASES if "block_lr_weight" in case]
+SIZES = [case for case in CASES if "result" in case]
+GROUPS = [case for case in CASES if case.get("family") in (SD.family, SDXL.family)]
 LISTS = {False: BlockList(12, 1, 12), True: BlockList(9, 3, 9, before=1, after=1)}
 
 

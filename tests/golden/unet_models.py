@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from sfumato.models import text_encoders, unet, unet_names
 from sfumato.models.family import DENOISER
-from tests.golden.derived import inputs, weight
+from tests.golden.derived import arrays, inputs, settings, weight
 
 
 @dataclass(frozen=True)
 class Recorded:
-    """How one family's cases were run.
+    """How one family's cases were run. The fixture tells all but timesteps and the real model's widths.
 
     Attributes:
         texts: width, feed-forward width and activation of each text encoder.
@@ -34,6 +34,11 @@ class Recorded:
     vector: str = ""
     has_published_names: bool = False
 
+    @property
+    def key_prefix(self) -> str:
+        """What the names of all weights begin with."""
+        return settings(self.fixture).get("key_prefix", "")
+
     def models(self) -> dict[str, nn.Module]:
         """Return all parts on the meta device."""
         texts = {part: _clip(*sizes) for part, sizes in self.texts.items()}
@@ -46,7 +51,8 @@ class Recorded:
         names = (
             unet_names.published_names(state) if self.has_published_names else {name: name for name in state}
         )
-        model.load_state_dict({k: weight(names[k], tuple(v.shape), 0.02) for k, v in state.items()})
+        std = settings(self.fixture)["model_weight_std"]
+        model.load_state_dict({k: weight(self.key_prefix + names[k], v.shape, std) for k, v in state.items()})
         return model
 
     def predict(self, model: Any) -> Tensor:
@@ -72,44 +78,56 @@ def _clip(width: int, inner: int, activation: str) -> nn.Module:
     return text_encoders.build_clip(sizes, activation, 4)
 
 
-_SHAPE = unet.UnetShape(
-    in_channels=4,
-    out_channels=4,
-    resnets=2,
-    widths=(32, 64, 128, 128),
-    depths=(1, 1, 1, 0),
-    middle_depth=1,
-    context=48,
-    vector=0,
-    is_linear=False,
-)
-SD = Recorded(
-    fixture="e_net_sd",
-    family="sd",
-    shape=_SHAPE,
-    heads=(8, 8, 8, 8),
-    texts={"text_encoder": (48, 192, "quick_gelu")},
-    noisy=(2, 4, 8, 8),
-    timesteps=(33.0, 777.0),
-    prefix="enet.sd",
-)
-SDXL = Recorded(
-    fixture="e_net_sdxl",
-    family="sdxl",
-    shape=replace(
-        _SHAPE,
-        widths=(32, 64, 128),
-        depths=(0, 2, 10),
-        middle_depth=10,
-        context=2048,
-        vector=2816,
-        is_linear=True,
-    ),
-    heads=(1, 1, 2),
-    texts={"text_encoder1": (48, 192, "quick_gelu"), "text_encoder2": (56, 224, "gelu")},
-    noisy=(1, 4, 8, 8),
-    timesteps=(321.0,),
-    prefix="enet.xl",
-    vector="enet.xl.y",
-    has_published_names=True,
-)
+def _small(widths: Sequence[int], *, depths: tuple[int, ...], context: int, vector: int) -> unet.UnetShape:
+    return unet.UnetShape(
+        in_channels=4,
+        out_channels=4,
+        resnets=2,
+        widths=tuple(widths),
+        depths=depths,
+        middle_depth=max(depths),
+        context=context,
+        vector=vector,
+        is_linear=vector > 0,
+    )
+
+
+def _text(model: Mapping[str, Any]) -> tuple[int, int, str]:
+    return model["hidden"], 4 * model["hidden"], model["act"]
+
+
+def _sd() -> Recorded:
+    model, numbers = settings("e_net_sd")["model"], arrays("e_net_sd")
+    return Recorded(
+        fixture="e_net_sd",
+        family="sd",
+        shape=_small(
+            model["block_out_channels"], depths=(1, 1, 1, 0), context=model["cross_attention_dim"], vector=0
+        ),
+        heads=(model["heads"],) * 4,
+        texts={"text_encoder": _text(model["text_encoder"])},
+        noisy=tuple(numbers["base/out"].shape),
+        timesteps=(33.0, 777.0),
+        prefix="enet.sd",
+    )
+
+
+def _sdxl() -> Recorded:
+    model, numbers = settings("e_net_sdxl")["model"], arrays("e_net_sdxl")
+    width = model["model_channels"]
+    output = next(name for name in numbers if name.endswith("/out_m1.0"))
+    return Recorded(
+        fixture="e_net_sdxl",
+        family="sdxl",
+        shape=_small((width, 2 * width, 4 * width), depths=(0, 2, 10), context=2048, vector=2816),
+        heads=tuple(max(1, factor * width // 64) for factor in (1, 2, 4)),
+        texts={"text_encoder1": _text(model["te1"]), "text_encoder2": _text(model["te2"])},
+        noisy=tuple(numbers[output].shape),
+        timesteps=(321.0,),
+        prefix="enet.xl",
+        vector="enet.xl.y",
+        has_published_names=True,
+    )
+
+
+SD, SDXL = _sd(), _sdxl()
