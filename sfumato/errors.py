@@ -1,6 +1,6 @@
 """The exceptions that a person, not a programmer, is meant to read."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 
@@ -24,17 +24,29 @@ class StoppedError(Exception):
 
 
 @contextmanager
-def guest_code(what: str) -> Iterator[None]:
+def guest_code(
+    what: str, remedy: str = "", passes: Callable[[Exception], bool] = lambda _: False
+) -> Iterator[None]:
     """Turn whatever others' code raises in the block into one line for the user.
 
     It may raise anything: only for calls of classes that the user names.
 
     Args:
         what: what ran or failed, with the option that named it; the message begins with it.
+        remedy: what the user can do; the message ends with it.
+        passes: whether an error is none of that code's and goes on as it is.
     """
     try:
         yield
     except UserError:
         raise
     except Exception as error:
-        raise UserError(f"{what}: {' '.join(str(error).split()) or type(error).__name__}") from error
+        if passes(error):
+            raise
+        text = " ".join(str(error).split())[:_MOST_CHARACTERS]
+        reason = ": ".join(filter(None, [type(error).__name__, text]))
+        raise UserError(f"{what}: {reason}{remedy and f'; {remedy}'}") from error
+
+
+_MOST_CHARACTERS = 300
+"""Of what an error says: a list of all tensors of a file is no line."""

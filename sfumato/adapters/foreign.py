@@ -1,134 +1,35 @@
-"""Network modules of other projects (LyCORIS, a user's own file) behind the same interface as our adapters.
+"""Networks that others' modules made (LyCORIS, a user's own) behind the same interface as our adapters.
 
-Such a module offers `create_network` and `create_network_from_weights`; what they return is an `nn.Module`
-with `apply_to`, `prepare_optimizer_params`, `save_weights` and so on, as sd-scripts defined them.
+Such a network is an `nn.Module` with `apply_to`, `prepare_optimizer_params`, `save_weights` and so on, as
+sd-scripts defined them. Its state need not be what it trains: it may be made of that, and not the other way
+round. So what a run must remember is read off its parameters and buffers.
 """
 
 from __future__ import annotations
 
-import argparse
-import importlib
 import inspect
 import logging
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from functools import cached_property, partial
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from sfumato import installing
+from sfumato.adapters import trial
 from sfumato.adapters.layer import Strength
-from sfumato.adapters.network import Network, norm_figures
+from sfumato.adapters.network import UNSAVED, norm_figures
 from sfumato.adapters.rates import ParameterGroup
-from sfumato.adapters.renaming import Names, copy_by_path, names_in_files, rename_file, renamed, unknown
-from sfumato.checkpoints.tensors import require_finite_file
-from sfumato.errors import UserError
+from sfumato.adapters.renaming import Names, copy_by_path, rename_file, renamed
+from sfumato.checkpoints.tensors import open_tensors, require_finite_file
+from sfumato.errors import UserError, guest_code
 from sfumato.log import counted
-from sfumato.models.family import DENOISER, VAE, Family
+from sfumato.nn import dry_run
 
 logger = logging.getLogger(__name__)
-
-_MUST_HAVE = ("apply_to", "load_weights", "prepare_optimizer_params", "save_weights")
-
-
-@dataclass(frozen=True)
-class ForeignPlan:
-    """A network of somebody else's module, to be built once the model is there.
-
-    Attributes:
-        module_name: as given with `--network_module`.
-        arguments: `--network_args`, all as text.
-        rank, alpha, dropout: as given, None where not.
-        weights: file to take the network's shape from (`--dim_from_weights`), or None.
-        start: file to load into the network, or None.
-        options: all options of the run, for modules that ask for them.
-        replaced: arguments that the module gets instead of those that were given.
-    """
-
-    module_name: str
-    arguments: Mapping[str, str] = field(default_factory=dict)
-    rank: int | None = None
-    alpha: float | None = None
-    dropout: float | None = None
-    weights: Path | None = None
-    start: Path | None = None
-    trains_denoiser: bool = True
-    trains_text_encoders: bool = True
-    options: Mapping[str, Any] = field(default_factory=dict)
-    replaced: Mapping[str, str] = field(default_factory=dict)
-
-    def check(self) -> None:
-        """Raise UserError unless the module can be imported and offers what is needed."""
-        function = "create_network_from_weights" if self.weights else "create_network"
-        if not callable(getattr(_import(self.module_name), function, None)):
-            raise UserError(f"--network_module {self.module_name} has no {function}; use another module")
-
-    def parts(self, family: Family) -> list[str]:
-        """Return the names of the parts that may be adapted, text encoders first."""
-        texts = list(family.text_outputs) if self.trains_text_encoders else []
-        return [*texts, DENOISER] if self.trains_denoiser else texts
-
-    def build(self, family: Family, models: Mapping[str, nn.Module]) -> Network:
-        """Make the network; a part that is not in `models` is stood in for by an empty module.
-
-        Raises:
-            UserError: the module makes no network, or one that lacks something.
-        """
-        texts = [models.get(part, nn.Module()) for part in family.text_outputs]
-        text_encoders = texts[0] if len(texts) == 1 else texts
-        denoiser = models.get(DENOISER, nn.Module())
-        names = names_in_files(family, models)
-        network = self._create(models.get(VAE), text_encoders, denoiser, names)
-        missing = [name for name in _MUST_HAVE if not callable(getattr(network, name, None))]
-        if not isinstance(network, nn.Module) or missing:
-            lack = ", ".join(missing) or "nn.Module's methods"
-            raise UserError(
-                f"--network_module {self.module_name} made a network without {lack}; use another module"
-            )
-        prepare: Any = getattr(network, "prepare_network", None)
-        if prepare is not None:
-            prepare(argparse.Namespace(**self.options))
-        wrapped = ForeignNetwork(
-            network, text_encoders, denoiser, self.trains_text_encoders, self.trains_denoiser, names
-        )
-        wrapped.attach()  # these networks make their parameters known only when applied
-        if rest := unknown(network.state_dict(), names):
-            number = counted(len(rest), "layer is", "layers are")
-            logger.info("%s saved under the module's own names (%s ...)", number, rest[0])
-        if self.start:
-            wrapped.load(self.start)
-        return wrapped
-
-    def _create(self, vae: nn.Module | None, text_encoders: Any, denoiser: nn.Module, names: Names) -> Any:
-        module = _import(self.module_name)
-        arguments: dict[str, Any] = {**self.arguments, **self.replaced}
-        try:
-            if self.weights:
-                with copy_by_path(self.weights, names) as file:
-                    made = module.create_network_from_weights(
-                        1, str(file), vae, text_encoders, denoiser, **arguments
-                    )
-                return made[0]
-            arguments.setdefault("dropout", self.dropout)  # the name that LyCORIS reads
-            return module.create_network(
-                1.0,
-                self.rank,
-                self.alpha,
-                vae,
-                text_encoders,
-                denoiser,
-                neuron_dropout=self.dropout,
-                **arguments,
-            )
-        except AssertionError as error:  # the way in which such modules speak of wrong arguments
-            reason = str(error) or "it gives no reason"
-            raise UserError(
-                f"--network_module {self.module_name} refuses --network_args: {reason}; change them"
-            ) from error
 
 
 class ForeignNetwork:
@@ -137,6 +38,7 @@ class ForeignNetwork:
     def __init__(
         self,
         network: Any,
+        label: str,
         text_encoders: Any,
         denoiser: nn.Module,
         trains_text_encoders: bool = True,
@@ -147,15 +49,18 @@ class ForeignNetwork:
 
         Args:
             network: what the module made.
+            label: what errors are about: the option that named the module, and its arguments.
             text_encoders: what the module was given: one, or a list.
             names: of layers in files, by their names in the network's state.
         """
         self._names = names or {}
+        self._label = label
         self._network = network
         self._text_encoders = text_encoders
         self._denoiser = denoiser
         self._trained = (trains_text_encoders, trains_denoiser)
         self._is_applied = False
+        self._replaced: list[tuple[str, nn.Module]] = []
 
     @property
     def trainable(self) -> nn.Module:
@@ -167,9 +72,32 @@ class ForeignNetwork:
         if self._is_applied:
             self.set_strength(1.0)
             return
-        self._network.apply_to(self._text_encoders, self._denoiser, *self._trained)
-        self._network.prepare_grad_etc(self._text_encoders, self._denoiser)
+        layers = list(self._layers())
+        before = {path: vars(layer).get("forward") for path, layer in layers}
+        with self._guest("could not be applied to the model", "change --network_args"):
+            self._network.apply_to(self._text_encoders, self._denoiser, *self._trained)
+            self._network.prepare_grad_etc(self._text_encoders, self._denoiser)
+        self._replaced = [(path, m) for path, m in layers if vars(m).get("forward") is not before[path]]
+        for path, layer in self._replaced:
+            layer.forward = partial(_watched, f"{self._label} failed in {path}", layer.forward)
         self._is_applied = True
+
+    def try_layers(self, device: torch.device) -> None:
+        """Compute without numbers what a layer of each kind makes of an input, as the network changes it.
+
+        Args:
+            device: of the model; a network for the meta device goes there.
+
+        Raises:
+            UserError: the network cannot work on such a layer.
+        """
+        if device.type == "meta":
+            self._network.to(device)
+        kinds = {trial.kind_of(layer): (path, layer) for path, layer in reversed(self._replaced)}
+        for path, layer in kinds.values():
+            inputs = trial.input_for(layer, device)
+            if inputs is not None:
+                self._try_layer(path, layer, inputs)
 
     def detach(self) -> None:
         """Set the strength to 0: the interface knows no way to take a network out again."""
@@ -191,7 +119,10 @@ class ForeignNetwork:
         self, default_lr: float | None, denoiser_lr: float | None, text_encoder_lrs: Sequence[float] | None
     ) -> list[ParameterGroup]:
         """Return the groups that the network makes, without those whose rate is 0."""
-        made = self._prepared(default_lr, denoiser_lr, list(text_encoder_lrs) if text_encoder_lrs else None)
+        with self._guest("could not tell what it trains", "change learning rates or --network_args"):
+            made = self._prepared(
+                default_lr, denoiser_lr, list(text_encoder_lrs) if text_encoder_lrs else None
+            )
         groups, names = made if isinstance(made, tuple) else (made, None)
         converted = [
             _group(group, names[i] if names else f"group{i}", default_lr) for i, group in enumerate(groups)
@@ -215,9 +146,15 @@ class ForeignNetwork:
         """Do nothing: the interface does not know of it."""
         return {}
 
-    def memory(self) -> dict[str, Tensor]:
-        """Return nothing: the network's state holds all it remembers."""
-        return {}
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield parameters and buffers, and what else of the network's state is live; see `Network`."""
+        unsaved = _unsaved(self._network)
+        yield from self._network.named_parameters()
+        for name, buffer in self._network.named_buffers():
+            yield f"{UNSAVED}{name}" if name in unsaved else name, buffer
+        if self._kept_elsewhere:
+            state = self._network.state_dict(keep_vars=True)
+            yield from ((name, state[name]) for name in self._kept_elsewhere)
 
     @property
     def can_limit_norms(self) -> bool:
@@ -235,9 +172,10 @@ class ForeignNetwork:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
         try:
-            self._network.save_weights(str(temporary), dtype, dict(metadata))
+            with self._guest(f"could not save {path}"):
+                self._network.save_weights(str(temporary), dtype, dict(metadata))
             require_finite_file(temporary, path)
-            if self._is_renamed:
+            if self._is_renamed(temporary):
                 rename_file(temporary, self._names)
             os.replace(temporary, path)
         finally:
@@ -247,19 +185,85 @@ class ForeignNetwork:
         """Let the network load a file; it decides what fits."""
         if not path.exists():
             raise UserError(f"{path} does not exist; check the path")
+        before = {name: buffer.clone() for name, buffer in self._network.named_buffers()}
         with copy_by_path(path, self._names) as file:
-            return f"{path}: {self._network.load_weights(str(file))}"
+            with self._guest(f"could not load {path}", "give the --network_args it was trained with"):
+                told = self._network.load_weights(str(file))
+            self._require_taken(path, file)
+        self._tell_of_alphas(path, before)
+        return f"{path}: {told}"
 
     def describe(self) -> str:
         """Return the class and the number of values that it trains."""
         count = sum(parameter.numel() for parameter in self._network.parameters())
         return f"{type(self._network).__module__}.{type(self._network).__name__} trains {count:,} values"
 
-    @property
-    def _is_renamed(self) -> bool:
-        """Whether the network has layers that files name otherwise."""
-        keys = list(self._network.state_dict())
-        return any(renamed(key, self._names) != key for key in keys)
+    def _try_layer(self, path: str, layer: nn.Module, inputs: Tensor) -> None:
+        remedy = "choose a preset without such layers, or other arguments"
+        try:
+            with self._guest(f"cannot work on {path}", remedy), torch.no_grad():
+                layer(inputs)
+        except (RuntimeError, TypeError) as error:
+            if not dry_run.lacks_numbers(error):
+                raise
+
+    @cached_property
+    def _kept_elsewhere(self) -> list[str]:
+        """Names of tensors in the network's state that are live, but neither parameters nor buffers.
+
+        What a state makes of others lies somewhere else each time.
+        """
+        own = {_place(tensor) for tensor in (*self._network.parameters(), *self._network.buffers())}
+        state = self._network.state_dict(keep_vars=True)
+        others = {k: v for k, v in state.items() if isinstance(v, Tensor) and _place(v) not in own}
+        again = self._network.state_dict(keep_vars=True) if others else {}
+        return [name for name, tensor in others.items() if _place(again[name]) == _place(tensor)]
+
+    def _require_taken(self, path: Path, file: Path) -> None:
+        """Raise UserError unless the network's state is about what the file says: modules pass over much."""
+        state = self._network.state_dict()
+        remedy = "give the --network_args it was trained with, or --dim_from_weights"
+        with open_tensors(file) as reader:
+            shared = [key for key in reader.keys() if key in state]  # noqa: SIM118 - no mapping
+            if not shared:
+                raise UserError(f"{self._label} knows nothing of {path}; {remedy}")
+            if not all(dry_run.has_numbers(state[key]) for key in shared):
+                return
+            left = [key for key in shared if not _is_about(state[key], reader.get(key))]
+        if left:
+            raise UserError(f"{self._label} did not take {left[0]} from {path}; {remedy}")
+        if rest := [key for key in state if key not in shared]:
+            logger.warning("%s has nothing for %s (%s ...)", path, counted(len(rest), "tensor"), rest[0])
+
+    def _tell_of_alphas(self, path: Path, before: Mapping[str, Tensor]) -> None:
+        """Warn where a file has other alphas than the run: modules write them down and act by their own."""
+        changed = [
+            (name, before[name], buffer)
+            for name, buffer in self._network.named_buffers()
+            if name.endswith("alpha")
+            and dry_run.has_numbers(buffer)
+            and not torch.equal(buffer, before[name])
+        ]
+        for name, own, told in changed[:1]:
+            logger.warning(
+                "%s says %g for %s, which is %g in this run: give --network_alpha as the file has it",
+                *(path, told.item(), name, own.item()),
+            )
+
+    def _guest(self, failed: str, remedy: str = "") -> AbstractContextManager[None]:
+        return guest_code(f"{self._label} {failed}", remedy, passes=dry_run.lacks_numbers)
+
+    def _layers(self) -> Iterator[tuple[str, nn.Module]]:
+        """Yield every module that the network may act on, by a path for people."""
+        texts = self._text_encoders if isinstance(self._text_encoders, list) else [self._text_encoders]
+        for model in (*texts, self._denoiser):
+            for path, module in model.named_modules():
+                yield f"{type(model).__name__}.{path}" if path else type(model).__name__, module
+
+    def _is_renamed(self, file: Path) -> bool:
+        """Whether the network named layers otherwise than files do."""
+        with open_tensors(file) as reader:
+            return any(renamed(key, self._names) != key for key in reader.keys())  # noqa: SIM118 - no mapping
 
     def _prepared(
         self, default_lr: float | None, denoiser_lr: float | None, text_lrs: list[float] | None
@@ -277,21 +281,6 @@ class ForeignNetwork:
         return prepare(*rates)
 
 
-def _import(name: str) -> ModuleType:
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name and (name == error.name or name.startswith(f"{error.name}.")):
-            how = (
-                f"run {installing.command_for(name)}"
-                if installing.is_renamed(name)
-                else f"put its folder into PYTHONPATH, or run {installing.command('PACKAGE')}"
-            )
-            raise UserError(f"--network_module {name} is not known and cannot be imported; {how}") from None
-        how = installing.command_for(error.name or name)
-        raise UserError(f"--network_module {name} needs {error.name}, which is missing: run {how}") from None
-
-
 def _common(strengths: Tensor) -> float:
     first = float(strengths[0])
     if not bool((strengths == strengths[0]).all()):
@@ -304,3 +293,38 @@ def _common(strengths: Tensor) -> float:
 def _group(group: Mapping[str, Any], name: str, default_lr: float | None) -> ParameterGroup:
     rest = {key: value for key, value in group.items() if key not in ("params", "lr")}
     return ParameterGroup(list(group["params"]), group.get("lr", default_lr), name, rest)
+
+
+def _watched(what: str, forward: Any, *inputs: Any, **options: Any) -> Any:
+    """Run a layer as a network has replaced it; what is wrong with it is one line."""
+    if torch.compiler.is_compiling():
+        return forward(*inputs, **options)
+    with guest_code(what, "leave such layers out by --network_args", passes=_is_no_fault_of_a_layer):
+        return forward(*inputs, **options)
+
+
+def _is_no_fault_of_a_layer(error: Exception) -> bool:
+    """Return whether an error may be the device's, PyTorch's, or the death of a process that loads data."""
+    return isinstance(error, RuntimeError | OSError | EOFError) or type(error).__module__.startswith("torch")
+
+
+def _unsaved(network: nn.Module) -> set[str]:
+    """Return the names of the buffers that a network leaves out of its state."""
+    return {
+        f"{path}.{name}" if path else name
+        for path, module in network.named_modules()
+        for name in module._non_persistent_buffers_set
+    }
+
+
+def _place(tensor: Tensor) -> int:
+    return tensor.untyped_storage()._cdata
+
+
+def _is_about(tensor: Tensor, told: Tensor) -> bool:
+    """Return whether a tensor is another but for rounding; a few states are differences of large numbers."""
+    if tensor.shape != told.shape:
+        return False
+    told = told.to("cpu", torch.float64)
+    difference = (tensor.detach().to("cpu", torch.float64) - told).abs()
+    return not told.numel() or bool(difference.max() <= 1e-2 * told.abs().max() + 1e-5)

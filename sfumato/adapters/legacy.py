@@ -34,7 +34,7 @@ from sfumato.adapters.dialect import (
     read_rule,
     read_text_encoders,
 )
-from sfumato.adapters.foreign import ForeignPlan
+from sfumato.adapters.foreign_plan import ForeignPlan
 from sfumato.adapters.network import AdapterNetwork
 from sfumato.adapters.plan import AdapterPlan, Plan
 from sfumato.adapters.plugin import PluginNetwork
@@ -81,6 +81,16 @@ _DIALECTS = {
 """The first that knows a family is the family's default."""
 
 _LYCORIS_FULL = Path(__file__).with_name("lycoris_full.toml")
+
+_LYCORIS = "lycoris.kohya"
+_LYCORIS_WITHOUT_LAYERS = {
+    "LycorisNetworkKohya": {
+        "UNET_TARGET_REPLACE_MODULE": [],
+        "UNET_TARGET_REPLACE_NAME": [],
+        "TEXT_ENCODER_TARGET_REPLACE_MODULE": [],
+    }
+}
+"""Before it reads a file it makes a network by its own lists, which fit no U-Net, and throws it away."""
 
 _OURS_LATER = ("networks.lora_sd3",)
 
@@ -246,6 +256,8 @@ def _foreign_plan(name: str, run: Run, given: Mapping[str, str]) -> ForeignPlan:
         trains_denoiser=not config.network_train_text_encoder_only,
         trains_text_encoders=not config.network_train_unet_only,
         options=run.values(),
+        layers_stand_alone=name == _LYCORIS,
+        class_values=_LYCORIS_WITHOUT_LAYERS if name == _LYCORIS and config.dim_from_weights else {},
         replaced={"preset": str(_LYCORIS_FULL)} if _asks_for_full_lycoris(name, given) else {},
     )
     plan.check()
@@ -253,4 +265,4 @@ def _foreign_plan(name: str, run: Run, given: Mapping[str, str]) -> ForeignPlan:
 
 
 def _asks_for_full_lycoris(name: str, given: Mapping[str, str]) -> bool:
-    return name == "lycoris.kohya" and given.get("preset", "full") == "full"
+    return name == _LYCORIS and given.get("preset", "full") == "full"

@@ -22,6 +22,10 @@ LayerFactory = Callable[[AdapterTarget], AdapterLayer | None]
 """Makes the adapter of a layer, or None where the layer stays as it is."""
 
 
+UNSAVED = "unsaved/"
+"""What stands before the names of buffers that a network's own state leaves out."""
+
+
 class Network(Protocol):
     """What training knows of adapters, ours or a foreign module's."""
 
@@ -70,8 +74,11 @@ class Network(Protocol):
         """Take note of an optimizer step, whose gradients are still there; return figures for logs, 0-d."""
         ...
 
-    def memory(self) -> dict[str, Tensor]:
-        """Return what a resumed run must know besides the weights: the live tensors."""
+    def tensors(self) -> Iterable[tuple[str, Tensor]]:
+        """Return all that a resumed run must know, by name: the live tensors themselves.
+
+        A name that begins with `UNSAVED` is a buffer that is made anew with the network, and rarely changed.
+        """
         ...
 
     @property
@@ -208,9 +215,10 @@ class AdapterNetwork(nn.Module):
             "ggpo/gradient_norm": torch.stack(gradients).mean(),
         }
 
-    def memory(self) -> dict[str, Tensor]:
-        """Return the gradients' norms that the noises go by."""
-        return {f"{name}.gradient_norms": noise.gradient_norms for name, noise in self.noises.items()}
+    def tensors(self) -> Iterable[tuple[str, Tensor]]:
+        """Return the layers' tensors, and the gradients' norms that the noises go by."""
+        norms = {f"{name}.gradient_norms": noise.gradient_norms for name, noise in self.noises.items()}
+        return [*self.state_dict(keep_vars=True).items(), *norms.items()]
 
     @property
     def can_limit_norms(self) -> bool:

@@ -46,6 +46,17 @@ class Plan(Protocol):
         """
         ...
 
+    def rehearse(self, family: Family, models: Mapping[str, nn.Module]) -> Network | None:
+        """Make the network on models of the meta device: what cannot work is found before weights are loaded.
+
+        Returns:
+            A network without numbers; None if it can only be made with those of the models.
+
+        Raises:
+            UserError: as `build`.
+        """
+        ...
+
 
 LayerMaker = Callable[[AdapterTarget, Size], AdapterLayer]
 """Makes the untrained adapter of one layer."""
@@ -109,6 +120,10 @@ class AdapterPlan:
             raise UserError("--network_args leave no layer to adapt; choose more blocks or ranks above 0")
         require_matches("network_reg_lrs", self.rates.by_name, [layer.name for layer in network.layers])
         return network
+
+    def rehearse(self, family: Family, models: Mapping[str, nn.Module]) -> Network:
+        """Make the network, which asks for no numbers; see `Plan`."""
+        return self.build(family, models)
 
     def _network(self, targets: Sequence[AdapterTarget], text_parts: Sequence[str]) -> AdapterNetwork:
         if self.weights:

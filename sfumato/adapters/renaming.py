@@ -17,6 +17,7 @@ from sfumato.adapters.files import write_adapter
 from sfumato.checkpoints.lazy import LazyTensor
 from sfumato.checkpoints.tensors import open_tensors
 from sfumato.models.family import DENOISER, Family
+from sfumato.nn import dry_run
 
 Names = Mapping[str, str]
 """From names by module path to names in files, both without the adapter kind's prefix."""
@@ -74,5 +75,6 @@ def copy_by_path(path: Path, names: Names) -> Iterator[Path]:
         return
     with TemporaryDirectory() as folder:
         copy = Path(folder) / path.name
-        rename_file(path, backward, copy)
+        with dry_run.with_numbers():
+            rename_file(path, backward, copy)
         yield copy

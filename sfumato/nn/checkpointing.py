@@ -7,8 +7,9 @@ the first. What enters a block can be kept in main memory, at the price of carry
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from contextlib import nullcontext
+import random
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache, partial
 from typing import Any
 
@@ -49,7 +50,22 @@ def _recomputed(forward: Callable[..., Any], offload: bool, *args: Any, **kwargs
         return forward(*args, **kwargs)
     # These hooks see what the checkpoint keeps; what the block keeps meets the checkpoint's own.
     with saved_tensors_hooks(_Away, _Away.back) if offload else nullcontext():
-        return checkpoint(forward, *args, use_reentrant=False, preserve_rng_state=True, **kwargs)
+        return checkpoint(forward, *args, use_reentrant=False, context_fn=_same_draws, **kwargs)
+
+
+def _same_draws() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    """Let Python's own generator draw the same the second time; PyTorch sees to its generators itself."""
+    return nullcontext(), _drawing_from(random.getstate())
+
+
+@contextmanager
+def _drawing_from(state: tuple[Any, ...]) -> Iterator[None]:
+    now = random.getstate()
+    random.setstate(state)
+    try:
+        yield
+    finally:
+        random.setstate(now)
 
 
 class _Away:

@@ -19,8 +19,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch._subclasses import fake_tensor
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_leaves
 
 from sfumato.nn import device
@@ -33,6 +35,15 @@ WIDENED = (
     *("sum", "sum.dim_IntList", "pow.Tensor_Scalar", "pow.Tensor_Tensor"),
 )
 """What autocast computes in float32 on a graphics card but not on a processor, of what models here use."""
+
+_KNOWN_NUMBERS = 16
+"""Up to how many numbers a tensor that is written down in code may have and still be known."""
+
+_COMPLAINTS = (
+    *("meta tensor", "device meta", "meta device", "register_meta"),
+    *("incompatible tensor type", "not supported for tensor subclasses"),
+)
+"""What PyTorch says to those who ask a tensor without numbers for numbers, or put it where numbers were."""
 
 _AUTOCAST = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCPU)
 
@@ -88,7 +99,7 @@ class Tally(TorchDispatchMode):
 
 
 class _Unread(TorchDispatchMode):
-    """Answer whoever reads a number: it is 1."""
+    """Answer whoever reads a number that is not known: it is 1."""
 
     def __init__(self, mode: FakeTensorMode) -> None:
         super().__init__()
@@ -98,11 +109,26 @@ class _Unread(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        if func is torch.ops.aten._local_scalar_dense.default:
+        if func is torch.ops.aten._local_scalar_dense.default and not _is_known(args[0]):
             return _one(args[0].dtype)
         result = func(*args, **(kwargs or {}))
         self._memos.clear()
         return result
+
+
+class _Files(TorchFunctionMode):
+    """Let safetensors lay tensors over the bytes of a file; whoever computes with them gets no numbers."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        with with_numbers() if func in (torch.asarray, torch.frombuffer) else nullcontext():
+            return func(*args, **(kwargs or {}))
+
+
+def _is_known(tensor: Tensor) -> bool:
+    """Return whether a tensor is a number that the code itself wrote down."""
+    return not isinstance(tensor, FakeTensor) or tensor.constant is not None
 
 
 def _one(dtype: torch.dtype) -> bool | int | float:
@@ -142,6 +168,8 @@ def without_numbers(kind: str) -> Iterator[Tally]:
     with (
         warnings.catch_warnings(),
         device.standing_for(kind),
+        _small_tensors_known(),
+        _Files(),
         FakeTensorMode(allow_non_fake_inputs=True) as mode,
         _Unread(mode),
         Tally() as tally,
@@ -149,6 +177,35 @@ def without_numbers(kind: str) -> Iterator[Tally]:
     ):
         warnings.filterwarnings("ignore", message="Accessing the data pointer of FakeTensor")
         yield tally
+
+
+@contextmanager
+def with_numbers() -> Iterator[None]:
+    """Let tensors that are made in a `with` block have numbers again, those of files above all."""
+    with _disable_current_modes():
+        yield
+
+
+def has_numbers(tensor: Tensor) -> bool:
+    """Return whether a tensor can be read."""
+    return not (tensor.is_meta or isinstance(tensor, FakeTensor))
+
+
+def lacks_numbers(error: BaseException) -> bool:
+    """Return whether an error says only that somebody asked for numbers where there are none."""
+    is_own = type(error).__module__ == fake_tensor.__name__
+    return is_own or any(complaint in str(error) for complaint in _COMPLAINTS)
+
+
+@contextmanager
+def _small_tensors_known() -> Iterator[None]:
+    """Let code calculate with sizes in tensors: those of a kernel, for one."""
+    limit = fake_tensor.CONSTANT_NUMEL_LIMIT
+    fake_tensor.CONSTANT_NUMEL_LIMIT = _KNOWN_NUMBERS
+    try:
+        yield
+    finally:
+        fake_tensor.CONSTANT_NUMEL_LIMIT = limit
 
 
 def empty_like(module: nn.Module) -> nn.Module:

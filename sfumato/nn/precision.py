@@ -8,9 +8,10 @@ per weight.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from functools import partial
-from typing import cast
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from functools import cache, partial
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -113,11 +114,58 @@ def widen_stored(module: nn.Module) -> None:
             cast(nn.Module, child).forward = partial(_widened_linear, child)
 
 
+def show_widened(module: nn.Module) -> None:
+    """Let whoever reads a storage-only weight get a copy to compute with; what is stored stays as it is.
+
+    For others' code that reads the weights of layers which it adapts.
+    """
+    for child in module.modules():
+        if isinstance(child, nn.Linear) and is_storage_only(child.weight.dtype):
+            cast(Any, child).__class__ = _showing(type(child), computable(child.weight.dtype), "weight")
+
+
+@contextmanager
+def shown_as(dtype: torch.dtype, modules: Iterable[nn.Module]) -> Iterator[None]:
+    """Let whoever reads a layer's weight or bias in a `with` block get it in `dtype`."""
+    kinds: list[tuple[Any, type[nn.Module]]] = [
+        (layer, type(layer))
+        for module in modules
+        for layer in module.modules()
+        if isinstance(layer, nn.Linear | nn.Conv2d) and layer.weight.dtype != dtype
+    ]
+    for layer, kind in kinds:
+        layer.__class__ = _showing(kind, dtype, "weight", "bias")
+    try:
+        yield
+    finally:
+        for layer, kind in kinds:
+            layer.__class__ = kind
+
+
+@cache
+def _showing(kind: type[nn.Module], dtype: torch.dtype, *names: str) -> type[nn.Module]:
+    """Return a kind of layer of the same name that differs from `kind` in what is read off it."""
+
+    def new(cls: type[nn.Module], *arguments: Any, **options: Any) -> nn.Module:
+        # Others make layers like the one they adapt; those are to be plain ones.
+        return kind(*arguments, **options) if arguments or options else object.__new__(cls)
+
+    members = {name: property(partial(_read_as, dtype, name)) for name in names}
+    return type(kind.__name__, (kind,), {**members, "__new__": new, "__module__": kind.__module__})
+
+
+def _read_as(dtype: torch.dtype, name: str, layer: nn.Module) -> Tensor | None:
+    if name not in layer._parameters:
+        raise AttributeError(name)
+    tensor = layer._parameters[name]
+    return None if tensor is None else tensor.to(dtype)
+
+
 def _widened_linear(layer: nn.Linear, x: Tensor) -> Tensor:
     kind = x.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else computable(x.dtype)
     bias = None if layer.bias is None else layer.bias.to(dtype)
-    return _WidenedLinear.apply(x.to(dtype), layer.weight, bias)
+    return _WidenedLinear.apply(x.to(dtype), layer._parameters["weight"], bias)  # as it is stored
 
 
 class _WidenedLinear(torch.autograd.Function):

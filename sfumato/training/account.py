@@ -197,11 +197,12 @@ class _Dry:
         resting = tally.live
         tally.peak, tally.host = resting, 0
         in_between = self._step(trainable, update, batch)
+        peak = tally.peak
         lasting = self._lasting(trainable, update)
         passing = [
             Item("the batch", resting - self._resident(lasting)),
             Item("kept for the backward pass", in_between - resting, tally.host),
-            Item("working memory", tally.peak - in_between),
+            Item("working memory", peak - in_between),
         ]
         return Phase("training", [item for item in (*lasting, *passing) if item.device or item.host])
 

@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sfumato.adapters.network import UNSAVED
 from sfumato.checkpoints.atomic import atomic_file, sync_folder
 from sfumato.checkpoints.tensors import TensorReader, open_tensors, write_tensors
 from sfumato.checkpoints.trial import try_file, try_folder
@@ -219,16 +220,36 @@ def _check_tensors(folder: Path, record: Any) -> None:
 
 
 def _restore_weights(trainable: Trainable, reader: TensorReader, prefix: str, folder: Path) -> None:
-    for name, tensor in trainable.tensors():
+    live = [(name, tensor) for name, tensor in trainable.tensors() if not _is_new(name, prefix, reader)]
+    for name, tensor in live:  # all of them first, so that nothing is restored by halves
         key = f"{prefix}{name}"
         if key not in reader or reader.shape(key) != tuple(tensor.shape):
             found = reader.shape(key) if key in reader else "nothing"
             raise UserError(
                 f"--resume {folder} holds {found} for {name}, which is {tuple(tensor.shape)} now; "
-                "resume with the options of the run that saved it"
+                "resume with the options of the run that saved it, or start anew from the file it saved"
             )
-        with torch.no_grad():
-            tensor.copy_(reader.get(key))
+    with torch.no_grad():
+        for name, tensor in live:
+            tensor.copy_(reader.get(f"{prefix}{name}"))
+    for name, tensor in trainable.tensors():
+        if not _is_new(name, prefix, reader) and not _is_same(tensor, reader.get(f"{prefix}{name}")):
+            raise UserError(
+                f"--resume {folder}: {name} cannot be put back: it is made anew of something else; "
+                "start anew from the file that the run saved"
+            )
+
+
+def _is_new(name: str, prefix: str, reader: TensorReader) -> bool:
+    """Return whether a state is of a version that left this buffer to be made anew, which is mostly right."""
+    return name.startswith(UNSAVED) and f"{prefix}{name}" not in reader
+
+
+def _is_same(live: Tensor, saved: Tensor) -> bool:
+    """Return whether a tensor holds just what was saved, in its own number format."""
+    saved = saved.to(live.device, live.dtype)
+    one, other = (tensor.detach().reshape(-1).view(torch.uint8) for tensor in (live, saved))
+    return torch.equal(one, other)
 
 
 def _kind(optimizer: torch.optim.Optimizer) -> str:

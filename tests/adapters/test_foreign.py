@@ -1,5 +1,6 @@
 """A network module that we know nothing of trains like ours."""
 
+import importlib
 import json
 import sys
 from collections.abc import Iterator
@@ -29,6 +30,12 @@ def create_network(
 ):
     if kwargs.get("nothing"):
         return nn.Linear(1, 1)
+    if kwargs.get("empty"):
+        return Empty()
+    if kwargs.get("fails"):
+        raise ValueError("no way to cut 20 into 3")
+    if kwargs.get("reads"):
+        assert float(next(unet.parameters()).sum()) != 0.5
     return Bias(unet, len(text_encoder), {"dim": network_dim, "dropout": neuron_dropout, **kwargs})
 
 
@@ -39,6 +46,13 @@ def create_network_from_weights(
     weights = torch.load(file, weights_only=True)
     network.load_state_dict(weights)
     return network, weights
+
+
+class Empty(nn.Module):
+    def apply_to(self, *args):
+        pass
+
+    prepare_grad_etc = prepare_optimizer_params = load_weights = save_weights = apply_to
 
 
 class Bias(nn.Module):
@@ -173,7 +187,7 @@ def test_it_saves_atomically_and_goes_on_from_a_file(tmp_path: Path) -> None:
     path = tmp_path / "out" / "x.pt"
     made.save(path, None, {})
     before = path.read_bytes()
-    with pytest.raises(RuntimeError, match="half way"):
+    with pytest.raises(UserError, match=r"my_bias could not save .*x.pt: RuntimeError: half way"):
         made.save(path, None, {"fail": "yes"})
     assert path.read_bytes() == before
     assert list(path.parent.iterdir()) == [path]
@@ -182,6 +196,67 @@ def test_it_saves_atomically_and_goes_on_from_a_file(tmp_path: Path) -> None:
     _, as_file = build(toy.models(), network_weights=str(path), dim_from_weights=True)
     assert as_file.value.item() == 3
     assert json.dumps(as_file.arguments) == json.dumps({"from": str(path)})
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        (
+            "fails=1",
+            "my_bias with --network_args fails=1 could not make its network: ValueError: no way to cut",
+        ),
+        ("empty=1", "my_bias with --network_args empty=1 adapts no layer of this model"),
+    ],
+)
+def test_its_errors_are_one_line(argument: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        build(toy.models(), argument)
+
+
+def test_an_error_of_a_layer_is_one_line_and_those_of_others_are_left_alone() -> None:
+    models = toy.models()
+    _, foreign = build(models)
+    inputs = torch.randn(2, toy.WIDTH)
+    foreign.value = None
+    with pytest.raises(UserError, match=r"my_bias failed in .*: TypeError: .*; leave such layers out"):
+        models[DENOISER](inputs)
+    with pytest.raises(RuntimeError, match="shapes"):  # the layer below
+        models[DENOISER](torch.randn(2, toy.WIDTH + 1))
+
+
+def test_a_network_that_reads_numbers_is_rehearsed_without_them() -> None:
+    with torch.device("meta"):
+        models = toy.models()
+    rehearsed = plan("reads=1").rehearse(toy.ToyFamily(), models)  # type: ignore[arg-type]
+    assert rehearsed is not None
+    assert [name for name, _ in rehearsed.tensors()] == ["value"]
+    with torch.device("meta"), pytest.raises(UserError, match="no way to cut"):
+        plan("fails=1").rehearse(toy.ToyFamily(), toy.models())  # type: ignore[arg-type]
+
+
+def test_each_network_is_built_as_if_it_were_the_only_one() -> None:
+    kinds = importlib.import_module("my_bias")
+    kinds.Bias.TARGETS = ["a"]
+    build(toy.models())
+    kinds.Bias.TARGETS.append("b")
+    kinds.Bias.MORE = 1
+    build(toy.models())
+    assert kinds.Bias.TARGETS == ["a"]
+    assert not hasattr(kinds.Bias, "MORE")
+
+
+def test_a_file_that_it_does_not_take_is_refused(tmp_path: Path) -> None:
+    made, foreign = build(toy.models())
+    foreign.value.data += 3
+    path = tmp_path / "x.pt"
+    made.save(path, None, {})
+    foreign.value.data -= 3
+    foreign.load_weights = lambda file: None
+    with pytest.raises(UserError, match=r"my_bias did not take value from .*x.pt; give the --network_args"):
+        made.load(path)
+    torch.save({"other": torch.ones(1)}, path)
+    with pytest.raises(UserError, match=r"my_bias knows nothing of .*x.pt"):
+        made.load(path)
 
 
 def test_what_it_lacks_is_one_line() -> None:

@@ -40,6 +40,12 @@ ADAFACTOR = (
     "--optimizer_type adafactor --optimizer_args relative_step=False scale_parameter=False warmup_init=False "
     "--lr_scheduler constant"
 )
+OTHERS = (
+    "flux_train_network",
+    "--network_module lycoris.kohya --network_dim 4 --network_alpha 1 --network_train_unet_only "
+    "--train_batch_size 2",
+)
+GUESTS = ("algo=lora dora_wd=True", "algo=loha", "algo=lokr", "algo=tlora", "algo=dylora block_size=4")
 SETTINGS = {
     "adapter": (*LORA, ""),
     "adapter, 8 bits, checkpointed, swapped": (
@@ -47,6 +53,7 @@ SETTINGS = {
         f"{BF16} --fp8_base --gradient_checkpointing --blocks_to_swap 1 --gradient_accumulation_steps 2",
     ),
     "adapter, checkpoints in main memory": (*LORA, f"{BF16} --cpu_offload_checkpointing"),
+    "network of others that reads weights": (*OTHERS, "--network_args algo=full"),
     "whole model": (*FULL, ""),
     "whole model, fused": (
         *FULL,
@@ -73,6 +80,15 @@ def session_for(name: str, model: tiny.TinyFlux, pictures: Path, out: Path) -> S
     argv = [*model.arguments, *places, *SHORT.split(), *" ".join(own).split()]
     run, _ = imply(parse(script_named(script), argv, prog=script).run)
     return prepare(run, distributed.start(run[DistributedConfig]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("network_args", GUESTS)
+def test_networks_of_others_are_counted(
+    network_args: str, model: tiny.TinyFlux, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(SETTINGS, network_args, (*OTHERS, f"--network_args {network_args}"))
+    test_account_is_what_the_tensors_of_a_step_take(network_args, model, pictures, tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize("name", SETTINGS)

@@ -179,6 +179,15 @@ def test_killed_at_any_moment_with_any_optimizer(
     print("kills:", dict(phases))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("algorithm", ["algo=lora use_scalar=True", "algo=full", "algo=tlora"])
+def test_killed_at_any_moment_with_a_network_of_others(
+    algorithm: str, model: tiny.TinyFlux, tmp_path: Path
+) -> None:
+    network = ["--network_module", "lycoris.kohya", "--network_args", *algorithm.split()]
+    _check(model, tmp_path, [*network, "--network_alpha", "1", *CACHED["cached"]], seed=3, times=3)
+
+
 @pytest.mark.parametrize("meddle", [processes.die_at_rename, processes.die_at_sync])
 def test_a_run_killed_in_every_rename_or_flush_of_a_save_goes_on(
     meddle: Callable[..., None], model: tiny.TinyFlux, tmp_path: Path

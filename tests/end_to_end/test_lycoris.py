@@ -1,5 +1,6 @@
 """`lycoris.kohya` trains on our models: what it adapts, and that its files are understood everywhere."""
 
+import copy
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from sfumato.adapters import legacy
+from sfumato.adapters import legacy, trial
 from sfumato.adapters.foreign import ForeignNetwork
 from sfumato.adapters.loading import network_from_file
 from sfumato.adapters.network import AdapterNetwork
@@ -19,6 +20,8 @@ from sfumato.errors import UserError
 from sfumato.models import text_encoders
 from sfumato.models.family import DENOISER, Family, family_for
 from sfumato.models.flux.network import Flux
+from sfumato.nn import precision
+from tests.adapters import lycoris_algorithms
 from tests.golden.flux_model import SHAPE
 from tests.golden.unet_models import SD, SDXL
 
@@ -38,6 +41,10 @@ def family_of(name: str) -> Family:
 @pytest.fixture(scope="module")
 def models() -> dict[str, dict[str, nn.Module]]:
     made = {name: recorded.models() for name, recorded in RECORDED.items()}
+    return {**made, "flux": flux_without_numbers()}
+
+
+def flux_without_numbers() -> dict[str, nn.Module]:
     with torch.device("meta"):
         flux = Flux(SHAPE)
     clip = {
@@ -46,19 +53,20 @@ def models() -> dict[str, dict[str, nn.Module]]:
         "encoder.layers.0.mlp.fc1.weight": (64, 32),
         "encoder.layers.1.mlp.fc1.weight": (64, 32),
     }
-    made["flux"] = {"clip_l": text_encoders.build_clip(clip, "quick_gelu", 4), DENOISER: flux}
-    return made
+    return {"clip_l": text_encoders.build_clip(clip, "quick_gelu", 4), DENOISER: flux}
+
+
+def plan(family: str, *network_args: str, **options: Any) -> legacy.Plan:
+    config = NetworkConfig(
+        network_module="lycoris.kohya",
+        network_args=network_args,
+        **{"network_dim": 2, "network_alpha": 1.0, **options},
+    )
+    return legacy.resolve(Run("", family, [config]))
 
 
 def build(family: str, models: dict[str, nn.Module], *network_args: str, **options: Any) -> ForeignNetwork:
-    config = NetworkConfig(
-        network_module="lycoris.kohya",
-        network_dim=2,
-        network_alpha=1.0,
-        network_args=network_args,
-        **options,
-    )
-    made = legacy.resolve(Run("", family, [config])).build(family_of(family), models)
+    made = plan(family, *network_args, **options).build(family_of(family), models)
     assert isinstance(made, ForeignNetwork)
     return made
 
@@ -138,5 +146,106 @@ def test_its_complaints_are_one_line(models: dict[str, dict[str, nn.Module]]) ->
     preset = "preset=attn-mlp"
     made = build("sd", models["sd"], "algo=loha", preset)
     assert "lycoris.kohya.LycorisNetworkKohya trains" in made.describe()
-    with pytest.raises(UserError, match=r"lycoris.kohya refuses --network_args: .*; change them"):
+    said = r"lycoris.kohya with --network_args algo=loha preset=no_such.* could not make its network: Assert"
+    with pytest.raises(UserError, match=said):
         build("sd", models["sd"], "algo=loha", "preset=no_such_preset.toml")
+
+
+QUICK = ["lora", "loha, decomposed", "lokr, tucker", "full"]
+SLOW = [name for name in lycoris_algorithms.ALGORITHMS if name not in QUICK and "dropouts" not in name]
+
+
+@pytest.fixture(scope="module")
+def unet() -> nn.Module:
+    return SD.denoiser()
+
+
+@pytest.mark.parametrize("stored", [torch.float32, torch.float8_e4m3fn])
+@pytest.mark.parametrize(
+    "algorithm", [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)]
+)
+def test_every_kind_of_layer_is_changed_and_learns(
+    algorithm: str, stored: torch.dtype, unet: nn.Module
+) -> None:
+    model = copy.deepcopy(unet)
+    if stored is torch.float8_e4m3fn:
+        precision.store(model.bfloat16(), stored)
+    args = lycoris_algorithms.ALGORITHMS[algorithm].replace("block_size=1", "block_size=2").split()
+    if algorithm == "tlora":
+        args.append("preset=attn-mlp")  # it cannot work on larger kernels
+    made = build("sd", {DENOISER: model}, *args, network_train_unet_only=True)
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for parameter in made.trainable.parameters():
+            parameter.add_(torch.randn_like(parameter) / 10)
+    network: Any = made.trainable
+    layers = {trial.kind_of(one.org_module[0]): one for one in network.loras}
+    assert len(layers) == (3 if algorithm == "tlora" else 5)
+    for one in layers.values():
+        assert_is_changed_and_learns(one, stored)
+
+
+def assert_is_changed_and_learns(adapter: Any, stored: torch.dtype) -> None:
+    layer = adapter.org_module[0]
+    inputs = trial.input_for(layer, torch.device("cpu"))
+    assert inputs is not None
+    inputs = torch.randn_like(inputs)
+    with torch.autocast("cpu", enabled=stored is not torch.float32):
+        changed = layer(inputs)
+        changed.float().square().sum().backward()
+        assert all(parameter.grad is not None for parameter in adapter.parameters())
+        assert all(parameter.grad.any() for parameter in adapter.parameters())
+        adapter.multiplier = 0.0
+        plain = layer(inputs)
+    assert plain.dtype is changed.dtype
+    assert (changed - plain).norm() > 1e-3 * plain.norm()
+
+
+@pytest.mark.parametrize(
+    ("family", "network_args", "message"),
+    [
+        ("flux", "algo=ia3 preset=ia3", "adapts no layer of this model; choose another preset"),
+        (
+            "flux",
+            "algo=lora train_norm=True",
+            r"failed in Flux.double_blocks.0.img_norm\d: AttributeError",
+        ),
+        ("sd", "algo=tlora", "cannot work on UNet2DConditionModel.down_blocks.*conv.*: RuntimeError"),
+        ("sd", "algo=dylora", r"could not make its network: AssertionError: lora_dim must be a multiple"),
+        ("sd", "algo=nothing", "could not make its network: KeyError: 'nothing'"),
+    ],
+)
+def test_what_it_cannot_do_is_one_line_before_weights_are_there(
+    family: str, network_args: str, message: str
+) -> None:
+    parts = {"sd": SD.models, "flux": flux_without_numbers}[family]()
+    with pytest.raises(UserError, match=message):
+        plan(family, *network_args.split()).rehearse(family_of(family), parts)
+
+
+@pytest.mark.parametrize("network_args", ["algo=lora dora_wd=True", "algo=full", "algo=tlora"])
+def test_networks_that_read_weights_are_rehearsed_without_them(network_args: str) -> None:
+    parts = flux_without_numbers()
+    rehearsed = plan("flux", *network_args.split()).rehearse(family_of("flux"), parts)
+    assert rehearsed is not None
+    assert sum(tensor.numel() for _, tensor in rehearsed.tensors()) > 1000
+
+
+def test_a_file_of_another_rank_is_refused_before_weights_are_there(
+    models: dict[str, dict[str, nn.Module]], tmp_path: Path
+) -> None:
+    path = tmp_path / "x.safetensors"
+    build("flux", models["flux"], "algo=lora").save(path, None, {})
+    with pytest.raises(UserError, match=r"could not load .*x.safetensors: RuntimeError: .*size mismatch"):
+        plan("flux", "algo=lora", network_dim=3, network_weights=str(path)).rehearse(
+            family_of("flux"), flux_without_numbers()
+        )
+
+
+def test_a_preset_does_not_reach_the_next_network(tmp_path: Path) -> None:
+    few = build("sd", SD.models(), "algo=lora", "preset=attn-mlp")
+    path = tmp_path / "x.safetensors"
+    few.save(path, None, {})
+    build("sd", SD.models(), "algo=lora", "preset=unet-convblock-only")
+    again = build("sd", SD.models(), network_weights=str(path), dim_from_weights=True)
+    assert again.trainable.state_dict().keys() == few.trainable.state_dict().keys()

@@ -97,3 +97,32 @@ def test_inputs_are_wanted_in_the_format_of_the_weights_or_of_autocast() -> None
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert precision.compute_dtype(nn.Linear(4, 4), cpu) is torch.bfloat16
     assert precision.compute_dtype(nn.Linear(4, 4), cpu) is torch.float32
+
+
+def test_others_read_weights_in_8_bits_as_wide_copies_and_what_is_stored_stays() -> None:
+    layer = nn.Linear(4, 4)
+    precision.store(layer, torch.float8_e4m3fn)
+    stored, inputs = layer.weight, torch.randn(2, 4)
+    expected = layer(inputs)
+    precision.show_widened(layer)
+    assert type(layer).__name__ == "Linear"
+    assert isinstance(layer, nn.Linear)
+    assert layer.weight.dtype is torch.bfloat16
+    assert torch.equal(layer.weight, stored.to(torch.bfloat16))
+    assert next(layer.parameters()) is stored
+    assert layer.state_dict()["weight"].dtype is torch.float8_e4m3fn
+    assert torch.equal(layer(inputs), expected)
+    assert type(copy.deepcopy(layer)) is type(layer)
+    del layer.weight
+    assert not hasattr(layer, "weight")
+
+
+def test_weights_can_be_read_in_another_format_for_a_while() -> None:
+    model = nn.Sequential(nn.Conv2d(2, 2, 1, dtype=torch.bfloat16, bias=False), nn.Linear(2, 2))
+    with precision.shown_as(torch.float32, [model]):
+        assert model[0].weight.dtype is torch.float32
+        assert model[0].bias is None
+        made = type(model[0])(2, 3, 1)  # a layer like it
+        assert type(made) is nn.Conv2d
+    assert model[0].weight.dtype is torch.bfloat16
+    assert type(model[0]) is nn.Conv2d

@@ -64,7 +64,15 @@ class AdapterMethod:
         objective_of(self.run, self.family)
         meta = torch.device("meta")
         models = {part: self.family.load(part, torch.bfloat16, meta) for part in self.plan.parts(self.family)}
-        network = self.plan.build(self.family, models)
+        network = self.plan.rehearse(self.family, models)
+        if network is None:
+            return Volume(0, 0)
+        self._judge(network)
+        num_saved = sum(tensor.numel() for tensor in network.trainable.state_dict().values())
+        width = (files.save_dtype(self.run) or precision.trained).itemsize
+        return Volume(sum(tensor.numel() for _, tensor in network.tensors()), num_saved * width)
+
+    def _judge(self, network: Network) -> None:
         logger.info("the adapter %s", network.describe())
         if not self.groups(network):
             raise UserError("every learning rate is 0, so nothing would be trained; raise --learning_rate")
@@ -72,9 +80,6 @@ class AdapterMethod:
             if self.run[FileConfig].strict:
                 raise UserError(f"{line}; leave it out")
             logger.warning(line)
-        num_weights = sum(tensor.numel() for tensor in network.trainable.state_dict().values())
-        width = (files.save_dtype(self.run) or precision.trained).itemsize
-        return Volume(num_weights, num_weights * width)
 
     def build(self, parts: Parts, precision: Precision, live_encoders: Sequence[str]) -> AdapterTraining:
         """Load the models and attach the adapter to them; see `Method`."""
@@ -156,7 +161,7 @@ class AdapterTraining:
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Yield the adapter's own tensors, live, and what it remembers."""
-        return iter((self.network.trainable.state_dict(keep_vars=True) | self.network.memory()).items())
+        return iter(self.network.tensors())
 
     def save(self, path: Path, metadata: Mapping[str, str]) -> None:
         """Write the adapter file."""

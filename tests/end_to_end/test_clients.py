@@ -19,7 +19,7 @@ from sfumato.cli.main import script
 from sfumato.config.public import to_toml
 from tests import tiny
 
-CLIENTS = Path(__file__).parent / "clients"
+CLIENTS = Path(__file__).parents[1] / "compat" / "clients"
 ROOT = Path(__file__).parents[2]
 SENT: dict[str, dict[str, Any]] = json.loads((CLIENTS / "runs.json").read_text("utf-8"))
 SMALL = {"max_train_steps": 1, "resolution": "64,64", "min_bucket_reso": 64}

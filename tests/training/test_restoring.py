@@ -1,0 +1,104 @@
+"""What a state puts back is what was saved, or it says so."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from sfumato.adapters.foreign import ForeignNetwork
+from sfumato.errors import UserError
+from sfumato.training.resume import State, read_state, save_state
+
+
+class Scaled(nn.Module):
+    """Learns a product, keeps a count beside it, and shows the product alone in its state."""
+
+    def __init__(self, factor: float = 1.0) -> None:
+        super().__init__()
+        self.value = nn.Parameter(torch.zeros(3))
+        self.register_buffer("factor", torch.tensor(factor), persistent=False)
+        self.count = torch.zeros(1)
+
+    def apply_to(self, *_: Any) -> None: ...
+    def prepare_grad_etc(self, *_: Any) -> None: ...
+
+    def state_dict(self, *_: Any, **__: Any) -> dict[str, Tensor]:  # type: ignore[override]
+        return {"product": self.value * self.factor, "count": self.count.detach()}
+
+
+class Trained:
+    """As much of a trainable as states ask for."""
+
+    file_holds_all = False
+
+    def __init__(self, tensors: Callable[[], Any]) -> None:
+        self.tensors = lambda: iter(tensors())
+
+
+def guest(network: nn.Module) -> ForeignNetwork:
+    made = ForeignNetwork(network, "--network_module x", nn.Module(), nn.Module())
+    made.attach()
+    return made
+
+
+def update() -> Any:
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1)
+    return SimpleNamespace(stepping=SimpleNamespace(optimizer=optimizer, scheduler=None), scaler=None)
+
+
+def saved(folder: Path, tensors: Callable[[], Any]) -> State:
+    save_state(folder, Trained(tensors), update(), 3, 1, {"seed": 1, "options": {}})  # type: ignore[arg-type]
+    return read_state(folder)
+
+
+def restore(state: State, tensors: Callable[[], Any]) -> None:
+    state.restore(Trained(tensors), update())  # type: ignore[arg-type]
+
+
+def test_parameters_buffers_and_other_live_tensors_come_back_whatever_the_state_makes_of_them(
+    tmp_path: Path,
+) -> None:
+    trained, fresh = Scaled(0.5), Scaled()
+    trained.value.data += torch.tensor([1.0, -2.0, 3.0])
+    trained.count += 7
+    state = saved(tmp_path / "a-state", guest(trained).tensors)
+    restore(state, guest(fresh).tensors)
+    assert fresh.value.tolist() == [1, -2, 3]
+    assert (fresh.factor.item(), fresh.count.item()) == (0.5, 7)
+
+
+def test_a_state_of_a_version_that_left_a_buffer_out_leaves_it_as_it_is(tmp_path: Path) -> None:
+    trained, fresh = Scaled(0.5), Scaled()
+    trained.value.data += 1
+    before = [(name, tensor) for name, tensor in guest(trained).tensors() if "factor" not in name]
+    restore(saved(tmp_path / "a-state", lambda: before), guest(fresh).tensors)
+    assert (fresh.value.tolist(), fresh.factor.item()) == ([1, 1, 1], 1)
+
+
+def test_a_state_that_lacks_a_weight_is_refused_before_anything_is_restored(tmp_path: Path) -> None:
+    fresh = Scaled()
+    state = saved(tmp_path / "a-state", lambda: [("count", torch.ones(1)), ("product", torch.ones(3))])
+    with pytest.raises(UserError, match=r"a-state holds nothing for value, which is \(3,\) now"):
+        restore(state, guest(fresh).tensors)
+    assert fresh.count.item() == 0
+
+
+def test_what_is_made_anew_each_time_is_not_taken_for_restored(tmp_path: Path) -> None:
+    value = torch.ones(2)
+
+    def copies() -> Iterator[tuple[str, Tensor]]:
+        yield "own", value
+        yield "product", value * 2
+
+    state = saved(tmp_path / "a-state", copies)
+    restore(state, copies)  # nothing differs yet
+    value.zero_()
+    state = saved(tmp_path / "b-state", lambda: [("product", torch.full((2,), 2.0))])
+    with pytest.raises(UserError, match="product cannot be put back: it is made anew of something else"):
+        restore(state, lambda: [("product", value * 2)])
