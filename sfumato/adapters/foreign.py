@@ -73,11 +73,15 @@ class ForeignNetwork:
             self.set_strength(1.0)
             return
         layers = list(self._layers())
-        before = {path: vars(layer).get("forward") for path, layer in layers}
+        before = [vars(layer).get("forward") for _, layer in layers]
         with self._guest("could not be applied to the model", "change --network_args"):
             self._network.apply_to(self._text_encoders, self._denoiser, *self._trained)
             self._network.prepare_grad_etc(self._text_encoders, self._denoiser)
-        self._replaced = [(path, m) for path, m in layers if vars(m).get("forward") is not before[path]]
+        self._replaced = [
+            (path, layer)
+            for (path, layer), forward in zip(layers, before, strict=True)
+            if vars(layer).get("forward") is not forward
+        ]
         for path, layer in self._replaced:
             layer.forward = partial(_watched, f"{self._label} failed in {path}", layer.forward)
         self._is_applied = True
@@ -224,7 +228,8 @@ class ForeignNetwork:
         state = self._network.state_dict()
         remedy = "give the --network_args it was trained with, or --dim_from_weights"
         with open_tensors(file) as reader:
-            shared = [key for key in reader.keys() if key in state]  # noqa: SIM118 - no mapping
+            keys = reader.keys()
+            shared = [key for key in keys if key in state]
             if not shared:
                 raise UserError(f"{self._label} knows nothing of {path}; {remedy}")
             if not all(dry_run.has_numbers(state[key]) for key in shared):
@@ -232,8 +237,12 @@ class ForeignNetwork:
             left = [key for key in shared if not _is_about(state[key], reader.get(key))]
         if left:
             raise UserError(f"{self._label} did not take {left[0]} from {path}; {remedy}")
-        if rest := [key for key in state if key not in shared]:
-            logger.warning("%s has nothing for %s (%s ...)", path, counted(len(rest), "tensor"), rest[0])
+        for what, rest in (
+            ("%s has nothing for %s of the network (%s ...)", [key for key in state if key not in shared]),
+            ("%s has %s that the network knows nothing of (%s ...)", [k for k in keys if k not in state]),
+        ):
+            if rest:
+                logger.warning(what, path, counted(len(rest), "tensor"), rest[0])
 
     def _tell_of_alphas(self, path: Path, before: Mapping[str, Tensor]) -> None:
         """Warn where a file has other alphas than the run: modules write them down and act by their own."""

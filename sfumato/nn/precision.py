@@ -115,13 +115,13 @@ def widen_stored(module: nn.Module) -> None:
 
 
 def show_widened(module: nn.Module) -> None:
-    """Let whoever reads a storage-only weight get a copy to compute with; what is stored stays as it is.
+    """Let whoever reads a storage-only weight get a copy in float32; what is stored stays as it is.
 
-    For others' code that reads the weights of layers which it adapts.
+    For others' code, which adds small changes to the weights of layers that it adapts.
     """
     for child in module.modules():
         if isinstance(child, nn.Linear) and is_storage_only(child.weight.dtype):
-            cast(Any, child).__class__ = _showing(type(child), computable(child.weight.dtype), "weight")
+            cast(Any, child).__class__ = _showing(type(child), torch.float32, "weight")
 
 
 @contextmanager

@@ -223,7 +223,13 @@ def test_what_it_cannot_do_is_one_line_before_weights_are_there(
         plan(family, *network_args.split()).rehearse(family_of(family), parts)
 
 
-@pytest.mark.parametrize("network_args", ["algo=lora dora_wd=True", "algo=full", "algo=tlora"])
+@pytest.mark.parametrize(
+    "network_args",
+    [
+        "algo=full",
+        *(pytest.param(f"algo={a}", marks=pytest.mark.slow) for a in ("lora dora_wd=True", "tlora")),
+    ],
+)
 def test_networks_that_read_weights_are_rehearsed_without_them(network_args: str) -> None:
     parts = flux_without_numbers()
     rehearsed = plan("flux", *network_args.split()).rehearse(family_of("flux"), parts)
@@ -240,6 +246,18 @@ def test_a_file_of_another_rank_is_refused_before_weights_are_there(
         plan("flux", "algo=lora", network_dim=3, network_weights=str(path)).rehearse(
             family_of("flux"), flux_without_numbers()
         )
+
+
+def test_another_alpha_and_what_is_left_out_is_said(
+    models: dict[str, dict[str, nn.Module]], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "x.safetensors"
+    build("flux", models["flux"], "algo=lora", network_alpha=2.0).save(path, None, {})
+    only = {"network_train_unet_only": True, "network_weights": str(path)}
+    build("flux", {DENOISER: flux_without_numbers()[DENOISER]}, "algo=lora", **only)
+    assert "x.safetensors has 36 tensors that the network knows nothing of (lora_te1_" in caplog.text
+    assert "x.safetensors says 2 for lora_unet_" in caplog.text
+    assert "which is 1 in this run: give --network_alpha as the file has it" in caplog.text
 
 
 def test_a_preset_does_not_reach_the_next_network(tmp_path: Path) -> None:

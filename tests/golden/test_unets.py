@@ -111,7 +111,8 @@ def test_outputs_losses_and_gradients_agree(case: dict[str, Any], built: dict[st
     loss = ((output - target) ** 2).mean()
     gradients = torch.autograd.grad(loss, list(trained.values()))
 
-    assert error(output.detach(), NUMBERS[f"{name}/out"]) < 1e-5
+    # Processors without AVX-512 round the two of large weights otherwise: 1.8e-5.
+    assert error(output.detach(), NUMBERS[f"{name}/out"]) < (3e-5 if case["weight_std"] > 0.03 else 1e-5)
     assert loss.detach().item() == pytest.approx(case["loss"], rel=1e-5)
     for key, gradient in zip(trained, gradients, strict=True):
         assert_close(gradient, f"{name}/grad/{key}", 1e-4)
