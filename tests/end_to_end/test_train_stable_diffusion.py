@@ -73,7 +73,8 @@ def test_a_folder_and_a_single_file_train_alike(
     other = train(kind, folder, pictures, tmp_path / "folder", *only)
     for name, tensor in single.items():
         error = (other[name].reshape(tensor.shape) - tensor).abs().max()
-        assert error <= 1e-3 * tensor.abs().max(), name
+        # One token asks one token: gradients are 0 but for rounding, which differs between processors.
+        assert error <= 1e-3 * tensor.abs().max() + 1e-10, name
 
 
 @pytest.mark.parametrize(

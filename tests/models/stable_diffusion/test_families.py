@@ -378,7 +378,7 @@ def test_identities_are_those_that_sd_scripts_records(tmp_path: Path) -> None:
 
     assert identity().base_version == "sd_v1"
     assert identity(is_v2=True).architecture == "stable-diffusion-v2-512"
-    velocity = identity(is_v2=True, predicts_velocity=True)
+    velocity = identity(is_v2=True, predicted=Predicted(Prediction.VELOCITY))
     assert (velocity.base_version, velocity.architecture) == ("sd_v2_v", "stable-diffusion-v2-768-v")
     assert (velocity.resolution, velocity.prediction_type) == ((768, 768), "v")
     assert SdFamily(None, predicted=Predicted(Prediction.VELOCITY)).prediction is Prediction.VELOCITY
