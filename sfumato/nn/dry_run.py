@@ -10,6 +10,7 @@ is meant for another device, autocast widens what it widens there, and a process
 
 from __future__ import annotations
 
+import logging
 import warnings
 import weakref
 from collections.abc import Callable, Iterator, Mapping
@@ -169,6 +170,7 @@ def without_numbers(kind: str) -> Iterator[Tally]:
         warnings.catch_warnings(),
         device.standing_for(kind),
         _small_tensors_known(),
+        _no_log(),
         _Files(),
         FakeTensorMode(allow_non_fake_inputs=True) as mode,
         _Unread(mode),
@@ -206,6 +208,18 @@ def _small_tensors_known() -> Iterator[None]:
         yield
     finally:
         fake_tensor.CONSTANT_NUMEL_LIMIT = limit
+
+
+@contextmanager
+def _no_log() -> Iterator[None]:
+    """Keep PyTorch from logging a stack trace of an error that it raises as well."""
+    logger = logging.getLogger(fake_tensor.__name__)
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def empty_like(module: nn.Module) -> nn.Module:
