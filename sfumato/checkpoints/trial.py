@@ -19,19 +19,18 @@ _SHOWN = 60
 
 
 def try_file(path: Path, remedy: str, *, in_place: bool = False) -> None:
-    """Create a file and remove it, first under its temporary name; one that is there stays as it is.
+    """Create a file under its temporary name and remove it: whoever is killed meanwhile leaves no model.
 
     Args:
         remedy: what to do instead, for the message, e.g. "choose another --output_dir".
-        in_place: it will be written under its own name only, which may be there.
+        in_place: it will be written under its own name, which is tried; a file that is there stays as it is.
 
     Raises:
         UserError: the file cannot be written.
     """
     with _explained(path, remedy), _folder(path.parent):
-        if not in_place:
-            _try(temporary_name(path))
-        _try(path, opens=in_place)
+        _require_no_folder(path)
+        _try(path if in_place else temporary_name(path))
 
 
 def try_folder(path: Path, remedy: str) -> None:
@@ -40,12 +39,14 @@ def try_folder(path: Path, remedy: str) -> None:
         _try(path / f".sfumato-{os.getpid()}")
 
 
-def _try(path: Path, *, opens: bool = False) -> None:
+def _require_no_folder(path: Path) -> None:
     if path.is_dir():
         raise IsADirectoryError(0, "it is a folder")
+
+
+def _try(path: Path) -> None:
     if path.exists():
-        if opens:
-            path.open("ab").close()
+        path.open("ab").close()
         return
     path.open("xb").close()
     path.unlink()

@@ -33,6 +33,18 @@ def test_what_is_there_stays_as_it_is(tmp_path: Path) -> None:
     assert file.read_text() == "weights"
 
 
+def test_a_run_that_is_killed_while_it_tries_a_name_leaves_nothing_that_looks_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(path: Path, missing_ok: bool = False) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "unlink", die)
+    with pytest.raises(KeyboardInterrupt):
+        try_file(tmp_path / "model.safetensors", "")
+    assert left(tmp_path) == [f".model.safetensors.{os.getpid()}.part"]
+
+
 def test_a_name_that_is_too_long_only_while_it_is_unfinished_is_found(tmp_path: Path) -> None:
     name = "n" * 243 + ".safetensors"
     (tmp_path / name).touch()
