@@ -138,6 +138,21 @@ def test_only_the_input_takes_the_perturbation() -> None:
             assert torch.allclose(noised.noisy, shown)
 
 
+def test_levels_are_the_ratio_of_noise_to_signal() -> None:
+    noised = DdpmNoising()(LATENTS, rng())
+    kept = schedules.ddpm_kept()[noised.timesteps.long()]
+    assert torch.allclose(noised.levels, ((1 - kept) / kept).sqrt())
+
+
+def test_dark_latents_widen_the_offset_as_bright_ones_do() -> None:
+    shape = NoiseShape(offset=0.1, adaptive_scale=0.5)
+    plain = NoiseShape()(LATENTS, rng(), _ratios())
+    bright, dark = (shape(torch.full(SHAPE, level), rng(), _ratios()) - plain for level in (2.0, -2.0))
+    narrow = NoiseShape(offset=0.1)(LATENTS, rng(), _ratios()) - plain
+    assert torch.allclose(bright, 11 * narrow, atol=1e-5)  # 0.1 + 0.5 * 2 instead of 0.1
+    assert torch.allclose(dark, bright)
+
+
 def test_offset_noise_moves_whole_channels() -> None:
     plain, moved = NoiseShape(), NoiseShape(offset=0.5)
     difference = moved(LATENTS, rng(), _ratios()) - plain(LATENTS, rng(), _ratios())

@@ -74,6 +74,13 @@ class OneOf:
         """Sum over one process."""
 
 
+class Twins(OneOf):
+    """The first of two processes that do the same: a sum is twice what one of them has."""
+
+    def sum_(self, tensor: Tensor) -> None:
+        tensor.mul_(2)
+
+
 @dataclass
 class Notebook:
     readings: list[Reading] = field(default_factory=list)
@@ -144,6 +151,17 @@ def test_a_steps_loss_and_gradient_are_the_mean_over_its_micro_batches(is_fused:
     Loop(product, update, plan, batches, 0, [notes]).run()  # type: ignore[arg-type]
     assert [(reading.loss, reading.grad_norm) for reading in notes.readings] == [(4.0, 4.0), (-6.0, 6.0)]
     assert product.factor.item() == 1 - 0.5 * 4 - 0.5 * 6
+
+
+@pytest.mark.parametrize("is_fused", [False, True])
+def test_losses_and_gradients_are_summed_over_processes(is_fused: bool) -> None:
+    plan, product, notes = Plan(num_batches=2, group=2, num_steps=1), Product(), Notebook()
+    stepping = Stepping(torch.optim.SGD([product.factor], lr=0.5))
+    update = (FusedUpdate if is_fused else Update)(stepping, Twins(0, 2), 0.0)  # type: ignore[arg-type]
+    batches = iter([Numbers(torch.tensor([1.0, 3.0]), [])])  # half of the step is this process's
+    Loop(product, update, plan, batches, 0, [notes]).run()  # type: ignore[arg-type]
+    assert [(reading.loss, reading.grad_norm) for reading in notes.readings] == [(2.0, 2.0)]
+    assert product.factor.item() == 1 - 0.5 * 2
 
 
 @pytest.mark.parametrize("kind", ["AdamW", "Adafactor", "SGDNesterov", "adamw8bit"])

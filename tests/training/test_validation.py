@@ -85,6 +85,19 @@ def test_a_second_measurement_is_the_first_again(pictures: TrainingSet) -> None:
     assert measuring.measure() == measuring.measure()
 
 
+def test_the_loss_is_the_mean_over_pictures_not_over_batches(pictures: TrainingSet) -> None:
+    class Brightness:
+        def loss(self, batch: Batch, rng: torch.Generator) -> StepLoss:
+            assert batch.pixels is not None
+            return StepLoss(batch.pixels.mean(dim=(1, 2, 3)), torch.zeros(len(batch)))
+
+    measuring, plans = observer(pictures), pictures.batches(1)
+    measuring.trainable = cast("Any", Brightness())
+    each = [Brightness().loss(batch, torch.Generator()).per_sample for batch in Loader(pictures)(plans)]
+    assert sorted(map(len, each)) == [1, 2, 2]
+    assert measuring.measure() == pytest.approx(torch.cat(each).mean().item(), rel=1e-6)
+
+
 def test_measuring_leaves_every_generator_as_it_was(pictures: TrainingSet) -> None:
     torch.manual_seed(1)
     random.seed(1)
