@@ -109,6 +109,15 @@ def test_each_projection_has_its_own_limit() -> None:
     assert norms == pytest.approx([2 * 8e-3, 2 * 16e-3], rel=1e-3)  # R - I is nearly -2 Q
 
 
+def test_the_share_that_is_turned_is_that_of_a_weight_with_orthogonal_rows() -> None:
+    module = nn.Linear(24, 24, bias=False)
+    nn.init.orthogonal_(module.weight)
+    layer = learned(make(module, None))
+    share = layer.delta().norm() / module.weight.norm()
+    assert share > 0.1
+    torch.testing.assert_close(layer.turned_share(), share.detach(), rtol=1e-5, atol=0)
+
+
 def test_two_threads_turn_as_one_does() -> None:
     """Batched LU raises, hangs or is wrong with two threads on some processors."""
     before = torch.get_num_threads()

@@ -145,6 +145,22 @@ def test_dropouts_leave_out_outputs_or_all(make: Any, shape: Any) -> None:
         assert 0 < dead < 12 * shape[0]
 
 
+def test_outputs_that_are_kept_make_up_for_those_that_are_left_out() -> None:
+    module, inputs = nn.Linear(6, 400, bias=False), torch.ones(1, 6)
+    layer = learned(loha(module, Dropouts(rank=0.25)))
+    output = module(inputs)
+    whole, dropped = (layer.train(mode).change(inputs, output) - output for mode in (False, True))
+    factors = (dropped / whole).flatten()
+    kept = factors.abs() > 0.1
+    assert factors[kept].tolist() == pytest.approx([1 / 0.75] * int(kept.sum()), rel=1e-2)
+    assert 0.65 < kept.float().mean() < 0.85
+
+
+@pytest.mark.parametrize(("rank", "is_whole"), [(1, False), (2, True), (3, True)])
+def test_a_large_factor_is_whole_from_half_its_larger_side_on(rank: int, is_whole: bool) -> None:
+    assert ("lokr_w2" in shapes_for(nn.Linear(16, 16), rank, 4)) == is_whole  # 4 x 4 is repeated 4 x 4 times
+
+
 def test_widths_are_split_as_lycoris_does() -> None:
     from lycoris.functional.general import factorization
 

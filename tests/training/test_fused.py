@@ -111,6 +111,15 @@ def test_no_weight_takes_a_number_that_is_not_finite(name: str, skips: bool) -> 
     assert 0 < norm < math.inf
 
 
+@pytest.mark.parametrize("skips", [False, True])
+def test_an_infinite_loss_is_seen_before_gradients_that_are_finite(skips: bool) -> None:
+    model = _model()
+    loss, norm = _step(_fused(model, skips=skips), _loss(model) + math.inf)
+    assert loss == math.inf
+    assert math.isnan(norm)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), _model().parameters(), strict=True))
+
+
 def test_an_infinite_loss_changes_nothing_where_such_steps_are_skipped() -> None:
     model = _model()
     loss, _ = _step(_fused(model, "AdamW", skips=True), _loss(model) * float("inf"))

@@ -56,13 +56,15 @@ def test_an_overflow_skips_the_step_and_lowers_the_scale_until_it_fits() -> None
     weight = nn.Parameter(torch.zeros(1, dtype=torch.float16))
     scaler = HalfScaler(2.0**12)
     update = update_of(weight, scaler)
-    taken = []
+    taken, norms = [], []
     for _ in range(5):
-        step(update, weight, 64.0)  # times 2^10 or more: infinite in float16
+        _, norm = step(update, weight, 64.0).tolist()  # times 2^10 or more: infinite in float16
+        norms.append(norm)
         taken.append(weight.item() != 0)
         if taken[-1]:
             break
     assert taken == [False, False, False, True]
+    assert norms == [0.0, 0.0, 0.0, 64.0]  # an overflow is no failure
     assert scaler.state_dict() == {"scale": 2.0**9, "num_good": 1}
     assert weight.item() == -64.0
 
