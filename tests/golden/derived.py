@@ -94,11 +94,6 @@ def recorded_parts(
     yield flat[:: max(1, flat.numel() // count)][:count], numbers[f"{name}/strided"]
 
 
-def is_recorded(numbers: Mapping[str, Tensor], name: str) -> bool:
-    """Return whether there is something of a tensor."""
-    return name in numbers or f"{name}/first" in numbers
-
-
 def quantities(numbers: Mapping[str, Tensor], stem: str) -> list[str]:
     """Return the recorded tensors under `stem/`, without it."""
     names = (name.removeprefix(f"{stem}/") for name in numbers if name.startswith(f"{stem}/"))
