@@ -95,9 +95,9 @@ def recorded_parts(
 
 
 def quantities(numbers: Mapping[str, Tensor], stem: str) -> list[str]:
-    """Return the recorded tensors under `stem/`, without it."""
+    """Return the recorded tensors under `stem/`, without it, in the order of their names."""
     names = (name.removeprefix(f"{stem}/") for name in numbers if name.startswith(f"{stem}/"))
-    return list(dict.fromkeys(_whole(name) for name in names))
+    return sorted({_whole(name) for name in names})
 
 
 def _whole(name: str) -> str:
