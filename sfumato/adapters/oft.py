@@ -22,9 +22,12 @@ from sfumato.adapters import dense
 from sfumato.adapters.layer import NO_DROPOUTS, Dropouts, Strength, per_sample
 from sfumato.errors import UserError
 from sfumato.models.family import AdapterTarget
+from sfumato.nn.device import kind_of
 
 PREFIX = "oft_"
 DEFAULT_CONSTRAINT = 1e-3
+
+_EXACT = 1e-9
 
 
 class Oft(nn.Module):
@@ -163,7 +166,7 @@ def _turn(blocks: Tensor, constraint: float) -> Tensor:
     norm = torch.linalg.vector_norm(skew)
     limit = constraint * blocks.shape[0] * blocks.shape[1]
     skew = skew * ((norm.clamp(max=limit) + 1e-8) / (norm + 1e-8))  # sd-scripts' way not to divide by 0
-    rotation: Any = _Cayley.apply(skew)
+    rotation: Any = _Cayley.apply(skew, limit / math.sqrt(2))  # eigenvalues of Q come in pairs +-i
     return rotation - torch.eye(blocks.shape[-1], device=blocks.device)
 
 
@@ -175,26 +178,48 @@ class _Cayley(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, skew: Tensor) -> Tensor:
+    def forward(ctx: Any, skew: Tensor, largest: float) -> Tensor:
         eye = torch.eye(skew.shape[-1], dtype=skew.dtype, device=skew.device)
-        inverse = _inverse(eye + skew)
+        inverse = _inverse(eye + skew, largest)
         ctx.save_for_backward(inverse)
         return 2 * inverse - eye
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         (inverse,) = ctx.saved_tensors
-        return -2 * inverse.mT @ gradients[0] @ inverse.mT
+        return -2 * inverse.mT @ gradients[0] @ inverse.mT, None
 
 
-def _inverse(matrices: Tensor) -> Tensor:
-    """Return the inverse of each of (k, n, n).
+def _inverse(matrices: Tensor, largest: float) -> Tensor:
+    """Return the inverse of each of (k, n, n), which are I + Q; `largest` bounds Q's eigenvalues.
 
-    One by one on the CPU: MKL's batched LU raises, hangs or is silently wrong with several threads.
+    One by one on the CPU: MKL's batched LU raises, hangs or is silently wrong with several threads. Elsewhere
+    by products alone: those who factorise make the host wait for the device.
     """
-    if matrices.device.type != "cpu":
-        return torch.linalg.inv(matrices)
+    if kind_of(matrices) != "cpu":
+        return inverse_by_products(matrices, largest)
     return torch.stack([torch.linalg.inv(matrix) for matrix in matrices])
+
+
+def inverse_by_products(matrices: Tensor, largest: float) -> Tensor:
+    """Return the inverse of each A = I + Q of (k, n, n) by Newton's method, `X (2 I - A X)` (Schulz 1933).
+
+    A A^T has eigenvalues between 1 and 1 + `largest`^2. So the first guess, A^T divided by the greatest, is
+    off by no more than a factor below 1, and every step squares it.
+    """
+    greatest = 1 + largest**2
+    inverse = matrices.mT / greatest
+    twice = 2 * torch.eye(matrices.shape[-1], dtype=matrices.dtype, device=matrices.device)
+    for _ in range(_steps_until_exact(1 - 1 / greatest)):
+        inverse = inverse @ (twice - matrices @ inverse)
+    return inverse
+
+
+def _steps_until_exact(error: float) -> int:
+    """Return how often an error below 1 is to be squared until float32 knows no smaller one."""
+    if error < _EXACT:
+        return 1
+    return math.ceil(math.log2(math.log(_EXACT) / math.log(error)))
 
 
 def _turned(turn: Tensor, values: Tensor) -> Tensor:

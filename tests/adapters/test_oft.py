@@ -13,11 +13,12 @@ from sfumato.adapters import legacy
 from sfumato.adapters.layer import Dropouts, attach, merge
 from sfumato.adapters.loading import network_from_file
 from sfumato.adapters.network import AdapterNetwork
-from sfumato.adapters.oft import Oft, _Cayley
+from sfumato.adapters.oft import Oft, _Cayley, inverse_by_products
 from sfumato.config.network import NetworkConfig
 from sfumato.config.run import Run
 from sfumato.errors import UserError
 from sfumato.models.family import DENOISER, AdapterTarget
+from sfumato.nn.device import standing_for
 from tests.adapters import toy
 
 
@@ -127,7 +128,7 @@ def test_two_threads_turn_as_one_does() -> None:
             torch.set_num_threads(threads)
             skew = torch.randn(3, 256, 256, generator=torch.Generator().manual_seed(0)) / 40
             skew = (skew - skew.mT).requires_grad_()
-            rotation = _Cayley.apply(skew)
+            rotation = _Cayley.apply(skew, 2.0)
             rotation.pow(3).sum().backward()
             assert skew.grad is not None
             found.append((rotation.detach(), skew.grad))
@@ -226,3 +227,24 @@ def test_no_limit_at_all_is_refused_and_a_loose_one_warned_of(caplog: pytest.Log
         resolve(network_alpha=0).build(toy.ToyFamily(), toy.models())  # type: ignore[arg-type]
     resolve().build(toy.ToyFamily(), toy.models())  # type: ignore[arg-type]
     assert "--network_alpha 1 hardly limits OFT" in caplog.text
+
+
+@pytest.mark.parametrize("largest", [0.0, 0.2, 3.0, 500.0])
+@pytest.mark.parametrize("share", [1.0, 0.01])
+def test_an_inverse_by_products_is_as_exact_as_one_by_factors(largest: float, share: float) -> None:
+    rng = torch.Generator().manual_seed(2)
+    drawn = torch.randn(3, 40, 40, generator=rng)
+    skew = drawn - drawn.mT
+    skew *= share * largest / torch.linalg.matrix_norm(skew, 2)[:, None, None]
+    matrices = torch.eye(40) + skew
+    exact = torch.linalg.inv(matrices.double())
+    found, factored = inverse_by_products(matrices, largest), torch.linalg.inv(matrices)
+    assert (found - exact).norm() < 2 * (factored - exact).norm() + 1e-6 * exact.norm()
+
+
+def test_a_card_gets_no_factorisation(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer = learned(make(nn.Linear(10, 24), None))
+    expected = layer.delta()
+    monkeypatch.setattr(torch.linalg, "inv", None)
+    with standing_for("cuda"):
+        assert torch.allclose(layer.delta(), expected, atol=1e-6)
