@@ -1,4 +1,7 @@
-"""Random numbers that are the same on every device: drawn on the CPU, then moved."""
+"""Random numbers that are the same on every device: drawn on the CPU, then moved.
+
+What adds to noise computes where the noise is.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from sfumato.transfer import to_device
 
 
 def draw(shape: Sequence[int], rng: torch.Generator) -> Tensor:
@@ -36,16 +41,17 @@ def perturb(
     Only the noisy input takes the perturbed noise; the target keeps the plain one.
 
     Args:
-        noise: (B, C, H/8, W/8), on the CPU.
+        noise: (B, C, H/8, W/8).
         gamma: standard deviation of the perturbation relative to the noise.
         is_random: scale gamma by one uniform draw in [0, 1).
         is_strength_first: make that draw before xi instead of after it.
     """
     before = torch.rand(1, generator=rng) if is_random and is_strength_first else None
-    xi = draw(noise.shape, rng)
+    xi = to_device(draw(noise.shape, rng), noise.device)
     if not is_random:
         return noise + gamma * xi
-    return noise + (torch.rand(1, generator=rng) if before is None else before) * gamma * xi
+    strength = torch.rand(1, generator=rng) if before is None else before
+    return noise + to_device(strength, noise.device) * gamma * xi
 
 
 def offset(
@@ -60,16 +66,17 @@ def offset(
     """Add one normal number to each channel, so that a picture's mean can be learned.
 
     Args:
-        noise: (B, C, H/8, W/8), on the CPU.
+        noise: (B, C, H/8, W/8).
         strength: of the added numbers.
         is_random: scale it by one uniform draw in [0, 1), made first.
-        brightness: (B, C, 1, 1), absolute means of the latents' channels.
+        brightness: (B, C, 1, 1), absolute means of the latents' channels, on the device of the noise.
         adaptive_scale: how much of it is added to the strength, which never falls below 0.
     """
-    scale = torch.rand(1, generator=rng) * strength if is_random else torch.tensor(strength)
+    drawn = torch.rand(1, generator=rng) * strength if is_random else torch.tensor(strength)
+    scale = to_device(drawn, noise.device)
     if brightness is not None:
         scale = (scale + adaptive_scale * brightness).clamp(min=0)
-    return noise + scale * draw((*noise.shape[:2], 1, 1), rng)
+    return noise + scale * to_device(draw((*noise.shape[:2], 1, 1), rng), noise.device)
 
 
 def pyramid(
@@ -78,7 +85,7 @@ def pyramid(
     """Add coarser and coarser noise, then scale the sum to unit deviation.
 
     Args:
-        noise: (B, C, H/8, W/8), on the CPU.
+        noise: (B, C, H/8, W/8).
         num_levels: at most; a level one pixel wide or high is the last.
         discount: level i, counted from 0, has the weight `discount^i`.
         ratios: each level draws its ratio r evenly from [2, 4) here, and is `r^i` times smaller.
@@ -87,16 +94,8 @@ def pyramid(
     for level in range(num_levels):
         shrink = (2 + 2 * ratios.random()) ** level
         size = max(1, int(height / shrink)), max(1, int(width / shrink))
-        coarse = draw((*noise.shape[:2], *size), rng)
+        coarse = to_device(draw((*noise.shape[:2], *size), rng), noise.device)
         noise = noise + functional.interpolate(coarse, (height, width), mode="bilinear") * discount**level
         if 1 in size:
             break
     return noise / noise.std()
-
-
-def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """Move a tensor without making the host wait for the device's queue."""
-    if device.type != "cuda" or tensor.device.type != "cpu":
-        return tensor.to(device)
-    # A copy from pageable memory synchronises; from pinned memory it is queued.
-    return tensor.pin_memory().to(device, non_blocking=True)

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from sfumato.diffusion import noise
+from sfumato.transfer import to_device
 
 Denoise = Callable[[Tensor, float], Tensor]
 """`denoise(x, sigma) -> x0`: the clean latents predicted for x, (B, C, H/8, W/8), at noise level sigma."""
@@ -238,7 +239,7 @@ def _noisier(x: Tensor, deviation: float, rng: Rng) -> Tensor:
         return x
     if rng is None:
         raise ValueError("this sampler adds noise; give it a generator")
-    return x + deviation * noise.to_device(noise.draw(x.shape, rng), x.device).to(x.dtype)
+    return x + deviation * to_device(noise.draw(x.shape, rng), x.device).to(x.dtype)
 
 
 def _integral(nodes: Sequence[float], k: int, start: float, end: float) -> float:

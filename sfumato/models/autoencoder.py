@@ -22,6 +22,7 @@ from sfumato.checkpoints.tensors import open_tensors, write_tensors
 from sfumato.models.loading import check_names, fill, sizes_of
 from sfumato.models.views import View, view_of
 from sfumato.nn.precision import compute_dtype
+from sfumato.transfer import to_device
 
 if TYPE_CHECKING:
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
@@ -143,7 +144,7 @@ def encode(vae: nn.Module, pixels: Tensor, rng: torch.Generator | None, *, is_cl
     mean, log_variance = moments.chunk(2, dim=1)
     if rng is None:
         return mean
-    noise = torch.randn(mean.shape, generator=rng, device=rng.device).to(mean.device)
+    noise = to_device(torch.randn(mean.shape, generator=rng, device=rng.device), mean.device)
     if is_clamped:
         log_variance = log_variance.clamp(*_LOG_VARIANCE)
     return mean + torch.exp(0.5 * log_variance) * noise

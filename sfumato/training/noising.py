@@ -16,6 +16,7 @@ from torch import Tensor
 from sfumato import seeds
 from sfumato.diffusion import noise, objectives, schedules, timesteps, weighting
 from sfumato.diffusion.schedules import NUM_TIMESTEPS
+from sfumato.transfer import to_device
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ class FlowNoising:
         if self.perturbation:
             shown = noise.perturb(plain, self.perturbation, rng, self.is_perturbation_random)
         plain, shown = _on_device(plain, shown, latents.device)
-        levels = noise.to_device(drawn, latents.device)
+        levels = to_device(drawn, latents.device)
         return Noised(
             noisy=objectives.flow_noisy(latents, shown, levels),
             target=objectives.flow_target(latents, plain),
@@ -146,10 +147,12 @@ class NoiseShape:
     pyramid_discount: float = 0.3
 
     def __call__(self, latents: Tensor, rng: torch.Generator, ratios: random.Random) -> Tensor:
-        """Draw noise shaped like latents (B, C, H/8, W/8), on the CPU."""
-        drawn = noise.draw(latents.shape, rng)
+        """Draw noise shaped like latents (B, C, H/8, W/8), on the CPU or where the latents are."""
+        drawn, brightness = noise.draw(latents.shape, rng), None
         if self.offset:
-            brightness = latents.mean((2, 3), keepdim=True).abs().cpu() if self.adaptive_scale else None
+            if self.adaptive_scale:  # what depends on the latents stays with them: no device is waited for
+                brightness = latents.mean((2, 3), keepdim=True).abs()
+                drawn = to_device(drawn, latents.device)
             drawn = noise.offset(
                 drawn,
                 self.offset,
@@ -234,13 +237,13 @@ class DdpmNoising:
             shown = noise.perturb(drawn, self.perturbation, rng, is_random, is_strength_first=True)
         plain, shown = _on_device(drawn, shown, latents.device)
         kept = schedules.ddpm_kept(self.zero_terminal)[steps]
-        kept_there = noise.to_device(kept, latents.device)
+        kept_there = to_device(kept, latents.device)
         velocity = objectives.ddpm_velocity(latents, plain, kept_there) if self.is_velocity else None
         return Noised(
             noisy=objectives.ddpm_noisy(latents, shown, kept_there),
             target=plain if velocity is None else velocity,
-            levels=noise.to_device(schedules.noise_to_signal(kept), latents.device),
-            timesteps=noise.to_device(steps.float(), latents.device),
+            levels=to_device(schedules.noise_to_signal(kept), latents.device),
+            timesteps=to_device(steps.float(), latents.device),
             snr=schedules.signal_to_noise(schedules.ddpm_kept()[steps]),
         )
 
@@ -256,5 +259,5 @@ class DdpmNoising:
 
 def _on_device(plain: Tensor, shown: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
     """Move the target's noise and the input's, which are the same tensor unless the input is perturbed."""
-    there = noise.to_device(plain, device)
-    return there, there if shown is plain else noise.to_device(shown, device)
+    there = to_device(plain, device)
+    return there, there if shown is plain else to_device(shown, device)

@@ -14,11 +14,12 @@ from sfumato.config.flow import FlowConfig
 from sfumato.config.loss import LossConfig
 from sfumato.config.noise import NoiseConfig
 from sfumato.config.run import Run
-from sfumato.diffusion import losses, noise
+from sfumato.diffusion import losses
 from sfumato.diffusion.schedules import NUM_TIMESTEPS
 from sfumato.errors import UserError
 from sfumato.models.family import Prediction
 from sfumato.training.noising import DdpmNoising, FlowNoising, NoiseShape, Noising, SnrWeights
+from sfumato.transfer import to_device
 
 logger = logging.getLogger(__name__)
 
@@ -108,11 +109,11 @@ class Objective:
         answer = self.noising.read(output, noised)
         loss = self.loss(answer, noised.target, noised.timesteps, noised.levels)
         if mask is not None:
-            loss = losses.masked(loss, noise.to_device(mask, loss.device))
+            loss = losses.masked(loss, to_device(mask, loss.device))
         per_sample = loss.mean(dim=tuple(range(1, loss.ndim)))
         for factor in (self.noising.weigh(noised), weights):
             if factor is not None:
-                per_sample = per_sample * noise.to_device(factor, loss.device)
+                per_sample = per_sample * to_device(factor, loss.device)
         return StepLoss(per_sample, noised.timesteps)
 
 

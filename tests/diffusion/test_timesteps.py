@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from sfumato.diffusion import noise, schedules, timesteps, weighting
+from sfumato.transfer import to_device
 
 NUM = 20_000
 SAMPLINGS: dict[str, Callable[[int, torch.Generator], Tensor]] = {
@@ -104,4 +105,4 @@ def test_perturbation_makes_input_noise_wider() -> None:
 
 def test_moving_noise_keeps_its_numbers() -> None:
     drawn = noise.draw((2, 3), rng())
-    assert torch.equal(noise.to_device(drawn, torch.device("cpu")), drawn)
+    assert torch.equal(to_device(drawn, torch.device("cpu")), drawn)

@@ -17,7 +17,7 @@ LAYERS = (
     ("cli",),
     ("__main__",),
 )
-EVERYONES = {"__version__", "console", "errors", "installing", "log", "seeds"}
+EVERYONES = {"__version__", "console", "errors", "installing", "log", "seeds", "transfer"}
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 FILES = sorted(PACKAGE.rglob("*.py"))
 

@@ -16,6 +16,7 @@ from sfumato.data.collate import Batch
 from sfumato.models.family import DENOISER, VAE, Conditioning, Family, ImageSizes, Parts
 from sfumato.training.objective import Objective, StepLoss, objective_for
 from sfumato.training.precision import Precision
+from sfumato.transfer import to_device
 
 
 def objective_of(run: Run, family: Family) -> Objective:
@@ -68,7 +69,7 @@ class Denoising:
         text = dict(batch.text)
         if self.live_encoders:
             tokens = self.family.tokenize(batch.captions)
-            tokens = {name: ids.to(self.precision.device) for name, ids in tokens.items()}
+            tokens = {name: to_device(ids, self.precision.device) for name, ids in tokens.items()}
             for name in self.live_encoders:
                 with nullcontext() if name in self.trained_encoders else torch.no_grad():
                     text |= self.family.encode_text({name: self.parts[name]}, tokens)
