@@ -45,11 +45,14 @@ def _chunks(wanted: Iterable[_Wanted]) -> Iterator[list[_Wanted]]:
     left = CHUNK_BYTES
     for tensor, dtype in wanted:
         room = _room(tensor, dtype) if tensor.is_cuda else CHUNK_BYTES
-        if room > left:
+        if chunk and room > left:
             yield chunk
             chunk, left = [], CHUNK_BYTES
         chunk.append((tensor, dtype))
         left -= room
+        if left <= 0:  # at once: the next tensor may not be made yet
+            yield chunk
+            chunk, left = [], CHUNK_BYTES
     if chunk:
         yield chunk
 

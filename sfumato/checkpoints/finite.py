@@ -22,14 +22,19 @@ def is_finite(tensor: Tensor) -> bool:
 
 def largest(tensor: Tensor) -> float:
     """Return the largest magnitude in a tensor: NaN if there is one, 0 if it is empty."""
+    return float(largest_on_device(tensor))
+
+
+def largest_on_device(tensor: Tensor) -> Tensor:
+    """Return the same as a number (scalar tensor) that is still on the tensor's device: nothing waits for it."""
     if not tensor.numel():
-        return 0.0
+        return torch.zeros((), device=tensor.device)
     if tensor.itemsize > 1:
         return _largest(tensor.detach())
     parts = tensor.detach().flatten().split(_VALUES_AT_ONCE)
-    return max((_largest(part.bfloat16()) for part in parts), key=lambda size: (math.isnan(size), size))
+    return torch.stack([_largest(part.bfloat16()) for part in parts]).amax()
 
 
-def _largest(tensor: Tensor) -> float:
+def _largest(tensor: Tensor) -> Tensor:
     low, high = torch.aminmax(tensor)
-    return float(torch.maximum(-low, high))
+    return torch.maximum(-low, high)

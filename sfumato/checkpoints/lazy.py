@@ -6,6 +6,7 @@ import logging
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import tee
 from pathlib import Path
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 from sfumato.checkpoints.finite import is_finite, largest
 from sfumato.errors import UserError
 from sfumato.log import counted
+from sfumato.transfer import to_host
 
 logger = logging.getLogger(__name__)
 
@@ -76,9 +78,9 @@ def finite(
         UserError: a value that was computed is no number, or is too large for the format.
     """
     broken = []
-    for name, tensor in tensors.items():
-        value = loaded(tensor)
-        ready = value.detach().to("cpu", written_as(tensor, dtype))
+    made, wanted = tee((name, tensor, loaded(tensor)) for name, tensor in tensors.items())
+    fetched = to_host((value, written_as(tensor, dtype)) for _, tensor, value in wanted)
+    for (name, tensor, value), ready in zip(made, fetched, strict=True):
         if not _holds(ready, value):
             _judge(path, name, tensor, value, ready.dtype)
             broken.append(name)

@@ -20,6 +20,7 @@ from sfumato.checkpoints.lazy import AnyTensor, LazyTensor, finite, loaded, writ
 from sfumato.checkpoints.pickles import SUFFIXES as PICKLE_SUFFIXES
 from sfumato.checkpoints.pickles import read_pickle
 from sfumato.errors import UserError
+from sfumato.transfer import to_host
 
 SUFFIXES = (".safetensors", ".sft")
 
@@ -205,8 +206,8 @@ def _infos(tensors: Mapping[str, AnyTensor], dtype: torch.dtype | None) -> dict[
 
 def _plainly(tensors: Mapping[str, AnyTensor], dtype: torch.dtype | None) -> Iterator[tuple[str, Tensor]]:
     """Make each tensor as `lazy.finite` does, without looking at it."""
-    for name, tensor in tensors.items():
-        yield name, loaded(tensor).detach().to("cpu", written_as(tensor, dtype))
+    fetched = to_host((loaded(tensor), written_as(tensor, dtype)) for tensor in tensors.values())
+    yield from zip(tensors, fetched, strict=True)
 
 
 def _bytes(name: str, tensor: Tensor, info: TensorInfo) -> memoryview:

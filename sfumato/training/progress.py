@@ -17,10 +17,11 @@ import torch
 from torch import Tensor
 
 from sfumato import log
-from sfumato.checkpoints.finite import is_finite
+from sfumato.checkpoints.finite import largest_on_device
 from sfumato.errors import UserError
 from sfumato.nn.device import HostCopy
 from sfumato.training.plan import Plan, Step
+from sfumato.transfer import to_host
 
 logger = logging.getLogger(__name__)
 
@@ -168,8 +169,10 @@ class FiniteGuard:
 
     def check_weights(self, step: Step, tensors: Iterable[tuple[str, Tensor]]) -> None:
         """Raise UserError rather than save weights that a step made infinite."""
-        for name, tensor in tensors:
-            if not is_finite(tensor):
+        looked_at = {name: tensor for name, tensor in tensors if tensor.is_floating_point()}
+        largest = to_host((largest_on_device(tensor), torch.float64) for tensor in looked_at.values())
+        for name, size in zip(looked_at, largest, strict=True):
+            if not size.isfinite():
                 raise UserError(
                     f"step {step.number} left {name} infinite or not a number; lower --learning_rate "
                     f"({self.last_save})"

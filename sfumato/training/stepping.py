@@ -19,6 +19,7 @@ from sfumato import seeds
 from sfumato.errors import guest_code
 from sfumato.nn.rounding import round_stochastically_
 from sfumato.training.progress import Rate
+from sfumato.transfer import to_device, to_host
 
 Group = dict[str, Any]
 """A parameter group as torch optimizers have it."""
@@ -117,7 +118,11 @@ class Stepping:
             yield
             return
         # Going to x and back rounds, so that the run would depend on when it saves: y is kept instead.
-        kept = [parameter.detach().to("cpu", copy=True) for parameter in self.parameters]
+        fetched = to_host((parameter, parameter.dtype) for parameter in self.parameters)
+        kept = [
+            here.clone() if p.device.type == "cpu" else here
+            for p, here in zip(self.parameters, fetched, strict=True)
+        ]
         for groups in self._pieces():
             self._call(evaluate, groups)
         try:
@@ -127,7 +132,7 @@ class Stepping:
             for groups in self._pieces():
                 self._call(train, groups)
             for parameter, before in zip(self.parameters, kept, strict=True):
-                parameter.detach().copy_(before)
+                parameter.detach().copy_(to_device(before, parameter.device))
 
     def _pieces(self) -> Iterable[list[Group]]:
         """Return the groups that are treated at once: one by one only where float32 copies must be few."""
