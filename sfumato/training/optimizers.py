@@ -7,6 +7,7 @@ import inspect
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -26,6 +27,7 @@ GUESSES_ITS_RATE = ("dadaptation", "prodigyopt")
 TAKES_ONE_RATE = ("Prodigy", "DAdaptAdam", "DAdaptAdamPreprint", "DAdaptLion", "DAdaptSGD")
 """Those of them that fail in their first step if parameter groups have different rates."""
 
+PROCESSOR = torch.device("cpu")
 
 OPTION = "--optimizer_args"
 
@@ -53,12 +55,14 @@ class OptimizerPlan:
         arguments: what the user gave, as keyword arguments.
         implied: arguments that the name or the device implies; the user's own win.
         relative_step: the optimizer (Adafactor) sets its own rates and ignores the groups'.
+        device: where the weights will be. There the optimizer is tried, for some compute on one kind alone.
     """
 
     kind: type[torch.optim.Optimizer]
     arguments: Mapping[str, Any]
     implied: Mapping[str, Any]
     relative_step: bool = False
+    device: torch.device = PROCESSOR
 
     @property
     def description(self) -> str:
@@ -72,11 +76,11 @@ class OptimizerPlan:
         """Whether the optimizer computes the same on several tensors and on one that holds them all."""
         return self.kind in ELEMENTWISE
 
-    @property
+    @cached_property
     def steps_apart(self) -> bool:
         """Whether stepping weights one by one is the same as stepping them together.
 
-        Optimizers that find their rate from all weights at once are known not to; any other is tried.
+        Optimizers that find their rate from all weights at once are known not to; any other is tried, once.
         """
         if _guesses_its_rate(self.kind):
             return False
@@ -90,12 +94,13 @@ class OptimizerPlan:
     def _try(self, *, is_apart: bool) -> list[torch.Tensor]:
         """Return what three steps make of two small weights, in groups of their own or in one."""
         rng = torch.Generator().manual_seed(0)
-        weights = [torch.nn.Parameter(torch.randn(shape, generator=rng)) for shape in ((3, 4), (5,))]
+        shapes = (3, 4), (5,)
+        weights = [torch.nn.Parameter(torch.randn(s, generator=rng).to(self.device)) for s in shapes]
         groups = [{"params": [weight]} for weight in weights] if is_apart else [{"params": weights}]
         stepping = Stepping(self.build(groups, 1e-2))
         for _ in range(3):
             for index, weight in enumerate(weights):
-                weight.grad = torch.randn(weight.shape, generator=rng)
+                weight.grad = torch.randn(weight.shape, generator=rng).to(self.device)
                 if is_apart:
                     stepping.step_share(index)
             if not is_apart:
@@ -113,7 +118,7 @@ class OptimizerPlan:
         """Return how much the optimizer remembers of a matrix of `_SAMPLE` by `_SAMPLE` weights."""
         if _guesses_its_rate(self.kind):
             return _SAMPLE**2 * _MOST_STATE_BYTES
-        weight = torch.nn.Parameter(torch.zeros(_SAMPLE, _SAMPLE))
+        weight = torch.nn.Parameter(torch.zeros(_SAMPLE, _SAMPLE, device=self.device))
         stepping = Stepping(self.build([{"params": [weight]}], 1e-2))
         weight.grad = torch.zeros_like(weight)
         stepping.step()
@@ -143,8 +148,11 @@ class OptimizerPlan:
             )
 
 
-def plan(config: OptimizerConfig) -> OptimizerPlan:
+def plan(config: OptimizerConfig, device: torch.device = PROCESSOR) -> OptimizerPlan:
     """Find the optimizer's class and arguments.
+
+    Args:
+        device: where the weights will be.
 
     Raises:
         UserError: the name is unknown, its package is missing, or an argument is malformed.
@@ -165,7 +173,8 @@ def plan(config: OptimizerConfig) -> OptimizerPlan:
             kind.__name__,
         )
     relative = is_adafactor and bool(arguments["relative_step"])
-    return OptimizerPlan(kind, arguments, _implied_arguments(name.lower(), kind, arguments), relative)
+    implied = _implied_arguments(name.lower(), kind, arguments)
+    return OptimizerPlan(kind, arguments, implied, relative, device)
 
 
 def _find_class(path: str, name: str) -> type[torch.optim.Optimizer]:

@@ -95,7 +95,7 @@ def prepare(run: Run, processes: Processes) -> Session:
     run, overridden = precision.for_device(run, processes.device)
     _complain(overridden, run[FileConfig].strict)
     policy = precision.precision_for(run[PrecisionConfig], processes.device)
-    optimizer = optimizers.plan(run[OptimizerConfig])
+    optimizer = optimizers.plan(run[OptimizerConfig], processes.device)
     policy.check_optimizer(optimizer.kind, optimizer.arguments)
     updates.check(run, optimizer)
     schedulers.check(run[ScheduleConfig], optimizer, run[OptimizerConfig].learning_rate)

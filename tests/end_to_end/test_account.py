@@ -55,6 +55,7 @@ SETTINGS = {
     "adapter, checkpoints in main memory": (*LORA, f"{BF16} --cpu_offload_checkpointing"),
     "network of others that reads weights": (*OTHERS, "--network_args algo=full"),
     "whole model": (*FULL, ""),
+    "whole model in bfloat16": (*FULL, f"{BF16} --full_bf16"),
     "whole model, fused": (
         *FULL,
         f"{BF16} --full_bf16 {ADAFACTOR} --fused_backward_pass --gradient_checkpointing --blocks_to_swap 1",
