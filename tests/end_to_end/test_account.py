@@ -212,3 +212,9 @@ def test_autocast_widens_norms_for_a_graphics_card_only() -> None:
             norm, rows = torch.nn.LayerNorm(8), torch.empty(4, 8, dtype=torch.bfloat16)
             assert norm(rows).dtype is dtype
             assert torch.nn.Linear(8, 8)(norm(rows)).dtype is torch.bfloat16
+
+
+def test_whole_numbers_that_code_writes_down_are_read_as_they_are() -> None:
+    with without_numbers("cuda"):
+        assert torch.tensor((3, 5)).prod().item() == 15
+        assert torch.empty(2).sum().item() == 1
