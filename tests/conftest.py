@@ -1,7 +1,7 @@
 """What every test can rely on: one thread, and logging as if no program had been started before.
 
-`--quick` leaves out `tests/end_to_end/`, where whole scripts run. What keeps the rest quick is no list, but a
-limit for each test, which holds in every run.
+`--quick` leaves out `tests/end_to_end/` and `tests/phantom/`, where whole scripts run. What keeps the rest quick
+is no list, but a limit for each test, which holds in every run.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import pytest
 # Tiny models run up to ten times faster on one thread when the machine is busy; subprocesses inherit this.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-END_TO_END = Path(__file__).parent / "end_to_end"
+WHOLE_SCRIPTS = [Path(__file__).parent / name for name in ("end_to_end", "phantom")]
 QUICK_CPU_S = 20
 """What a test elsewhere may take with the processes that it starts. Most take a hundredth of it; the first
 one that needs a large library pays for importing it."""
@@ -27,7 +27,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    return True if collection_path == END_TO_END and config.getoption("quick") else None
+    return True if collection_path in WHOLE_SCRIPTS and config.getoption("quick") else None
 
 
 @pytest.hookimpl(wrapper=True)
@@ -45,7 +45,7 @@ def _within_limit(item: pytest.Item) -> Generator[None, None, None]:
     before_s = _cpu_s()
     yield
     spent_s = _cpu_s() - before_s
-    is_free = END_TO_END in item.path.parents or item.get_closest_marker("slow")
+    is_free = not {*item.path.parents}.isdisjoint(WHOLE_SCRIPTS) or item.get_closest_marker("slow")
     if spent_s > QUICK_CPU_S and not is_free:
         pytest.fail(
             f"{spent_s:.0f} s of CPU time; a test outside tests/end_to_end/ may take {QUICK_CPU_S}. "

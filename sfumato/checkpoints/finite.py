@@ -26,7 +26,7 @@ def largest(tensor: Tensor) -> float:
 
 
 def largest_on_device(tensor: Tensor) -> Tensor:
-    """Return the same as a number (scalar tensor) that is still on the tensor's device: nothing waits for it."""
+    """Return the same as a scalar tensor on the device of the tensor: the host does not wait for it."""
     if not tensor.numel():
         return torch.zeros((), device=tensor.device)
     if tensor.itemsize > 1:

@@ -85,7 +85,8 @@ class _Away:
         """Return the tensor where it was."""
         if self._copied is not None:
             torch.cuda.current_stream(self.device).wait_event(self._copied)
-        return self.values.to(self.device, non_blocking=True, copy=True)
+        # Only a card of CUDA's keeps the source until it is copied.
+        return self.values.to(self.device, non_blocking=self._copied is not None, copy=True)
 
     def _carry(self, tensor: Tensor) -> None:
         stream = _stream_of_copies(tensor.device)

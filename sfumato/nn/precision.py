@@ -8,6 +8,7 @@ per weight.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache, partial
@@ -83,6 +84,25 @@ def check_compute(dtype: torch.dtype, device: torch.device, option: str = "mixed
         raise UserError(f"{option} is fp16, which a CPU cannot compute well in; use bf16 or fp32")
     if dtype is torch.bfloat16 and device.type == "cuda" and not torch.cuda.is_bf16_supported():
         raise UserError(f"{option} is bf16, which this graphics card does not have; use fp16")
+
+
+def check_autocast(dtype: torch.dtype, device: torch.device, option: str) -> None:
+    """Raise UserError if autocast would say in a warning that it does nothing on `device`."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with torch.autocast(device.type, dtype):
+            is_dropped = not torch.is_autocast_enabled(device.type)
+    if is_dropped:
+        raise UserError(
+            f"{option} is {name_of(dtype)}, which this PyTorch does not compute in on {device.type}; "
+            "use float32 (no), or a newer PyTorch"
+        )
+
+
+def check_storage(device: torch.device, option: str) -> None:
+    """Raise UserError if `device` cannot hold 8-bit floats."""
+    if device.type == "mps":
+        raise UserError(f"{option}: {device.type} has no 8-bit floats; leave it out")
 
 
 def linear_weights(module: nn.Module) -> set[str]:

@@ -14,7 +14,7 @@ from sfumato.config.run import Run
 from sfumato.log import progress
 from sfumato.models.family import DENOISER, VAE, Family, Parts, ends_in_pure_noise, family_for
 from sfumato.nn.device import default_device
-from sfumato.nn.precision import check_compute, computable, dtype_named
+from sfumato.nn.precision import check_compute, check_storage, computable, dtype_named, is_storage_only
 from sfumato.sampling import methods
 from sfumato.sampling.attachments import Attachments, parse_adapter
 from sfumato.sampling.output import save_picture
@@ -116,7 +116,10 @@ def _number_formats(
         dtype = dtype_named(own, f"--{option}") if own else general
         computed[part] = dtype if computable(dtype) == dtype else computable(general)
         stored[part] = computed[part] if part == VAE else dtype
-        check_compute(computed[part], device, f"--{option if own else 'dtype'}")
+        named = f"--{option if own else 'dtype'}"
+        check_compute(computed[part], device, named)
+        if is_storage_only(stored[part]):
+            check_storage(device, named)
     return stored, computed
 
 

@@ -54,7 +54,7 @@ class LowRank:
 
     def truncated(self, rank: int) -> LowRank:
         """Return the best approximation of a smaller rank; only for an exact decomposition."""
-        dropped = self.values[rank:].double().square().sum().item()
+        dropped = _exact(self.values[rank:]).square().sum().item()
         error = math.sqrt(self.error**2 + dropped)
         return LowRank(self.left[:, :rank], self.values[:rank], self.right[:rank], self.norm, error, error)
 
@@ -170,13 +170,13 @@ def _largest_value_outside(matrix: Tensor, basis: Tensor, draw: torch.Generator)
         return vectors - basis @ (basis.T @ vectors)
 
     probes = torch.randn(matrix.shape[1], _PROBES, generator=draw).to(matrix)
-    grown = torch.zeros(_PROBES, dtype=torch.float64, device=matrix.device)
+    grown = torch.zeros(_PROBES, dtype=torch.float64)
     vectors = outside(matrix @ probes)
     for _ in range(_PROBE_ROUNDS):
         lengths = vectors.norm(dim=0).clamp(min=torch.finfo(vectors.dtype).tiny)
-        grown += lengths.double().log()  # powers would overflow
+        grown += _exact(lengths).log()  # powers would overflow
         vectors = outside(matrix @ _backward(matrix, vectors / lengths))
-    logs = grown + vectors.norm(dim=0).double().log()
+    logs = grown + _exact(vectors.norm(dim=0)).log()
     power = 2 * _PROBE_ROUNDS + 1
     return math.exp((logs.max().item() + math.log(_PROBE_FACTOR * math.sqrt(2 / math.pi))) / power)
 
@@ -188,4 +188,9 @@ def _backward(matrix: Tensor, vectors: Tensor) -> Tensor:
 
 def _squared(values: Tensor) -> float:
     """Return the sum of squares, row by row in float32 and over rows in float64."""
-    return values.norm(dim=-1).double().square().sum().item()
+    return _exact(values.norm(dim=-1)).square().sum().item()
+
+
+def _exact(values: Tensor) -> Tensor:
+    """Return a few numbers in float64, on the CPU: not every device has that format."""
+    return values.cpu().double()

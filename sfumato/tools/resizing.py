@@ -57,7 +57,7 @@ class Resized:
     @property
     def kept(self) -> float:
         """How much of the change's norm is left, at most 1."""
-        squares = self.values.double().square()
+        squares = self.values.cpu().double().square()  # not every device has float64
         whole = squares.sum().item()
         return (squares[: self.rank].sum().item() / whole) ** 0.5 if whole else 1.0
 

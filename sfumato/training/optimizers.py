@@ -173,7 +173,7 @@ def plan(config: OptimizerConfig, device: torch.device = PROCESSOR) -> Optimizer
             kind.__name__,
         )
     relative = is_adafactor and bool(arguments["relative_step"])
-    implied = _implied_arguments(name.lower(), kind, arguments)
+    implied = _implied_arguments(name.lower(), kind, arguments, device)
     return OptimizerPlan(kind, arguments, implied, relative, device)
 
 
@@ -201,16 +201,22 @@ def _guesses_its_rate(kind: type[torch.optim.Optimizer]) -> bool:
 
 
 def _implied_arguments(
-    name: str, kind: type[torch.optim.Optimizer], arguments: Mapping[str, Any]
+    name: str, kind: type[torch.optim.Optimizer], arguments: Mapping[str, Any], device: torch.device
 ) -> dict[str, Any]:
     if name.startswith("sgdnesterov"):
         return {"momentum": 0.9, "nesterov": True}
-    if kind is torch.optim.AdamW and not arguments.keys() & {
-        "fused",
-        "foreach",
-        "capturable",
-        "differentiable",
-    }:
+    is_known_to_fuse = device.type in ("cpu", "cuda", "xpu")  # on others, as of which version differs
+    if (
+        is_known_to_fuse
+        and kind is torch.optim.AdamW
+        and not arguments.keys()
+        & {
+            "fused",
+            "foreach",
+            "capturable",
+            "differentiable",
+        }
+    ):
         return {"fused": True}  # one kernel for all parameters: seven times faster than the loop on a CPU
     return {}
 

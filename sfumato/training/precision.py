@@ -13,6 +13,7 @@ import torch
 from sfumato.config.precision import PrecisionConfig
 from sfumato.config.run import Run
 from sfumato.errors import UserError
+from sfumato.nn.precision import check_autocast, check_compute, check_storage
 from sfumato.training.scaling import HalfScaler, Scaler
 
 LEAST_HALF_EPS = 1e-5
@@ -101,6 +102,11 @@ def precision_for(config: PrecisionConfig, device: torch.device) -> Precision:
     compute = COMPUTE[config.mixed_precision]
     if compute is torch.float16 and device.type == "cpu":
         raise UserError("--mixed_precision is fp16, which a CPU cannot train in; use bf16 or no")
+    check_compute(compute, device, "--mixed_precision")
+    if compute is not torch.float32 and device.type != "cuda":
+        check_autocast(compute, device, "--mixed_precision")
+    if config.fp8_base:
+        check_storage(device, "--fp8_base")
     if config.fp8_base and compute is torch.float32:
         raise UserError("--fp8_base needs --mixed_precision bf16 or fp16; it is no")
     trained = torch.float32

@@ -125,3 +125,16 @@ def test_weights_can_be_read_in_another_format_for_a_while() -> None:
         assert type(made) is nn.Conv2d
     assert model[0].weight.dtype is torch.bfloat16
     assert type(model[0]) is nn.Conv2d
+
+
+def test_what_a_device_cannot_do_is_one_line() -> None:
+    with pytest.raises(UserError, match="--fp8_base: mps has no 8-bit floats"):
+        precision.check_storage(torch.device("mps"), "--fp8_base")
+    precision.check_storage(torch.device("cpu"), "--fp8_base")
+
+
+def test_a_format_that_autocast_drops_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    precision.check_autocast(torch.bfloat16, torch.device("cpu"), "--mixed_precision")
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda kind: False)
+    with pytest.raises(UserError, match="bfloat16, which this PyTorch does not compute in on mps"):
+        precision.check_autocast(torch.bfloat16, torch.device("mps"), "--mixed_precision")

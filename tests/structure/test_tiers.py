@@ -7,12 +7,13 @@ import pytest
 
 TESTS = Path(__file__).parents[1]
 PACKAGE = TESTS.parent / "sfumato"
-ACROSS = {"benchmarks", "compat", "docs", "end_to_end", "golden", "parity", "structure"}
+ACROSS = {"benchmarks", "compat", "docs", "end_to_end", "golden", "parity", "phantom", "structure"}
 """Folders of tests that are about more than one part of the package."""
 
 STARTS_SCRIPTS = {"sfumato.cli.main", "tests.runs", "tests.processes"}
-MAY_START_SCRIPTS = ("end_to_end", "cli", "golden", "runs.py", "processes.py")
-"""Besides the first: tests of the command line itself, and of the numbers that tools on small files give."""
+MAY_START_SCRIPTS = ("end_to_end", "phantom", "cli", "golden", "runs.py", "processes.py")
+"""Besides the first, and the phantom card: tests of the command line itself, and of the numbers that tools on
+small files give."""
 
 
 def imported(file: Path) -> set[str]:

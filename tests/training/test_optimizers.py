@@ -183,3 +183,8 @@ def test_evaluating_between_steps_changes_nothing(name: str) -> None:
                     pass
         weights.append(weight.detach())
     assert torch.equal(*weights)
+
+
+def test_adamw_fuses_its_kernels_only_where_every_permitted_torch_can() -> None:
+    for kind, implied in (("cpu", {"fused": True}), ("cuda", {"fused": True}), ("mps", {})):
+        assert optimizers.plan(OptimizerConfig(), torch.device(kind)).implied == implied

@@ -46,7 +46,8 @@ class Denoising:
 
     def loss(self, batch: Batch, rng: torch.Generator) -> StepLoss:
         """Return the loss of each picture of `batch`; noise and timesteps come from `rng`."""
-        batch = batch.to(self.precision.device, non_blocking=True)
+        device = self.precision.device
+        batch = batch.to(device, non_blocking=device.type == "cuda")
         with self.precision.autocast():
             latents = self._latents(batch, rng)
             conditioning = self._conditioning(batch)
