@@ -151,9 +151,9 @@ def extra_for(option: str, value: str) -> str:
         return "lycoris" if value.split(".")[0] == "lycoris" else ""
     if option == "optimizer_type":
         sys.path.insert(0, str(ROOT))
-        from sfumato.config.optimizer_names import extra_for as optimizers_extra  # it needs no package
+        from sfumato.config.run.training import optimizer_names  # it needs no package
 
-        return optimizers_extra(value) or ""
+        return optimizer_names.extra_for(value) or ""
     return ""
 
 

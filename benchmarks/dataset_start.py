@@ -32,10 +32,11 @@ from PIL import Image
 
 from sfumato.caching.latents import fill_latents
 from sfumato.caching.texts import fill_texts
-from sfumato.config.dataset import DatasetConfig
-from sfumato.config.run import Run
-from sfumato.data import blueprint, dataset
-from sfumato.data.dataset import TrainingSet
+from sfumato.config.run.data.dataset import DatasetConfig
+from sfumato.config.run.run import Run
+from sfumato.data.batches import dataset
+from sfumato.data.batches.dataset import TrainingSet
+from sfumato.data.config import blueprint
 from tests.caching.fake import family
 
 FOLDERS = 10

@@ -27,13 +27,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 
-from sfumato.caching.places import LatentCache
-from sfumato.data import dataset
-from sfumato.data.buckets import Buckets
-from sfumato.data.dataset import TrainingSet
-from sfumato.data.loader import Loader
-from sfumato.data.plan import DatasetPlan, SubsetPlan
-from sfumato.models.family import CacheFormat, LatentSpace
+from sfumato.caching.latent_cache import LatentCache
+from sfumato.data.batches import dataset
+from sfumato.data.batches.dataset import TrainingSet
+from sfumato.data.batches.loader import Loader
+from sfumato.data.config.plan import DatasetPlan, SubsetPlan
+from sfumato.data.images.buckets import Buckets
+from sfumato.models.interface.latents import CacheFormat, LatentSpace
 
 STEP_S = 0.2
 NUM_STEPS = 40

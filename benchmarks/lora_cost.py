@@ -25,10 +25,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 from torch import Tensor
 
-from sfumato.adapters.lora import Lora
-from sfumato.adapters.network import AdapterNetwork
-from sfumato.models.family import DENOISER, AdapterTarget
-from sfumato.models.flux.network import Flux, FluxShape
+from sfumato.adapters.layers.lora import Lora
+from sfumato.adapters.network.network import AdapterNetwork
+from sfumato.models.families.flux.network import Flux, FluxShape
+from sfumato.models.interface.family import DENOISER
+from sfumato.models.interface.targets import AdapterTarget
 
 WIDTH, HEADS, BATCH = 512, 8, 2
 

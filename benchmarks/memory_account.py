@@ -21,16 +21,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from PIL import Image
 
-from sfumato.cli.parse import parse
-from sfumato.cli.runs import script_named
-from sfumato.config.distributed import DistributedConfig
-from sfumato.config.implied import imply
-from sfumato.training import distributed
-from sfumato.training.account import account
-from sfumato.training.setup import prepare
+from sfumato.cli.options.parse import parse
+from sfumato.cli.scripts import script_named
+from sfumato.config.rules.implied import imply
+from sfumato.config.run.distributed import DistributedConfig
+from sfumato.training.core import distributed
+from sfumato.training.run.account import account
+from sfumato.training.run.setup import prepare
 from tests import tiny
 
-NAMES = Path(__file__).resolve().parents[1] / "tests" / "models" / "flux" / "names"
+NAMES = Path(__file__).resolve().parents[1] / "tests" / "models" / "families" / "flux" / "names"
 PARTS = {
     "pretrained_model_name_or_path": "flux_dev_bfl",
     "clip_l": "clip_l",

@@ -29,9 +29,9 @@ import torch
 from torch import Tensor
 
 from sfumato.checkpoints.tensors import LazyTensor, write_tensors
-from sfumato.models.family import DENOISER
-from sfumato.models.flux.network import Flux, FluxShape
-from sfumato.models.flux.targets import denoiser_targets
+from sfumato.models.families.flux.network import Flux, FluxShape
+from sfumato.models.families.flux.targets import denoiser_targets
+from sfumato.models.interface.family import DENOISER
 
 ROOT = Path(__file__).resolve().parents[1]
 CHUNK = 1 << 24

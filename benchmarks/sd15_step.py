@@ -32,24 +32,25 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 from torch import Tensor, nn
 
-from sfumato.config.distributed import DistributedConfig
-from sfumato.config.network import NetworkConfig
-from sfumato.config.optimizer import OptimizerConfig
-from sfumato.config.precision import PrecisionConfig
-from sfumato.config.run import Run
-from sfumato.data.collate import Batch
+from sfumato.config.run.distributed import DistributedConfig
+from sfumato.config.run.model.network import NetworkConfig
+from sfumato.config.run.model.precision import PrecisionConfig
+from sfumato.config.run.run import Run
+from sfumato.config.run.training.optimizer import OptimizerConfig
+from sfumato.data.batches.collate import Batch
 from sfumato.diffusion.schedules import ddpm_sigmas
-from sfumato.models import unet
-from sfumato.models.family import Parts
-from sfumato.models.sd.family import SdFamily
+from sfumato.models.components.unet import unet
+from sfumato.models.families.sd.family import SdFamily
+from sfumato.models.interface.parts import Parts
 from sfumato.nn.precision import name_of
-from sfumato.training import distributed, optimizers, precision
-from sfumato.training.loop import Loop
-from sfumato.training.plan import Plan
-from sfumato.training.precision import Precision
-from sfumato.training.stepping import Stepping
+from sfumato.training.core import distributed, precision
+from sfumato.training.core.plan import Plan
+from sfumato.training.core.precision import Precision
+from sfumato.training.run.loop import Loop
 from sfumato.training.trainables import method_for
-from sfumato.training.update import Update
+from sfumato.training.update import optimizers
+from sfumato.training.update.optimizer_step import Update
+from sfumato.training.update.stepping import Stepping
 
 SHAPE = unet.UnetShape(
     in_channels=4,

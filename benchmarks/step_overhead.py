@@ -31,8 +31,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 
 from sfumato.cli.main import script
-from sfumato.models.flux.family import FluxFamily
-from sfumato.training.loop import Loop
+from sfumato.models.families.flux.family import FluxFamily
+from sfumato.training.run.loop import Loop
 from tests import tiny
 
 WARM_UP = 10

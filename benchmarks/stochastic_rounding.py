@@ -130,7 +130,7 @@ def _rounding_to_nearest() -> Iterator[None]:
     def nearest(target: Tensor, source: Tensor, rng: torch.Generator) -> None:
         target.copy_(source)
 
-    with patch("sfumato.training.stepping.round_stochastically_", nearest):
+    with patch("sfumato.training.update.stepping.round_stochastically_", nearest):
         yield
 
 

@@ -9,12 +9,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sfumato.adapters.loading import network_from_file
-    from sfumato.adapters.network import AdapterNetwork
+    from sfumato.adapters.network.loading import network_from_file
+    from sfumato.adapters.network.network import AdapterNetwork
     from sfumato.checkpoints.tensors import open_tensors, write_tensors
-    from sfumato.config.run import Run
+    from sfumato.config.run.run import Run
     from sfumato.errors import UserError
-    from sfumato.models.family import Family, Parts, family_for
+    from sfumato.models.interface.family import Family
+    from sfumato.models.interface.parts import Parts
+    from sfumato.models.registry.families import family_for
     from sfumato.sampling.pipeline import Pipeline
     from sfumato.sampling.request import Request
 
@@ -35,15 +37,15 @@ __all__ = [
 ]
 
 _HOMES = {
-    "AdapterNetwork": "sfumato.adapters.network",
-    "Family": "sfumato.models.family",
-    "Parts": "sfumato.models.family",
+    "AdapterNetwork": "sfumato.adapters.network.network",
+    "Family": "sfumato.models.interface.family",
+    "Parts": "sfumato.models.interface.parts",
     "Pipeline": "sfumato.sampling.pipeline",
     "Request": "sfumato.sampling.request",
-    "Run": "sfumato.config.run",
+    "Run": "sfumato.config.run.run",
     "UserError": "sfumato.errors",
-    "family_for": "sfumato.models.family",
-    "network_from_file": "sfumato.adapters.loading",
+    "family_for": "sfumato.models.registry.families",
+    "network_from_file": "sfumato.adapters.network.loading",
     "open_tensors": "sfumato.checkpoints.tensors",
     "write_tensors": "sfumato.checkpoints.tensors",
 }

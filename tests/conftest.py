@@ -1,7 +1,7 @@
 """What every test can rely on: one thread, and logging as if no program had been started before.
 
-`--quick` leaves out `tests/end_to_end/` and `tests/phantom/`, where whole scripts run. What keeps the rest quick
-is no list, but a limit for each test, which holds in every run.
+`--quick` leaves out `tests/end_to_end/` and `tests/phantom/`, where whole scripts run. What keeps the rest
+quick is no list, but a limit for each test, which holds in every run.
 """
 
 from __future__ import annotations

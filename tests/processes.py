@@ -15,8 +15,8 @@ _SERVER = multiprocessing.get_context("forkserver") if hasattr(os, "fork") else 
 if _SERVER:
     _SERVER.set_forkserver_preload(
         [
-            "sfumato.training.setup",
-            "sfumato.models.flux.family",
+            "sfumato.training.run.setup",
+            "sfumato.models.families.flux.family",
             "transformers.models.clip.modeling_clip",
             "transformers.models.t5.modeling_t5",
             "transformers.optimization",
@@ -66,7 +66,7 @@ def die_at_sync(number: int) -> None:
 
 def slow_steps(seconds: float) -> None:
     """Make every step of this process take longer, and the process the first of its own group."""
-    from sfumato.training.update import Update
+    from sfumato.training.update.optimizer_step import Update
 
     os.setsid()
     finish = Update.finish

@@ -13,7 +13,7 @@ from types import ModuleType
 import pytest
 
 from sfumato import installing
-from sfumato.config.optimizer_names import NAMED
+from sfumato.config.run.training.optimizer_names import NAMED
 
 ROOT = Path(__file__).parents[1]
 PIN = "torch==9.9.9"

@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from sfumato.adapters.legacy import PluginModule
+from sfumato.dropin import PluginModule
 
 _module = PluginModule("networks.dylora")
 create_network = _module.create_network

@@ -4,8 +4,7 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from sfumato.adapters import block_helpers
-from sfumato.adapters.legacy import PluginModule
+from sfumato.dropin import PluginModule, block_helpers
 
 _module = PluginModule("networks.lora")
 create_network = _module.create_network

@@ -15,14 +15,16 @@ from torch import Tensor
 
 from sfumato import seeds
 from sfumato.caching import store
-from sfumato.caching.places import ALPHA, MASK, Job, LatentCache
+from sfumato.caching.latent_cache import ALPHA, MASK, Job, LatentCache
 from sfumato.caching.store import Arrays, Record
-from sfumato.data import masks, views
-from sfumato.data.buckets import Fit, Size, crop_box
-from sfumato.data.images import BrokenPictureError, stem
-from sfumato.data.index import Index
+from sfumato.data.batches import render
+from sfumato.data.images import masks
+from sfumato.data.images.buckets import Fit, Size, crop_box
+from sfumato.data.images.images import BrokenPictureError, stem
+from sfumato.data.sources.index import Index
 from sfumato.errors import UserError
-from sfumato.models.family import VAE, Family, Parts
+from sfumato.models.interface.family import VAE, Family
+from sfumato.models.interface.parts import Parts
 
 
 class Decoded(NamedTuple):
@@ -38,7 +40,7 @@ class Decoded(NamedTuple):
     mask: Tensor | None = None
 
 
-class Wanted(NamedTuple):
+class WantedLatents(NamedTuple):
     """A file with a picture's latents that there should be, and what the index is asked and says about it."""
 
     job: Job
@@ -62,10 +64,10 @@ class Encoder:
         """Read a picture's pixels; called in other threads."""
         pictures = self.cache.sets[job[0]]
         picture, subset = pictures.pictures[job[1]], pictures.subset(job[1])
-        view = views.plain(picture.size, pictures.fit(job[1]), interpolation=subset.resize_interpolation)
+        view = render.plain(picture.size, pictures.fit(job[1]), interpolation=subset.resize_interpolation)
         record, finding = (self.record(job), self.finding(job)) if self.index is not None else ({}, ("", ""))
         try:
-            return Decoded(job, record, finding, *views.render(picture.path, view, pictures.mask(job[1])))
+            return Decoded(job, record, finding, *render.render(picture.path, view, pictures.mask(job[1])))
         except BrokenPictureError:
             return Decoded(job, record, finding)
 
@@ -102,7 +104,7 @@ class Encoder:
         masked = store.picture_state(partner) if partner else ""
         return kind, f"{store.picture_state(picture)}{masked} {recipe}"
 
-    def wanted(self) -> Iterator[Wanted]:
+    def wanted(self) -> Iterator[WantedLatents]:
         """Yield the files there should be, one for each picture, and of each what `finding` says.
 
         The state of a picture is that in which the folders were read: a hundred thousand need not be asked
@@ -121,7 +123,7 @@ class Encoder:
                 ending, kind, recipe = recipes[key]
                 masked = store.picture_state(partner) if partner else ""
                 finding = f"[{num_bytes}, {time_ns}]{masked} {recipe}"
-                yield Wanted((dataset, index), stem(path) + ending, kind, finding)
+                yield WantedLatents((dataset, index), stem(path) + ending, kind, finding)
 
     def _recipe(self, job: Job) -> tuple[str, str]:
         dataset, index = job

@@ -12,13 +12,14 @@ from pathlib import Path
 from sfumato import log
 from sfumato.caching import store
 from sfumato.caching.encoding import Decoded, Encoder
+from sfumato.caching.latent_cache import Job, LatentCache
 from sfumato.caching.memory import MemoryStore
-from sfumato.caching.places import Job, LatentCache
-from sfumato.caching.validity import Checker
-from sfumato.data.buckets import Size
-from sfumato.data.dataset import TrainingSet
+from sfumato.caching.staleness import Checker
+from sfumato.data.batches.dataset import TrainingSet
+from sfumato.data.images.buckets import Size
 from sfumato.errors import UserError
-from sfumato.models.family import VAE, Family, Parts
+from sfumato.models.interface.family import VAE, Family
+from sfumato.models.interface.parts import Parts
 
 VARYING = ("color_aug", "random_crop", "face_crop_aug_range")
 """Settings of a subset that make a picture another one each time, beside mirroring."""

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sfumato.checkpoints.atomic import atomic_file
-from sfumato.data.index import status_of
+from sfumato.data.sources.index import status_of
 
 Arrays = dict[str, NDArray[Any]]
 Record = Mapping[str, Any]

@@ -19,18 +19,19 @@ from torch import Tensor
 
 from sfumato import log
 from sfumato.caching import store
+from sfumato.caching.latent_cache import is_mine
 from sfumato.caching.memory import MemoryStore
-from sfumato.caching.places import is_mine
 from sfumato.caching.store import Arrays, BrokenCacheError, Record
-from sfumato.data import captions, variants
-from sfumato.data.captions import CaptionSettings
-from sfumato.data.dataset import TrainingSet
-from sfumato.data.images import stem
-from sfumato.data.index import Index, Status
-from sfumato.data.pictures import PictureSet
+from sfumato.data.batches.dataset import TrainingSet
+from sfumato.data.batches.image_sets import PictureSet
+from sfumato.data.captions import captions, variants
+from sfumato.data.captions.captions import CaptionSettings
+from sfumato.data.images.images import stem
+from sfumato.data.sources.index import Index, Status
 from sfumato.errors import UserError
 from sfumato.log import counted, plural
-from sfumato.models.family import Family, Parts
+from sfumato.models.interface.family import Family
+from sfumato.models.interface.parts import Parts
 
 _KIND = "texts"
 _ADOPTED = "adopted "
@@ -39,7 +40,7 @@ _NO_CHOICE = Random(0)  # nothing is drawn for captions that do not vary
 logger = logging.getLogger(__name__)
 
 
-class Wanted(NamedTuple):
+class WantedTexts(NamedTuple):
     """The file with the outputs for the caption of a picture, (data set, index)."""
 
     picture: tuple[int, int]
@@ -86,14 +87,14 @@ class TextCache:
             for caption, subset in zip(table.captions, table.subsets, strict=True):
                 yield from variants.listed(caption, settings[subset]) or ()
 
-    def wanted(self) -> Iterator[Wanted]:
+    def wanted(self) -> Iterator[WantedTexts]:
         """Yield the file that there should be for each picture, with the caption."""
         for dataset, pictures in enumerate(self.sets):
             settings, table = [subset.captions for subset in pictures.plan.subsets], pictures.pictures
             rows = zip(table.paths, table.captions, table.subsets, strict=True)
             for index, (path, caption, subset) in enumerate(rows):
                 caption = _trained(caption, settings[subset])
-                yield Wanted((dataset, index), stem(path) + self.suffix, caption)
+                yield WantedTexts((dataset, index), stem(path) + self.suffix, caption)
 
 
 def fill_texts(
@@ -255,7 +256,7 @@ class _Encoder:
             store.write(Path(file), arrays)
             self.index.learn_own(_KIND, file, self._finding(caption))
 
-    def _check(self, wanted: Wanted, status: Status, known: str | None) -> tuple[bool, bool]:
+    def _check(self, wanted: WantedTexts, status: Status, known: str | None) -> tuple[bool, bool]:
         """Return whether a file is valid, and whether that is only because nothing speaks against it.
 
         Args:

@@ -1,0 +1,1 @@
+"""Bytes and names of model files: no `nn.Module`, no family."""

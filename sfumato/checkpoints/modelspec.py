@@ -9,7 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Literal, Protocol
 
-from sfumato.config.metadata import MetadataConfig
+from sfumato.config.run.output.metadata import MetadataConfig
 
 Kind = Literal["checkpoint", "lora", "textual-inversion", "controlnet", "control-net-lllite"]
 

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from sfumato.checkpoints.atomic import atomic_file
-from sfumato.checkpoints.behind import behind
 from sfumato.checkpoints.header import Header, TensorInfo, encode_header, read_header, standard_order
 from sfumato.checkpoints.lazy import AnyTensor, LazyTensor, finite, loaded, written_as
 from sfumato.checkpoints.pickles import SUFFIXES as PICKLE_SUFFIXES
 from sfumato.checkpoints.pickles import read_pickle
+from sfumato.checkpoints.write_behind import behind
 from sfumato.errors import UserError
 from sfumato.transfer import to_host
 

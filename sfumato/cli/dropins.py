@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sfumato.cli import folder_package
-from sfumato.cli.flags import make_parser, parse_flags
-from sfumato.cli.runs import SCRIPTS
+from sfumato.cli.options.flags import make_parser, parse_flags
 from sfumato.cli.script import Script
+from sfumato.cli.scripts import SCRIPTS
 from sfumato.errors import UserError
 
 _TEMPLATE = '''"""{summary} `--help` lists the options."""
@@ -30,7 +30,7 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-{helpers}from sfumato.adapters.legacy import PluginModule
+from sfumato.dropin import {names}
 
 _module = PluginModule("{name}")
 create_network = _module.create_network
@@ -86,9 +86,9 @@ def files() -> dict[str, str]:
 
 def _network_module(path: str) -> str:
     helpers = _HELPERS.get(path, ())
-    import_line = "from sfumato.adapters import block_helpers\n" if helpers else ""
+    names = "PluginModule, block_helpers" if helpers else "PluginModule"
     lines = "".join(f"{name} = block_helpers.{name}\n" for name in helpers)
-    return _NETWORK_TEMPLATE.format(name=path.replace("/", "."), helpers=import_line) + lines
+    return _NETWORK_TEMPLATE.format(name=path.replace("/", "."), names=names) + lines
 
 
 def _drop_in(script: Script) -> str:

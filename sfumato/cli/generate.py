@@ -6,12 +6,12 @@ import logging
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from sfumato.config.generation import GenerationConfig
-from sfumato.config.run import Run
+from sfumato.config.run.generation import GenerationConfig
+from sfumato.config.run.run import Run
 from sfumato.errors import UserError
 
 if TYPE_CHECKING:
-    from sfumato.sampling.session import Session
+    from sfumato.sampling.session import SamplingSession
 
 logger = logging.getLogger(__name__)
 
@@ -23,9 +23,11 @@ def main(run: Run) -> None:
         UserError: a file, folder or option will not do.
     """
     from sfumato.sampling.prompts import PromptOptions
-    from sfumato.sampling.session import Session  # torch starts here; --help and typos never pay for it
+    from sfumato.sampling.session import (
+        SamplingSession,  # torch starts here; --help and typos never pay for it
+    )
 
-    session = Session(run)
+    session = SamplingSession(run)
     settings = run[GenerationConfig]
     if settings.interactive:
         _converse(session)
@@ -33,7 +35,7 @@ def main(run: Run) -> None:
         session.make(PromptOptions(settings.prompt))
 
 
-def _converse(session: Session) -> None:
+def _converse(session: SamplingSession) -> None:
     """Make a picture for each line; a line that cannot be made is answered, and the next one asked for."""
     logger.info(
         "type a prompt, with options behind it if you like: --w width --h height --s steps --d seed "
@@ -43,7 +45,7 @@ def _converse(session: Session) -> None:
         _answer(session, line)
 
 
-def _answer(session: Session, line: str) -> None:
+def _answer(session: SamplingSession, line: str) -> None:
     from sfumato.sampling.prompts import parse_line
 
     try:

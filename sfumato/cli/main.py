@@ -88,7 +88,7 @@ def _is_first_process() -> bool:
 
 
 def _dispatch(argv: Sequence[str]) -> int:
-    from sfumato.cli.flags import did_you_mean
+    from sfumato.cli.options.flags import did_you_mean
     from sfumato.errors import UserError
 
     if not argv or argv[0] in ("-h", "--help", "help"):
@@ -101,7 +101,7 @@ def _dispatch(argv: Sequence[str]) -> int:
 
 
 def _train(argv: Sequence[str]) -> int:
-    from sfumato.cli.runs import script_for
+    from sfumato.cli.scripts import script_for
     from sfumato.cli.start import start
     from sfumato.errors import UserError
 
@@ -113,7 +113,7 @@ def _train(argv: Sequence[str]) -> int:
 
 
 def _account(argv: Sequence[str]) -> int:
-    from sfumato.cli.runs import script_for
+    from sfumato.cli.scripts import script_for
     from sfumato.cli.start import start
     from sfumato.errors import UserError
 
@@ -127,7 +127,7 @@ def _account(argv: Sequence[str]) -> int:
 
 
 def _generate(argv: Sequence[str]) -> int:
-    from sfumato.cli.runs import script_for, script_named
+    from sfumato.cli.scripts import script_for, script_named
     from sfumato.cli.start import start
 
     if argv and not argv[0].startswith("-"):
@@ -139,7 +139,7 @@ def _generate(argv: Sequence[str]) -> int:
 
 
 def _merge(argv: Sequence[str]) -> int:
-    from sfumato.cli.runs import script_for
+    from sfumato.cli.scripts import script_for
     from sfumato.cli.start import start
     from sfumato.errors import UserError
 
@@ -153,7 +153,7 @@ def _tool(command: str, family: str = "") -> Callable[[Sequence[str]], int]:
     """Return what runs the one script that a sub-command stands for."""
 
     def run(argv: Sequence[str]) -> int:
-        from sfumato.cli.runs import script_for
+        from sfumato.cli.scripts import script_for
         from sfumato.cli.start import start
 
         return start(script_for(command, family, ""), argv, prog=f"sfumato {command}", as_command=True)
@@ -193,7 +193,7 @@ def _version(_: Sequence[str]) -> int:
 
 
 def _run_script(name: str, argv: Sequence[str]) -> int:
-    from sfumato.cli.runs import script_named
+    from sfumato.cli.scripts import script_named
     from sfumato.cli.start import start
 
     return start(script_named(name), argv, prog=f"{name}.py")

@@ -3,15 +3,15 @@
 import logging
 from collections.abc import Sequence
 
-from sfumato.cli.parse import Parsed, parse, write_config
+from sfumato.cli.commands import WORK
+from sfumato.cli.options.parse import Parsed, parse, write_config
 from sfumato.cli.requirements import check_requirements
 from sfumato.cli.script import Script
-from sfumato.cli.work import WORK
-from sfumato.config.conflicts import check_conflicts
-from sfumato.config.console import ConsoleConfig
-from sfumato.config.implied import imply
 from sfumato.config.public import public_values, to_toml
-from sfumato.config.run import Run
+from sfumato.config.rules.conflicts import check_conflicts
+from sfumato.config.rules.implied import imply
+from sfumato.config.run.console import ConsoleConfig
+from sfumato.config.run.run import Run
 from sfumato.errors import UserError
 
 logger = logging.getLogger(__name__)

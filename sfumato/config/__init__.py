@@ -1,0 +1,1 @@
+"""What can be asked for: frozen sections of options, torch-free, and the rules that hold between them."""

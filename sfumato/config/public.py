@@ -7,8 +7,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from sfumato.config.file import FileConfig
-from sfumato.config.run import Run
+from sfumato.config.run.file import FileConfig
+from sfumato.config.run.run import Run
 from sfumato.config.secrets import ENVIRONMENT
 
 

@@ -8,11 +8,12 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from sfumato.demo.pictures import SIZE_PX
-from sfumato.models.family import DENOISER, Parts
-from sfumato.models.flux.family import FluxFamily
+from sfumato.demo.photographs import SIZE_PX
+from sfumato.models.families.flux.family import FluxFamily
+from sfumato.models.interface.family import DENOISER
+from sfumato.models.interface.parts import Parts
 from sfumato.nn.device import default_device
-from sfumato.sampling.attachments import AdapterFile, Attachments
+from sfumato.sampling.loaded_adapters import AdapterFile, Attachments
 from sfumato.sampling.pipeline import Pipeline
 from sfumato.sampling.request import Request
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from sfumato.demo.pictures import KNOWN, SIZE_PX, SUBJECT
+from sfumato.demo.photographs import KNOWN, SIZE_PX, SUBJECT
 
 PLAIN = "cat-alone"
 REMINDED = "cat-with-regularisation"

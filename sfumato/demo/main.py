@@ -20,7 +20,7 @@ from PIL import Image
 from sfumato import log
 from sfumato.demo import base, data_sets, training
 from sfumato.demo.data_sets import PLAIN, REMINDED
-from sfumato.demo.pictures import KNOWN, SUBJECT, psnr_db
+from sfumato.demo.photographs import KNOWN, SUBJECT, psnr_db
 from sfumato.demo.sheet import Row, Tile, contact_sheet
 
 STRENGTHS = (0.0, 0.5, 1.0)

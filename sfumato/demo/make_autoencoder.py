@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from sfumato import log, seeds
 from sfumato.demo import progress
 from sfumato.demo.muon import Muon
-from sfumato.demo.pictures import KNOWN, SIZE_PX
+from sfumato.demo.photographs import KNOWN, SIZE_PX
 
 CHANNELS = 16
 LATENT_SCALE, LATENT_SHIFT = 0.3611, 0.1159

@@ -13,9 +13,9 @@ import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from torch import Tensor
 
-from sfumato.demo import base, make_autoencoder, make_denoiser, make_pictures, make_text
-from sfumato.models.family import DENOISER, VAE
-from sfumato.models.flux.family import CLIP_L, T5XXL, FluxFamily
+from sfumato.demo import base, make_autoencoder, make_denoiser, make_photographs, make_text
+from sfumato.models.families.flux.family import CLIP_L, T5XXL, FluxFamily
+from sfumato.models.interface.family import DENOISER, VAE
 
 DTYPE = torch.float16
 _METADATA = {"modelspec.title": "toy base of sfumato's demo: eight photographs, memorised"}
@@ -26,8 +26,8 @@ def main(argv: Sequence[str]) -> int:
     work = Path(argv[0])
     work.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)  # layers this small only lose by sharing
-    originals = make_pictures.originals()
-    make_pictures.cut(originals)
+    originals = make_photographs.originals()
+    make_photographs.cut(originals)
     tokenizers = make_text.write_tokenizers(base.TOKENIZERS)
     autoencoder = make_autoencoder.train(originals, work / "autoencoder.pt")
     toy = make_denoiser.train(_latents(autoencoder), tokenizers, work / "denoiser.pt")

@@ -13,11 +13,11 @@ from sfumato import log, seeds
 from sfumato.demo import base as base_files
 from sfumato.demo import make_text, progress
 from sfumato.demo.muon import Muon
-from sfumato.demo.pictures import KNOWN
+from sfumato.demo.photographs import KNOWN
 from sfumato.diffusion.objectives import flow_noisy, flow_target
-from sfumato.models.flux import text
-from sfumato.models.flux.network import Flux, FluxShape
-from sfumato.models.flux.packing import pack, picture_ids, unpack
+from sfumato.models.families.flux import text
+from sfumato.models.families.flux.network import Flux, FluxShape
+from sfumato.models.families.flux.packing import pack, picture_ids, unpack
 
 SHAPE = FluxShape(
     hidden_size=192,

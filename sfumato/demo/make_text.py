@@ -19,8 +19,8 @@ from transformers import (
     T5Tokenizer,
 )
 
-from sfumato.demo.pictures import KNOWN, SUBJECT
-from sfumato.models.flux import text
+from sfumato.demo.photographs import KNOWN, SUBJECT
+from sfumato.models.families.flux import text
 
 WIDTH = 64
 """Of both encoders' outputs."""

@@ -1,0 +1,1 @@
+"""Families of models: see the sub-folders, each imports only those before it."""

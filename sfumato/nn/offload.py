@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from sfumato.nn import checkpointing
-from sfumato.nn.carrier import Carrier, Moment
+from sfumato.nn.copy_stream import Carrier, Moment
 
 SLOTS = 2
 _ALIGNMENT = 64

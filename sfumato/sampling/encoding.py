@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from sfumato.models.family import Family, ReadsEmphasis
+from sfumato.models.interface.family import Family, ReadsEmphasis
 
 Tokens = Mapping[str, Tensor]
 """One prompt as the text encoders take it: `Family.tokenize`'s output for it."""

@@ -19,8 +19,10 @@ from torch import Tensor, nn
 from sfumato.diffusion.guidance import classifier_free
 from sfumato.diffusion.noise import draw
 from sfumato.diffusion.samplers import Denoise, OnStep
-from sfumato.models.family import DENOISER, VAE, Conditioning, Family, ImageSizes, Parts
-from sfumato.sampling import methods
+from sfumato.models.interface.conditioning import Conditioning, ImageSizes
+from sfumato.models.interface.family import DENOISER, VAE, Family
+from sfumato.models.interface.parts import Parts
+from sfumato.sampling import sampler_names
 from sfumato.sampling.encoding import encode_prompt, tokenize_prompt
 from sfumato.sampling.request import Request
 from sfumato.sampling.spaces import Space, space_for
@@ -112,7 +114,7 @@ class Pipeline:
         Raises:
             UserError: there is no such sampler.
         """
-        methods.check(request.sampler, self.family.prediction)
+        sampler_names.check(request.sampler, self.family.prediction)
         unit = self.family.latents.downscale * self.family.latents.patch
         width, height = (max(side // unit * unit, unit) for side in (request.width, request.height))
         if (width, height) != (request.width, request.height):

@@ -8,15 +8,17 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from sfumato.checkpoints.trial import try_folder
-from sfumato.config.generation import GenerationConfig
-from sfumato.config.run import Run
+from sfumato.checkpoints.name_trial import try_folder
+from sfumato.config.run.generation import GenerationConfig
+from sfumato.config.run.run import Run
 from sfumato.log import progress
-from sfumato.models.family import DENOISER, VAE, Family, Parts, ends_in_pure_noise, family_for
+from sfumato.models.interface.family import DENOISER, VAE, Family, ends_in_pure_noise
+from sfumato.models.interface.parts import Parts
+from sfumato.models.registry.families import family_for
 from sfumato.nn.device import default_device
 from sfumato.nn.precision import check_compute, check_storage, computable, dtype_named, is_storage_only
-from sfumato.sampling import methods
-from sfumato.sampling.attachments import Attachments, parse_adapter
+from sfumato.sampling import sampler_names
+from sfumato.sampling.loaded_adapters import Attachments, parse_adapter
 from sfumato.sampling.output import save_picture
 from sfumato.sampling.pipeline import Pipeline
 from sfumato.sampling.prompts import PromptOptions
@@ -25,7 +27,7 @@ from sfumato.sampling.request import Request, random_seed
 logger = logging.getLogger(__name__)
 
 
-class Session:
+class SamplingSession:
     """Makes pictures as one run asks for; models are loaded when the first picture needs them.
 
     Args:
@@ -79,7 +81,11 @@ class Session:
 
     def _sampler(self) -> str:
         asked, prediction = self.settings.sampler, self.family.prediction
-        return methods.own_name(asked, prediction) or asked if asked else methods.PREFERRED[prediction]
+        return (
+            sampler_names.own_name(asked, prediction) or asked
+            if asked
+            else sampler_names.PREFERRED[prediction]
+        )
 
     def make(self, options: PromptOptions) -> Path:
         """Make one picture and return where it was written."""

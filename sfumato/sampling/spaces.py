@@ -14,10 +14,10 @@ from torch import Tensor
 
 from sfumato.diffusion import objectives, schedules
 from sfumato.diffusion.samplers import Sampler
-from sfumato.models.family import Family, Prediction
-from sfumato.sampling import methods
-from sfumato.sampling.methods import Method
+from sfumato.models.interface.family import Family, Prediction
+from sfumato.sampling import sampler_names
 from sfumato.sampling.request import Request
+from sfumato.sampling.sampler_names import SamplerChoice
 
 
 class Space(Protocol):
@@ -61,9 +61,9 @@ def space_for(family: Family, request: Request, *, zero_terminal: bool = False) 
             models can be sampled with one: a noise prediction says nothing where there is only noise.
     """
     if family.prediction is Prediction.FLOW:
-        return FlowSpace(family, methods.FLOW[request.sampler])
+        return FlowSpace(family, sampler_names.FLOW[request.sampler])
     is_velocity = family.prediction is Prediction.VELOCITY
-    return DiscreteSpace(methods.DISCRETE[request.sampler], is_velocity, zero_terminal and is_velocity)
+    return DiscreteSpace(sampler_names.DISCRETE[request.sampler], is_velocity, zero_terminal and is_velocity)
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ class FlowSpace:
 class DiscreteSpace:
     """Discrete-time models: x is `clean + sigma * noise`; they are shown it scaled to constant variance."""
 
-    method: Method
+    method: SamplerChoice
     is_velocity: bool
     zero_terminal: bool = False
 

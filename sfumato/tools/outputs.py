@@ -6,9 +6,9 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from sfumato.checkpoints.name_trial import try_file
 from sfumato.checkpoints.pickles import SUFFIXES as PICKLE_SUFFIXES
 from sfumato.checkpoints.tensors import SUFFIXES
-from sfumato.checkpoints.trial import try_file
 from sfumato.errors import UserError
 
 

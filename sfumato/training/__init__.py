@@ -1,0 +1,1 @@
+"""One loop for every kind of training: see the sub-folders, each imports only those before it."""

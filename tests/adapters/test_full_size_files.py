@@ -11,20 +11,23 @@ import pytest
 import torch
 from torch import nn
 
-from sfumato.adapters import legacy
-from sfumato.adapters.network import AdapterNetwork
-from sfumato.adapters.plan import AdapterPlan
-from sfumato.config.network import NetworkConfig
-from sfumato.config.run import Run
-from sfumato.models import text_encoders
-from sfumato.models.family import DENOISER, AdapterTarget
-from sfumato.models.flux.network import Flux, FluxShape
-from sfumato.models.flux.targets import clip_targets, denoiser_targets, t5_targets
-from sfumato.models.sd.family import SdFamily
-from sfumato.models.sdxl.family import SdxlFamily
-from tests.models.stable_diffusion.published import Published
+from sfumato.adapters.network.network import AdapterNetwork
+from sfumato.adapters.network.plan import AdapterPlan
+from sfumato.adapters.sd_scripts import network_modules
+from sfumato.config.run.model.network import NetworkConfig
+from sfumato.config.run.run import Run
+from sfumato.models.components import text_encoders
+from sfumato.models.families.flux.network import Flux, FluxShape
+from sfumato.models.families.flux.targets import clip_targets, denoiser_targets, t5_targets
+from sfumato.models.families.sd.family import SdFamily
+from sfumato.models.families.sdxl.family import SdxlFamily
+from sfumato.models.interface.family import DENOISER
+from sfumato.models.interface.targets import AdapterTarget
+from tests.models.components.stable_diffusion.published import Published
 
 NAMES = Path(__file__).parents[1] / "models"
+FOLDERS = {True: "families/flux", False: "components/stable_diffusion"}
+"""Whose names lie where, by whether they are FLUX.1's."""
 DTYPES = {"F32": torch.float32, "I64": torch.int64}
 ALL_DIMS = "img_attn_dim=2 txt_attn_dim=3 img_mlp_dim=5 txt_mlp_dim=6 img_mod_dim=7 txt_mod_dim=8"
 ALL_DIMS += " single_dim=9 single_mod_dim=10 in_dims=4,2,2,2,4"
@@ -81,7 +84,7 @@ class FluxOnMeta:
 
 def listed(name: str) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
     """Return format and shape of each tensor of a file."""
-    folder = NAMES / ("flux" if "flux" in name or name in ("clip_l", "t5xxl") else "stable_diffusion")
+    folder = NAMES / FOLDERS["flux" in name or name in ("clip_l", "t5xxl")]
     text = gzip.decompress((folder / "names" / f"{name}.tsv.gz").read_bytes()).decode()
     rows = (line.split("\t") for line in text.splitlines())
     return {
@@ -110,7 +113,7 @@ def families() -> dict[str, tuple[Any, dict[str, nn.Module]]]:
 
 def plan_for(family: str, module: str, arguments: str, **options: Any) -> AdapterPlan:
     config = NetworkConfig(network_module=module, network_args=tuple(arguments.split()), **options)
-    plan = legacy.resolve(Run("", family, [config]))
+    plan = network_modules.resolve(Run("", family, [config]))
     assert isinstance(plan, AdapterPlan)
     return plan
 

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import pytest
 
-from sfumato.adapters import legacy
-from sfumato.adapters.lora import Lora
-from sfumato.adapters.network import AdapterNetwork
-from sfumato.config.network import NetworkConfig
-from sfumato.config.run import Run
+from sfumato.adapters.layers.lora import Lora
+from sfumato.adapters.network.network import AdapterNetwork
+from sfumato.adapters.sd_scripts import network_modules
+from sfumato.config.run.model.network import NetworkConfig
+from sfumato.config.run.run import Run
 from sfumato.errors import UserError
 from tests.adapters import toy
 
 
 def build(*network_args: str) -> AdapterNetwork:
     config = NetworkConfig(network_dim=4, network_alpha=2.0, network_args=network_args)
-    network = legacy.resolve(Run("", "flux", [config])).build(toy.ToyFamily(), toy.models())  # type: ignore[arg-type]
+    network = network_modules.resolve(Run("", "flux", [config])).build(toy.ToyFamily(), toy.models())  # type: ignore[arg-type]
     assert isinstance(network, AdapterNetwork)
     return network
 

@@ -7,16 +7,19 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sfumato.adapters import dense, legacy
-from sfumato.adapters.layer import AdapterLayer, Dropouts, attach, limit_norm, merge
-from sfumato.adapters.loading import network_from_file
-from sfumato.adapters.loha import Loha
-from sfumato.adapters.lokr import Lokr, shapes_for, split
-from sfumato.adapters.network import AdapterNetwork
-from sfumato.config.network import NetworkConfig
-from sfumato.config.run import Run
+from sfumato.adapters.layers import dense
+from sfumato.adapters.layers.layer import AdapterLayer, Dropouts, attach, limit_norm, merge
+from sfumato.adapters.layers.loha import Loha
+from sfumato.adapters.layers.lokr import Lokr, shapes_for, split
+from sfumato.adapters.network.loading import network_from_file
+from sfumato.adapters.network.network import AdapterNetwork
+from sfumato.adapters.network.plan import NetworkPlan
+from sfumato.adapters.sd_scripts import network_modules
+from sfumato.config.run.model.network import NetworkConfig
+from sfumato.config.run.run import Run
 from sfumato.errors import UserError
-from sfumato.models.family import DENOISER, AdapterTarget
+from sfumato.models.interface.family import DENOISER
+from sfumato.models.interface.targets import AdapterTarget
 from tests.adapters import toy
 
 LINEAR = (24, 20)
@@ -191,9 +194,9 @@ def test_lycoris_has_the_same_tensors_and_makes_the_same_of_them(make: Any, shap
     torch.testing.assert_close(other(inputs), ours, rtol=1e-4, atol=1e-4)
 
 
-def resolve(module: str, *network_args: str, **options: Any) -> legacy.Plan:
+def resolve(module: str, *network_args: str, **options: Any) -> NetworkPlan:
     config = NetworkConfig(network_module=module, network_args=network_args or None, **options)
-    return legacy.resolve(Run("", "flux", [config]))
+    return network_modules.resolve(Run("", "flux", [config]))
 
 
 @pytest.mark.parametrize(

@@ -12,19 +12,22 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from sfumato.adapters import interchange, legacy
-from sfumato.adapters.files import read_adapter
-from sfumato.adapters.layer import AdapterLayer
-from sfumato.adapters.loading import network_from_file
-from sfumato.adapters.loha import Loha
-from sfumato.adapters.lokr import Lokr, shapes_for
-from sfumato.adapters.lora import Lora
-from sfumato.adapters.network import AdapterNetwork
-from sfumato.adapters.oft import Oft
-from sfumato.config.network import NetworkConfig
-from sfumato.config.run import Run
+from sfumato.adapters.files import interchange
+from sfumato.adapters.files.adapter_file import read_adapter
+from sfumato.adapters.layers.layer import AdapterLayer
+from sfumato.adapters.layers.loha import Loha
+from sfumato.adapters.layers.lokr import Lokr, shapes_for
+from sfumato.adapters.layers.lora import Lora
+from sfumato.adapters.layers.oft import Oft
+from sfumato.adapters.network.loading import network_from_file
+from sfumato.adapters.network.network import AdapterNetwork
+from sfumato.adapters.network.plan import NetworkPlan
+from sfumato.adapters.sd_scripts import network_modules
+from sfumato.config.run.model.network import NetworkConfig
+from sfumato.config.run.run import Run
 from sfumato.errors import UserError
-from sfumato.models.family import DENOISER, AdapterTarget, Family
+from sfumato.models.interface.family import DENOISER, Family
+from sfumato.models.interface.targets import AdapterTarget
 from tests.adapters import toy
 
 INPUTS = torch.randn(2, 5, toy.WIDTH, generator=torch.Generator().manual_seed(1))
@@ -95,9 +98,9 @@ def test_training_on_leaves_what_is_off_as_it_is(kind: str, tmp_path: Path) -> N
         assert torch.equal(tensor, after[key]) == stays, key
 
 
-def plan(path: Path, **options: object) -> legacy.Plan:
+def plan(path: Path, **options: object) -> NetworkPlan:
     config = NetworkConfig(network_module="networks.lora_flux", network_weights=str(path), **options)  # type: ignore[arg-type]
-    return legacy.resolve(Run("", "flux", [config]))
+    return network_modules.resolve(Run("", "flux", [config]))
 
 
 @pytest.mark.parametrize("takes_ranks", [True, False])
@@ -112,7 +115,9 @@ def test_a_file_that_is_off_altogether_is_not_trained(takes_ranks: bool, tmp_pat
 
 def test_an_alpha_of_0_for_a_new_network_means_the_rank() -> None:
     config = NetworkConfig(network_module="networks.lora_flux", network_dim=3, network_alpha=0)
-    made = legacy.resolve(Run("", "flux", [config])).build(cast(Family, toy.ToyFamily()), toy.models())
+    made = network_modules.resolve(Run("", "flux", [config])).build(
+        cast(Family, toy.ToyFamily()), toy.models()
+    )
     alphas = {float(tensor) for key, tensor in made.trainable.state_dict().items() if key.endswith("alpha")}
     assert alphas == {3.0}
 

@@ -9,16 +9,17 @@ import pytest
 import torch
 from torch import nn
 
-from sfumato.adapters import legacy
-from sfumato.adapters.loha import Loha
-from sfumato.adapters.lora import Lora
-from sfumato.adapters.network import AdapterNetwork
-from sfumato.config.network import NetworkConfig
-from sfumato.config.run import Run
+from sfumato.adapters.layers.loha import Loha
+from sfumato.adapters.layers.lora import Lora
+from sfumato.adapters.network.network import AdapterNetwork
+from sfumato.adapters.sd_scripts import network_modules
+from sfumato.config.run.model.network import NetworkConfig
+from sfumato.config.run.run import Run
 from sfumato.errors import UserError
-from sfumato.models.family import DENOISER, family_for
+from sfumato.models.interface.family import DENOISER
+from sfumato.models.registry.families import family_for
 from tests.golden.unet_models import SD, SDXL
-from tests.models.stable_diffusion.published import DTYPES, Published, rows, shape
+from tests.models.components.stable_diffusion.published import DTYPES, Published, rows, shape
 
 TWENTY_FIVE = ",".join(["2"] * 12 + ["0"] + ["3"] * 12)
 
@@ -31,7 +32,7 @@ def models() -> dict[str, dict[str, nn.Module]]:
 def build(family: str, models: Mapping[str, nn.Module], *network_args: str, **options: Any) -> AdapterNetwork:
     options = {"network_module": "networks.lora", "network_dim": 4, "network_alpha": 1.0} | options
     config = NetworkConfig(network_args=network_args or None, **options)
-    made = legacy.resolve(Run("", family, [config])).build(family_for(Run("", family, ())), models)
+    made = network_modules.resolve(Run("", family, [config])).build(family_for(Run("", family, ())), models)
     assert isinstance(made, AdapterNetwork)
     return made
 
@@ -148,7 +149,7 @@ def test_loha_follows_blocks_and_kernels_too(models: dict[str, dict[str, nn.Modu
 def test_programs_that_import_the_module_get_the_model_they_gave(
     models: dict[str, dict[str, nn.Module]], tmp_path: Path
 ) -> None:
-    module = legacy.PluginModule("networks.lora")
+    module = network_modules.PluginModule("networks.lora")
     sd, sdxl = models["sd"], models["sdxl"]
     encoders = [sdxl["text_encoder1"], sdxl["text_encoder2"]]
     network = module.create_network(1.0, 4, 1, None, encoders, sdxl[DENOISER], conv_dim="2")

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
-from sfumato.models.family import DENOISER, AdapterTarget
+from sfumato.models.interface.family import DENOISER
+from sfumato.models.interface.targets import AdapterTarget
 
 WIDTH = 8
 

@@ -9,7 +9,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from sfumato.models.family import VAE, CacheFormat, Family, LatentSpace, Parts
+from sfumato.models.interface.family import VAE, Family
+from sfumato.models.interface.latents import CacheFormat, LatentSpace
+from sfumato.models.interface.parts import Parts
 
 LENGTH = 6
 

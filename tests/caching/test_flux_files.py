@@ -10,9 +10,9 @@ import torch
 
 from sfumato.caching.latents import fill_latents
 from sfumato.caching.texts import fill_texts
-from sfumato.data import dataset
-from sfumato.models.family import Parts
-from sfumato.models.flux.family import FluxFamily
+from sfumato.data.batches import dataset
+from sfumato.models.families.flux.family import FluxFamily
+from sfumato.models.interface.parts import Parts
 from tests import tiny
 from tests.data.folders import folder, plan, subset
 

@@ -13,11 +13,13 @@ import torch
 
 from sfumato.caching.latents import fill_latents
 from sfumato.caching.texts import fill_texts
-from sfumato.data import dataset
-from sfumato.data.dataset import TrainingSet
-from sfumato.data.loader import Loader
+from sfumato.data.batches import dataset
+from sfumato.data.batches.dataset import TrainingSet
+from sfumato.data.batches.loader import Loader
 from sfumato.errors import UserError
-from sfumato.models.family import VAE, CacheFormat, Parts
+from sfumato.models.interface.family import VAE
+from sfumato.models.interface.latents import CacheFormat
+from sfumato.models.interface.parts import Parts
 from tests.caching.fake import FakeFamily, family
 from tests.caching.records import forget_records
 from tests.data.folders import folder, picture, plan, subset

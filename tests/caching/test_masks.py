@@ -11,10 +11,10 @@ from PIL import Image
 from torch.nn import functional
 
 from sfumato.caching.latents import fill_latents, require_constant_pictures
-from sfumato.data import dataset
-from sfumato.data.collate import Batch
-from sfumato.data.dataset import TrainingSet
-from sfumato.data.plan import SubsetPlan
+from sfumato.data.batches import dataset
+from sfumato.data.batches.collate import Batch
+from sfumato.data.batches.dataset import TrainingSet
+from sfumato.data.config.plan import SubsetPlan
 from sfumato.errors import UserError
 from tests.caching.fake import FakeFamily, family
 from tests.data.folders import folder, picture, pixels, plan, subset

@@ -14,8 +14,10 @@ import torch
 
 from sfumato.caching.latents import fill_latents
 from sfumato.caching.texts import fill_texts
-from sfumato.data import dataset, index
-from sfumato.models.family import VAE, Parts
+from sfumato.data.batches import dataset
+from sfumato.data.sources import index
+from sfumato.models.interface.family import VAE
+from sfumato.models.interface.parts import Parts
 from tests.caching.fake import FakeFamily, family
 from tests.data.folders import folder, picture, plan, subset
 

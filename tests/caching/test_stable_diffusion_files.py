@@ -11,11 +11,12 @@ import torch
 from sfumato.caching import store
 from sfumato.caching.latents import fill_latents
 from sfumato.caching.texts import fill_texts
-from sfumato.data import dataset
+from sfumato.data.batches import dataset
 from sfumato.errors import UserError
-from sfumato.models.family import VAE, Parts
-from sfumato.models.sd.family import SdFamily
-from sfumato.models.sdxl.family import SdxlFamily
+from sfumato.models.families.sd.family import SdFamily
+from sfumato.models.families.sdxl.family import SdxlFamily
+from sfumato.models.interface.family import VAE
+from sfumato.models.interface.parts import Parts
 from tests import tiny
 from tests.data.folders import folder, plan, subset
 

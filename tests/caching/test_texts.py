@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from sfumato.caching.texts import fill_texts
-from sfumato.data import dataset
-from sfumato.data.captions import CaptionSettings
-from sfumato.data.dataset import TrainingSet
-from sfumato.data.loader import Loader
+from sfumato.data.batches import dataset
+from sfumato.data.batches.dataset import TrainingSet
+from sfumato.data.batches.loader import Loader
+from sfumato.data.captions.captions import CaptionSettings
 from sfumato.errors import UserError
-from sfumato.models.family import Parts
+from sfumato.models.interface.parts import Parts
 from tests.caching.fake import LENGTH, FakeFamily, family
 from tests.caching.records import forget_records
 from tests.data.folders import folder, plan, subset

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from sfumato.adapters.files import write_adapter
+from sfumato.adapters.files.adapter_file import write_adapter
 from sfumato.checkpoints.finite import is_finite, largest
 from sfumato.checkpoints.lazy import LazyTensor
 from sfumato.checkpoints.pickles import write_pickle

@@ -9,8 +9,8 @@ from sfumato.checkpoints import modelspec
 from sfumato.checkpoints.hashes import adapter_hashes, file_sha256, legacy_file_hash
 from sfumato.checkpoints.metadata import as_strings, minimum_set
 from sfumato.checkpoints.tensors import write_tensors
-from sfumato.config.metadata import MetadataConfig
-from sfumato.models.family import ModelIdentity
+from sfumato.config.run.output.metadata import MetadataConfig
+from sfumato.models.interface.identity import ModelIdentity
 
 IDENTITY = ModelIdentity("x1", "x-1", "https://example.org", (64, 32))
 

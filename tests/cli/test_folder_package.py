@@ -5,7 +5,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 from sfumato.cli.folder_package import files
-from sfumato.cli.toml_file import _toml_library
+from sfumato.cli.options.toml_file import _toml_library
 
 ROOT = Path(__file__).parents[2]
 

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from sfumato.cli import requirements
+from sfumato.cli.commands import WORK, Call
 from sfumato.cli.dropins import files
 from sfumato.cli.main import main, script
-from sfumato.cli.runs import SCRIPTS
-from sfumato.cli.work import WORK, Call
-from sfumato.config.run import Run
+from sfumato.cli.scripts import SCRIPTS
+from sfumato.config.run.run import Run
 from sfumato.errors import UserError
 
 ROOT = Path(__file__).parents[2]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from sfumato.cli.listing import describe
-from sfumato.cli.runs import SCRIPTS, script_named
+from sfumato.cli.scripts import SCRIPTS, script_named
 
 RECORDED = Path(__file__).parent / "options"
 OURS = {"strict", "on_nonfinite", "base_model", "json", "prediction_type"}

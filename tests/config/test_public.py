@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from sfumato.config.dataset import DatasetConfig
-from sfumato.config.file import FileConfig
-from sfumato.config.hub import HubConfig
-from sfumato.config.network import NetworkConfig
-from sfumato.config.optimizer import OptimizerConfig
 from sfumato.config.public import public_values, to_toml
-from sfumato.config.run import Run
-from sfumato.config.tracking import TrackingConfig
+from sfumato.config.run.data.dataset import DatasetConfig
+from sfumato.config.run.file import FileConfig
+from sfumato.config.run.model.network import NetworkConfig
+from sfumato.config.run.output.hub import HubConfig
+from sfumato.config.run.output.tracking import TrackingConfig
+from sfumato.config.run.run import Run
+from sfumato.config.run.training.optimizer import OptimizerConfig
 
 tomllib = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
 

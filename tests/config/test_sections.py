@@ -2,20 +2,20 @@
 
 import pytest
 
-from sfumato.cli.docs import field_docs
-from sfumato.cli.runs import SCRIPTS
-from sfumato.config.captions import CaptionConfig
-from sfumato.config.flow import FlowConfig
-from sfumato.config.hub import HubConfig
-from sfumato.config.images import ImageConfig
-from sfumato.config.length import LengthConfig
-from sfumato.config.loader import LoaderConfig
-from sfumato.config.loss import LossConfig
-from sfumato.config.noise import NoiseConfig
-from sfumato.config.optimizer import OptimizerConfig
-from sfumato.config.saving import SavingConfig
+from sfumato.cli.options.help_texts import field_docs
+from sfumato.cli.scripts import SCRIPTS
+from sfumato.config.run.data.captions import CaptionConfig
+from sfumato.config.run.data.images import ImageConfig
+from sfumato.config.run.data.loader import LoaderConfig
+from sfumato.config.run.model.flow import FlowConfig
+from sfumato.config.run.output.hub import HubConfig
+from sfumato.config.run.output.saving import SavingConfig
+from sfumato.config.run.output.tracking import TrackingConfig
+from sfumato.config.run.training.length import LengthConfig
+from sfumato.config.run.training.loss import LossConfig
+from sfumato.config.run.training.noise import NoiseConfig
+from sfumato.config.run.training.optimizer import OptimizerConfig
 from sfumato.config.secrets import ENVIRONMENT
-from sfumato.config.tracking import TrackingConfig
 from sfumato.errors import UserError
 
 SECTIONS = sorted({section for script in SCRIPTS for section in script.sections}, key=lambda s: s.__name__)

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from sfumato.data.buckets import Buckets
-from sfumato.data.plan import DatasetPlan, SubsetPlan
+from sfumato.data.config.plan import DatasetPlan, SubsetPlan
+from sfumato.data.images.buckets import Buckets
 
 
 def pixels(name: str, width: int, height: int, channels: int = 3) -> np.ndarray:

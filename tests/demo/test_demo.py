@@ -8,13 +8,13 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 
-from sfumato.config.dataset import DatasetConfig
-from sfumato.config.run import Run
-from sfumato.data import blueprint
+from sfumato.config.run.data.dataset import DatasetConfig
+from sfumato.config.run.run import Run
+from sfumato.data.config import blueprint
 from sfumato.demo import base, data_sets
 from sfumato.demo.data_sets import PLAIN, REMINDED
 from sfumato.demo.muon import Muon, orthogonal
-from sfumato.demo.pictures import KNOWN, SIZE_PX, SUBJECT, psnr_db
+from sfumato.demo.photographs import KNOWN, SIZE_PX, SUBJECT, psnr_db
 from sfumato.demo.sheet import TILE_PX, Row, Tile, contact_sheet
 
 PACKAGE = Path(base.__file__).parent

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sfumato.config.dataset import DatasetConfig
-from sfumato.config.loss import LossConfig
-from sfumato.config.run import Run
-from sfumato.data import blueprint, dataset
+from sfumato.config.run.data.dataset import DatasetConfig
+from sfumato.config.run.run import Run
+from sfumato.config.run.training.loss import LossConfig
+from sfumato.data.batches import dataset
+from sfumato.data.config import blueprint
 from tests.data.folders import folder, picture, pixels
 
 PAGE = Path(__file__).parents[2] / "docs" / "augmentation_and_masks.md"

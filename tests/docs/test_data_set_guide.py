@@ -10,13 +10,14 @@ from typing import Any
 
 import pytest
 
-from sfumato.config.captions import CaptionConfig
-from sfumato.config.dataset import DatasetConfig
-from sfumato.config.images import ImageConfig
-from sfumato.config.loss import LossConfig
-from sfumato.config.run import Run
-from sfumato.data import blueprint, dataset
-from sfumato.data.keys import DATASET, GENERAL, KEYS, SUBSET
+from sfumato.config.run.data.captions import CaptionConfig
+from sfumato.config.run.data.dataset import DatasetConfig
+from sfumato.config.run.data.images import ImageConfig
+from sfumato.config.run.run import Run
+from sfumato.config.run.training.loss import LossConfig
+from sfumato.data.batches import dataset
+from sfumato.data.config import blueprint
+from sfumato.data.config.toml_keys import DATASET, GENERAL, KEYS, SUBSET
 from tests import tiny
 
 ROOT = Path(__file__).parents[2]

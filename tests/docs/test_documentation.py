@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from sfumato.cli.parse import parse
-from sfumato.cli.runs import script_for, script_named
-from sfumato.config.dataset import DatasetConfig
-from sfumato.config.run import Run
-from sfumato.data import blueprint
+from sfumato.cli.options.parse import parse
+from sfumato.cli.scripts import script_for, script_named
+from sfumato.config.run.data.dataset import DatasetConfig
+from sfumato.config.run.run import Run
+from sfumato.data.config import blueprint
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]

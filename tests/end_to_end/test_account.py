@@ -13,16 +13,16 @@ import torch
 from safetensors.torch import load_file
 
 from sfumato.cli.main import main
-from sfumato.cli.parse import parse
-from sfumato.cli.runs import script_named
-from sfumato.config.distributed import DistributedConfig
-from sfumato.config.implied import imply
+from sfumato.cli.options.parse import parse
+from sfumato.cli.scripts import script_named
+from sfumato.config.rules.implied import imply
+from sfumato.config.run.distributed import DistributedConfig
 from sfumato.nn.dry_run import Tally, without_numbers
-from sfumato.training import distributed
-from sfumato.training.account import Account, Item, Phase, account
-from sfumato.training.loop import Loop
-from sfumato.training.session import Session
-from sfumato.training.setup import prepare
+from sfumato.training.core import distributed
+from sfumato.training.run.account import Account, MemoryItem, Phase, account
+from sfumato.training.run.loop import Loop
+from sfumato.training.run.session import TrainingSession
+from sfumato.training.run.setup import prepare
 from tests import tiny
 
 SHORT = """
@@ -75,7 +75,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def session_for(name: str, model: tiny.TinyFlux, pictures: Path, out: Path) -> Session:
+def session_for(name: str, model: tiny.TinyFlux, pictures: Path, out: Path) -> TrainingSession:
     script, *own = SETTINGS[name]
     places = ["--train_data_dir", str(pictures), "--output_dir", str(out)]
     argv = [*model.arguments, *places, *SHORT.split(), *" ".join(own).split()]
@@ -183,7 +183,10 @@ def test_a_count_is_printed_as_a_table_or_as_figures(
 
 
 def test_a_device_that_is_too_small_is_foreseen() -> None:
-    weights, passing = Item("denoiser in bfloat16", 24_000_000_000), Item("working memory", 2_000_000_000)
+    weights, passing = (
+        MemoryItem("denoiser in bfloat16", 24_000_000_000),
+        MemoryItem("working memory", 2_000_000_000),
+    )
     counted = Account([Phase("encoding captions", [passing]), Phase("training", [weights, passing])])
     assert counted.shortage(26_000_000_000) is None
     assert counted.shortage(None) is None

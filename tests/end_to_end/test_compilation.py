@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch._dynamo.utils import counters
 
 from sfumato.errors import UserError
-from sfumato.models.flux.network import Flux, FluxShape
+from sfumato.models.families.flux.network import Flux, FluxShape
 from sfumato.nn import checkpointing, compilation
 
 CPU = torch.device("cpu")

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from sfumato.caching import store
 from sfumato.cli.main import script
-from sfumato.data import index
+from sfumato.data.sources import index
 from tests import tiny
 
 SHORT = """

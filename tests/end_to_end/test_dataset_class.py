@@ -12,7 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from sfumato.cli.main import main, script
-from sfumato.data import user_set
+from sfumato.data.custom import user_set
 from tests import tiny
 
 CLASSES = """

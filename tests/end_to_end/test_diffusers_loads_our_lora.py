@@ -14,16 +14,17 @@ import torch
 from diffusers import FluxPipeline, FluxTransformer2DModel
 from torch import Tensor, nn
 
-from sfumato.adapters import legacy
-from sfumato.adapters.network import AdapterNetwork
-from sfumato.config.network import NetworkConfig
-from sfumato.config.run import Run
-from sfumato.models import text_encoders
-from sfumato.models.family import DENOISER, AdapterTarget
-from sfumato.models.flux.keys import table_for
-from sfumato.models.flux.network import Flux, FluxShape
-from sfumato.models.flux.packing import picture_ids
-from sfumato.models.flux.targets import clip_targets, denoiser_targets
+from sfumato.adapters.network.network import AdapterNetwork
+from sfumato.adapters.sd_scripts import network_modules
+from sfumato.config.run.model.network import NetworkConfig
+from sfumato.config.run.run import Run
+from sfumato.models.components import text_encoders
+from sfumato.models.families.flux.keys import table_for
+from sfumato.models.families.flux.network import Flux, FluxShape
+from sfumato.models.families.flux.packing import picture_ids
+from sfumato.models.families.flux.targets import clip_targets, denoiser_targets
+from sfumato.models.interface.family import DENOISER
+from sfumato.models.interface.targets import AdapterTarget
 from tests import tiny
 
 VOCABULARY, TEXT_WIDTH, TOKENS = 300, 32, 5
@@ -79,7 +80,7 @@ def clip_encoders() -> tuple[nn.Module, nn.Module]:
 def write_lora(path: Path, models: Mapping[str, nn.Module]) -> AdapterNetwork:
     """Return a trained adapter of ours, which was written to a file."""
     config = NetworkConfig(network_module="networks.lora_flux", network_dim=4, network_alpha=2)
-    plan = legacy.resolve(Run("flux_train_network", "flux", [config]))
+    plan = network_modules.resolve(Run("flux_train_network", "flux", [config]))
     network = plan.build(TwoParts(), models)  # type: ignore[arg-type]
     assert isinstance(network, AdapterNetwork)
     rng = torch.Generator().manual_seed(2)

@@ -15,13 +15,15 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from sfumato.adapters.lora import Lora
-from sfumato.adapters.network import AdapterNetwork
+from sfumato.adapters.layers.lora import Lora
+from sfumato.adapters.network.network import AdapterNetwork
 from sfumato.cli.main import script
-from sfumato.config.model import ModelConfig
-from sfumato.config.run import Run
-from sfumato.models.family import DENOISER, Conditioning, Family, ImageSizes, family_for
-from sfumato.sampling.attachments import AdapterFile, Attachments
+from sfumato.config.run.model.model import ModelConfig
+from sfumato.config.run.run import Run
+from sfumato.models.interface.conditioning import Conditioning, ImageSizes
+from sfumato.models.interface.family import DENOISER, Family
+from sfumato.models.registry.families import family_for
+from sfumato.sampling.loaded_adapters import AdapterFile, Attachments
 from tests import tiny
 from tests.pipelines import pipeline_from
 

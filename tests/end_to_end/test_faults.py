@@ -17,7 +17,7 @@ from torch.utils.data import _utils, get_worker_info
 
 from sfumato.caching import store
 from sfumato.cli.main import script
-from sfumato.data import views
+from sfumato.data.batches import render as views
 from tests import tiny
 from tests.end_to_end.test_resume import CACHED, WORKERS, arguments, assert_same_weights, run
 from tests.end_to_end.test_resume import model as model

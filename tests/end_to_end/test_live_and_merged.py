@@ -10,14 +10,15 @@ import pytest
 import torch
 from PIL import Image
 
-from sfumato.adapters import legacy
-from sfumato.adapters.network import AdapterNetwork
+from sfumato.adapters.network.network import AdapterNetwork
+from sfumato.adapters.sd_scripts import network_modules
 from sfumato.cli.main import main, script
-from sfumato.config.model import ModelConfig
-from sfumato.config.network import NetworkConfig
-from sfumato.config.run import Run
-from sfumato.models.family import Family, family_for
-from sfumato.models.flux.options import FluxOptions
+from sfumato.config.run.model.model import ModelConfig
+from sfumato.config.run.model.network import NetworkConfig
+from sfumato.config.run.run import Run
+from sfumato.models.families.flux.options import FluxOptions
+from sfumato.models.interface.family import Family
+from sfumato.models.registry.families import family_for
 from tests import tiny
 
 KINDS = {
@@ -78,7 +79,7 @@ def learned(name: str, family: Family, path: Path) -> Path:
     config = NetworkConfig(
         network_module=module, network_dim=rank, network_alpha=alpha, network_args=arguments or None
     )
-    plan = legacy.resolve(Run("", kind, [config]))
+    plan = network_modules.resolve(Run("", kind, [config]))
     meta = torch.device("meta")
     network = plan.build(
         family, {part: family.load(part, torch.float32, meta) for part in plan.parts(family)}

@@ -10,16 +10,18 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from sfumato.adapters import legacy, trial
-from sfumato.adapters.foreign import ForeignNetwork
-from sfumato.adapters.loading import network_from_file
-from sfumato.adapters.network import AdapterNetwork
-from sfumato.config.network import NetworkConfig
-from sfumato.config.run import Run
+from sfumato.adapters.network.loading import network_from_file
+from sfumato.adapters.network.network import AdapterNetwork
+from sfumato.adapters.network.plan import NetworkPlan
+from sfumato.adapters.sd_scripts import network_modules, trial_inputs
+from sfumato.adapters.sd_scripts.third_party import ForeignNetwork
+from sfumato.config.run.model.network import NetworkConfig
+from sfumato.config.run.run import Run
 from sfumato.errors import UserError
-from sfumato.models import text_encoders
-from sfumato.models.family import DENOISER, Family, family_for
-from sfumato.models.flux.network import Flux
+from sfumato.models.components import text_encoders
+from sfumato.models.families.flux.network import Flux
+from sfumato.models.interface.family import DENOISER, Family
+from sfumato.models.registry.families import family_for
 from sfumato.nn import precision
 from tests.adapters import lycoris_algorithms
 from tests.golden.flux_model import SHAPE
@@ -56,13 +58,13 @@ def flux_without_numbers() -> dict[str, nn.Module]:
     return {"clip_l": text_encoders.build_clip(clip, "quick_gelu", 4), DENOISER: flux}
 
 
-def plan(family: str, *network_args: str, **options: Any) -> legacy.Plan:
+def plan(family: str, *network_args: str, **options: Any) -> NetworkPlan:
     config = NetworkConfig(
         network_module="lycoris.kohya",
         network_args=network_args,
         **{"network_dim": 2, "network_alpha": 1.0, **options},
     )
-    return legacy.resolve(Run("", family, [config]))
+    return network_modules.resolve(Run("", family, [config]))
 
 
 def build(family: str, models: dict[str, nn.Module], *network_args: str, **options: Any) -> ForeignNetwork:
@@ -179,7 +181,7 @@ def test_every_kind_of_layer_is_changed_and_learns(
         for parameter in made.trainable.parameters():
             parameter.add_(torch.randn_like(parameter) / 10)
     network: Any = made.trainable
-    layers = {trial.kind_of(one.org_module[0]): one for one in network.loras}
+    layers = {trial_inputs.kind_of(one.org_module[0]): one for one in network.loras}
     assert len(layers) == (3 if algorithm == "tlora" else 5)
     for one in layers.values():
         assert_is_changed_and_learns(one, stored)
@@ -187,7 +189,7 @@ def test_every_kind_of_layer_is_changed_and_learns(
 
 def assert_is_changed_and_learns(adapter: Any, stored: torch.dtype) -> None:
     layer = adapter.org_module[0]
-    inputs = trial.input_for(layer, torch.device("cpu"))
+    inputs = trial_inputs.input_for(layer, torch.device("cpu"))
     assert inputs is not None
     inputs = torch.randn_like(inputs)
     with torch.autocast("cpu", enabled=stored is not torch.float32):

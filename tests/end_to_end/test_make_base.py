@@ -6,10 +6,10 @@ import pytest
 import torch
 from PIL import Image
 
-from sfumato.demo import base, make_autoencoder, make_base, make_denoiser, make_text, pictures
-from sfumato.demo.pictures import KNOWN, SIZE_PX, SUBJECT
-from sfumato.models.family import DENOISER, VAE
-from sfumato.models.flux.family import CLIP_L, T5XXL, FluxFamily
+from sfumato.demo import base, make_autoencoder, make_base, make_denoiser, make_text, photographs
+from sfumato.demo.photographs import KNOWN, SIZE_PX, SUBJECT
+from sfumato.models.families.flux.family import CLIP_L, T5XXL, FluxFamily
+from sfumato.models.interface.family import DENOISER, VAE
 
 
 def test_script_makes_a_base_in_every_format_and_the_shipped_pictures(
@@ -20,7 +20,7 @@ def test_script_makes_a_base_in_every_format_and_the_shipped_pictures(
     folder = tmp_path / "base"
     for name in ("TRANSFORMER", "CLIP_L", "T5XXL", "AUTOENCODER", "TOKENIZERS"):
         monkeypatch.setattr(base, name, folder / getattr(base, name).name)
-    monkeypatch.setattr(pictures, "FOLDER", tmp_path / "pictures")
+    monkeypatch.setattr(photographs, "FOLDER", tmp_path / "pictures")
     monkeypatch.setattr(make_autoencoder, "_NUM_STEPS", 2)
     monkeypatch.setattr(make_autoencoder, "_ENCODER_STEPS", 1)
     monkeypatch.setattr(make_denoiser, "_NUM_STEPS", 2)

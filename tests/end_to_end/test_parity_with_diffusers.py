@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from sfumato.models.family import DENOISER, VAE, Parts
-from sfumato.models.flux.family import FluxFamily
-from sfumato.models.flux.keys import to_diffusers
-from sfumato.models.flux.packing import pack
+from sfumato.models.families.flux.family import FluxFamily
+from sfumato.models.families.flux.keys import to_diffusers
+from sfumato.models.families.flux.packing import pack
+from sfumato.models.interface.family import DENOISER, VAE
+from sfumato.models.interface.parts import Parts
 from sfumato.sampling.pipeline import Pipeline
 from sfumato.sampling.request import Request
 from tests import tiny

@@ -12,9 +12,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from sfumato.config.model import ModelConfig
-from sfumato.config.run import Run
-from sfumato.models.family import Family, Parts, ends_in_pure_noise, family_for
+from sfumato.config.run.model.model import ModelConfig
+from sfumato.config.run.run import Run
+from sfumato.models.interface.family import Family, ends_in_pure_noise
+from sfumato.models.interface.parts import Parts
+from sfumato.models.registry.families import family_for
 from sfumato.sampling.pipeline import Pipeline
 from sfumato.sampling.request import Request
 from tests import tiny

@@ -14,12 +14,13 @@ from torch import Tensor
 
 from sfumato.checkpoints.header import read_header
 from sfumato.cli.main import script
-from sfumato.config.model import ModelConfig
-from sfumato.config.run import Run
+from sfumato.config.run.model.model import ModelConfig
+from sfumato.config.run.run import Run
 from sfumato.diffusion import schedules
 from sfumato.errors import UserError
-from sfumato.models.family import DENOISER, VAE, Prediction, ends_in_pure_noise, family_for
-from sfumato.models.predicted import Told, predicted_by, told_by, told_by_file
+from sfumato.models.components.stable_diffusion.predicted import Told, predicted_by, told_by, told_by_file
+from sfumato.models.interface.family import DENOISER, VAE, Prediction, ends_in_pure_noise
+from sfumato.models.registry.families import family_for
 from sfumato.training.trainables.denoising import objective_of
 from tests import tiny
 

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from sfumato.cli.main import script
-from sfumato.training.distributed import missing_processes
+from sfumato.training.core.distributed import missing_processes
 from tests import tiny
 
 ROOT = Path(__file__).parents[2]
@@ -25,7 +25,7 @@ ONE_FAILS = """
 import sys
 sys.path.insert(0, {root!r})
 from sfumato.cli import main
-from sfumato.config.distributed import DistributedConfig
+from sfumato.config.run.distributed import DistributedConfig
 from sfumato.errors import UserError
 from sfumato.training import distributed
 
@@ -44,7 +44,7 @@ STARTS = """
 import sys
 sys.path.insert(0, {root!r})
 from sfumato import log
-from sfumato.config.distributed import DistributedConfig
+from sfumato.config.run.distributed import DistributedConfig
 from sfumato.training import distributed
 
 log.set_up()

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from sfumato.cli.main import script
-from sfumato.models.family import Parts
+from sfumato.models.interface.parts import Parts
 from tests import runs, tiny
 from tests.runs import differing
 

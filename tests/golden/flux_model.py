@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sfumato.models.flux.network import FluxShape
+from sfumato.models.families.flux.network import FluxShape
 from tests.golden.derived import settings
 
 

@@ -2,8 +2,8 @@
 
 from torch import nn
 
-from sfumato.adapters.lora import Lora
-from sfumato.adapters.network import AdapterNetwork
+from sfumato.adapters.layers.lora import Lora
+from sfumato.adapters.network.network import AdapterNetwork
 
 
 def recorded_size(network: AdapterNetwork, parameters: list[nn.Parameter]) -> tuple[int, int]:

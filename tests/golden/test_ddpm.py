@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sfumato.diffusion import objectives, schedules, weighting
-from sfumato.training.noising import SnrWeights
+from sfumato.training.trainables.noising import SnrWeights
 from tests.golden.derived import arrays, cases, error, exists, inputs
 
 TOLERANCE = 1e-6

@@ -9,8 +9,8 @@ import torch
 
 from sfumato.checkpoints import modelspec
 from sfumato.checkpoints.hashes import adapter_hashes
-from sfumato.config.metadata import MetadataConfig
-from sfumato.models.family import ModelIdentity
+from sfumato.config.run.output.metadata import MetadataConfig
+from sfumato.models.interface.identity import ModelIdentity
 from tests.golden.derived import cases, rule
 
 HASHES = cases("f_hash")

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from sfumato.diffusion import noise, objectives, schedules, weighting
-from sfumato.models.flux import packing
-from sfumato.training.noising import FlowNoising, Noised
-from sfumato.training.objective import ElementLoss
+from sfumato.models.families.flux import packing
+from sfumato.training.trainables.noising import FlowNoising, Noised
+from sfumato.training.trainables.objective import ElementLoss
 from tests.golden.derived import arrays, cases, error, exists, inputs
 
 TOLERANCE = 1e-6

@@ -9,17 +9,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sfumato.adapters import legacy
-from sfumato.adapters.lora import Lora
-from sfumato.adapters.network import AdapterNetwork
-from sfumato.adapters.oft import Oft
-from sfumato.config.network import NetworkConfig
-from sfumato.config.run import Run
-from sfumato.models import text_encoders
-from sfumato.models.family import DENOISER, AdapterTarget
-from sfumato.models.flux.network import Flux
-from sfumato.models.flux.packing import pack, picture_ids
-from sfumato.models.flux.targets import clip_targets, denoiser_targets, t5_targets
+from sfumato.adapters.layers.lora import Lora
+from sfumato.adapters.layers.oft import Oft
+from sfumato.adapters.network.network import AdapterNetwork
+from sfumato.adapters.sd_scripts import network_modules
+from sfumato.config.run.model.network import NetworkConfig
+from sfumato.config.run.run import Run
+from sfumato.models.components import text_encoders
+from sfumato.models.families.flux.network import Flux
+from sfumato.models.families.flux.packing import pack, picture_ids
+from sfumato.models.families.flux.targets import clip_targets, denoiser_targets, t5_targets
+from sfumato.models.interface.family import DENOISER
+from sfumato.models.interface.targets import AdapterTarget
 from tests import tiny
 from tests.golden.derived import (
     arrays,
@@ -90,7 +91,7 @@ def build(case: dict[str, Any], models: dict[str, nn.Module]) -> AdapterNetwork:
         network_alpha=case["alpha"],
         network_args=tuple(f"{key}={value}" for key, value in case["kwargs"].items()),
     )
-    plan = legacy.resolve(Run("flux_train_network", "flux", [config]))
+    plan = network_modules.resolve(Run("flux_train_network", "flux", [config]))
     network = plan.build(ToyFlux(), models)  # type: ignore[arg-type]
     assert isinstance(network, AdapterNetwork)
     return network

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from sfumato.models.flux.family import FluxFamily
+from sfumato.models.families.flux.family import FluxFamily
 from tests import tiny
 from tests.golden.derived import arrays, assert_recorded, cases, inputs, settings, weight
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from sfumato.models.flux.network import Flux, FluxShape, axes_of, rotate, rotation, time_embedding
+from sfumato.models.families.flux.network import Flux, FluxShape, axes_of, rotate, rotation, time_embedding
 from tests.golden.derived import arrays, assert_recorded, cases, rule, settings, weight
 from tests.golden.flux_model import shape_of
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from sfumato.diffusion import losses, schedules
-from sfumato.training.objective import ElementLoss
+from sfumato.training.trainables.objective import ElementLoss
 from tests.golden.derived import arrays, cases, error, exists, inputs
 
 TOLERANCE = 1e-6

@@ -11,10 +11,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from sfumato.adapters import block_weights
-from sfumato.adapters.changes import Adapter, changed
+from sfumato.adapters.network.weight_changes import Adapter, changed
+from sfumato.adapters.sd_scripts import block_weights
 from sfumato.cli.main import script
-from sfumato.models.family import AdapterTarget
+from sfumato.models.interface.targets import AdapterTarget
 from tests.golden.derived import (
     arrays,
     assert_recorded,

@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 import torch
 
-from sfumato.config.noise import NoiseConfig
-from sfumato.config.run import Run
+from sfumato.config.run.run import Run
+from sfumato.config.run.training.noise import NoiseConfig
 from sfumato.diffusion import noise
-from sfumato.models.family import Prediction
-from sfumato.training.noising import DdpmNoising
-from sfumato.training.objective import objective_for
+from sfumato.models.interface.family import Prediction
+from sfumato.training.trainables.noising import DdpmNoising
+from sfumato.training.trainables.objective import objective_for
 from tests.golden.derived import arrays, assert_recorded, cases, error, inputs
 
 TOLERANCE = 1e-6

@@ -7,11 +7,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sfumato.models import clip, emphasis, text_encoders
-from sfumato.models.sd.family import SdFamily
-from sfumato.models.sdxl.family import SdxlFamily
-from sfumato.models.tokenizers import load_clip
-from sfumato.models.views import View
+from sfumato.models.components import emphasis, text_encoders
+from sfumato.models.components.stable_diffusion import clip
+from sfumato.models.components.tensor_views import TensorView
+from sfumato.models.components.tokenizers import load_clip
+from sfumato.models.families.sd.family import SdFamily
+from sfumato.models.families.sdxl.family import SdxlFamily
 from tests import tiny
 from tests.golden.derived import arrays, assert_recorded, cases, error, settings, weight
 from tests.vocabularies import write_clip
@@ -77,7 +78,7 @@ def encoder(model: dict[str, Any]) -> nn.Module:
     prefix = ENCODINGS.get("key_prefix", "") + model.get("key_prefix", "")
     values = {name: prefixed_weight(prefix, name, shape) for name, shape in shapes.items()}
     return text_encoders.load_clip_view(
-        View(Path("derived"), shapes, values.__getitem__),
+        TensorView(Path("derived"), shapes, values.__getitem__),
         torch.float32,
         CPU,
         activation=model["act"],

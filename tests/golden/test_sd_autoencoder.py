@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import torch
 
-from sfumato.models import autoencoder
-from sfumato.models.views import View
+from sfumato.models.components import autoencoder
+from sfumato.models.components.tensor_views import TensorView
 from tests import tiny
 from tests.golden.derived import arrays, assert_recorded, cases, error, inputs, settings, weight
 
@@ -27,7 +27,7 @@ def test_moments_seeded_latents_and_pixels_agree(case: dict[str, Any]) -> None:
     }
     whole = {autoencoder.PREFIX + name: shape for name, shape in shapes.items()}
     assert len(whole) == settings("a_sd_vae")["n_tensors"]
-    view = View(Path("derived"), whole, lambda name: weight(PREFIX + name, whole[name], 0.02))
+    view = TensorView(Path("derived"), whole, lambda name: weight(PREFIX + name, whole[name], 0.02))
     vae = autoencoder.load_view(autoencoder.own_tensors(view), torch.float32, torch.device("cpu"))
     pixels = inputs("sdvae.img", tuple(case["image_shape"])).clamp(-1, 1)
 

@@ -8,8 +8,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from sfumato.models import text_encoders
-from sfumato.models.flux import text
+from sfumato.models.components import text_encoders
+from sfumato.models.families.flux import text
 from tests import tiny
 from tests.golden.derived import arrays, assert_recorded, error, settings, weight
 from tests.vocabularies import write_cache

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from sfumato.models.flux import text
-from sfumato.models.tokenizers import CLIP_LENGTH, Tokenizer, load_clip, load_t5
+from sfumato.models.components.tokenizers import CLIP_LENGTH, Tokenizer, load_clip, load_t5
+from sfumato.models.families.flux import text
 from tests.golden.derived import arrays, cases, settings
 from tests.vocabularies import write_cache, write_clip
 

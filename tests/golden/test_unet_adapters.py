@@ -9,15 +9,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sfumato.adapters import legacy
-from sfumato.adapters.dylora import NestedRanks
-from sfumato.adapters.lora import Lora
-from sfumato.adapters.network import AdapterNetwork
-from sfumato.adapters.oft import Oft
-from sfumato.config.network import NetworkConfig
-from sfumato.config.run import Run
-from sfumato.models.family import DENOISER, family_for
-from sfumato.models.text_encoders import clip_tensors
+from sfumato.adapters.layers.dylora import NestedRanks
+from sfumato.adapters.layers.lora import Lora
+from sfumato.adapters.layers.oft import Oft
+from sfumato.adapters.network.network import AdapterNetwork
+from sfumato.adapters.sd_scripts import network_modules
+from sfumato.config.run.model.network import NetworkConfig
+from sfumato.config.run.run import Run
+from sfumato.models.components.text_encoders import clip_tensors
+from sfumato.models.interface.family import DENOISER
+from sfumato.models.registry.families import family_for
 from tests.golden.derived import arrays, assert_recorded, cases, error, quantities, rule, settings, weight
 from tests.golden.unet_models import SD, SDXL, Recorded
 
@@ -54,7 +55,7 @@ def build(recorded: Recorded, case: dict[str, Any], models: dict[str, nn.Module]
         network_alpha=case["alpha"],
         network_args=tuple(f"{key}={value}" for key, value in case["kwargs"].items()),
     )
-    plan = legacy.resolve(Run("", recorded.family, [config]))
+    plan = network_modules.resolve(Run("", recorded.family, [config]))
     network = plan.build(family_for(Run("", recorded.family, ())), models)
     assert isinstance(network, AdapterNetwork)
     return network

@@ -6,14 +6,14 @@ from typing import Any
 import pytest
 from torch import nn
 
-from sfumato.adapters import block_helpers, blocks, legacy
-from sfumato.adapters.blocks import BlockList
-from sfumato.adapters.network import AdapterNetwork
-from sfumato.adapters.selection import Size
-from sfumato.config.network import NetworkConfig
-from sfumato.config.run import Run
+from sfumato.adapters.network.network import AdapterNetwork
+from sfumato.adapters.network.selection import Size
+from sfumato.adapters.sd_scripts import block_helpers, blocks, network_modules
+from sfumato.adapters.sd_scripts.blocks import BlockList
+from sfumato.config.run.model.network import NetworkConfig
+from sfumato.config.run.run import Run
 from sfumato.errors import UserError
-from sfumato.models.family import family_for
+from sfumato.models.registry.families import family_for
 from tests.golden.derived import cases
 from tests.golden.group_sizes import recorded_size
 from tests.golden.unet_models import SD, SDXL
@@ -93,7 +93,7 @@ def test_parameter_groups_equal(case: dict[str, Any], parts: dict[str, dict[str,
         network_alpha=case["alpha"],
         network_args=tuple(f"{key}={value}" for key, value in case["kwargs"].items()),
     )
-    plan = legacy.resolve(Run("", case["family"], [config]))
+    plan = network_modules.resolve(Run("", case["family"], [config]))
     network = plan.build(family_for(Run("", case["family"], ())), parts[case["family"]])
     assert isinstance(network, AdapterNetwork)
     rate = case["text_encoder_lr"]

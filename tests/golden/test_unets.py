@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from sfumato.models import unet, unet_names
-from sfumato.models.family import ImageSizes
-from sfumato.models.sdxl.family import framing
-from sfumato.models.views import View
+from sfumato.models.components.tensor_views import TensorView
+from sfumato.models.components.unet import unet, unet_names
+from sfumato.models.families.sdxl.family import framing
+from sfumato.models.interface.conditioning import ImageSizes
 from tests import tiny
 from tests.golden.derived import (
     arrays,
@@ -46,12 +46,14 @@ def shapes_of(case: dict[str, Any]) -> dict[str, tuple[int, ...]]:
     return dict(tiny.ldm_unet(*sizes, is_linear=case["use_linear_projection"]))
 
 
-def derived(case: dict[str, Any]) -> View:
+def derived(case: dict[str, Any]) -> TensorView:
     """Return a case's weights: SDXL's by the checkpoint's names, others by diffusers'."""
     shapes = shapes_of(case)
     if case["model"] != "sdxl":
         shapes = {ours: shapes[theirs] for theirs, ours in unet_names.diffusers_names(shapes).items()}
-    return View(Path("derived"), shapes, lambda name: weight(PREFIX + name, shapes[name], case["weight_std"]))
+    return TensorView(
+        Path("derived"), shapes, lambda name: weight(PREFIX + name, shapes[name], case["weight_std"])
+    )
 
 
 def heads(case: dict[str, Any]) -> tuple[int, ...] | None:

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sfumato.models import text_encoders, unet, unet_names
-from sfumato.models.family import DENOISER
+from sfumato.models.components import text_encoders
+from sfumato.models.components.unet import unet, unet_names
+from sfumato.models.interface.family import DENOISER
 from tests.golden.derived import arrays, inputs, settings, weight
 
 

@@ -7,7 +7,7 @@ import weakref
 import torch
 from torch import nn
 
-from sfumato.models.flux.network import Flux, FluxShape
+from sfumato.models.families.flux.network import Flux, FluxShape
 from sfumato.nn import checkpointing
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sfumato.models import unet
+from sfumato.models.components.unet import unet
 from sfumato.nn import convolution
 from sfumato.nn.convolution import is_quickened, quicken
 

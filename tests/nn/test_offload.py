@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sfumato.models.flux.network import Flux, FluxShape
-from sfumato.models.unet import UnetShape, blocks, build
+from sfumato.models.components.unet.unet import UnetShape, blocks, build
+from sfumato.models.families.flux.network import Flux, FluxShape
 from sfumato.nn import checkpointing, offload
-from sfumato.nn.carrier import SerialCarrier, carrier_for
+from sfumato.nn.copy_stream import SerialCarrier, carrier_for
 from sfumato.nn.offload import BlockSwap
 from sfumato.nn.precision import store
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderKL
 
-from sfumato.models import autoencoder
-from sfumato.models.flux.family import FluxFamily
+from sfumato.models.components import autoencoder
+from sfumato.models.families.flux.family import FluxFamily
 
 CPU = torch.device("cpu")
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 from diffusers import FluxTransformer2DModel
 
-from sfumato.models.flux.keys import table_for
-from sfumato.models.flux.network import Flux, FluxShape
-from sfumato.models.flux.packing import picture_ids
+from sfumato.models.families.flux.keys import table_for
+from sfumato.models.families.flux.network import Flux, FluxShape
+from sfumato.models.families.flux.packing import picture_ids
 
 SHAPE = {"in_channels": 16, "num_layers": 2, "num_single_layers": 2, "attention_head_dim": 32}
 WIDTHS = {"num_attention_heads": 2, "joint_attention_dim": 24, "pooled_projection_dim": 20}

@@ -46,7 +46,7 @@ def begin() -> None:
 def train(script: str, arguments: Sequence[str], log: Path, fault: str | None = None) -> Outcome:
     """Run a script in this process, with one thing in the program broken if `fault` names one of `FAULTS`."""
     from sfumato.cli import main
-    from sfumato.training.loop import Loop
+    from sfumato.training.run.loop import Loop
 
     begun: list[Counter[tuple[str, str]]] = []
     take = Loop._take
@@ -87,13 +87,13 @@ def _unwaited_checkpoints() -> Any:
 
 
 def _unwaited_blocks() -> Any:
-    from sfumato.nn.carrier import CudaCarrier
+    from sfumato.nn.copy_stream import CudaCarrier
 
     return patch.object(CudaCarrier, "wait", lambda carrier, moment: None)
 
 
 def _blocks_not_home() -> Any:
-    from sfumato.nn.carrier import CudaCarrier
+    from sfumato.nn.copy_stream import CudaCarrier
 
     return patch.object(CudaCarrier, "settle", lambda carrier: None)
 
@@ -119,20 +119,20 @@ def _tokens_left_behind() -> Any:
 
 
 def _noise_left_behind() -> Any:
-    from sfumato.training import noising
+    from sfumato.training.trainables import noising
 
     return patch.object(noising, "to_device", lambda tensor, device: tensor)
 
 
 def _generator_of_the_host() -> Any:
-    from sfumato.training import stepping
+    from sfumato.training.update import stepping
 
     make = torch.Generator
     return patch.object(stepping.torch, "Generator", lambda device=None: make())
 
 
 def _pageable_batches() -> Any:
-    from sfumato.data.collate import Batch
+    from sfumato.data.batches.collate import Batch
 
     return patch.object(Batch, "pin_memory", lambda batch: batch)
 

@@ -9,17 +9,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from sfumato.models.family import (
-    DENOISER,
-    VAE,
-    AdapterTarget,
-    CacheFormat,
-    Conditioning,
-    LatentSpace,
-    ModelIdentity,
-    Prediction,
-    SamplingDefaults,
-)
+from sfumato.models.interface.conditioning import Conditioning
+from sfumato.models.interface.family import DENOISER, VAE, Prediction
+from sfumato.models.interface.identity import ModelIdentity, SamplingDefaults
+from sfumato.models.interface.latents import CacheFormat, LatentSpace
+from sfumato.models.interface.targets import AdapterTarget
 
 WIDTH = 8
 

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sfumato.models import emphasis
-from sfumato.models.family import Parts
+from sfumato.models.components import emphasis
+from sfumato.models.interface.parts import Parts
 from sfumato.sampling.encoding import encode_prompt, tokenize_prompt
 from sfumato.sampling.pipeline import Pipeline
 from tests.sampling.fake import FakeFamily

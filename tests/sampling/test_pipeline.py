@@ -12,7 +12,8 @@ from PIL import Image, ImageChops
 from torch import nn
 
 from sfumato.errors import UserError
-from sfumato.models.family import DENOISER, VAE, Parts
+from sfumato.models.interface.family import DENOISER, VAE
+from sfumato.models.interface.parts import Parts
 from sfumato.sampling.pipeline import Pipeline
 from sfumato.sampling.request import Request
 from tests.sampling.fake import FakeFamily

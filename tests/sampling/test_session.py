@@ -12,16 +12,16 @@ import torch
 from PIL import Image
 
 from sfumato.cli import generate
-from sfumato.config.generation import GenerationConfig
-from sfumato.config.run import Run
+from sfumato.config.run.generation import GenerationConfig
+from sfumato.config.run.run import Run
 from sfumato.errors import UserError
-from sfumato.models.family import DENOISER, VAE
+from sfumato.models.interface.family import DENOISER, VAE
 from sfumato.sampling import session
 from sfumato.sampling.output import read_request
 from sfumato.sampling.prompts import PromptOptions, parse_line
-from sfumato.sampling.session import Session
+from sfumato.sampling.session import SamplingSession
 from tests.sampling.fake import FakeFamily
-from tests.sampling.test_attachments import lora
+from tests.sampling.test_loaded_adapters import lora
 
 CPU = torch.device("cpu")
 
@@ -79,7 +79,7 @@ def test_a_seed_that_nobody_gave_is_recorded_and_makes_the_picture_again(
 
 
 def test_a_prompt_line_is_completed_by_the_command_line(tmp_path: Path) -> None:
-    sitting = Session(run(tmp_path, negative_prompt="bad", cfg_scale=2.0, steps=7))
+    sitting = SamplingSession(run(tmp_path, negative_prompt="bad", cfg_scale=2.0, steps=7))
     request = sitting.request(parse_line("a cat --w 50 --l 6 --d 1"))
     assert (request.width, request.height, request.steps, request.seed) == (48, 32, 7, 1)
     assert (request.guidance, request.cfg_scale, request.negative_prompt) == (6.0, 2.0, "bad")
@@ -87,7 +87,7 @@ def test_a_prompt_line_is_completed_by_the_command_line(tmp_path: Path) -> None:
 
 def test_adapters_are_recorded_with_the_strength_they_had(tmp_path: Path) -> None:
     path = lora(tmp_path / "a.safetensors")
-    sitting = Session(run(tmp_path, lora_weights=(f"{path};0.5",)))
+    sitting = SamplingSession(run(tmp_path, lora_weights=(f"{path};0.5",)))
     for strengths, expected in ((None, "a.safetensors;0.5"), ((2.0,), "a.safetensors;2")):
         made = sitting.make(PromptOptions("a cat", strengths=strengths))
         with Image.open(made) as picture:
@@ -155,4 +155,4 @@ def test_what_will_not_do_is_said_before_anything_loads(
     Path("file").write_text("in the way")
     monkeypatch.setattr(FakeFamily, "load", lambda *_: pytest.fail("loaded a model"))
     with pytest.raises(UserError, match=complaint):
-        Session(run(tmp_path, options, **settings))
+        SamplingSession(run(tmp_path, options, **settings))

@@ -25,7 +25,7 @@ class Watch:
 
 sys.meta_path.insert(0, Watch())
 from sfumato.cli import main as cli
-from sfumato.cli.runs import SCRIPTS
+from sfumato.cli.scripts import SCRIPTS
 
 def quietly(run, *argv):
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):

@@ -8,14 +8,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from sfumato.config.flow import FlowConfig
-from sfumato.config.loss import LossConfig
-from sfumato.config.noise import NoiseConfig
-from sfumato.config.run import Run
+from sfumato.config.run.model.flow import FlowConfig
+from sfumato.config.run.run import Run
+from sfumato.config.run.training.loss import LossConfig
+from sfumato.config.run.training.noise import NoiseConfig
 from sfumato.diffusion import schedules, weighting
-from sfumato.models.family import Prediction
-from sfumato.training.noising import DdpmNoising, NoiseShape, SnrWeights
-from sfumato.training.objective import ElementLoss, Objective, objective_for, settings_without_effect
+from sfumato.models.interface.family import Prediction
+from sfumato.training.trainables.noising import DdpmNoising, NoiseShape, SnrWeights
+from sfumato.training.trainables.objective import (
+    ElementLoss,
+    Objective,
+    objective_for,
+    settings_without_effect,
+)
 
 SHAPE = (3, 4, 8, 6)
 LATENTS = torch.randn(SHAPE, generator=torch.Generator().manual_seed(9))

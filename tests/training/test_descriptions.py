@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from sfumato.checkpoints.modelspec import Kind
-from sfumato.config.model import ModelConfig
-from sfumato.config.run import Run
-from sfumato.models.sd.family import SdFamily
-from sfumato.models.sdxl.family import SdxlFamily
+from sfumato.config.run.model.model import ModelConfig
+from sfumato.config.run.run import Run
+from sfumato.models.families.sd.family import SdFamily
+from sfumato.models.families.sdxl.family import SdxlFamily
 from sfumato.training.trainables.files import description
 
 GENERATIVE_MODELS = "https://github.com/Stability-AI/generative-models"

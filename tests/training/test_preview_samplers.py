@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from sfumato.config.noise import NoiseConfig
-from sfumato.config.preview import PreviewConfig
-from sfumato.config.run import Run
-from sfumato.models.family import Prediction
-from sfumato.training import preview
-from sfumato.training.preview import Previews
+from sfumato.config.run.output.preview import PreviewConfig
+from sfumato.config.run.run import Run
+from sfumato.config.run.training.noise import NoiseConfig
+from sfumato.models.interface.family import Prediction
+from sfumato.training.observers import preview
+from sfumato.training.observers.preview import Previews
 from tests.sampling.fake import FakeFamily
 
 

@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sfumato.adapters.foreign import ForeignNetwork
+from sfumato.adapters.sd_scripts.third_party import ForeignNetwork
 from sfumato.errors import UserError
-from sfumato.training.resume import State, read_state, save_state
+from sfumato.training.state.resume import State, read_state, save_state
 
 
 class Scaled(nn.Module):

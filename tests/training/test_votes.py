@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from sfumato.nn.device import HostCopy
-from sfumato.training.distributed import LateVote
+from sfumato.training.core.distributed import LateVote
 
 
 @dataclass

@@ -1,0 +1,1 @@
+"""The rows of the table of scripts, by what they do."""

@@ -1,27 +1,27 @@
 """The scripts that look into data sets and prepare them."""
 
-from sfumato.cli.effects import ALWAYS_OURS
+from sfumato.cli.options.effects import ALWAYS_OURS
 from sfumato.cli.rows import precaching
 from sfumato.cli.rows.sections import DATA
 from sfumato.cli.script import Script, names
-from sfumato.config.captions import CaptionConfig
-from sfumato.config.console import ConsoleConfig
-from sfumato.config.dataset import DatasetConfig
-from sfumato.config.file import FileConfig
-from sfumato.config.images import ImageConfig
-from sfumato.config.length import LengthConfig
-from sfumato.config.loss import LossConfig
-from sfumato.config.model import ModelConfig
-from sfumato.config.preparation import (
+from sfumato.config.run.console import ConsoleConfig
+from sfumato.config.run.data.captions import CaptionConfig
+from sfumato.config.run.data.dataset import DatasetConfig
+from sfumato.config.run.data.images import ImageConfig
+from sfumato.config.run.file import FileConfig
+from sfumato.config.run.model.model import ModelConfig
+from sfumato.config.run.training.length import LengthConfig
+from sfumato.config.run.training.loss import LossConfig
+from sfumato.config.tools.preparation import (
     BucketingConfig,
     CleaningConfig,
     GatheringConfig,
     PrecachingConfig,
     ShrinkingConfig,
 )
-from sfumato.config.report import ReportConfig
-from sfumato.models.choice import FamilyChoice
-from sfumato.models.flux.options import FluxOptions, FluxTextOptions
+from sfumato.config.tools.report import ReportConfig
+from sfumato.models.families.flux.options import FluxOptions, FluxTextOptions
+from sfumato.models.registry.family_choice import FamilyChoice
 
 _LOOKED_INTO = (
     ReportConfig, DatasetConfig, CaptionConfig, ImageConfig, LossConfig, LengthConfig, ModelConfig,

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from sfumato.cli.script import Script, names
-from sfumato.config.adapter_merging import (
+from sfumato.config.tools.adapter_merging import (
     AdapterExchangeConfig,
     AdapterMergingConfig,
     BlockWeightConfig,
@@ -13,16 +13,16 @@ from sfumato.config.adapter_merging import (
     ToPublishedConfig,
     WholeBaseConfig,
 )
-from sfumato.config.checking import CheckingConfig
-from sfumato.config.conversion import ConversionConfig
-from sfumato.config.extraction import ExtractionConfig, ExtractionDetailConfig
-from sfumato.config.inspection import InspectionConfig
-from sfumato.config.interrogation import InterrogationConfig
-from sfumato.config.merging import MergingConfig
-from sfumato.config.resizing import ResizingConfig
-from sfumato.config.splitting import SplittingConfig
-from sfumato.models.flux.options import FluxMergeOptions
-from sfumato.models.insistence import InsistenceOptions
+from sfumato.config.tools.checking import CheckingConfig
+from sfumato.config.tools.conversion import ConversionConfig
+from sfumato.config.tools.extraction import ExtractionConfig, ExtractionDetailConfig
+from sfumato.config.tools.inspection import InspectionConfig
+from sfumato.config.tools.interrogation import InterrogationConfig
+from sfumato.config.tools.merging import MergingConfig
+from sfumato.config.tools.resizing import ResizingConfig
+from sfumato.config.tools.splitting import SplittingConfig
+from sfumato.models.families.flux.options import FluxMergeOptions
+from sfumato.models.registry.version_options import InsistenceOptions
 
 _ALWAYS_STREAMED: Mapping[str, str] = {"mem_eff_load_save": "one tensor is read and written at a time anyway"}
 

@@ -1,9 +1,9 @@
 """The scripts that make pictures."""
 
 from sfumato.cli.script import Script, names
-from sfumato.config.generation import GenerationConfig
-from sfumato.config.model import ModelConfig
-from sfumato.models.flux.options import FluxGenerationOptions
+from sfumato.config.run.generation import GenerationConfig
+from sfumato.config.run.model.model import ModelConfig
+from sfumato.models.families.flux.options import FluxGenerationOptions
 
 GENERATORS: tuple[Script, ...] = (
     Script(

@@ -2,22 +2,22 @@
 
 from collections.abc import Mapping
 
-from sfumato.cli.effects import because
-from sfumato.cli.flags import options_of
-from sfumato.config.distributed import DistributedConfig
-from sfumato.config.file import FileConfig
-from sfumato.config.flow import FlowConfig
-from sfumato.config.hub import HubConfig
-from sfumato.config.length import LengthConfig
-from sfumato.config.loss import LossConfig
-from sfumato.config.memory import MemoryConfig
-from sfumato.config.metadata import MetadataConfig
-from sfumato.config.noise import NoiseConfig
-from sfumato.config.precision import PrecisionConfig
-from sfumato.config.preview import PreviewConfig
-from sfumato.config.saving import SavingConfig
-from sfumato.config.tracking import TrackingConfig
-from sfumato.models.flux.options import FluxOptions
+from sfumato.cli.options.effects import because
+from sfumato.cli.options.flags import options_of
+from sfumato.config.run.distributed import DistributedConfig
+from sfumato.config.run.file import FileConfig
+from sfumato.config.run.model.flow import FlowConfig
+from sfumato.config.run.model.memory import MemoryConfig
+from sfumato.config.run.model.precision import PrecisionConfig
+from sfumato.config.run.output.hub import HubConfig
+from sfumato.config.run.output.metadata import MetadataConfig
+from sfumato.config.run.output.preview import PreviewConfig
+from sfumato.config.run.output.saving import SavingConfig
+from sfumato.config.run.output.tracking import TrackingConfig
+from sfumato.config.run.training.length import LengthConfig
+from sfumato.config.run.training.loss import LossConfig
+from sfumato.config.run.training.noise import NoiseConfig
+from sfumato.models.families.flux.options import FluxOptions
 
 _TRAINING = (
     LengthConfig, PrecisionConfig, MemoryConfig, NoiseConfig, LossConfig, FlowConfig, SavingConfig,

@@ -6,22 +6,23 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from sfumato.config.dataset import DatasetConfig
-from sfumato.config.length import LengthConfig
-from sfumato.config.report import ReportConfig
-from sfumato.config.run import Run
-from sfumato.data import blueprint, dataset
-from sfumato.data.complaints import Complaints, printable
-from sfumato.data.dataset import TrainingSet
-from sfumato.data.order import BatchPlan, Item
-from sfumato.data.pictures import PictureSet
-from sfumato.models.family import family_for
-from sfumato.models.reading import Reader
+from sfumato.config.run.data.dataset import DatasetConfig
+from sfumato.config.run.run import Run
+from sfumato.config.run.training.length import LengthConfig
+from sfumato.config.tools.report import ReportConfig
+from sfumato.data.batches import dataset
+from sfumato.data.batches.dataset import TrainingSet
+from sfumato.data.batches.image_sets import PictureSet
+from sfumato.data.batches.order import BatchPlan, OrderedImage
+from sfumato.data.config import blueprint
+from sfumato.data.sources.complaints import Complaints, printable
+from sfumato.models.interface.caption_lengths import CaptionReader
+from sfumato.models.registry.families import family_for
 from sfumato.tools.inspection import duplicates, looking, problems
-from sfumato.tools.inspection.report import ALPHA, Bucket, DataSet, Folder, Lengths, Report, Shown
+from sfumato.tools.inspection.report import ALPHA, Bucket, DataReport, DataSet, Folder, Lengths, Shown
 
 
-def collect(run: Run) -> Report:
+def collect(run: Run) -> DataReport:
     """Read the data of a run, the pixels included unless they are to be skipped.
 
     Raises:
@@ -32,7 +33,7 @@ def collect(run: Run) -> Report:
     multiple, seed = latents.downscale * latents.patch if latents else 8, run[LengthConfig].seed or 0
     plans = blueprint.plans(run, size_multiple=multiple, seed=seed)
     training_set = dataset.read(plans, seed, complaints=complaints)
-    found = _Found.of(training_set)
+    found = _Gathered.of(training_set)
     pictures = _first_epoch(found, run[LengthConfig])
     readers = family.readers() if family else {}
     _count_tokens(pictures, readers)
@@ -43,7 +44,7 @@ def collect(run: Run) -> Report:
     if config.html and not config.skip_pixels:
         _make_thumbnails(found.sets, pictures, config.thumbnails)
     source = run[DatasetConfig].dataset_config or run[DatasetConfig].train_data_dir
-    return Report(
+    return DataReport(
         source=printable(str(source)),
         seed=training_set.seed,
         is_complete=not config.skip_pixels,
@@ -55,7 +56,7 @@ def collect(run: Run) -> Report:
 
 
 @dataclass(frozen=True)
-class _Found:
+class _Gathered:
     """The pictures to train on, and behind them those that are held back.
 
     Attributes:
@@ -69,14 +70,14 @@ class _Found:
     num_trained: int
 
     @classmethod
-    def of(cls, trained: TrainingSet) -> _Found:
+    def of(cls, trained: TrainingSet) -> _Gathered:
         held_back = trained.validation
         return cls(
             trained, held_back, [*trained.sets, *(held_back.sets if held_back else ())], len(trained.sets)
         )
 
 
-def _first_epoch(found: _Found, length: LengthConfig) -> list[Shown]:
+def _first_epoch(found: _Gathered, length: LengthConfig) -> list[Shown]:
     """Return each picture as its first showing in the first epoch has it, by data set and index."""
     training_set = found.trained
     batches = training_set.batches(1, num_per_step=length.gradient_accumulation_steps)
@@ -90,7 +91,7 @@ def _first_epoch(found: _Found, length: LengthConfig) -> list[Shown]:
     return sorted(shown, key=lambda picture: (picture.dataset, picture.index))
 
 
-def _shown(training_set: TrainingSet, plan: BatchPlan, item: Item, *, behind: int = 0) -> Shown:
+def _shown(training_set: TrainingSet, plan: BatchPlan, item: OrderedImage, *, behind: int = 0) -> Shown:
     """Return how a picture is shown.
 
     Args:
@@ -116,7 +117,7 @@ def _shown(training_set: TrainingSet, plan: BatchPlan, item: Item, *, behind: in
     )
 
 
-def _count_tokens(pictures: Sequence[Shown], readers: Mapping[str, Reader]) -> None:
+def _count_tokens(pictures: Sequence[Shown], readers: Mapping[str, CaptionReader]) -> None:
     captions = [shown.caption for shown in pictures]
     for name, reader in readers.items():
         for shown, count in zip(pictures, reader.count(captions), strict=True):
@@ -144,7 +145,7 @@ def _look(pictures: Sequence[Shown]) -> None:
         shown.alike, shown.group = alike.get(shown.path, ("", 0))
 
 
-def _data_set(found: _Found, number: int, pictures: Sequence[Shown]) -> DataSet:
+def _data_set(found: _Gathered, number: int, pictures: Sequence[Shown]) -> DataSet:
     pictures_of = found.sets[number]
     own = [shown for shown in pictures if shown.dataset == number]
     by_size: dict[tuple[int, int], list[Shown]] = {}
@@ -166,7 +167,7 @@ def _data_set(found: _Found, number: int, pictures: Sequence[Shown]) -> DataSet:
     )
 
 
-def _lengths(name: str, reader: Reader, pictures: Sequence[Shown]) -> Lengths:
+def _lengths(name: str, reader: CaptionReader, pictures: Sequence[Shown]) -> Lengths:
     counts = [shown.tokens[name] for shown in pictures]
     num_cut = sum(count > reader.length for count in counts)
     return Lengths(reader.length, min(counts), median(counts), max(counts), num_cut)

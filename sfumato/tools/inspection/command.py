@@ -7,14 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from sfumato.checkpoints.atomic import atomic_file
-from sfumato.config.dataset import DatasetConfig
-from sfumato.config.report import ReportConfig
-from sfumato.config.run import Run
-from sfumato.config.saving import SavingConfig
+from sfumato.config.run.data.dataset import DatasetConfig
+from sfumato.config.run.output.saving import SavingConfig
+from sfumato.config.run.run import Run
+from sfumato.config.tools.report import ReportConfig
 from sfumato.tools.inspection.collecting import collect
 from sfumato.tools.inspection.page import as_html
 from sfumato.tools.inspection.record import as_json
-from sfumato.tools.inspection.report import Report
+from sfumato.tools.inspection.report import DataReport
 from sfumato.tools.outputs import require_writable
 
 PAGE = "dataset.html"
@@ -23,7 +23,7 @@ PAGE = "dataset.html"
 logger = logging.getLogger(__name__)
 
 
-def inspect(run: Run) -> Report:
+def inspect(run: Run) -> DataReport:
     """Return the report of a run's data, and write the files that are asked for.
 
     Raises:

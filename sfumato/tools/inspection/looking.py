@@ -13,9 +13,9 @@ import numpy as np
 from PIL import Image
 
 from sfumato import log
-from sfumato.data import images, masks
-from sfumato.data.images import BrokenPictureError
-from sfumato.data.masks import MaskSource
+from sfumato.data.images import images, masks
+from sfumato.data.images.images import BrokenPictureError
+from sfumato.data.images.masks import MaskSource
 from sfumato.tools.inspection.duplicates import difference_hash
 
 THUMBNAIL = 256

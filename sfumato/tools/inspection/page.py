@@ -6,16 +6,16 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path, PurePath
 
-from sfumato.data.complaints import printable
+from sfumato.data.sources.complaints import printable
 from sfumato.log import plural
 from sfumato.tools.inspection.problems import marks
-from sfumato.tools.inspection.report import Bucket, DataSet, Lengths, Problem, Report, Shown
+from sfumato.tools.inspection.report import Bucket, DataReport, DataSet, Lengths, Problem, Shown
 
 _FEW_DETAILS = 3
 _NUM_BINS = 32
 
 
-def as_html(report: Report) -> str:
+def as_html(report: DataReport) -> str:
     """Return the page: problems first, then buckets, caption lengths and single pictures."""
     return "\n".join(
         [
@@ -34,7 +34,7 @@ def as_html(report: Report) -> str:
     )
 
 
-def _head(report: Report) -> Iterable[str]:
+def _head(report: DataReport) -> Iterable[str]:
     yield "<h1>What the model will see</h1>"
     yield f'<p class="path faint">{escape(report.source)}</p>'
     tiles = {
@@ -106,7 +106,7 @@ def _bucket(bucket: Bucket, most: int) -> str:
     )
 
 
-def _lengths(report: Report) -> Iterable[str]:
+def _lengths(report: DataReport) -> Iterable[str]:
     if report.lengths:
         yield '<h2>Captions</h2><div class="lengths">'
         for name, length in report.lengths.items():
@@ -134,7 +134,7 @@ def _histogram(name: str, length: Lengths, counts: Sequence[int]) -> str:
     )
 
 
-def _cards(report: Report) -> Iterable[str]:
+def _cards(report: DataReport) -> Iterable[str]:
     shown = [picture for picture in report.pictures if picture.thumbnail or picture.fault]
     marked = [picture for picture in shown if marks(picture)]
     if shown:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePath
 
-from sfumato.data.complaints import Complaint, Complaints, printable
+from sfumato.data.sources.complaints import Complaint, Complaints, printable
 from sfumato.log import counted, plural
 from sfumato.tools.inspection.report import DataSet, Lengths, Problem, Severity, Shown
 

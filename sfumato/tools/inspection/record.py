@@ -7,12 +7,12 @@ from dataclasses import asdict
 from typing import Any
 
 from sfumato.tools.inspection.problems import marks
-from sfumato.tools.inspection.report import Report, Shown
+from sfumato.tools.inspection.report import DataReport, Shown
 
 _PICTURES_ALONE = ("thumbnail", "mask_thumbnail")
 
 
-def as_json(report: Report) -> str:
+def as_json(report: DataReport) -> str:
     """Return everything but the thumbnails."""
     found = asdict(report)
     found["num_shown"] = report.num_shown

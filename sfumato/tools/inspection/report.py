@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Literal
 
-from sfumato.data.buckets import Size
+from sfumato.data.images.buckets import Size
 
 ALPHA = "alpha"
 """Stands for a picture's own transparency as its mask."""
@@ -165,7 +165,7 @@ class Lengths:
 
 
 @dataclass(frozen=True)
-class Report:
+class DataReport:
     """All of it.
 
     Attributes:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from sfumato.log import counted
-from sfumato.tools.inspection.report import Bucket, DataSet, Lengths, Problem, Report
+from sfumato.tools.inspection.report import Bucket, DataReport, DataSet, Lengths, Problem
 
 _MOST_DETAILS = 5
 _BAR = 30
 _SIGNS = {"error": "[!]", "warning": "[?]", "note": "[i]"}
 
 
-def as_text(report: Report) -> str:
+def as_text(report: DataReport) -> str:
     """Return the report: problems first, then data sets, buckets and captions."""
     return "\n".join(
         [
@@ -24,7 +24,7 @@ def as_text(report: Report) -> str:
     )
 
 
-def _title(report: Report) -> str:
+def _title(report: DataReport) -> str:
     shown = f"{counted(report.num_trained, 'picture')}, {report.num_shown} shown in an epoch"
     if report.num_held_back:
         shown += f", and {report.num_held_back} held back for validation"

@@ -1,0 +1,1 @@
+"""Data prepared before it is trained on: smaller images, metadata files."""

@@ -5,19 +5,19 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from sfumato.config.caching import CachingConfig
-from sfumato.config.dataset import DatasetConfig
-from sfumato.config.images import ImageConfig
-from sfumato.config.precision import PrecisionConfig
-from sfumato.config.preparation import BucketingConfig, PrecachingConfig
-from sfumato.config.run import Run
-from sfumato.data.buckets import Buckets, round_limits
-from sfumato.data.complaints import Complaints, printable
-from sfumato.data.images import BrokenPictureError, read_size
+from sfumato.config.run.data.caching import CachingConfig
+from sfumato.config.run.data.dataset import DatasetConfig
+from sfumato.config.run.data.images import ImageConfig
+from sfumato.config.run.model.precision import PrecisionConfig
+from sfumato.config.run.run import Run
+from sfumato.config.tools.preparation import BucketingConfig, PrecachingConfig
+from sfumato.data.images.buckets import Buckets, round_limits
+from sfumato.data.images.images import BrokenPictureError, read_size
+from sfumato.data.sources.complaints import Complaints, printable
 from sfumato.errors import UserError
 from sfumato.log import counted, progress
-from sfumato.models.bases import run_encoding
-from sfumato.models.hub import located
+from sfumato.models.components.hub import located
+from sfumato.models.registry.whole_models import run_encoding
 from sfumato.tools.outputs import require_writable
 from sfumato.tools.preparation import records
 

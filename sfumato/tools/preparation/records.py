@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from sfumato.checkpoints.atomic import atomic_file
-from sfumato.data.images import SUFFIXES
+from sfumato.data.images.images import SUFFIXES
 from sfumato.errors import UserError
 from sfumato.log import counted
 

@@ -12,13 +12,13 @@ from pathlib import Path
 from PIL import Image
 
 from sfumato.checkpoints.atomic import atomic_file
-from sfumato.checkpoints.trial import try_folder
-from sfumato.config.preparation import ShrinkingConfig
-from sfumato.data import images, index
-from sfumato.data.buckets import Size, centre_crop
-from sfumato.data.complaints import Complaints
-from sfumato.data.images import BrokenPictureError
-from sfumato.data.resizing import resize
+from sfumato.checkpoints.name_trial import try_folder
+from sfumato.config.tools.preparation import ShrinkingConfig
+from sfumato.data.images.buckets import Size, centre_crop
+from sfumato.data.images.images import SUFFIXES, BrokenPictureError, decode
+from sfumato.data.images.resizing import resize
+from sfumato.data.sources import index
+from sfumato.data.sources.complaints import Complaints
 from sfumato.errors import UserError
 from sfumato.log import counted, progress
 
@@ -36,15 +36,15 @@ def shrink(options: ShrinkingConfig) -> None:
     """
     source, target = Path(options.src_img_folder), Path(options.dst_img_folder)
     files, complaints = _files(source), Complaints()
-    pictures = [path for path in files if path.suffix.lower() in images.SUFFIXES]
-    others = [path for path in files if path.suffix.lower() not in images.SUFFIXES]
+    pictures = [path for path in files if path.suffix.lower() in SUFFIXES]
+    others = [path for path in files if path.suffix.lower() not in SUFFIXES]
     if not pictures:
         raise UserError(f"{source} has no pictures")
     try_folder(target, "choose another folder for the copies")
     with progress(total=len(pictures), unit="picture", title="resizing pictures") as bar:
         for path in pictures:
             try:
-                _write_copies(images.decode(path), path.stem, target, options)
+                _write_copies(decode(path), path.stem, target, options)
             except BrokenPictureError as error:
                 complaints.leave_out(str(path), str(error))
             bar.update()

@@ -11,13 +11,14 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from sfumato.adapters.rates import ParameterGroup
-from sfumato.config.run import Run
-from sfumato.data.collate import Batch
-from sfumato.models.family import Family, PartChange, Parts
-from sfumato.training.objective import StepLoss
-from sfumato.training.plan import Step
-from sfumato.training.precision import Precision
+from sfumato.adapters.network.rates import ParameterGroup
+from sfumato.config.run.run import Run
+from sfumato.data.batches.collate import Batch
+from sfumato.models.interface.family import Family
+from sfumato.models.interface.parts import PartChange, Parts
+from sfumato.training.core.plan import Step
+from sfumato.training.core.precision import Precision
+from sfumato.training.trainables.objective import StepLoss
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ class Trainable(Protocol):
         ...
 
 
-class Method(Protocol):
+class TrainingMethod(Protocol):
     """One way of training, bound to a run, before any weight is loaded.
 
     Attributes:
@@ -99,6 +100,6 @@ class Method(Protocol):
         ...
 
 
-def method_for(run: Run, family: Family) -> Method:
+def method_for(run: Run, family: Family) -> TrainingMethod:
     """Return the run's way of training."""
     return importlib.import_module(f"{__name__}.{run.method}").create(run, family)

@@ -10,33 +10,36 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from sfumato.adapters import legacy, sizes
-from sfumato.adapters.base import BaseAdapters
-from sfumato.adapters.network import Network
-from sfumato.adapters.rates import ParameterGroup
+from sfumato.adapters.files import sizes
+from sfumato.adapters.network.base_weights import BaseAdapters
+from sfumato.adapters.network.network import Network
+from sfumato.adapters.network.plan import NetworkPlan
+from sfumato.adapters.network.rates import ParameterGroup
+from sfumato.adapters.sd_scripts import network_modules
 from sfumato.checkpoints.metadata import minimum_set
-from sfumato.config.file import FileConfig
-from sfumato.config.memory import MemoryConfig
-from sfumato.config.network import NetworkConfig
-from sfumato.config.optimizer import OptimizerConfig
-from sfumato.config.run import Run
-from sfumato.config.saving import SavingConfig
-from sfumato.data.collate import Batch
+from sfumato.config.run.file import FileConfig
+from sfumato.config.run.model.memory import MemoryConfig
+from sfumato.config.run.model.network import NetworkConfig
+from sfumato.config.run.output.saving import SavingConfig
+from sfumato.config.run.run import Run
+from sfumato.config.run.training.optimizer import OptimizerConfig
+from sfumato.data.batches.collate import Batch
 from sfumato.errors import UserError
-from sfumato.models.family import DENOISER, Family, PartChange, Parts
-from sfumato.training.memory import prepare_blocks
-from sfumato.training.objective import StepLoss
-from sfumato.training.plan import Step
-from sfumato.training.precision import Precision
+from sfumato.models.interface.family import DENOISER, Family
+from sfumato.models.interface.parts import PartChange, Parts
+from sfumato.training.core.memory import prepare_blocks
+from sfumato.training.core.plan import Step
+from sfumato.training.core.precision import Precision
 from sfumato.training.trainables import Volume, files
 from sfumato.training.trainables.denoising import Denoising, objective_of
+from sfumato.training.trainables.objective import StepLoss
 
 logger = logging.getLogger(__name__)
 
 
 def create(run: Run, family: Family) -> AdapterMethod:
     """Return the way to train the adapter that `run` asks for."""
-    plan = legacy.resolve(run)
+    plan = network_modules.resolve(run)
     parts = plan.parts(family)
     trained = [part for part in parts if part != DENOISER]
     config = run[NetworkConfig]
@@ -52,7 +55,7 @@ class AdapterMethod:
 
     run: Run
     family: Family
-    plan: legacy.Plan
+    plan: NetworkPlan
     trained_encoders: Sequence[str]
     base_change: PartChange | None = None
     trained_parts: Sequence[str] = ()

@@ -10,12 +10,14 @@ import torch
 from torch import Tensor
 
 from sfumato import seeds
-from sfumato.config.flow import FlowConfig
-from sfumato.config.run import Run
-from sfumato.data.collate import Batch
-from sfumato.models.family import DENOISER, VAE, Conditioning, Family, ImageSizes, Parts
-from sfumato.training.objective import Objective, StepLoss, objective_for
-from sfumato.training.precision import Precision
+from sfumato.config.run.model.flow import FlowConfig
+from sfumato.config.run.run import Run
+from sfumato.data.batches.collate import Batch
+from sfumato.models.interface.conditioning import Conditioning, ImageSizes
+from sfumato.models.interface.family import DENOISER, VAE, Family
+from sfumato.models.interface.parts import Parts
+from sfumato.training.core.precision import Precision
+from sfumato.training.trainables.objective import Objective, StepLoss, objective_for
 from sfumato.transfer import to_device
 
 

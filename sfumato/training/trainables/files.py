@@ -12,13 +12,13 @@ from torch import Tensor
 
 from sfumato.checkpoints import modelspec
 from sfumato.checkpoints.finite import largest
-from sfumato.config.images import ImageConfig
-from sfumato.config.metadata import MetadataConfig
-from sfumato.config.model import ModelConfig
-from sfumato.config.noise import NoiseConfig
-from sfumato.config.run import Run
-from sfumato.config.saving import SavingConfig
-from sfumato.models.family import Family
+from sfumato.config.run.data.images import ImageConfig
+from sfumato.config.run.model.model import ModelConfig
+from sfumato.config.run.output.metadata import MetadataConfig
+from sfumato.config.run.output.saving import SavingConfig
+from sfumato.config.run.run import Run
+from sfumato.config.run.training.noise import NoiseConfig
+from sfumato.models.interface.family import Family
 from sfumato.nn.precision import dtype_named
 
 logger = logging.getLogger(__name__)

@@ -9,19 +9,20 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from sfumato.config.memory import MemoryConfig
-from sfumato.config.optimizer import OptimizerConfig
-from sfumato.config.run import Run
-from sfumato.config.saving import FOLDER_FORMATS, SavingConfig
-from sfumato.data.collate import Batch
+from sfumato.config.run.model.memory import MemoryConfig
+from sfumato.config.run.output.saving import FOLDER_FORMATS, SavingConfig
+from sfumato.config.run.run import Run
+from sfumato.config.run.training.optimizer import OptimizerConfig
+from sfumato.data.batches.collate import Batch
 from sfumato.errors import UserError
-from sfumato.models.family import DENOISER, Family, PartChange, Parts, SavesForDiffusers
-from sfumato.training.memory import prepare_blocks
-from sfumato.training.objective import StepLoss
-from sfumato.training.plan import Step
-from sfumato.training.precision import Precision
+from sfumato.models.interface.family import DENOISER, Family, SavesForDiffusers
+from sfumato.models.interface.parts import PartChange, Parts
+from sfumato.training.core.memory import prepare_blocks
+from sfumato.training.core.plan import Step
+from sfumato.training.core.precision import Precision
 from sfumato.training.trainables import ParameterGroup, Volume, files
 from sfumato.training.trainables.denoising import Denoising, objective_of
+from sfumato.training.trainables.objective import StepLoss
 
 
 def create(run: Run, family: Family) -> FullMethod:

@@ -13,21 +13,23 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from sfumato.adapters.files import read_adapter
-from sfumato.adapters.layer import AdapterLayer
-from sfumato.adapters.loading import network_from_file
-from sfumato.adapters.loha import Loha
-from sfumato.adapters.lokr import Lokr, shapes_for
-from sfumato.adapters.lora import Lora
-from sfumato.adapters.network import AdapterNetwork
+from sfumato.adapters.files.adapter_file import read_adapter
+from sfumato.adapters.layers.layer import AdapterLayer
+from sfumato.adapters.layers.loha import Loha
+from sfumato.adapters.layers.lokr import Lokr, shapes_for
+from sfumato.adapters.layers.lora import Lora
+from sfumato.adapters.network.loading import network_from_file
+from sfumato.adapters.network.network import AdapterNetwork
 from sfumato.checkpoints.header import read_header
 from sfumato.cli.main import main, script
-from sfumato.config.model import ModelConfig
-from sfumato.config.run import Run
-from sfumato.models.family import DENOISER, AdapterTarget, Family, family_for
-from sfumato.models.flux.keys import to_diffusers
-from sfumato.models.flux.options import FluxOptions
-from sfumato.tools import adapter_merging
+from sfumato.config.run.model.model import ModelConfig
+from sfumato.config.run.run import Run
+from sfumato.models.families.flux.keys import to_diffusers
+from sfumato.models.families.flux.options import FluxOptions
+from sfumato.models.interface.family import DENOISER, Family
+from sfumato.models.interface.targets import AdapterTarget
+from sfumato.models.registry.families import family_for
+from sfumato.tools.merging import adapter_merging
 from tests import tiny
 
 CPU = torch.device("cpu")

@@ -12,18 +12,19 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from sfumato.adapters.consumers import CONSUMERS, describe
-from sfumato.adapters.layer import AdapterLayer
-from sfumato.adapters.loha import Loha
-from sfumato.adapters.lokr import Lokr, shapes_for
-from sfumato.adapters.lora import Lora
-from sfumato.adapters.network import AdapterNetwork
-from sfumato.adapters.oft import Oft
-from sfumato.adapters.sizes import describe_file
+from sfumato.adapters.files.other_programs import CONSUMERS, describe
+from sfumato.adapters.files.sizes import describe_file
+from sfumato.adapters.layers.layer import AdapterLayer
+from sfumato.adapters.layers.loha import Loha
+from sfumato.adapters.layers.lokr import Lokr, shapes_for
+from sfumato.adapters.layers.lora import Lora
+from sfumato.adapters.layers.oft import Oft
+from sfumato.adapters.network.network import AdapterNetwork
 from sfumato.cli.main import main, script
-from sfumato.models.family import DENOISER, AdapterTarget
+from sfumato.models.interface.family import DENOISER
+from sfumato.models.interface.targets import AdapterTarget
 
-RECORDED = Path(__file__).parents[2] / "adapters" / "interchange"
+RECORDED = Path(__file__).parents[2] / "adapters" / "files" / "interchange"
 
 
 def counts(keys: list[str]) -> tuple[int, ...]:

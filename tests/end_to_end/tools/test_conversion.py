@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 
 from sfumato.checkpoints.header import read_header
 from sfumato.cli.main import main, script
-from sfumato.models.family import DENOISER
-from sfumato.models.flux.keys import to_diffusers
+from sfumato.models.families.flux.keys import to_diffusers
+from sfumato.models.interface.family import DENOISER
 from tests import tiny
 
 SCRIPT = "tools/convert_diffusers20_original_sd"
@@ -198,7 +198,7 @@ def test_a_folder_keeps_its_own_scheduler(folders: dict[str, Path], tmp_path: Pa
 def test_a_folder_is_replaced_only_when_the_new_one_is_complete(
     models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from sfumato.models import checkpoint_writer
+    from sfumato.models.components.stable_diffusion import checkpoint_writer
 
     target = tmp_path / "folder"
     assert convert(models["sd1"], target, "--use_safetensors") == 0
@@ -260,7 +260,7 @@ def test_the_switch_for_linear_projections_says_that_it_changes_nothing(
 
 
 def test_weights_stay_in_the_mapped_file_until_they_are_written(models: dict[str, Path]) -> None:
-    from sfumato.models.bases import open_base
+    from sfumato.models.registry.whole_models import open_base
 
     unet = open_base(models["sd2"], "it").checkpoint.load(DENOISER, None, torch.device("cpu"))
     tensors = read_header(models["sd2"]).tensors

@@ -9,7 +9,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from sfumato.adapters.files import write_adapter
+from sfumato.adapters.files.adapter_file import write_adapter
 from sfumato.cli.main import main, script
 
 TENSORS = {

@@ -14,17 +14,18 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from sfumato.adapters.blocks import BlockRule
-from sfumato.adapters.lora import Lora
-from sfumato.adapters.network import AdapterNetwork
-from sfumato.adapters.selection import Size
+from sfumato.adapters.layers.lora import Lora
+from sfumato.adapters.network.network import AdapterNetwork
+from sfumato.adapters.network.selection import Size
+from sfumato.adapters.sd_scripts.blocks import BlockRule
 from sfumato.cli.main import main, script
-from sfumato.models.bases import open_model
-from sfumato.models.family import DENOISER, AdapterTarget, Family
-from sfumato.models.flux.keys import to_diffusers
-from sfumato.models.insistence import InsistenceOptions
-from sfumato.models.rewriting import Rewriting
-from sfumato.tools.extraction import Pair
+from sfumato.models.families.flux.keys import to_diffusers
+from sfumato.models.interface.family import DENOISER, Family
+from sfumato.models.interface.rewriting import Rewriting
+from sfumato.models.interface.targets import AdapterTarget
+from sfumato.models.registry.version_options import InsistenceOptions
+from sfumato.models.registry.whole_models import open_model
+from sfumato.tools.extracting.extraction import Pair
 from tests import tiny
 
 RANK, CONV_RANK = 3, 2

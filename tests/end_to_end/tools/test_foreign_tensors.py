@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from sfumato.checkpoints.header import read_header
 from sfumato.cli.main import script
-from sfumato.config.model import ModelConfig
-from sfumato.config.run import Run
-from sfumato.models.family import DENOISER, Family, family_for
+from sfumato.config.run.model.model import ModelConfig
+from sfumato.config.run.run import Run
+from sfumato.models.interface.family import DENOISER, Family
+from sfumato.models.registry.families import family_for
 from tests import tiny
 
 FOREIGN = {

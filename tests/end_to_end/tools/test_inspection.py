@@ -12,9 +12,10 @@ import pytest
 from PIL import Image
 
 from sfumato.cli.main import main, script
-from sfumato.cli.parse import parse
-from sfumato.cli.runs import script_named
-from sfumato.data import blueprint, dataset
+from sfumato.cli.options.parse import parse
+from sfumato.cli.scripts import script_named
+from sfumato.data.batches import dataset
+from sfumato.data.config import blueprint
 from sfumato.tools.inspection.duplicates import difference_hash, groups
 from tests import tiny
 from tests.data.bad_pictures import bad_folder
@@ -233,7 +234,7 @@ def test_thumbnails_are_limited_and_pictures_with_problems_come_first(tmp_path: 
 
 def test_pixels_can_be_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     picture(tmp_path / "a" / "x.png", (64, 64), "x")
-    monkeypatch.setattr("sfumato.data.images.decode", None)
+    monkeypatch.setattr("sfumato.data.images.images.decode", None)
     argv = [described(tmp_path / "a"), "--skip_pixels", "--html", str(tmp_path / "x.html")]
     found = records(tmp_path, argv)
     assert not found["is_complete"]

@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from sfumato.cli.main import main, script
-from sfumato.models.bases import open_base
-from sfumato.models.tokenizers import load_clip
+from sfumato.models.components.tokenizers import load_clip
+from sfumato.models.registry.whole_models import open_base
 from tests import tiny
 from tests.tiny import TinyCheckpoint
 

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from sfumato.cli.main import main, script
-from sfumato.tools import merging
+from sfumato.tools.merging import merging
 from tests import tiny
 
 UNET = "model.diffusion_model."

@@ -12,16 +12,18 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from sfumato.cli.main import main, script
-from sfumato.config.caching import CachingConfig
-from sfumato.config.images import ImageConfig
-from sfumato.config.precision import PrecisionConfig
-from sfumato.config.preparation import BucketingConfig
-from sfumato.config.run import Run
-from sfumato.data import blueprint, dataset, index
-from sfumato.data.images import read_size
-from sfumato.data.resizing import resize
+from sfumato.config.run.data.caching import CachingConfig
+from sfumato.config.run.data.images import ImageConfig
+from sfumato.config.run.model.precision import PrecisionConfig
+from sfumato.config.run.run import Run
+from sfumato.config.tools.preparation import BucketingConfig
+from sfumato.data.batches import dataset
+from sfumato.data.config import blueprint
+from sfumato.data.images.images import read_size
+from sfumato.data.images.resizing import resize
+from sfumato.data.sources import index
 from sfumato.errors import UserError
-from sfumato.models.autoencoder import diffusers_names
+from sfumato.models.components.autoencoder import diffusers_names
 from sfumato.tools.preparation.bucketing import prepared
 from sfumato.tools.preparation.cleaning import clean_caption, clean_tags
 from sfumato.tools.preparation.shrinking import fit_area

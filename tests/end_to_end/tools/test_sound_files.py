@@ -10,15 +10,16 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from sfumato.adapters.base import BaseAdapters
-from sfumato.adapters.lora import Lora
-from sfumato.adapters.network import AdapterNetwork
+from sfumato.adapters.layers.lora import Lora
+from sfumato.adapters.network.base_weights import BaseAdapters
+from sfumato.adapters.network.network import AdapterNetwork
 from sfumato.cli.main import main, script
-from sfumato.config.model import ModelConfig
-from sfumato.config.run import Run
-from sfumato.models.family import DENOISER, Family, family_for
-from sfumato.models.flux.options import FluxOptions
-from sfumato.sampling.attachments import AdapterFile, Attachments
+from sfumato.config.run.model.model import ModelConfig
+from sfumato.config.run.run import Run
+from sfumato.models.families.flux.options import FluxOptions
+from sfumato.models.interface.family import DENOISER, Family
+from sfumato.models.registry.families import family_for
+from sfumato.sampling.loaded_adapters import AdapterFile, Attachments
 from tests import tiny
 
 CPU = torch.device("cpu")

@@ -1,0 +1,228 @@
+"""OFT: a change that rotates a layer's outputs, block by block (Qiu et al., arXiv:2306.07280).
+
+The outputs are cut into blocks of equal size. Each block has a skew-symmetric matrix Q, learned, and is
+turned by the orthogonal R that belongs to it (the Cayley transform): the angles between neurons, and their
+lengths, stay as they are. At strength s the weight becomes `(s R + (1 - s) I) W`. The norm of all Q of one
+projection is kept below `alpha` times its width.
+
+`R W x` is R times what the layer makes of x, so that R is applied to outputs: no weight is ever made, and the
+layer's own may be stored in any format.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sfumato.adapters.layers import dense
+from sfumato.adapters.layers.layer import NO_DROPOUTS, Dropouts, Strength, per_sample
+from sfumato.errors import UserError
+from sfumato.models.interface.targets import AdapterTarget
+from sfumato.nn.device import kind_of
+
+PREFIX = "oft_"
+DEFAULT_CONSTRAINT = 1e-3
+
+_EXACT = 1e-9
+
+
+class Oft(nn.Module):
+    """An OFT of one Linear or Conv2d; fused projections can be turned apart."""
+
+    def __init__(
+        self,
+        target: AdapterTarget,
+        num_blocks: int,
+        constraint: float = DEFAULT_CONSTRAINT,
+        dropouts: Dropouts = NO_DROPOUTS,
+        splits: tuple[int, ...] | None = None,
+    ) -> None:
+        """Make an untrained OFT, which changes nothing.
+
+        Args:
+            target: the layer to adapt.
+            num_blocks: blocks of each projection; must divide its width. Fewer blocks learn more.
+            constraint: the norm that a projection's Q may have, divided by its width; stored as `alpha`. With
+                0 the layer is off.
+            dropouts: only that of whole layers is used.
+            splits: output widths of the fused projections; None stores the layer's blocks as one tensor, an
+                empty tuple as a list of one.
+        """
+        super().__init__()
+        self.name = PREFIX + target.name
+        self.target = target
+        self.strength: Strength = 1.0
+        self.dropouts = dropouts
+        self.num_blocks = num_blocks
+        widths = splits or (dense.shape_of(target.module)[0],)
+        if any(width % num_blocks for width in widths):
+            raise ValueError(f"{self.name}: {num_blocks} blocks do not divide {widths}")
+        blocks = [
+            nn.Parameter(torch.zeros(num_blocks, width // num_blocks, width // num_blocks))
+            for width in widths
+        ]
+        self.oft_blocks = blocks[0] if splits is None else nn.ParameterList(blocks)
+        self.alpha: Tensor
+        self.register_buffer("alpha", torch.tensor(constraint))
+        self._read_alpha()
+        self.register_load_state_dict_post_hook(lambda *_: self._read_alpha())
+
+    @classmethod
+    def from_tensors(
+        cls, target: AdapterTarget, tensors: Mapping[str, Tensor], dropouts: Dropouts = NO_DROPOUTS
+    ) -> Oft:
+        """Make an untrained OFT of the blocks and the constraint that a file has."""
+        is_list = "oft_blocks.0" in tensors
+        num_blocks = tensors["oft_blocks.0" if is_list else "oft_blocks"].shape[0]
+        alpha = tensors.get("alpha")
+        constraint = DEFAULT_CONSTRAINT if alpha is None else alpha.item()
+        if constraint < 0:
+            raise UserError(
+                f"{PREFIX}{target.name} has an alpha of {constraint:g}, which limits how far it turns; use a "
+                "file in which it is 0 or more"
+            )
+        splits = target.splits if is_list else None
+        widths = splits or (dense.shape_of(target.module)[0],)
+        if any(width % num_blocks for width in widths):
+            raise UserError(
+                f"{PREFIX}{target.name} has {num_blocks} blocks, which do not divide this model's "
+                f"{widths[0]} outputs; use a file made for this model"
+            )
+        return cls(target, num_blocks, constraint, dropouts, splits)
+
+    @property
+    def is_off(self) -> bool:
+        """Whether alpha is 0, so that the layer changes nothing and learns nothing."""
+        return self._constraint == 0
+
+    def change(self, inputs: Tensor, output: Tensor) -> Tensor:
+        """Return `output` with its blocks turned; see `AdapterLayer`."""
+        if self.is_off or (isinstance(self.strength, float | int) and self.strength == 0):
+            return output
+        # Drawn on the CPU: the decision must not make the device wait.
+        if self.training and self.dropouts.module and torch.rand(()).item() < self.dropouts.module:
+            return output
+        is_conv = isinstance(self.target.module, nn.Conv2d)
+        own = output.movedim(1, -1) if is_conv else output
+        bias = self.target.module.bias
+        if isinstance(bias, Tensor):
+            own = own - bias.to(own.dtype)
+        turns = [turn.to(own.dtype) for turn in self._turns()]
+        widths = [turn.shape[0] * turn.shape[1] for turn in turns]
+        with torch.autocast(own.device.type, enabled=False):
+            moved = [_turned(*pair) for pair in zip(turns, own.split(widths, -1), strict=True)]
+        change = torch.cat(moved, -1) if len(moved) > 1 else moved[0]
+        change = change.movedim(-1, 1) if is_conv else change
+        return output + change * per_sample(self.strength, change)
+
+    def delta(self) -> Tensor:
+        """Return the change of the layer's weight at strength 1, shaped like the weight, in float32."""
+        turns = self._turns()
+        weight = self.target.module.get_parameter("weight").to(turns[0].device, torch.float32)
+        pieces = weight.flatten(1).split([turn.shape[0] * turn.shape[1] for turn in turns])
+        moved = [_turned(turn, piece.T).T for turn, piece in zip(turns, pieces, strict=True)]
+        return torch.cat(moved).reshape(weight.shape)
+
+    @torch.no_grad()
+    def turned_share(self) -> Tensor:
+        """Return how large the change of a weight is to be expected, relative to the weight; 0-d.
+
+        It is |R - I| / sqrt(outputs), in Frobenius' norm: exactly that if the weight's rows are orthogonal
+        and of one length.
+        """
+        turns = self._turns()
+        width = sum(turn.shape[0] * turn.shape[1] for turn in turns)
+        return torch.stack([turn.norm() for turn in turns]).norm() / math.sqrt(width)
+
+    def plus_parameters(self) -> list[nn.Parameter]:
+        """Return nothing: LoRA+ says nothing about rotations."""
+        return []
+
+    def extra_repr(self) -> str:
+        """Return the shape of the adapter for printing."""
+        return (
+            f"{self.name}, blocks={[tuple(p.shape) for p in self.parameters()]}, alpha={self._constraint:g}"
+        )
+
+    def _read_alpha(self) -> None:
+        """Read alpha once: reading it in every step would make the device wait."""
+        self._constraint = float(self.alpha.item())
+
+    def _turns(self) -> list[Tensor]:
+        """Return R - I of each projection's blocks: (blocks, size, size), in float32."""
+        with torch.autocast(self.alpha.device.type, enabled=False):
+            return [_turn(blocks.float(), self._constraint) for blocks in self.parameters()]
+
+
+def _turn(blocks: Tensor, constraint: float) -> Tensor:
+    """Return R - I of (blocks, size, size), after its skew part was scaled down to the constraint."""
+    if constraint == 0:
+        return torch.zeros_like(blocks)
+    skew = blocks - blocks.mT
+    norm = torch.linalg.vector_norm(skew)
+    limit = constraint * blocks.shape[0] * blocks.shape[1]
+    skew = skew * ((norm.clamp(max=limit) + 1e-8) / (norm + 1e-8))  # sd-scripts' way not to divide by 0
+    rotation: Any = _Cayley.apply(skew, limit / math.sqrt(2))  # eigenvalues of Q come in pairs +-i
+    return rotation - torch.eye(blocks.shape[-1], device=blocks.device)
+
+
+class _Cayley(torch.autograd.Function):
+    """R = (I - Q)(I + Q)^-1 of skew-symmetric Q (k, n, n).
+
+    With A = (I + Q)^-1 it is R = 2 A - I, and dR = -2 A dQ A: the backward pass needs R alone, and no second
+    inverse.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, skew: Tensor, largest: float) -> Tensor:
+        eye = torch.eye(skew.shape[-1], dtype=skew.dtype, device=skew.device)
+        inverse = _inverse(eye + skew, largest)
+        ctx.save_for_backward(inverse)
+        return 2 * inverse - eye
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        (inverse,) = ctx.saved_tensors
+        return -2 * inverse.mT @ gradients[0] @ inverse.mT, None
+
+
+def _inverse(matrices: Tensor, largest: float) -> Tensor:
+    """Return the inverse of each of (k, n, n), which are I + Q; `largest` bounds Q's eigenvalues.
+
+    One by one on the CPU: MKL's batched LU raises, hangs or is silently wrong with several threads. Elsewhere
+    by products alone: those who factorise make the host wait for the device.
+    """
+    if kind_of(matrices) != "cpu":
+        return inverse_by_products(matrices, largest)
+    return torch.stack([torch.linalg.inv(matrix) for matrix in matrices])
+
+
+def inverse_by_products(matrices: Tensor, largest: float) -> Tensor:
+    """Return the inverse of each A = I + Q of (k, n, n) by Newton's method, `X (2 I - A X)` (Schulz 1933).
+
+    A A^T has eigenvalues between 1 and 1 + `largest`^2. So the first guess, A^T divided by the greatest, is
+    off by no more than a factor below 1, and every step squares it.
+    """
+    greatest = 1 + largest**2
+    inverse = matrices.mT / greatest
+    twice = 2 * torch.eye(matrices.shape[-1], dtype=matrices.dtype, device=matrices.device)
+    for _ in range(_steps_until_exact(1 - 1 / greatest)):
+        inverse = inverse @ (twice - matrices @ inverse)
+    return inverse
+
+
+def _steps_until_exact(error: float) -> int:
+    """Return how often an error below 1 is to be squared until float32 knows no smaller one."""
+    if error < _EXACT:
+        return 1
+    return math.ceil(math.log2(math.log(_EXACT) / math.log(error)))
+
+
+def _turned(turn: Tensor, values: Tensor) -> Tensor:
+    """Return (..., blocks * size), each block multiplied by its matrix of `turn` (blocks, size, size)."""
+    count, size, _ = turn.shape
+    return torch.einsum("kij,...kj->...ki", turn, values.unflatten(-1, (count, size))).flatten(-2)

@@ -1,0 +1,96 @@
+"""Networks made from adapter files: kinds and ranks are read off the tensors."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+
+from torch import Tensor
+
+from sfumato.adapters.files.adapter_file import read_adapter
+from sfumato.adapters.layers import dense, lora, oft
+from sfumato.adapters.layers.layer import NO_DROPOUTS, AdapterLayer, Dropouts
+from sfumato.adapters.layers.loha import Loha
+from sfumato.adapters.layers.lokr import Lokr
+from sfumato.adapters.network.network import AdapterNetwork
+from sfumato.adapters.network.rates import PLAIN_RATES, Rates
+from sfumato.errors import UserError
+from sfumato.models.interface.targets import AdapterTarget
+
+logger = logging.getLogger(__name__)
+
+LayerMaker = Callable[[AdapterTarget, Mapping[str, Tensor], Dropouts], AdapterLayer]
+
+_KINDS: Mapping[str, tuple[str, LayerMaker]] = {
+    "lora_down.weight": (lora.PREFIX, lora.Lora.from_tensors),
+    "hada_w1_a": (dense.PREFIX, Loha.from_tensors),
+    "lokr_w1": (dense.PREFIX, Lokr.from_tensors),
+    "lokr_w1_a": (dense.PREFIX, Lokr.from_tensors),
+    "oft_blocks": (oft.PREFIX, oft.Oft.from_tensors),
+    "oft_blocks.0": (oft.PREFIX, oft.Oft.from_tensors),
+}
+"""A tensor that only this kind of adapter has, the kind's prefix, and how one layer is made."""
+
+
+def network_from_file(
+    path: Path,
+    targets: Iterable[AdapterTarget],
+    dropouts: Dropouts = NO_DROPOUTS,
+    text_parts: Sequence[str] = (),
+    rates: Rates = PLAIN_RATES,
+) -> AdapterNetwork:
+    """Make and load the network that a file describes.
+
+    Args:
+        path: an adapter file.
+        targets: layers of the parts to adapt, those included that are adapted only when asked for.
+        dropouts: what the layers leave out during training.
+        text_parts, rates: as in `AdapterNetwork`.
+
+    Raises:
+        UserError: the file is broken, of an unknown kind, or fits no target.
+    """
+    tensors = read_adapter(path)
+    layers = layers_from(path, tensors, targets, dropouts)
+    network = AdapterNetwork(layers, text_parts, rates)
+    logger.info(network.load_layers(path, tensors))
+    return network
+
+
+def layers_from(
+    path: Path,
+    tensors: Mapping[str, Mapping[str, Tensor]],
+    targets: Iterable[AdapterTarget],
+    dropouts: Dropouts = NO_DROPOUTS,
+) -> list[AdapterLayer]:
+    """Make, without loading them, the layers among `targets` that a file's tensors describe.
+
+    Args:
+        path: the file, for messages.
+        tensors: of each layer, as `read_adapter` returns them.
+        targets, dropouts: as in `network_from_file`.
+    """
+    marks = {name: _mark(path, name, layer) for name, layer in tensors.items()}
+    prefixes = {_KINDS[mark][0] for mark in marks.values()}
+    return [
+        _KINDS[marks[prefix + target.name]][1](target, tensors[prefix + target.name], dropouts)
+        for target in targets
+        for prefix in prefixes
+        if prefix + target.name in tensors
+    ]
+
+
+def is_known(tensors: Mapping[str, Tensor]) -> bool:
+    """Return whether a layer's tensors are of a kind that can be loaded."""
+    return any(mark in tensors for mark in _KINDS)
+
+
+def _mark(path: Path, name: str, tensors: Mapping[str, Tensor]) -> str:
+    mark = next((mark for mark in _KINDS if mark in tensors), None)
+    if mark is None:
+        found = f"{name}.{next(iter(tensors))}"
+        raise UserError(
+            f"{path} holds {found}, which is no adapter of a kind that can be loaded; use another file"
+        )
+    return mark

@@ -1,0 +1,145 @@
+"""Adapters as the options describe them, before there is a model to adapt."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from torch import nn
+
+from sfumato.adapters.layers.ggpo import Noise
+from sfumato.adapters.layers.layer import NO_DROPOUTS, AdapterLayer, Dropouts
+from sfumato.adapters.network.loading import network_from_file
+from sfumato.adapters.network.network import AdapterNetwork, Network
+from sfumato.adapters.network.rates import PLAIN_RATES, Rates
+from sfumato.adapters.network.selection import Rule, Size, require_matches
+from sfumato.errors import UserError
+from sfumato.models.interface.family import DENOISER, Family
+from sfumato.models.interface.targets import AdapterTarget
+
+logger = logging.getLogger(__name__)
+
+
+class NetworkPlan(Protocol):
+    """What the options ask for, checked; the model need not be loaded yet."""
+
+    @property
+    def arguments(self) -> Mapping[str, str]:
+        """`--network_args` as text, for the file's metadata."""
+        ...
+
+    def parts(self, family: Family) -> list[str]:
+        """Return the names of the parts that `build` needs, text encoders first."""
+        ...
+
+    def build(self, family: Family, models: Mapping[str, nn.Module]) -> Network:
+        """Make the network, with the weights to start from; it is not attached unless it has to be.
+
+        Args:
+            family: of the models.
+            models: the parts that `parts` names.
+
+        Raises:
+            UserError: an argument or a file does not fit the model.
+        """
+        ...
+
+    def rehearse(self, family: Family, models: Mapping[str, nn.Module]) -> Network | None:
+        """Make the network on models of the meta device: what cannot work is found before weights are loaded.
+
+        Returns:
+            A network without numbers; None if it can only be made with those of the models.
+
+        Raises:
+            UserError: as `build`.
+        """
+        ...
+
+
+LayerMaker = Callable[[AdapterTarget, Size], AdapterLayer]
+"""Makes the untrained adapter of one layer."""
+Refinement = Callable[[AdapterLayer], Noise | None]
+"""What a kind does to each layer before it is trained, be it made anew or read from a file.
+
+It returns the noise that acts on the layer in training, if there is any.
+"""
+
+
+def leave(layer: AdapterLayer) -> None:
+    """Leave a layer as it is; a `Refinement`."""
+
+
+@dataclass(frozen=True)
+class AdapterPlan:
+    """An adapter of a kind of ours, to be built once the model is there; see `Plan`.
+
+    Attributes:
+        rule: which layers are adapted, and how large.
+        make: makes one layer's adapter.
+        refine: gives each layer what no file says of it.
+        dropouts: of layers that are made from `weights`.
+        text_encoders: positions of the text encoders to adapt.
+        weights: file to take kinds, ranks and alphas from, or None.
+        start: file to load into the network, or None.
+    """
+
+    rule: Rule
+    make: LayerMaker
+    refine: Refinement = leave
+    dropouts: Dropouts = NO_DROPOUTS
+    rates: Rates = PLAIN_RATES
+    is_verbose: bool = False
+    text_encoders: tuple[int, ...] = ()
+    trains_denoiser: bool = True
+    weights: Path | None = None
+    start: Path | None = None
+    arguments: Mapping[str, str] = field(default_factory=dict)
+
+    def parts(self, family: Family) -> list[str]:
+        """Return the names of the parts that are adapted, text encoders first."""
+        texts = [part for i, part in enumerate(family.text_outputs) if i in self.text_encoders]
+        return [*texts, DENOISER] if self.trains_denoiser else texts
+
+    def build(self, family: Family, models: Mapping[str, nn.Module]) -> Network:
+        """Make the network; see `Plan`."""
+        targets = [
+            target for part in self.parts(family) for target in family.adapter_targets(part, models[part])
+        ]
+        network = self._network(targets, list(family.text_outputs))
+        refined = {layer.name: self.refine(layer) for layer in network.layers}
+        network.noises = {name: noise for name, noise in refined.items() if noise}
+        if self.start:
+            logger.info(network.load(self.start))
+        _require_some_on(network.layers, self.weights or self.start)
+        if self.is_verbose:
+            for layer in network.layers:
+                logger.info("%s", layer)
+        if not network.layers:
+            raise UserError("--network_args leave no layer to adapt; choose more blocks or ranks above 0")
+        require_matches("network_reg_lrs", self.rates.by_name, [layer.name for layer in network.layers])
+        return network
+
+    def rehearse(self, family: Family, models: Mapping[str, nn.Module]) -> Network:
+        """Make the network, which asks for no numbers; see `Plan`."""
+        return self.build(family, models)
+
+    def _network(self, targets: Sequence[AdapterTarget], text_parts: Sequence[str]) -> AdapterNetwork:
+        if self.weights:
+            return network_from_file(self.weights, targets, self.dropouts, text_parts, self.rates)
+        self.rule.check(targets)
+        return AdapterNetwork.from_targets(targets, self._layer, text_parts, self.rates)
+
+    def _layer(self, target: AdapterTarget) -> AdapterLayer | None:
+        size = self.rule.size_of(target)
+        return None if size is None else self.make(target, size)
+
+
+def _require_some_on(layers: Sequence[AdapterLayer], path: Path | None) -> None:
+    if layers and all(layer.is_off for layer in layers):
+        raise UserError(
+            f"--network_weights {path} switches every layer off with an alpha of 0, so that nothing would be "
+            "trained; use another file"
+        )

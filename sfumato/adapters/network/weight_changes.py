@@ -1,0 +1,156 @@
+"""Adapter files as changes of single weights, made one at a time and without a model to run."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from sfumato.adapters.files.adapter_file import read_adapter
+from sfumato.adapters.layers.layer import AdapterLayer
+from sfumato.adapters.network.loading import layers_from
+from sfumato.adapters.network.network import AdapterNetwork
+from sfumato.errors import UserError
+from sfumato.log import counted
+from sfumato.models.interface.targets import AdapterTarget
+
+logger = logging.getLogger(__name__)
+
+_VALUES_AT_ONCE = 1 << 22
+"""What fits into a processor's cache, about: rows are taken by so many values."""
+
+_PREFIXES = ("lora_", "oft_")
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """An adapter file that is to change weights.
+
+    Attributes:
+        layers: tensors of each layer, as `read_adapter` returns them.
+        strength: of each layer, by its name in the file, whatever its alpha.
+    """
+
+    path: Path
+    layers: Mapping[str, Mapping[str, Tensor]]
+    strength: Callable[[str], float]
+
+    @classmethod
+    def read(cls, path: Path, strength: Callable[[str], float]) -> Adapter:
+        """Open a file; its tensors are read when they are used.
+
+        Raises:
+            UserError: the file is missing, broken or no adapter.
+        """
+        if not path.is_file():
+            raise UserError(f"--models names {path}, which does not exist; check the path")
+        layers = read_adapter(path)
+        if not any(name.startswith(_PREFIXES) for name in layers):
+            raise UserError(
+                f"--models: {path} names its layers {next(iter(layers))} ..., and not lora_unet_ ...; "
+                "use another file"
+            )
+        adapter = cls(path, layers, strength)
+        if off := sum(map(adapter.is_off, layers)):
+            number = counted(off, "layer is", "layers are")
+            logger.info("%s: %s switched off by an alpha of 0", path, number)
+        return adapter
+
+    def name_for(self, target: AdapterTarget) -> str | None:
+        """Return what the file calls a layer; None if it leaves it alone."""
+        return next((p + target.name for p in _PREFIXES if p + target.name in self.layers), None)
+
+    def is_off(self, name: str) -> bool:
+        """Return whether a layer changes nothing at any strength, for its alpha is 0."""
+        alpha = self.layers[name].get("alpha")
+        return alpha is not None and float(alpha) == 0
+
+    def factors(self, target: AdapterTarget) -> tuple[Tensor, Tensor] | None:
+        """Return up (m, r), scaled, and down (r, n) of a layer's LoRA; None where it is of another kind."""
+        tensors = self.layers[self.name_for(target) or ""]
+        if tensors.keys() - {"alpha"} != {"lora_down.weight", "lora_up.weight"}:
+            return None
+        down, up = tensors["lora_down.weight"].flatten(1), tensors["lora_up.weight"].flatten(1)
+        scale = float(tensors["alpha"]) / down.shape[0]
+        return (up if scale == 1 else up.float() * scale), down
+
+    def layer(self, target: AdapterTarget) -> AdapterLayer:
+        """Make and load the adapter of one layer.
+
+        Raises:
+            UserError: the file's tensors are of no known kind, or do not fit the layer.
+        """
+        name = self.name_for(target)
+        if name is None:
+            raise ValueError(f"{self.path} has no adapter for {target.name}")
+        own = {name: self.layers[name]}
+        network = AdapterNetwork(layers_from(self.path, own, [target]))
+        network.load_layers(self.path, own)
+        return network.requires_grad_(False).eval().layers[0]
+
+
+@torch.no_grad()
+def changed(
+    weight: Tensor,
+    target: AdapterTarget,
+    adapters: Sequence[Adapter],
+    dtype: torch.dtype,
+    device: torch.device,
+) -> Tensor:
+    """Return a weight with the changes of adapters, one after the other, computed in float32.
+
+    LoRAs are added a few rows at a time, so that no change is ever made whole.
+
+    Args:
+        weight: of the target's layer, in any format; it stays as it is.
+        target: the layer; its own weight is not looked at.
+        dtype: of the result.
+    """
+    named = [(adapter, name) for adapter in adapters if (name := adapter.name_for(target))]
+    own = [(adapter, adapter.strength(name)) for adapter, name in named if not adapter.is_off(name)]
+    own = [(adapter, strength) for adapter, strength in own if strength]
+    factors = [adapter.factors(target) for adapter, _ in own]
+    if all(factors):
+        pairs = [(pair, strength) for pair, (_, strength) in zip(factors, own, strict=True) if pair]
+        return _with_products(weight, pairs, dtype, device)
+    total = weight.to(device, torch.float32, copy=True).reshape(_shape(target))
+    for adapter, strength in own:
+        layer = adapter.layer(replace(target, module=standing_in(target.module, total)))
+        assert isinstance(layer, nn.Module)
+        total.add_(layer.to(device).delta(), alpha=strength)
+    return total.to(dtype).reshape(weight.shape)
+
+
+def _with_products(
+    weight: Tensor,
+    pairs: Sequence[tuple[tuple[Tensor, Tensor], float]],
+    dtype: torch.dtype,
+    device: torch.device,
+) -> Tensor:
+    """Return a weight plus products of up (m, r) and down (r, n), each times its strength."""
+    if not pairs:
+        return weight.to(device, dtype)
+    up = torch.cat([up.to(device, torch.float32) * strength for (up, _), strength in pairs], 1)
+    down = torch.cat([down.to(device, torch.float32) for (_, down), _ in pairs])
+    matrix, result = weight.flatten(1), torch.empty(weight.shape, dtype=dtype, device=device)
+    rows = max(1, _VALUES_AT_ONCE // matrix.shape[1])
+    for start in range(0, matrix.shape[0], rows):
+        part = matrix[start : start + rows].to(device, torch.float32)
+        result.view(matrix.shape)[start : start + rows] = torch.addmm(part, up[start : start + rows], down)
+    return result
+
+
+def standing_in(module: nn.Module, weight: Tensor) -> nn.Module:
+    """Return a module like the given one, with another weight."""
+    other = copy.copy(module)
+    other._parameters = {**module._parameters, "weight": nn.Parameter(weight, requires_grad=False)}
+    return other
+
+
+def _shape(target: AdapterTarget) -> torch.Size:
+    return target.module.get_parameter("weight").shape

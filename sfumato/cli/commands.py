@@ -1,0 +1,153 @@
+"""What each command does. Its modules are imported when it is run: `--help` and typos never pay for torch."""
+
+import importlib
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+from sfumato.cli.product import show
+from sfumato.cli.scripts import script_for
+from sfumato.config.run.data.dataset import DatasetConfig
+from sfumato.config.run.file import FileConfig
+from sfumato.config.run.run import Run
+from sfumato.config.tools.adapter_merging import ToPublishedConfig
+from sfumato.config.tools.preparation import BucketingConfig, CleaningConfig, GatheringConfig, ShrinkingConfig
+from sfumato.errors import UserError
+
+
+@dataclass(frozen=True)
+class Call:
+    """Calls a function with the run.
+
+    Attributes:
+        module: where the function is; `sfumato.` is left out.
+        section: what of the run the function takes, where that is not all of it.
+        is_shown: print what the function returns.
+    """
+
+    module: str
+    function: str
+    section: type | None = None
+    is_shown: bool = False
+
+    def __call__(self, run: Run) -> int:
+        """Import and call the function; return the exit status."""
+        result = self.imported()(run if self.section is None else run[self.section])
+        if self.is_shown:
+            show(str(result))
+        return 0
+
+    def imported(self) -> Callable[..., object]:
+        """Return the function."""
+        return getattr(importlib.import_module(f"sfumato.{self.module}"), self.function)
+
+
+def _train(run: Run) -> int:
+    if run[DatasetConfig].debug_dataset:
+        return _inspect(run)
+    from sfumato.training.run.setup import train  # torch starts here; --help and typos never pay for it
+
+    train(run)
+    return 0
+
+
+def _account(run: Run) -> int:
+    from sfumato.training.run.setup import count
+
+    show(count(run).as_text())
+    return 0
+
+
+def _account_as_json(run: Run) -> int:
+    from sfumato.training.run.setup import count
+
+    show(json.dumps(count(run).as_dict(), indent=1))
+    return 0
+
+
+def _inspect(run: Run) -> int:
+    if os.environ.get("RANK", "0") not in ("", "0"):
+        return 0  # one of several processes tells enough
+    from sfumato.tools.inspection.command import inspect
+    from sfumato.tools.inspection.text import as_text
+
+    report = inspect(run)
+    show(as_text(report))
+    if run[FileConfig].strict and report.num_serious and not run[DatasetConfig].debug_dataset:
+        raise UserError(
+            f"--strict: kinds of problems found: {report.num_serious}; without --strict that is no error"
+        )
+    return 0
+
+
+def _convert(run: Run) -> int:
+    from sfumato.tools.converting.conversion import convert, convert_to_published
+
+    (convert_to_published if ToPublishedConfig in run else convert)(run)
+    return 0
+
+
+def _cache_latents(run: Run) -> int:
+    if run[DatasetConfig].debug_dataset:
+        return _inspect(run)
+    from sfumato.training.run.precaching import cache_latents
+
+    cache_latents(run)
+    return 0
+
+
+def _cache_texts(run: Run) -> int:
+    if "cache_text_encoder_outputs" not in script_for("train", run.family, "lora").options():
+        raise UserError("training Stable Diffusion 1 or 2 keeps no captions; give --sdxl or --flux")
+    if run[DatasetConfig].debug_dataset:
+        return _inspect(run)
+    from sfumato.training.run.precaching import cache_texts
+
+    cache_texts(run)
+    return 0
+
+
+def _prepare_buckets(run: Run) -> int:
+    from sfumato.tools.preparation.bucketing import prepared
+    from sfumato.training.run.precaching import cache_latents
+
+    cache_latents(prepared(run[BucketingConfig]))
+    return 0
+
+
+def _gather(run: Run, kind: Literal["caption", "tags"]) -> int:
+    from sfumato.tools.preparation.gathering import gather
+
+    gather(run[GatheringConfig], kind)
+    return 0
+
+
+WORK: dict[str, Callable[[Run], int]] = {
+    "train": _train,
+    "account": _account,
+    "account --json": _account_as_json,
+    "generate": Call("cli.generate", "main"),
+    "inspect": _inspect,
+    "convert": _convert,
+    "show-metadata": Call("tools.inspection.metadata", "show_metadata", is_shown=True),
+    "merge": Call("tools.merging.adapter_merging", "merge_adapters"),
+    "merge-svd": Call("tools.merging.svd_merging", "svd_merge"),
+    "merge-models": Call("tools.merging.merging", "merge_models"),
+    "extract-lora": Call("tools.extracting.extraction", "extract"),
+    "resize-lora": Call("tools.extracting.resizing", "resize"),
+    "cache-latents": _cache_latents,
+    "cache-text": _cache_texts,
+    "resize-images": Call("tools.preparation.shrinking", "shrink", ShrinkingConfig),
+    "merge-captions": partial(_gather, kind="caption"),
+    "merge-tags": partial(_gather, kind="tags"),
+    "clean-captions": Call("tools.preparation.cleaning", "clean", CleaningConfig),
+    "prepare-buckets": _prepare_buckets,
+    "convert-lora": Call("tools.converting.adapter_names", "exchange"),
+    "check-lora": Call("tools.inspection.adapter_check", "check_adapter", is_shown=True),
+    "interrogate-lora": Call("tools.inspection.interrogation", "interrogate", is_shown=True),
+    "extract-dylora": Call("tools.extracting.dylora", "split"),
+}
+"""By the names of commands; a row of the table of scripts says which command it is."""

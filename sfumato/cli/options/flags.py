@@ -1,0 +1,231 @@
+"""Sections of the configuration as command-line options, with the exact manners of sd-scripts' parsers."""
+
+import argparse
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from difflib import get_close_matches
+from functools import partial
+from pathlib import Path
+from types import UnionType
+from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
+
+from sfumato.errors import UserError
+
+Kind = Literal["str", "int", "float", "bool", "Path", "int_or_float"]
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option, read off one field of a section.
+
+    Attributes:
+        flags: spellings on the command line; a single one without dashes is a positional argument.
+        kind: type of the value, or of each value where `is_list`.
+        choices: allowed values, None where everything is allowed.
+        default: the section's value, or the one that the script puts in its place.
+        count: how many values a list takes: `*` any number, `+` one or more; `?` makes a positional optional.
+    """
+
+    section: type
+    dest: str
+    flags: tuple[str, ...]
+    kind: Kind
+    default: Any
+    choices: tuple[Any, ...] | None = None
+    is_list: bool = False
+    is_required: bool = False
+    count: str = "*"
+
+    @property
+    def name(self) -> str:
+        """The spelling to use in messages."""
+        return self.flags[-1]
+
+
+def options_of(sections: Iterable[type], overrides: Mapping[str, Any]) -> dict[str, Option]:
+    """Return the options of all sections by name, in order; `overrides` replaces defaults."""
+    found: dict[str, Option] = {}
+    for section in sections:
+        hints = get_type_hints(section)
+        for field in fields(section):
+            name = field.name
+            kind, choices, is_list = _read_type(hints[name])
+            flags = field.metadata.get("flags", (f"--{name}",))
+            required = field.metadata.get("required", False)
+            default = None if required else overrides.get(name, field.default)
+            choices = field.metadata.get("choices", choices)
+            count = field.metadata.get("count", "*")
+            found[name] = Option(section, name, flags, kind, default, choices, is_list, required, count)
+    return found
+
+
+def make_parser(options: Iterable[Option], prog: str, description: str) -> argparse.ArgumentParser:
+    """Return a parser whose result holds only what was given, so that a file can come under it."""
+    parser = _Parser(prog=prog, description=description, argument_default=argparse.SUPPRESS)
+    groups: dict[type, Any] = {}
+    for option in options:
+        if option.section not in groups:
+            groups[option.section] = parser.add_argument_group((option.section.__doc__ or "").strip("."))
+        groups[option.section].add_argument(*option.flags, **_argument(option))
+    parser.options = {option.dest: option for option in options}
+    return parser
+
+
+def parse_flags(parser: argparse.ArgumentParser, argv: Sequence[str]) -> dict[str, Any]:
+    """Return what the command line says, by option name.
+
+    Raises:
+        UserError: an unknown option or a value that cannot be read, in one line.
+    """
+    given, unknown = parser.parse_known_args(argv)
+    if unknown:
+        raise UserError(_unknown_message(unknown, list(parser._option_string_actions)))
+    return {name: _plain(value) for name, value in vars(given).items()}
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return ` (did you mean x?)` for the closest known name, or nothing where none is close."""
+    close = get_close_matches(name, list(known), n=1, cutoff=0.7)
+    return f" (did you mean {close[0]}?)" if close else ""
+
+
+def read_text(kind: Kind, text: str) -> Any:
+    """Read one value of that kind from text.
+
+    Raises:
+        ValueError: the text does not say such a value; the message says what it should say.
+    """
+    if "\0" in text:  # which the command line cannot hold, but a file can
+        raise ValueError(f"{text!r} is not {WANTED[kind]}")
+    try:
+        return _CONVERTERS[kind](text)
+    except ValueError:
+        raise ValueError(f"{text!r} is not {WANTED[kind]}") from None
+
+
+WANTED: dict[Kind, str] = {
+    "str": "text",
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "Path": "a path",
+    "int_or_float": "a number of steps (100), a share of the run (0.1) or a percentage (10%)",
+}
+
+
+def _plain(value: Any) -> Any:
+    return tuple(item for item in value if item is not None) if isinstance(value, list) else value
+
+
+def _read_type(hint: Any) -> tuple[Kind, tuple[Any, ...] | None, bool]:
+    """Return (kind, choices, is_list) of an annotation such as `tuple[str, ...] | None`."""
+    if get_origin(hint) is Literal:
+        choices = get_args(hint)
+        named = next(choice for choice in choices if choice is not None)
+        return type(named).__name__, choices, False  # type: ignore[return-value]
+    if get_origin(hint) in (Union, UnionType):
+        members = [member for member in get_args(hint) if member is not type(None)]
+        return ("int_or_float", None, False) if set(members) == {int, float} else _read_type(members[0])
+    if get_origin(hint) is tuple:
+        return get_args(hint)[0].__name__, None, True
+    return hint.__name__, None, False
+
+
+def _argument(option: Option) -> dict[str, Any]:
+    """Return the keywords of `add_argument`; a required option is looked for after typos are."""
+    is_flag = option.flags[0].startswith("-")
+    named = {"dest": option.dest} if is_flag else {}
+    if option.kind == "bool":
+        return named | {"action": "store_true"}
+    return named | {
+        "type": partial(_read_argument, option),
+        "choices": option.choices,
+        "nargs": option.count if option.is_list or option.count == "?" else None,
+        "metavar": None if option.choices or not is_flag else _METAVARS[option.kind],
+    }
+
+
+def _read_argument(option: Option, text: str) -> Any:
+    if text is argparse.SUPPRESS:  # an optional positional that was not given goes through here
+        return text
+    if text == "" and option.default is None:  # a script's variable that holds nothing
+        return None
+    try:
+        return read_text(option.kind, text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+_METAVARS: dict[Kind, str] = {
+    "str": "TEXT", "int": "N", "float": "X", "bool": "", "Path": "FILE", "int_or_float": "N|X|N%",
+}  # fmt: skip
+
+
+def _number(text: str) -> float:
+    """Read a number; `nan` is none, and would pass every check of a range."""
+    value = float(text)
+    if math.isnan(value):
+        raise ValueError(text)
+    return value
+
+
+def _int_or_float(text: str) -> int | float:
+    if text.endswith("%"):
+        return _number(text[:-1]) / 100
+    value = _number(text)
+    return int(text) if value >= 1 else value or 0
+
+
+_CONVERTERS: dict[Kind, Callable[[str], Any]] = {
+    "str": str, "int": int, "float": _number, "Path": Path, "int_or_float": _int_or_float,
+}  # fmt: skip
+
+
+def _unknown_message(unknown: Sequence[str], flags: Iterable[str]) -> str:
+    # Values are not repeated: behind a mistyped name may stand a secret.
+    names = [text.partition("=")[0] for text in unknown if text.startswith("-")]
+    if not names:
+        return f"unexpected argument {unknown[0]!r}; text with spaces needs quotes, options begin with --"
+    return "unknown option " + ", ".join(name + did_you_mean(name, flags) for name in names)
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser that raises instead of exiting and reads its help texts only when they are wanted."""
+
+    options: dict[str, Option]
+
+    def __init__(self, **keywords: Any) -> None:
+        super().__init__(formatter_class=_HelpFormatter, **keywords)
+        # Python's own pattern takes -1e-7 for an option.
+        self._negative_number_matcher = re.compile(r"^-\.?\d")
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(message.removeprefix("argument "))
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if value is not None:  # an empty text is no choice, but no mistake either
+            super()._check_value(action, value)
+
+    def format_usage(self) -> str:
+        return f"usage: {self.prog} [options]\n"
+
+    def format_help(self) -> str:
+        from sfumato.cli.options.help_texts import field_docs
+
+        for action in self._actions:
+            if option := self.options.get(action.dest):
+                action.help = _help_text(option, field_docs(option.section).get(option.dest, ""))
+        self.usage = "%(prog)s [options]"
+        return super().format_help()
+
+
+class _HelpFormatter(argparse.HelpFormatter):
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=8, width=100)
+
+
+def _help_text(option: Option, text: str) -> str:
+    default = "" if option.default in (None, "", (), False) else f" [{option.default}]"
+    return (text + (" (required)" if option.is_required else default)).replace("%", "%%")

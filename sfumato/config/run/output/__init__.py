@@ -1,0 +1,1 @@
+"""Options about what a run leaves behind: files, figures, previews."""

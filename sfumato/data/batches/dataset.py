@@ -1,0 +1,246 @@
+"""The training set: all pictures of a run, the batches of each epoch, and how one batch is loaded.
+
+Everything is a pure function of the seed, the epoch and the item, so that order, workers and processes cannot
+change what is trained.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, NamedTuple, Protocol
+
+from torch import Tensor
+
+from sfumato import seeds
+from sfumato.data.batches import render, statistics
+from sfumato.data.batches.collate import Batch, Sample, collate
+from sfumato.data.batches.image_sets import PictureSet
+from sfumato.data.batches.order import BatchPlan, EpochPlan, OrderedImage, plan_epoch
+from sfumato.data.batches.render import ImageView
+from sfumato.data.captions import captions
+from sfumato.data.config.plan import DatasetPlan
+from sfumato.data.images.buckets import Size
+from sfumato.data.images.images import BrokenPictureError, stem
+from sfumato.data.sources import sources
+from sfumato.data.sources.complaints import Complaints
+from sfumato.data.sources.image_table import Picture
+from sfumato.data.sources.index import Index
+from sfumato.data.sources.validation import plan_for_validation
+from sfumato.errors import UserError
+
+
+class LatentSource(Protocol):
+    """Where cached latents come from; `sfumato.caching.latent_cache` has one."""
+
+    def __call__(self, dataset: int, picture: int, flipped: bool) -> Tensor:
+        """Return (C, h, w), scaled.
+
+        Raises:
+            BrokenPictureError: the picture could not be encoded.
+        """
+        ...
+
+    def mask(self, dataset: int, picture: int, flipped: bool) -> Tensor | None:
+        """Return the loss mask, (1, h, w) in [0, 1], of a picture that has latents and a mask."""
+        ...
+
+
+class TextSource(Protocol):
+    """Where cached outputs of text encoders come from; `sfumato.caching.texts` has one."""
+
+    def __call__(self, dataset: int, picture: int, caption: str) -> dict[str, Tensor]:
+        """Return each output for a picture's caption by name, without the batch dimension."""
+        ...
+
+
+class Showing(NamedTuple):
+    """How a picture is shown once."""
+
+    picture: Picture
+    caption: str
+    view: ImageView
+
+
+@dataclass
+class TrainingSet:
+    """All data sets of a run.
+
+    Attributes:
+        seed: of order, augmentation and captions.
+        validation: the pictures that are held back from training, if there are any.
+        broken: (path, reason) of each picture that was left out when the folders were read.
+        skipped: paths of pictures that turned out to be broken when they were loaded, with how often.
+        max_steps: length of the run in optimizer steps, for a fractional token warmup; set it before loading.
+        latents, texts: caches to load from instead of the picture or beside the caption.
+        index: what is known about the files beside the pictures.
+    """
+
+    sets: Sequence[PictureSet]
+    seed: int
+    validation: TrainingSet | None = None
+    broken: Sequence[tuple[str, str]] = ()
+    skipped: dict[str, int] = field(default_factory=dict)
+    max_steps: int = 0
+    latents: LatentSource | None = None
+    texts: TextSource | None = None
+    index: Index = field(default_factory=Index)
+
+    @property
+    def num_train_images(self) -> int:
+        """Pictures in an epoch that are not regularisation pictures, repeats counted."""
+        return sum(pictures.num_train_images for pictures in self.sets)
+
+    @property
+    def num_reg_images(self) -> int:
+        """Regularisation pictures, with the repeats asked for rather than those after balancing."""
+        return sum(pictures.num_reg_images for pictures in self.sets)
+
+    @property
+    def num_showings(self) -> int:
+        """Pictures in an epoch of either kind, repeats counted."""
+        return sum(len(items) for pictures in self.sets for items in pictures.buckets.values())
+
+    @property
+    def num_batches(self) -> int:
+        """Batches in an epoch, over all processes."""
+        return sum(-(-len(items) // s.plan.batch_size) for s in self.sets for items in s.buckets.values())
+
+    @cached_property
+    def has_shared_stems(self) -> bool:
+        """Whether pictures differ in the suffix of their names alone, or are in two data sets."""
+        stems = {hash(stem(path)) for s in self.sets for path in s.pictures.paths}
+        return len(stems) < sum(len(s.pictures) for s in self.sets)
+
+    def describe(self) -> list[dict[str, Any]]:
+        """Return the `ss_datasets` record: one object per data set."""
+        return [statistics.describe(pictures) for pictures in self.sets]
+
+    def tag_frequency(self) -> dict[str, dict[str, int]]:
+        """Return how many pictures of each folder have each tag; the first data set wins a repeated name."""
+        merged: dict[str, dict[str, int]] = {}
+        for pictures in reversed(self.sets):
+            merged |= statistics.tag_frequency(pictures)
+        return merged
+
+    def batches(self, epoch: int, *, num_per_step: int = 1) -> EpochPlan:
+        """Return the batches of an epoch (counted from 1) in order; see `order.plan_epoch`."""
+        return plan_epoch(
+            [s.buckets for s in self.sets],
+            [s.plan.batch_size for s in self.sets],
+            seed=self.seed,
+            epoch=epoch,
+            num_per_step=num_per_step,
+        )
+
+    def __getitem__(self, plan: BatchPlan) -> Batch:
+        """Load one batch; this makes the training set a map-style data set for torch's DataLoader."""
+        return collate([self.load(plan, item) for item in plan.items])
+
+    def load(self, plan: BatchPlan, item: OrderedImage) -> Sample:
+        """Load one item of a batch; another of the same bucket stands in for a broken picture.
+
+        Raises:
+            UserError: every picture of the bucket is broken.
+        """
+        pictures = self.sets[plan.dataset]
+        rng, seed_of_others = self._random(plan, item)
+        skipped: list[str] = []
+        for picture in _with_substitutes(pictures, item, seed_of_others):
+            try:
+                return self._load(plan, picture, rng, tuple(skipped))
+            except BrokenPictureError:  # noqa: PERF203 (hardly ever runs twice)
+                skipped.append(pictures.pictures.paths[picture])
+        width, height = pictures.fit(item.picture).bucket
+        raise UserError(
+            f"every picture of bucket {width}x{height} is broken; replace {skipped[0]} and its like"
+        )
+
+    def showing(self, plan: BatchPlan, item: OrderedImage) -> Showing:
+        """Return how one item of a batch is shown if its picture is not broken; no pixels are loaded."""
+        rng, _ = self._random(plan, item)
+        return self._draw(plan, item.picture, rng)
+
+    def _random(self, plan: BatchPlan, item: OrderedImage) -> tuple[random.Random, int]:
+        """Return what one showing is drawn from, and a seed for what stands in for a broken picture."""
+        rng = random.Random(seeds.derive("sample", self.seed, plan.epoch, plan.dataset, *item))
+        return rng, rng.getrandbits(32)
+
+    def _draw(self, plan: BatchPlan, index: int, rng: random.Random) -> Showing:
+        pictures = self.sets[plan.dataset]
+        picture, subset, fit = pictures.pictures[index], pictures.subset(index), pictures.fit(index)
+        flipped = subset.flip_aug and rng.random() < 0.5
+        caption = captions.process(
+            picture.caption, subset.captions, rng, epoch=plan.epoch, step=plan.step, max_steps=self.max_steps
+        )
+        if self.latents:
+            return Showing(picture, caption, render.plain(picture.size, fit, flipped=flipped))
+        own_size = not pictures.has_buckets
+        view = render.draw(picture.path, picture.size, fit, subset, rng, flipped=flipped, own_size=own_size)
+        return Showing(picture, caption, view)
+
+    def _load(self, plan: BatchPlan, index: int, rng: random.Random, skipped: tuple[str, ...]) -> Sample:
+        pictures = self.sets[plan.dataset]
+        picture, caption, view = self._draw(plan, index, rng)
+        latents, pixels, mask = None, None, None
+        if self.latents:
+            latents = self.latents(plan.dataset, index, view.flipped)
+            mask = self.latents.mask(plan.dataset, index, view.flipped)
+        else:
+            pixels, mask = render.render(picture.path, view, pictures.mask(index))
+        return Sample(
+            path=picture.path,
+            caption=caption,
+            original_size=_height_first(picture.size),
+            crop_offset=view.offset,
+            target_size=_height_first(view.framing.size),
+            latents=latents,
+            pixels=pixels,
+            mask=mask,
+            text=self.texts(plan.dataset, index, caption) if self.texts else {},
+            loss_weight=pictures.plan.prior_loss_weight if pictures.subset(index).is_reg else 1.0,
+            network_multiplier=pictures.plan.network_multiplier,
+            custom_attributes=pictures.subset(index).custom_attributes,
+            skipped=skipped,
+        )
+
+
+def read(
+    plans: Sequence[DatasetPlan], seed: int, *, strict: bool = False, complaints: Complaints | None = None
+) -> TrainingSet:
+    """Read the folders of every data set: names, headers and captions, no pixels.
+
+    Args:
+        complaints: what gathers everything that is wrong, for callers who want to know; `strict` is its own.
+
+    Raises:
+        UserError: a data set has nothing to train on, or `strict` and anything is wrong.
+    """
+    complaints, index = complaints or Complaints(strict), Index()
+    try:
+        tables = [sources.read_split(plan, complaints, index) for plan in plans]
+    finally:
+        index.save()
+    sets = [PictureSet(plan, trained) for plan, (trained, _) in zip(plans, tables, strict=True)]
+    held_back = [
+        PictureSet(plan_for_validation(plan), rest)
+        for plan, (_, rest) in zip(plans, tables, strict=True)
+        if rest
+    ]
+    validation = TrainingSet(held_back, seed, index=index) if held_back else None
+    return TrainingSet(sets, seed, validation, broken=complaints.broken, index=index)
+
+
+def _with_substitutes(pictures: PictureSet, item: OrderedImage, seed: int) -> Iterator[int]:
+    """Return the picture, then others of its bucket in random order; lazily, for it is hardly ever needed."""
+    yield item.picture
+    bucket = pictures.buckets[pictures.fit(item.picture).bucket]
+    others = sorted({*bucket.pictures} - {item.picture})
+    random.Random(seed).shuffle(others)
+    yield from others
+
+
+def _height_first(size: Size) -> tuple[int, int]:
+    return size[1], size[0]

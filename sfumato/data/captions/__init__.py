@@ -1,0 +1,4 @@
+"""Caption files, and what becomes of a caption in one step.
+
+May import `images/`.
+"""

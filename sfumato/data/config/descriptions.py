@@ -1,0 +1,135 @@
+"""What a user said about the data, as tables of checked keys: from a file, or from folders and options."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import logging
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sfumato.config.run.data.dataset import DatasetConfig
+from sfumato.config.run.file import FileConfig
+from sfumato.config.run.run import Run
+from sfumato.data.config.folders import has_pictures, subset_folders
+from sfumato.data.config.toml_keys import DATASET, GENERAL, SUBSET, read_table
+from sfumato.errors import UserError
+
+tomllib = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
+
+_REPLACED = ("train_data_dir", "reg_data_dir", "in_json", "conditioning_data_dir")
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Described:
+    """One data set as described.
+
+    Attributes:
+        where: it is described, for messages.
+        general, own: keys of `[general]` and of the data set itself.
+        subsets: keys of each subset.
+    """
+
+    where: str
+    general: Mapping[str, Any]
+    own: Mapping[str, Any]
+    subsets: tuple[Mapping[str, Any], ...]
+
+
+def describe(run: Run) -> list[Described]:
+    """Return the data sets that a run describes: in its file, or else by its options.
+
+    Raises:
+        UserError: nothing is described, or a key is unknown, misplaced or of a wrong type.
+    """
+    path = run[DatasetConfig].dataset_config
+    return _from_file(run, path) if path else [_from_options(run)]
+
+
+def _from_file(run: Run, path: Path) -> list[Described]:
+    for name in _REPLACED:
+        if getattr(run[DatasetConfig], name):
+            logger.warning("--%s is ignored: --dataset_config says where the pictures are", name)
+    content = _parse(path)
+    for name in content.keys() - {"general", "datasets"}:
+        raise UserError(f"{path}: {name!r} is not known here; the file has [general] and [[datasets]]")
+    general = read_table(content.get("general") or {}, GENERAL, f"{path}, {GENERAL}")
+    datasets = _tables(content.get("datasets"), str(path), DATASET)
+    if not datasets:
+        raise UserError(f"{path} has no [[datasets]]; describe at least one")
+    return [_describe(path, number, table, general) for number, table in enumerate(datasets, 1)]
+
+
+def _parse(path: Path) -> dict[str, Any]:
+    readers = {".toml": tomllib.loads, ".json": json.loads}
+    reader = readers.get(path.suffix.lower())
+    if reader is None:
+        raise UserError(f"--dataset_config is {path}; use a .toml or .json file")
+    try:
+        content = reader(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise UserError(f"--dataset_config {path} cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"--dataset_config {path} is not valid {path.suffix[1:]}: {error}") from error
+    if not isinstance(content, dict):
+        raise UserError(f'--dataset_config {path} holds no object; write {{"datasets": [...]}}')
+    return content
+
+
+def _describe(path: Path, number: int, table: Any, general: Mapping[str, Any]) -> Described:
+    where = f"{path}, {DATASET} {number}"
+    own = (
+        {key: value for key, value in table.items() if key != "subsets"} if isinstance(table, dict) else table
+    )
+    values = read_table(own, DATASET, where)
+    subsets = [
+        read_table(subset, SUBSET, f"{where}, {SUBSET} {position}")
+        for position, subset in enumerate(_tables(table.get("subsets"), where, SUBSET), 1)
+    ]
+    return Described(where, general, values, tuple(subsets))
+
+
+def _tables(value: Any, where: str, kind: str) -> list[Any]:
+    if not isinstance(value or [], list):
+        raise UserError(f"{where}: {kind} is {value!r}; write it with double brackets, as a list of tables")
+    return value or []
+
+
+def _from_options(run: Run) -> Described:
+    config = run[DatasetConfig]
+    if config.in_json:
+        if config.conditioning_data_dir:
+            raise UserError("--in_json excludes --conditioning_data_dir: its pictures have no partners")
+        subset = {"metadata_file": Path(config.in_json)}
+        if config.train_data_dir:
+            subset["image_dir"] = Path(config.train_data_dir)
+        return Described("--in_json", {}, {}, (subset,))
+    if not config.train_data_dir:
+        raise UserError("no training data is given; use --dataset_config or --train_data_dir")
+    if config.conditioning_data_dir and has_pictures(config.train_data_dir):
+        subset = {"image_dir": Path(config.train_data_dir)}
+        return Described("--train_data_dir", {}, {}, (_paired(subset, config.conditioning_data_dir),))
+    return Described("--train_data_dir", {}, {}, tuple(_from_folders(config, run[FileConfig].strict)))
+
+
+def _from_folders(config: DatasetConfig, strict: bool) -> list[dict[str, Any]]:
+    assert config.train_data_dir is not None
+    subsets = subset_folders("train_data_dir", config.train_data_dir, strict=strict)
+    if config.conditioning_data_dir:
+        subsets = [_paired(subset, config.conditioning_data_dir) for subset in subsets]
+    if config.reg_data_dir:
+        reg = subset_folders("reg_data_dir", config.reg_data_dir, strict=strict)
+        subsets += [{**subset, "is_reg": True} for subset in reg]
+    return subsets
+
+
+def _paired(subset: dict[str, Any], partners: str) -> dict[str, Any]:
+    """Give a subset the folder of its control pictures: the sub-folder of the same name if there is one."""
+    own = os.path.join(partners, subset["image_dir"].name)
+    return {**subset, "conditioning_data_dir": Path(own if os.path.isdir(own) else partners)}

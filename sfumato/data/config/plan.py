@@ -1,0 +1,84 @@
+"""What a person asked for: data sets of folders, every setting resolved."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sfumato.data.captions.captions import CaptionSettings
+from sfumato.data.images.buckets import Buckets
+
+
+@dataclass(frozen=True)
+class SubsetPlan:
+    """Pictures that share their settings.
+
+    Attributes:
+        image_dir: their folder; may be None where `metadata_file` names them by path.
+        num_repeats: how often each picture is seen in an epoch.
+        class_tokens: the caption of pictures that have none of their own.
+        is_reg: pictures that keep the model's idea of the class (prior preservation).
+        caption_extension: what a caption's file name ends in instead of the picture's suffix.
+        flip_aug: mirror each picture with probability 1/2.
+        cache_info: leave captions and sizes in a file for sd-scripts.
+        metadata_file: captions of the pictures in one file, instead of a file each.
+        conditioning_data_dir: folder of control pictures or loss masks, named like the pictures.
+        custom_attributes: what the user notes about the subset; handed on with each batch.
+        resize_interpolation: filter for resizing; None is area for shrinking, Lanczos for enlarging.
+    """
+
+    image_dir: Path | None
+    num_repeats: int = 1
+    class_tokens: str | None = None
+    is_reg: bool = False
+    caption_extension: str = ".caption"
+    captions: CaptionSettings = field(default_factory=CaptionSettings)
+    flip_aug: bool = False
+    color_aug: bool = False
+    random_crop: bool = False
+    face_crop_aug_range: tuple[float, float] | None = None
+    alpha_mask: bool = False
+    cache_info: bool = False
+    metadata_file: Path | None = None
+    conditioning_data_dir: Path | None = None
+    custom_attributes: Mapping[str, Any] = field(default_factory=dict)
+    resize_interpolation: str | None = None
+
+    @property
+    def source(self) -> Path:
+        """Where captions and pictures come from: the metadata file, or the folder."""
+        source = self.metadata_file or self.image_dir
+        assert source is not None
+        return source
+
+    @property
+    def name(self) -> str:
+        """The source's own name, as statistics and metadata know it."""
+        return self.source.name
+
+
+@dataclass(frozen=True)
+class DatasetPlan:
+    """Subsets that are trained at the same resolution and batch size.
+
+    Attributes:
+        batch_size: pictures in a batch, per process.
+        network_multiplier: strength of the adapter while these pictures are trained.
+        prior_loss_weight: weight of the loss of regularisation pictures.
+        validation_split: share of each subset's pictures that is held back from training.
+        validation_seed: chooses them.
+        size_multiple: what sides of trained pictures must be multiples of.
+        takes_latents: pictures of metadata files may be there as latents alone; see `latents_alone.py`.
+    """
+
+    subsets: tuple[SubsetPlan, ...]
+    buckets: Buckets
+    batch_size: int = 1
+    network_multiplier: float = 1.0
+    prior_loss_weight: float = 1.0
+    validation_split: float = 0.0
+    validation_seed: int = 0
+    size_multiple: int = 8
+    takes_latents: bool = False

@@ -1,0 +1,4 @@
+"""Image files: their sizes, their pixels, buckets, crops, masks.
+
+May import nothing else in `data/`.
+"""

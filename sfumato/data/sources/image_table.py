@@ -1,0 +1,174 @@
+"""The pictures of a data set in columns.
+
+An object for each picture would take several times the memory, and once more in every worker: looking at an
+object writes its reference count, so that a forked process gets its own copy of the page.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate, islice, pairwise, repeat
+from typing import NamedTuple, overload
+
+from sfumato.data.images.buckets import Size
+
+State = tuple[int, int]
+"""What tells one file from another: its size in bytes, the time of its last change in ns."""
+
+_ROWS = 1000
+"""Pictures that become columns together: lists of them are fast to make, and of so few take little memory."""
+
+
+class Picture(NamedTuple):
+    """One picture of a data set.
+
+    Attributes:
+        path: a string: with a hundred thousand pictures, Path objects would cost more than all the rest.
+        size: upright (width, height).
+        caption: one line, or several where wildcards are enabled.
+        subset: index of its subset in the data set's plan.
+        num_repeats: how often it is seen in an epoch; for regularisation pictures after balancing.
+        state: of its file, from before its header was read.
+        conditioning: path of its control picture or loss mask, where its subset has a folder of them.
+        train_size: (width, height) of its bucket, where that is given for each picture.
+    """
+
+    path: str
+    size: Size
+    caption: str
+    subset: int
+    num_repeats: int
+    state: State
+    conditioning: str | None = None
+    train_size: Size | None = None
+
+
+@dataclass
+class Texts(Sequence[str]):
+    """Strings, one after the other in one block of bytes."""
+
+    data: bytearray = field(default_factory=bytearray)
+    ends: array[int] = field(default_factory=lambda: array("q", [0]))
+
+    def extend(self, texts: Iterable[str]) -> None:
+        """Add strings; file names that are not valid text are strings too."""
+        encoded = [text.encode("utf-8", "surrogatepass") for text in texts]
+        self.ends.extend(islice(accumulate(map(len, encoded), initial=len(self.data)), 1, None))
+        self.data += b"".join(encoded)
+
+    def __iter__(self) -> Iterator[str]:
+        return (self.data[start:end].decode("utf-8", "surrogatepass") for start, end in pairwise(self.ends))
+
+    def __len__(self) -> int:
+        return len(self.ends) - 1
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        at = index if index >= 0 else index + len(self)
+        if at < 0:
+            raise IndexError(index)
+        return self.data[self.ends[at] : self.ends[at + 1]].decode("utf-8", "surrogatepass")
+
+
+def _numbers() -> array[int]:
+    return array("i")
+
+
+def _large_numbers() -> array[int]:
+    return array("q")
+
+
+@dataclass
+class PictureTable(Sequence[Picture]):
+    """Pictures by index; a `Picture` is made when it is asked for.
+
+    Attributes:
+        paths, captions, conditionings, widths, heights, subsets, repeats: what each picture has of these;
+            no conditioning is "".
+        num_bytes, times_ns: the state of each picture's file.
+        train_widths, train_heights: empty unless a size to train at is given for every picture.
+    """
+
+    paths: Texts = field(default_factory=Texts)
+    captions: Texts = field(default_factory=Texts)
+    conditionings: Texts = field(default_factory=Texts)
+    widths: array[int] = field(default_factory=_numbers)
+    heights: array[int] = field(default_factory=_numbers)
+    train_widths: array[int] = field(default_factory=_numbers)
+    train_heights: array[int] = field(default_factory=_numbers)
+    subsets: array[int] = field(default_factory=_numbers)
+    repeats: array[int] = field(default_factory=_numbers)
+    num_bytes: array[int] = field(default_factory=_large_numbers)
+    times_ns: array[int] = field(default_factory=_large_numbers)
+
+    def extend(self, pictures: Iterable[Picture]) -> None:
+        """Add pictures at the end."""
+        rows = iter(pictures)
+        while some := list(islice(rows, _ROWS)):
+            self._take_train_sizes([picture.train_size for picture in some])
+            self.paths.extend([picture.path for picture in some])
+            self.captions.extend([picture.caption for picture in some])
+            self.conditionings.extend([picture.conditioning or "" for picture in some])
+            self.widths.extend([picture.size[0] for picture in some])
+            self.heights.extend([picture.size[1] for picture in some])
+            self.subsets.extend([picture.subset for picture in some])
+            self.repeats.extend([picture.num_repeats for picture in some])
+            self.num_bytes.extend([picture.state[0] for picture in some])
+            self.times_ns.extend([picture.state[1] for picture in some])
+
+    @property
+    def sizes(self) -> Iterator[Size]:
+        """Yield the upright (width, height) of each picture."""
+        return zip(self.widths, self.heights, strict=True)
+
+    @property
+    def train_sizes(self) -> Iterator[Size | None]:
+        """Yield the (width, height) that each picture is to be trained at, or None for ever."""
+        given = zip(self.train_widths, self.train_heights, strict=True)
+        return given if self.has_train_sizes else repeat(None)
+
+    def train_size(self, index: int) -> Size | None:
+        """Return the (width, height) that a picture is to be trained at, if that is given."""
+        return (self.train_widths[index], self.train_heights[index]) if self.has_train_sizes else None
+
+    @property
+    def has_train_sizes(self) -> bool:
+        """Whether it is given for the pictures what size each is trained at."""
+        return bool(self.train_widths)
+
+    def _take_train_sizes(self, sizes: Sequence[Size | None]) -> None:
+        """Add the sizes of new pictures, or forget all sizes if one is missing."""
+        given = [size for size in sizes if size is not None]
+        if len(given) == len(sizes) and len(self.train_widths) == len(self):
+            self.train_widths.extend([width for width, _ in given])
+            self.train_heights.extend([height for _, height in given])
+        else:
+            del self.train_widths[:], self.train_heights[:]
+
+    def __len__(self) -> int:
+        return len(self.repeats)
+
+    @overload
+    def __getitem__(self, index: int) -> Picture: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Picture]: ...
+    def __getitem__(self, index: int | slice) -> Picture | list[Picture]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        return Picture(
+            path=self.paths[index],
+            size=(self.widths[index], self.heights[index]),
+            caption=self.captions[index],
+            subset=self.subsets[index],
+            num_repeats=self.repeats[index],
+            state=(self.num_bytes[index], self.times_ns[index]),
+            conditioning=self.conditionings[index] or None,
+            train_size=self.train_size(index),
+        )

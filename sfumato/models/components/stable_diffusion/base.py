@@ -1,0 +1,197 @@
+"""What Stable Diffusion 1, 2 and XL share: a UNet, CLIP text encoders and an autoencoder, published as one.
+
+A family of this kind declares its layout, tokenizers and identity, and says how its encoders are listened to
+and what its UNet is told.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from sfumato.diffusion.schedules import ddpm_sigmas, leading_timesteps, sigma_at
+from sfumato.errors import UserError
+from sfumato.models.components import autoencoder, text_encoders
+from sfumato.models.components.caption_lengths import TokenizerReader
+from sfumato.models.components.stable_diffusion import checkpoint_writer, clip
+from sfumato.models.components.stable_diffusion.checkpoint import Checkpoint, Layout
+from sfumato.models.components.stable_diffusion.predicted import Predicted, as_settings
+from sfumato.models.components.tokenizers import Tokenizer
+from sfumato.models.components.unet import unet
+from sfumato.models.interface.family import DENOISER
+from sfumato.models.interface.identity import ModelIdentity, SamplingDefaults
+from sfumato.models.interface.latents import LatentSpace
+from sfumato.models.interface.published import Published
+from sfumato.models.interface.rewriting import Rewriting
+
+logger = logging.getLogger(__name__)
+
+_NOISE = Predicted()
+
+
+class StableDiffusion:
+    """A model of this kind bound to its files.
+
+    Args:
+        path: a single file, or a folder in diffusers' layout.
+        vae: file or folder of an autoencoder that replaces the checkpoint's own.
+        tokenizers: folder in which tokenizers are kept.
+        predicted: what the UNet predicts.
+        max_token_length: tokens of captions, 75, 150 or 225; None is 75.
+        has_emphasis: read brackets in captions as emphasis.
+        use_mmap: map files into memory instead of reading them plainly.
+
+    Attributes:
+        layout: how checkpoints look.
+        tokenizer_sources: of each text encoder, by its name and in order.
+        identity: what the model is, but for what its UNet predicts.
+        zero_terminal: whether its files say that its noise schedule ends in pure noise.
+    """
+
+    layout: Layout
+    tokenizer_sources: Mapping[str, clip.TokenizerSource]
+    identity: ModelIdentity
+    sampling = SamplingDefaults(steps=30, cfg_scale=7.5, preview_steps=30)
+
+    def __init__(
+        self,
+        path: Path | None,
+        vae: Path | None = None,
+        tokenizers: Path | None = None,
+        *,
+        predicted: Predicted = _NOISE,
+        max_token_length: int | None = None,
+        has_emphasis: bool = False,
+        use_mmap: bool = True,
+    ) -> None:
+        self.checkpoint = Checkpoint(self.layout, path, vae, use_mmap=use_mmap)
+        self.predicted = predicted
+        self.prediction, self.zero_terminal = predicted.kind, predicted.zero_terminal
+        word = None if predicted.strangeness else "v" if predicted.is_velocity else "epsilon"
+        self.identity = replace(self.identity, prediction_type=word)
+        shape = self.checkpoint.autoencoder_shape()
+        channels, downscale = (shape.channels, shape.downscale) if shape else (4, 8)
+        self.latents = LatentSpace(channels, downscale, self.layout.scale)
+        self._windows = clip.num_windows(max_token_length)
+        self._has_emphasis = has_emphasis
+        self._tokenizer_cache = tokenizers
+        self._loaded: dict[str, Tokenizer] = {}
+
+    def check(self, parts: Sequence[str]) -> None:
+        """Read the headers behind `parts`; raise UserError if a file is missing, broken or another model."""
+        self.checkpoint.check(parts)
+        if DENOISER in parts:
+            self._check_prediction()
+        for part in set(parts) & set(self.tokenizer_sources):
+            self._tokenizer(part)
+
+    def source(self, part: str) -> Path | None:
+        """Return the file or folder that `part` is loaded from, or None where there is none."""
+        return self.checkpoint.source(part)
+
+    def load(self, part: str, dtype: torch.dtype, device: torch.device) -> nn.Module:
+        """Load one part, frozen and in eval mode."""
+        return self.checkpoint.load(part, dtype, device)
+
+    def tokenize(self, captions: Sequence[str]) -> dict[str, Tensor]:
+        """Return each encoder's token ids (B, windows, 77) int64 and, with emphasis, their weights."""
+        return self._read(captions, self._has_emphasis)
+
+    def tokenize_prompts(self, prompts: Sequence[str]) -> dict[str, Tensor]:
+        """Return what `tokenize` does, with brackets read as emphasis."""
+        return self._read(prompts, is_weighted=True)
+
+    def readers(self) -> dict[str, TokenizerReader]:
+        """Return that every encoder reads 75 tokens a window."""
+        length = self._windows * clip.WINDOW
+        return {
+            part: TokenizerReader(self._tokenizer(part), length, self._has_emphasis)
+            for part in self.tokenizer_sources
+        }
+
+    def encode_image(self, vae: nn.Module, pixels: Tensor, rng: torch.Generator | None) -> Tensor:
+        """Return scaled latents (B, C, H/8, W/8) float32 of pixels (B, 3, H, W) in [-1, 1]."""
+        return self.latents.scaled(autoencoder.encode(vae, pixels, rng))
+
+    def decode_image(self, vae: nn.Module, latents: Tensor) -> Tensor:
+        """Return pixels (B, 3, H, W) in about [-1, 1] of scaled latents (B, C, H/8, W/8)."""
+        return autoencoder.decode(vae, self.latents.raw(latents))
+
+    def sampling_sigmas(self, num_steps: int, width: int, height: int) -> Tensor:
+        """Return (num_steps + 1,) noise levels from high to 0, relative to the clean latents."""
+        levels = sigma_at(leading_timesteps(num_steps), ddpm_sigmas())
+        return torch.cat([levels, levels.new_zeros(1)])
+
+    def blocks(self, part: str, model: nn.Module) -> list[nn.Module]:
+        """Return the UNet's residual and transformer blocks, or a text encoder's layers."""
+        return unet.blocks(model) if part == DENOISER else text_encoders.layers(model)
+
+    def cache_extras(self) -> Mapping[str, Tensor]:
+        """Return nothing: text caches hold the outputs alone."""
+        return {}
+
+    def metadata(self) -> dict[str, object]:
+        """Return nothing: every option that changes what the model is told is recorded for all families."""
+        return {}
+
+    def save(
+        self, part: str, model: nn.Module, path: Path, dtype: torch.dtype, metadata: Mapping[str, str]
+    ) -> None:
+        """Write one part under its published names."""
+        checkpoint_writer.save_part(self.layout.parts[part], model, path, dtype, metadata)
+
+    def published(self, part: str) -> AbstractContextManager[Published]:
+        """Open the single file that holds all parts, or that the folder makes; see `Published`."""
+        return checkpoint_writer.published(self.checkpoint)
+
+    def rewrite_file(self, path: Path, how: Rewriting, parts: Mapping[str, nn.Module] | None = None) -> None:
+        """Write all parts as one file, safetensors or .ckpt; parts that are not given come from the base."""
+        self._require_convertible(to_folder=False)
+        checkpoint_writer.save_file(path, self.checkpoint, parts or {}, how)
+
+    def rewrite_folder(
+        self, folder: Path, how: Rewriting, parts: Mapping[str, nn.Module] | None = None
+    ) -> None:
+        """Write all parts as a folder in diffusers' layout; parts that are not given come from the base."""
+        self._require_convertible(to_folder=True)
+        sources = self.tokenizer_sources
+        tokenizers = {source.folder: partial(self._tokenizer, part) for part, source in sources.items()}
+        settings = as_settings(self.predicted)
+        checkpoint_writer.save_folder(folder, self.checkpoint, parts or {}, how, tokenizers, settings)
+
+    def _check_prediction(self) -> None:
+        """Raise UserError if the model predicts what is not known here, or not what the user says."""
+        if reason := self.predicted.contradiction or self.predicted.strangeness:
+            raise UserError(reason)
+        if self.predicted.remark:
+            logger.info(self.predicted.remark)
+
+    def _require_convertible(self, *, to_folder: bool) -> None:
+        """Raise UserError if the other layout cannot say what the model predicts."""
+        if self.predicted.strangeness and to_folder != self.checkpoint.is_folder:
+            raise UserError(
+                f"{self.checkpoint.path} predicts neither noise nor velocity as they are known here, which "
+                "the other layout could not say; keep the layout"
+            )
+
+    def _read(self, captions: Sequence[str], is_weighted: bool) -> dict[str, Tensor]:
+        tokens: dict[str, Tensor] = {}
+        for part in self.tokenizer_sources:
+            words = clip.read(self._tokenizer(part), captions, self._windows, is_weighted=is_weighted)
+            tokens |= clip.named(words, part)
+        return tokens
+
+    def _tokenizer(self, part: str) -> Tokenizer:
+        if part not in self._loaded:
+            source, cache_dir = self.tokenizer_sources[part], self._tokenizer_cache
+            self._loaded[part] = clip.load_tokenizer(
+                source, checkpoint=self.checkpoint.path, cache_dir=cache_dir
+            )
+        return self._loaded[part]

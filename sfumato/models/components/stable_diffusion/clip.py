@@ -1,0 +1,132 @@
+"""What Stable Diffusion reads of a prompt: CLIP's states of one or more windows of 75 tokens, joined.
+
+A long prompt is cut into windows that are encoded one by one, each between a start and an end token. Joined,
+they keep the first start and the last end: 75 n + 2 positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sfumato.models.components import emphasis
+from sfumato.models.components.text_encoders import clip_body
+from sfumato.models.components.tokenizers import CLIP_L, CLIP_LENGTH, Tokenizer, load_clip
+from sfumato.models.interface.targets import AdapterTarget
+
+WINDOW = CLIP_LENGTH - 2
+"""Tokens of a prompt in one window."""
+
+
+@dataclass(frozen=True)
+class Words:
+    """A batch of prompts as one encoder takes it.
+
+    Attributes:
+        ids: (B, windows, 77) int64.
+        weights: (B, windows, 77) float32, how much each position counts; None is 1.
+    """
+
+    ids: Tensor
+    weights: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class TokenizerSource:
+    """Where the tokenizer of one text encoder is found.
+
+    Attributes:
+        folder: where a folder in diffusers' layout keeps it.
+        names: the hub's ids of tokenizers with CLIP-L's vocabulary; its own is tried last.
+        pad_token: as `tokenizers.load_clip` has it.
+    """
+
+    folder: str
+    names: tuple[str, ...] = ()
+    pad_token: str | None = None
+
+
+def num_windows(max_token_length: int | None) -> int:
+    """Return how many windows `--max_token_length` (75, 150, 225 or not given) asks for."""
+    return max(1, (max_token_length or WINDOW) // WINDOW)
+
+
+def read(tokenizer: Tokenizer, captions: Sequence[str], windows: int, *, is_weighted: bool) -> Words:
+    """Return captions as tokens; with `is_weighted`, brackets in them are emphasis instead of text."""
+    if not is_weighted:
+        return Words(tokenizer.windows(captions, windows))
+    ids, weights = tokenizer.weighted_windows([emphasis.parse(caption) for caption in captions], windows)
+    return Words(ids, weights)
+
+
+def encode(encoder: nn.Module, words: Words, *, layer: int = 1, has_norm: bool = True) -> tuple[Tensor, Any]:
+    """Run a CLIP text encoder.
+
+    Args:
+        layer: whose state is taken, counted from the last, which is 1.
+        has_norm: whether the encoder's last norm is applied to it.
+
+    Returns:
+        (B, 75 n + 2, C), and the encoder's whole output for the (B * n, 77) windows.
+    """
+    device = next(encoder.parameters()).device
+    out = encoder(input_ids=words.ids.to(device).flatten(0, 1), output_hidden_states=True)
+    states = out.hidden_states[-layer]
+    if has_norm:
+        states = clip_body(encoder).final_layer_norm(states)
+    states = states.unflatten(0, words.ids.shape[:2])
+    if words.weights is not None:
+        states = _weighed(states, words.weights.to(device))
+    return _joined(states), out
+
+
+def named(words: Words, part: str) -> dict[str, Tensor]:
+    """Return tokens as `Family.tokenize` hands them out."""
+    weights = {} if words.weights is None else {f"{part}_weights": words.weights}
+    return {part: words.ids, **weights}
+
+
+def load_tokenizer(source: TokenizerSource, *, checkpoint: Path | None, cache_dir: Path | None) -> Tokenizer:
+    """Load the tokenizer that a checkpoint brings along, or else the first that lies ready.
+
+    Args:
+        checkpoint: the file or folder of the base; a folder `tokenizers` beside a file is looked into.
+        cache_dir: as `tokenizers.load_clip` has it.
+    """
+    folder, pad_token = source.folder, source.pad_token
+    if checkpoint is not None and (checkpoint / folder).is_dir():
+        return load_clip(folder, bundled_dir=checkpoint, pad_token=pad_token)
+    beside = checkpoint.parent / "tokenizers" if checkpoint else None
+    for name in source.names:
+        if any((place / name.replace("/", "_")).is_dir() for place in (beside, cache_dir) if place):
+            return load_clip(name, cache_dir=cache_dir, bundled_dir=beside, pad_token=pad_token)
+    return load_clip(CLIP_L, cache_dir=cache_dir, bundled_dir=beside, pad_token=pad_token)
+
+
+def targets(encoder: nn.Module, part: str, owner: str) -> Iterator[AdapterTarget]:
+    """Yield the attention and feed-forward layers of a CLIP text encoder.
+
+    Args:
+        owner: what files put before the layer's path: `te`, `te1` ...
+    """
+    for index, layer in enumerate(clip_body(encoder).encoder.layers):
+        for path, module in layer.named_modules():
+            if isinstance(module, nn.Linear):
+                name = f"{owner}_text_model.encoder.layers.{index}.{path}".replace(".", "_")
+                yield AdapterTarget(name, module, part, path.partition(".")[0], ("layer", index))
+
+
+def _weighed(states: Tensor, weights: Tensor) -> Tensor:
+    """Multiply states (B, n, 77, C) by weights (B, n, 77); start and end tokens weigh 1."""
+    return states * weights.to(states.dtype)[..., None]
+
+
+def _joined(states: Tensor) -> Tensor:
+    """Return (B, 75 n + 2, C) of (B, n, 77, C): the first start, all tokens, the last end."""
+    inner = states[:, :, 1:-1].flatten(1, 2)
+    return torch.cat([states[:, 0, :1], inner, states[:, -1, -1:]], dim=1)

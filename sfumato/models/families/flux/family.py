@@ -1,0 +1,253 @@
+"""FLUX.1, dev and schnell: one rectified-flow transformer, CLIP-L, T5-XXL and an autoencoder.
+
+The two variants differ in their tensors alone: dev was distilled to take a guidance scale, and samples with
+noise levels shifted by picture size; schnell does neither.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from sfumato.checkpoints.pickles import SUFFIXES as PICKLE_SUFFIXES
+from sfumato.checkpoints.pickles import write_pickle
+from sfumato.checkpoints.tensors import write_tensors
+from sfumato.config.run.model.model import ModelConfig
+from sfumato.config.run.run import Run
+from sfumato.diffusion.schedules import flow_sigmas, shift_exponent
+from sfumato.models.components import autoencoder, text_encoders
+from sfumato.models.components.caption_lengths import TokenizerReader
+from sfumato.models.components.tokenizers import CLIP_LENGTH
+from sfumato.models.families.flux import targets, text
+from sfumato.models.families.flux.files import CLIP_L, PARTS, T5XXL, FluxFiles
+from sfumato.models.families.flux.network import Flux
+from sfumato.models.families.flux.options import FluxGenerationOptions, FluxMergeOptions, FluxOptions
+from sfumato.models.families.flux.packing import PATCH, pack, picture_ids, unpack
+from sfumato.models.families.flux.transformer import save_transformer
+from sfumato.models.interface.conditioning import Conditioning
+from sfumato.models.interface.family import DENOISER, VAE, Prediction
+from sfumato.models.interface.identity import ModelIdentity, SamplingDefaults
+from sfumato.models.interface.latents import CacheFormat, LatentSpace
+from sfumato.models.interface.published import Published
+from sfumato.models.interface.rewriting import Rewriting
+from sfumato.models.interface.targets import AdapterTarget
+from sfumato.nn.precision import compute_dtype
+
+_SCALE, _SHIFT = 0.3611, 0.1159
+_T5_LENGTHS = {"dev": 512, "schnell": 256}
+
+
+def create(run: Run) -> FluxFamily:
+    """Return the family that the run's options describe."""
+    model, options = run[ModelConfig], run[FluxOptions]
+    checkpoint, label = model.pretrained_model_name_or_path, PARTS[DENOISER].option
+    if FluxGenerationOptions in run:
+        options = run[FluxGenerationOptions]
+        checkpoint, label = options.ckpt_path, "ckpt_path"
+    if FluxMergeOptions in run:
+        options = replace(options, clip_l=run[FluxMergeOptions].clip_l, t5xxl=run[FluxMergeOptions].t5xxl)
+        checkpoint, label = run[FluxMergeOptions].flux_model, "flux_model"
+    return FluxFamily(
+        _path(checkpoint),
+        _path(options.clip_l),
+        _path(options.t5xxl),
+        _path(options.ae),
+        _path(model.tokenizer_cache_dir),
+        t5_max_length=run[FluxOptions].t5xxl_max_token_length,
+        apply_t5_mask=options.apply_t5_attn_mask,
+        use_mmap=not model.disable_mmap_load_safetensors,
+        denoiser_option=label,
+    )
+
+
+class FluxFamily:
+    """FLUX.1 bound to its files.
+
+    Args:
+        transformer: the denoiser's file; or a folder in diffusers' layout, where other files are found too.
+        clip_l, t5xxl, ae: files or folders of the other parts.
+        tokenizers: folder in which tokenizers are kept; None leaves those beside the denoiser and the hub's.
+        t5_max_length: length of captions in tokens; None takes 512 for dev and 256 for schnell.
+        apply_t5_mask: hide the padding behind captions from T5 and from the denoiser.
+        use_mmap: map files into memory instead of reading them plainly.
+        denoiser_option: the command-line option that named `transformer`, for messages.
+    """
+
+    prediction = Prediction.FLOW
+    text_outputs: Mapping[str, tuple[str, ...]] = {CLIP_L: ("l_pooled",), T5XXL: ("t5_out", "t5_attn_mask")}
+    caches = CacheFormat("_flux.npz", "_flux_te.npz")
+
+    def __init__(
+        self,
+        transformer: Path | None,
+        clip_l: Path | None = None,
+        t5xxl: Path | None = None,
+        ae: Path | None = None,
+        tokenizers: Path | None = None,
+        *,
+        t5_max_length: int | None = None,
+        apply_t5_mask: bool = False,
+        use_mmap: bool = True,
+        denoiser_option: str = PARTS[DENOISER].option,
+    ) -> None:
+        given = {DENOISER: transformer, CLIP_L: clip_l, T5XXL: t5xxl, VAE: ae}
+        self._files = FluxFiles(given, use_mmap=use_mmap, denoiser_option=denoiser_option)
+        self._tokenizer_folders = (tokenizers, _bundled_tokenizers(transformer))
+        self._tokenizers: Any = None
+        self.apply_t5_mask = apply_t5_mask
+        self.variant = "dev" if self._files.takes_guidance() else "schnell"
+        self.t5_max_length = t5_max_length or _T5_LENGTHS[self.variant]
+        shape = self._files.autoencoder_shape()
+        channels, downscale = (shape.channels, shape.downscale) if shape else (16, 8)
+        self.latents = LatentSpace(channels, downscale, _SCALE, _SHIFT, PATCH)
+        self.identity = ModelIdentity(
+            base_version="flux1",
+            architecture=f"flux-1-{self.variant}",
+            implementation="https://github.com/black-forest-labs/flux",
+            resolution=(1024, 1024),
+        )
+        self.sampling = SamplingDefaults(steps=50 if self.variant == "dev" else 4, scale="guidance")
+
+    def check(self, parts: Sequence[str]) -> None:
+        """Read the headers behind `parts`; raise UserError if one is missing, broken or another model."""
+        self._files.check(parts)
+        if set(parts) & set(self.text_outputs):
+            self._load_tokenizers()
+
+    def source(self, part: str) -> Path | None:
+        """Return the file or folder that `part` is loaded from, or None where there is none."""
+        return self._files.source(part)
+
+    def load(self, part: str, dtype: torch.dtype, device: torch.device) -> nn.Module:
+        """Load one part, frozen and in eval mode."""
+        return self._files.load(part, dtype, device)
+
+    def tokenize(self, captions: Sequence[str]) -> dict[str, Tensor]:
+        """Return each text encoder's token ids, (B, L) int64, by its name; masks as `<name>_mask`."""
+        return text.tokenize(self._load_tokenizers(), captions, self.t5_max_length)
+
+    def readers(self) -> dict[str, TokenizerReader]:
+        """Return that CLIP-L reads one window, and T5 as many tokens as it is set to, less an end."""
+        tokenizers = self._load_tokenizers()
+        return {
+            CLIP_L: TokenizerReader(tokenizers.clip_l, CLIP_LENGTH - 2),
+            T5XXL: TokenizerReader(tokenizers.t5xxl, self.t5_max_length - 1),
+        }
+
+    def encode_text(
+        self, encoders: Mapping[str, nn.Module], tokens: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """Return `l_pooled` (B, 768); `t5_out` (B, T, 4096) and `t5_attn_mask` (B, T): what is given runs."""
+        return text.encode(encoders, tokens, self.apply_t5_mask)
+
+    def encode_image(self, vae: nn.Module, pixels: Tensor, rng: torch.Generator | None) -> Tensor:
+        """Return scaled latents (B, C, H/8, W/8) float32 of pixels (B, 3, H, W) in [-1, 1]."""
+        return self.latents.scaled(autoencoder.encode(vae, pixels, rng, is_clamped=False))
+
+    def decode_image(self, vae: nn.Module, latents: Tensor) -> Tensor:
+        """Return pixels (B, 3, H, W) in about [-1, 1] of scaled latents (B, C, H/8, W/8)."""
+        return autoencoder.decode(vae, self.latents.raw(latents))
+
+    def predict(
+        self, denoiser: nn.Module, noisy: Tensor, timesteps: Tensor, conditioning: Conditioning
+    ) -> Tensor:
+        """Return the velocity, shaped like `noisy` (B, C, H/8, W/8); timesteps (B,) in [0, 1000]."""
+        dtype = compute_dtype(denoiser, noisy.device)
+        words = conditioning.text
+        t5_out, (batch, _, height, width) = words["t5_out"], noisy.shape
+        tokens = denoiser(
+            img=pack(noisy).to(dtype),
+            img_ids=picture_ids(batch, height, width, noisy.device),
+            txt=t5_out.to(dtype),
+            txt_ids=torch.zeros(*t5_out.shape[:2], 3, device=noisy.device),
+            timesteps=timesteps / 1000,
+            y=words["l_pooled"].to(dtype),
+            guidance=conditioning.guidance,
+            txt_attention_mask=words["t5_attn_mask"] if self.apply_t5_mask else None,
+        )
+        return unpack(tokens, height, width).to(noisy.dtype)
+
+    def sampling_sigmas(self, num_steps: int, width: int, height: int) -> Tensor:
+        """Return (num_steps + 1,) noise levels from 1 to 0; for dev, the higher the larger the picture is."""
+        unit = self.latents.downscale * self.latents.patch
+        num_tokens = (width // unit) * (height // unit)
+        return flow_sigmas(num_steps, shift_exponent(num_tokens) if self.variant == "dev" else None)
+
+    def blocks(self, part: str, model: nn.Module) -> list[nn.Module]:
+        """Return the double blocks, then the single blocks; of a text encoder, its layers."""
+        if part == DENOISER:
+            return [*cast(Flux, model).double_blocks, *cast(Flux, model).single_blocks]
+        return text_encoders.layers(model)
+
+    def cache_extras(self) -> Mapping[str, Tensor]:
+        """Return the positions of T5's tokens, (T, 3) zeros, and whether T5 saw its mask."""
+        return {
+            "txt_ids": torch.zeros(self.t5_max_length, 3),
+            "apply_t5_attn_mask": torch.tensor(self.apply_t5_mask),
+        }
+
+    def metadata(self) -> dict[str, object]:
+        """Return the option that changes what the model is told."""
+        return {"ss_apply_t5_attn_mask": self.apply_t5_mask}
+
+    def adapter_targets(self, part: str, model: nn.Module) -> Iterator[AdapterTarget]:
+        """Yield the layers of `model` that adapters know, in the order in which files list them."""
+        if part == DENOISER:
+            return targets.denoiser_targets(cast(Flux, model))
+        if part == CLIP_L:
+            return targets.clip_targets(model, part)
+        return targets.t5_targets(model, part) if part == T5XXL else iter(())
+
+    def published(self, part: str) -> AbstractContextManager[Published]:
+        """Open a part's file, which holds nothing but that part; see `Published`."""
+        return self._files.published(part)
+
+    def save(
+        self, part: str, model: nn.Module, path: Path, dtype: torch.dtype, metadata: Mapping[str, str]
+    ) -> None:
+        """Write one part under its published names."""
+        if part == CLIP_L:
+            text_encoders.save_clip(model, path, dtype, metadata)
+        elif part == T5XXL:
+            text_encoders.save_t5(model, path, dtype, metadata)
+        elif part == VAE:
+            autoencoder.save(cast(Any, model), path, dtype, metadata)
+        elif path.suffix.lower() in PICKLE_SUFFIXES:
+            write_pickle(path, model.state_dict() | self._files.foreign(), dtype=dtype)
+        else:
+            write_tensors(path, model.state_dict() | self._files.foreign(), metadata, dtype)
+
+    def save_for_diffusers(self, part: str, model: nn.Module, folder: Path, dtype: torch.dtype) -> None:
+        """Write the denoiser as diffusers' FluxTransformer2DModel, in the folder `transformer`."""
+        if part != DENOISER:
+            raise ValueError(f"{part} has no folder of its own making; save it as a file")
+        save_transformer(cast(Flux, model), folder / PARTS[part].folder, dtype)
+
+    def rewrite_file(self, path: Path, how: Rewriting) -> None:
+        """Write the denoiser's file again, under its published names."""
+        self._files.rewrite_file(path, how)
+
+    def rewrite_folder(self, folder: Path, how: Rewriting) -> None:
+        """Write the denoiser's part of a folder in diffusers' layout, always as safetensors."""
+        self._files.rewrite_folder(folder, how)
+
+    def _load_tokenizers(self) -> Any:
+        if self._tokenizers is None:
+            self._tokenizers = text.load_tokenizers(*self._tokenizer_folders)
+        return self._tokenizers
+
+
+def _path(text_or_none: str | None) -> Path | None:
+    return Path(text_or_none) if text_or_none else None
+
+
+def _bundled_tokenizers(transformer: Path | None) -> Path | None:
+    """Return the tokenizers that lie beside the denoiser, as small models for trying things out have them."""
+    folder = transformer.parent / "tokenizers" if transformer else None
+    return folder if folder and folder.is_dir() else None

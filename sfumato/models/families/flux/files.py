@@ -1,0 +1,211 @@
+"""The files of one FLUX.1 model, each of which holds one part: found, checked, loaded and written again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import torch
+from torch import nn
+
+from sfumato.checkpoints.lazy import LazyTensor
+from sfumato.checkpoints.tensors import SUFFIXES, open_tensors, write_tensors
+from sfumato.errors import UserError
+from sfumato.models.components import autoencoder, text_encoders
+from sfumato.models.components.loading import shapes_of
+from sfumato.models.components.recognise import describe, recognise, weight_names
+from sfumato.models.components.stable_diffusion.checkpoint_writer import copied
+from sfumato.models.components.tensor_views import Shapes
+from sfumato.models.families.flux.network import Flux
+from sfumato.models.families.flux.packing import PATCH
+from sfumato.models.families.flux.transformer import (
+    flux_shape,
+    load_transformer,
+    open_published,
+    save_transformer,
+)
+from sfumato.models.interface.family import DENOISER, VAE
+from sfumato.models.interface.published import Place, Published
+from sfumato.models.interface.rewriting import Rewriting
+
+CLIP_L = "clip_l"
+T5XXL = "t5xxl"
+
+
+@dataclass(frozen=True)
+class _Part:
+    """What is expected of one part's file: words for messages, kinds as `recognise` names them."""
+
+    option: str
+    what: str
+    kinds: frozenset[str]
+    folder: str
+    """Where a folder in diffusers' layout keeps it."""
+
+
+PARTS = {
+    DENOISER: _Part(
+        "pretrained_model_name_or_path",
+        "a FLUX.1 transformer",
+        frozenset({"flux", "flux diffusers"}),
+        "transformer",
+    ),
+    CLIP_L: _Part(CLIP_L, "a CLIP-L text encoder", frozenset({"clip l", "clip"}), "text_encoder"),
+    T5XXL: _Part(T5XXL, "a T5-XXL text encoder", frozenset({"t5"}), "text_encoder_2"),
+    VAE: _Part("ae", "the autoencoder of FLUX.1", frozenset({"vae", "vae diffusers"}), "vae"),
+}
+
+
+class FluxFiles:
+    """The files of one model.
+
+    Args:
+        given: file or folder of each part, where one is given. The denoiser's may be a folder in diffusers'
+            layout, where other parts are found too.
+        use_mmap: map files into memory instead of reading them plainly.
+        denoiser_option: the command-line option that named the denoiser, for messages.
+    """
+
+    def __init__(self, given: Mapping[str, Path | None], *, use_mmap: bool, denoiser_option: str) -> None:
+        transformer = given[DENOISER]
+        self._sources = {part: _located(part, path, transformer) for part, path in given.items()}
+        self._options = {part: spec.option for part, spec in PARTS.items()} | {DENOISER: denoiser_option}
+        self._use_mmap = use_mmap
+
+    def source(self, part: str) -> Path | None:
+        """Return the file or folder that a part is loaded from."""
+        return self._sources[part]
+
+    def check(self, parts: Sequence[str]) -> None:
+        """Read headers; raise UserError if a file is missing, broken or another model's."""
+        shapes = {part: self._checked_shapes(part) for part in parts}
+        if DENOISER in shapes:
+            self._check_widths(shapes)
+
+    def load(self, part: str, dtype: torch.dtype, device: torch.device) -> nn.Module:
+        """Load one part, frozen and in eval mode."""
+        self._checked_shapes(part)
+        path, what, use_mmap = self._existing(part), PARTS[part].what, self._use_mmap
+        if part == DENOISER:
+            return load_transformer(path, dtype, device, use_mmap=use_mmap)
+        if part == CLIP_L:
+            return text_encoders.load_clip(path, dtype, device, use_mmap=use_mmap, what=what)
+        if part == T5XXL:
+            return text_encoders.load_t5(path, dtype, device, use_mmap=use_mmap, what=what)
+        return autoencoder.load(path, dtype, device, use_mmap=use_mmap, what=what)
+
+    @contextmanager
+    def published(self, part: str) -> Iterator[Published]:
+        """Open a part's file, which holds nothing but that part; see `Published`."""
+        self._checked_shapes(part)
+        path = self._existing(part)
+        if part == DENOISER:
+            with open_published(path, use_mmap=self._use_mmap) as found:
+                yield found
+            return
+        model = self.load(part, torch.bfloat16, torch.device("meta"))
+        with open_tensors(path, use_mmap=self._use_mmap) as file:
+            tensors = {name: file.lazy(name) for name in file.keys()}  # noqa: SIM118 - a reader is no mapping
+            by_bare = {text_encoders.bare(name): name for name in tensors}
+            names = {name: text_encoders.bare(name) for name in model.state_dict()}
+            places = {name: Place(by_bare[bare]) for name, bare in names.items() if bare in by_bare}
+            yield Published(tensors, {part: model}, {part: places}, file.metadata)
+
+    def rewrite_file(self, path: Path, how: Rewriting) -> None:
+        """Write the denoiser's file again, under its published names."""
+        if path.suffix.lower() not in SUFFIXES:
+            raise UserError(f"{path} is no name for a FLUX.1 transformer; end it in .safetensors")
+        if how.epoch or how.step:
+            raise UserError(
+                "--epoch and --global_step are for pickled files of Stable Diffusion; leave them out"
+            )
+        with self.published(DENOISER) as own:
+            write_tensors(path, own.tensors, how.metadata, how.dtype)
+
+    def rewrite_folder(self, folder: Path, how: Rewriting) -> None:
+        """Write the denoiser's part of a folder in diffusers' layout, always as safetensors."""
+        with self.published(DENOISER) as own:
+            model = cast(Flux, own.modules[DENOISER])
+            tensors = {name: own.tensors[place.name] for name, place in own.places[DENOISER].items()}
+            save_transformer(model, folder / PARTS[DENOISER].folder, how.dtype, tensors)
+        if how.reference is not None:
+            copied(how.reference, folder, ("scheduler", "tokenizer", "tokenizer_2"))
+
+    def foreign(self) -> dict[str, LazyTensor]:
+        """Return what the denoiser's file holds for other programs, in memory."""
+        path = self._sources[DENOISER]
+        if path is None or not path.exists():
+            return {}
+        with open_tensors(path, use_mmap=self._use_mmap) as file:
+            weights = weight_names(file.keys())
+            names = [name for name in file.keys() if name not in weights]  # noqa: SIM118 - a reader is no mapping
+            return {name: LazyTensor.foreign(file.get(name)) for name in names}
+
+    def takes_guidance(self) -> bool:
+        """Return whether the denoiser was distilled to take a guidance scale, as far as it can be read."""
+        shapes = self._shapes_or_none(DENOISER)
+        return not shapes or any("guidance" in name for name in shapes)
+
+    def autoencoder_shape(self) -> autoencoder.AutoencoderShape | None:
+        """Return the autoencoder's sizes; None if it cannot be read, which `check` reports."""
+        shapes = self._shapes_or_none(VAE) or {}
+        kind = recognise(shapes)
+        is_one = kind is not None and kind.name in PARTS[VAE].kinds
+        return autoencoder.AutoencoderShape.of(shapes) if is_one else None
+
+    def _existing(self, part: str) -> Path:
+        path = self._sources[part]
+        if path is None:
+            raise UserError(f"--{self._options[part]} is not given; it must name {PARTS[part].what}")
+        if not path.exists():
+            raise UserError(f"--{self._options[part]} is {path}, which does not exist; check the path")
+        return path
+
+    def _shapes(self, part: str) -> Shapes:
+        with open_tensors(self._existing(part), use_mmap=self._use_mmap) as file:
+            return shapes_of(file)
+
+    def _shapes_or_none(self, part: str) -> Shapes | None:
+        """Return a file's shapes; None if it cannot be read, which `check` and `load` report."""
+        try:
+            return self._shapes(part)
+        except UserError:
+            return None
+
+    def _checked_shapes(self, part: str) -> Shapes:
+        shapes, spec = self._shapes(part), PARTS[part]
+        kind = recognise(shapes)
+        if kind is None or kind.name not in spec.kinds:
+            raise UserError(
+                f"--{self._options[part]} is {self._sources[part]}: {describe(shapes)}; give {spec.what}"
+            )
+        return shapes
+
+    def _check_widths(self, shapes: Mapping[str, Shapes]) -> None:
+        """Raise UserError if the other parts do not fit the denoiser."""
+        shape, latents = flux_shape(self._existing(DENOISER), shapes[DENOISER]), self.autoencoder_shape()
+        found = {
+            CLIP_L: (_width(shapes.get(CLIP_L, {}), "final_layer_norm.weight"), shape.pooled_width),
+            T5XXL: (_width(shapes.get(T5XXL, {}), "final_layer_norm.weight"), shape.text_width),
+            VAE: (PATCH**2 * latents.channels if VAE in shapes and latents else None, shape.in_channels),
+        }
+        for part, (width, wanted) in found.items():
+            if width not in (None, wanted):
+                raise UserError(
+                    f"--{self._options[part]} is {self._sources[part]}: its output is {width} wide, but the "
+                    f"denoiser takes {wanted}; give {PARTS[part].what} that belongs to it"
+                )
+
+
+def _located(part: str, path: Path | None, transformer: Path | None) -> Path | None:
+    """Return the part's place in a folder in diffusers' layout, if that is what was given."""
+    root = path or transformer
+    inside = root / PARTS[part].folder if root else None
+    return inside if inside and inside.is_dir() else path
+
+
+def _width(shapes: Shapes, ending: str) -> int | None:
+    return next((shape[0] for name, shape in shapes.items() if name.endswith(ending)), None)

@@ -1,0 +1,114 @@
+"""SDXL: a UNet that is also told how its pictures were framed, two CLIP text encoders and an autoencoder.
+
+Both text encoders are listened to one layer before their end, without the last norm; the second also gives a
+projected summary of the text (Podell et al. 2023, arXiv:2307.01952).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from sfumato.config.run.data.captions import CaptionConfig
+from sfumato.config.run.model.model import ModelConfig
+from sfumato.config.run.run import Run
+from sfumato.models.components.hub import located
+from sfumato.models.components.stable_diffusion import clip
+from sfumato.models.components.stable_diffusion.base import StableDiffusion
+from sfumato.models.components.stable_diffusion.predicted import predicted_by
+from sfumato.models.components.unet import unet, unet_targets
+from sfumato.models.components.unet.unet_targets import Numbering
+from sfumato.models.families.sdxl.layout import SDXL, TEXT_1, TEXT_2
+from sfumato.models.interface.conditioning import Conditioning, ImageSizes
+from sfumato.models.interface.family import DENOISER
+from sfumato.models.interface.identity import ModelIdentity
+from sfumato.models.interface.latents import CacheFormat
+from sfumato.models.interface.targets import AdapterTarget
+
+_BLOCKS = {
+    "input_blocks": Numbering("down", 1),
+    "middle_block": Numbering("mid", 10),
+    "output_blocks": Numbering("up", 13),
+}
+"""How blocks are counted through, 23 in all: the embeddings come first and the output last."""
+_PENULTIMATE = 2
+
+
+def create(run: Run) -> SdxlFamily:
+    """Return the family that the run's options describe."""
+    model, captions = run[ModelConfig], run[CaptionConfig]
+    tokenizers = Path(model.tokenizer_cache_dir) if model.tokenizer_cache_dir else None
+    path = located(model.pretrained_model_name_or_path)
+    return SdxlFamily(
+        path,
+        located(model.vae),
+        tokenizers,
+        predicted=predicted_by(model, path),
+        max_token_length=captions.max_token_length,
+        has_emphasis=captions.weighted_captions,
+        use_mmap=not model.disable_mmap_load_safetensors,
+    )
+
+
+class SdxlFamily(StableDiffusion):
+    """SDXL bound to its files."""
+
+    layout = SDXL
+    tokenizer_sources: Mapping[str, clip.TokenizerSource] = {
+        TEXT_1: clip.TokenizerSource("tokenizer"),
+        TEXT_2: clip.TokenizerSource("tokenizer_2", ("laion/CLIP-ViT-bigG-14-laion2B-39B-b160k",), "!"),
+    }
+    identity = ModelIdentity(
+        base_version="sdxl_base_v1-0",
+        architecture="stable-diffusion-xl-v1-base",
+        implementation="https://github.com/Stability-AI/generative-models",
+        resolution=(1024, 1024),
+    )
+    text_outputs: Mapping[str, tuple[str, ...]] = {
+        TEXT_1: ("hidden_state1",),
+        TEXT_2: ("hidden_state2", "pool2"),
+    }
+    caches = CacheFormat("_sdxl.npz", "_te_outputs.npz", is_scaled=False, is_sized=False, older=".npz")
+
+    def encode_text(
+        self, encoders: Mapping[str, nn.Module], tokens: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """Return `hidden_state1` (B, 75 n + 2, 768); `hidden_state2` (.., 1280) and `pool2` (B, 1280).
+
+        Of a text in several windows, the summary is that of the first.
+        """
+        outputs = {}
+        for number, part in enumerate((TEXT_1, TEXT_2), start=1):
+            if part in encoders:
+                words = clip.Words(tokens[part], tokens.get(f"{part}_weights"))
+                states, out = clip.encode(encoders[part], words, layer=_PENULTIMATE, has_norm=False)
+                outputs[f"hidden_state{number}"] = states
+                if part == TEXT_2:
+                    outputs["pool2"] = out.text_embeds.unflatten(0, words.ids.shape[:2])[:, 0]
+        return outputs
+
+    def predict(
+        self, denoiser: nn.Module, noisy: Tensor, timesteps: Tensor, conditioning: Conditioning
+    ) -> Tensor:
+        """Return noise or velocity, shaped like `noisy` (B, C, H/8, W/8); timesteps (B,) in [0, 1000]."""
+        words, sizes = conditioning.text, conditioning.sizes
+        if sizes is None:
+            raise ValueError("this model must be told how its pictures are framed: Conditioning.sizes")
+        context = torch.cat([words["hidden_state1"], words["hidden_state2"].to(words["hidden_state1"])], -1)
+        told = {"text_embeds": words["pool2"], "time_ids": framing(sizes).to(noisy.device)}
+        return unet.predict(denoiser, noisy, timesteps, context, told)
+
+    def adapter_targets(self, part: str, model: nn.Module) -> Iterator[AdapterTarget]:
+        """Yield the layers of `model` that adapters know, in the order in which files list them."""
+        if part == DENOISER:
+            return unet_targets.targets(model, _BLOCKS, has_published_names=True)
+        owners = {TEXT_1: "te1", TEXT_2: "te2"}
+        return clip.targets(model, part, owners[part]) if part in owners else iter(())
+
+
+def framing(sizes: ImageSizes) -> Tensor:
+    """Return (B, 6) float32: original height and width, top and left of the crop, target height and width."""
+    return torch.cat([sizes.original, sizes.crop, sizes.target], dim=1).float()

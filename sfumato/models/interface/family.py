@@ -1,0 +1,160 @@
+"""The seam between one architecture and everything else: what a family of models must be able to do.
+
+A family is bound to the paths and options of one run and holds no weights. Its *parts* ("denoiser", "vae" and
+one name per text encoder) are loaded one at a time, when first asked for, by `Parts`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from enum import Enum
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from sfumato.models.interface.caption_lengths import CaptionReader
+from sfumato.models.interface.conditioning import Conditioning
+from sfumato.models.interface.identity import ModelIdentity, SamplingDefaults
+from sfumato.models.interface.latents import CacheFormat, LatentSpace
+from sfumato.models.interface.published import Published
+from sfumato.models.interface.targets import AdapterTarget
+
+DENOISER = "denoiser"
+VAE = "vae"
+
+
+class Prediction(Enum):
+    """What the denoiser was trained to predict."""
+
+    EPSILON = "epsilon"
+    VELOCITY = "velocity"
+    FLOW = "flow"
+
+
+class Family(Protocol):
+    """One architecture. See `models/families/flux/family.py` for the shortest complete example."""
+
+    latents: LatentSpace
+    prediction: Prediction
+    identity: ModelIdentity
+    sampling: SamplingDefaults
+    text_outputs: Mapping[str, tuple[str, ...]]
+    """For each text encoder, in order, the names in `Conditioning.text` that it makes."""
+    caches: CacheFormat
+    """How cache files of this family are called and laid out."""
+
+    def check(self, parts: Sequence[str]) -> None:
+        """Read the headers behind `parts`; raise UserError if a file is missing, broken or another model."""
+        ...
+
+    def source(self, part: str) -> Path | None:
+        """Return the file or folder that `part` is loaded from, or None where there is none."""
+        ...
+
+    def load(self, part: str, dtype: torch.dtype, device: torch.device) -> nn.Module:
+        """Load one part, frozen and in eval mode.
+
+        Raises:
+            UserError: the file is missing, truncated, or holds another model.
+        """
+        ...
+
+    def tokenize(self, captions: Sequence[str]) -> dict[str, Tensor]:
+        """Return token ids, (B, L) int64, by each text encoder's name; masks as `<name>_mask`.
+
+        Encoders that read long captions in windows take (B, windows, L), and weights of single tokens, where
+        captions are read with emphasis, as `<name>_weights`.
+        """
+        ...
+
+    def readers(self) -> Mapping[str, CaptionReader]:
+        """Return how much of a caption each text encoder reads, by its name; loads tokenizers, no weights."""
+        ...
+
+    def encode_text(
+        self, encoders: Mapping[str, nn.Module], tokens: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """Run the given encoders on their tokens; return the outputs that `text_outputs` lists for them."""
+        ...
+
+    def encode_image(self, vae: nn.Module, pixels: Tensor, rng: torch.Generator | None) -> Tensor:
+        """Return scaled latents (B, C, H/8, W/8) of pixels (B, 3, H, W) in [-1, 1]; `rng` None: the mean."""
+        ...
+
+    def decode_image(self, vae: nn.Module, latents: Tensor) -> Tensor:
+        """Return pixels (B, 3, H, W) in about [-1, 1] of scaled latents (B, C, H/8, W/8)."""
+        ...
+
+    def predict(
+        self, denoiser: nn.Module, noisy: Tensor, timesteps: Tensor, conditioning: Conditioning
+    ) -> Tensor:
+        """Return the denoiser's raw output, shaped like `noisy`.
+
+        Args:
+            noisy: (B, C, H/8, W/8), scaled latents with noise.
+            timesteps: (B,) float in [0, 1000]; a flow model's sigma times 1000.
+        """
+        ...
+
+    def sampling_sigmas(self, num_steps: int, width: int, height: int) -> Tensor:
+        """Return (num_steps + 1,) noise levels from high to 0 for a picture of that size in pixels."""
+        ...
+
+    def blocks(self, part: str, model: nn.Module) -> list[nn.Module]:
+        """Return a part's repeated blocks in execution order, for checkpointing, swap and compilation."""
+        ...
+
+    def adapter_targets(self, part: str, model: nn.Module) -> Iterator[AdapterTarget]:
+        """Yield the layers of `model` that adapters know, in the order in which files list them."""
+        ...
+
+    def cache_extras(self) -> Mapping[str, Tensor]:
+        """Return what sd-scripts expects in a text cache file beside the outputs."""
+        ...
+
+    def metadata(self) -> dict[str, object]:
+        """Return what the family adds to the `ss_*` record of an adapter file: its own options."""
+        ...
+
+    def published(self, part: str) -> AbstractContextManager[Published]:
+        """Open the file in which a part is published, with all other parts that lie in it."""
+        ...
+
+    def save(
+        self, part: str, model: nn.Module, path: Path, dtype: torch.dtype, metadata: Mapping[str, str]
+    ) -> None:
+        """Write one part in the family's published file format."""
+        ...
+
+
+@runtime_checkable
+class ReadsEmphasis(Protocol):
+    """A family that can read brackets in prompts as emphasis; training does so only where it is asked to."""
+
+    def tokenize_prompts(self, prompts: Sequence[str]) -> dict[str, Tensor]:
+        """Return what `tokenize` does, with `(word:1.3)` and `[word]` as emphasis: `<name>_weights`."""
+        ...
+
+
+@runtime_checkable
+class TellsSchedule(Protocol):
+    """A family whose files can say that the model's noise schedule ends in pure noise."""
+
+    zero_terminal: bool
+
+
+@runtime_checkable
+class SavesForDiffusers(Protocol):
+    """A family that can write a part as a folder in diffusers' layout, too."""
+
+    def save_for_diffusers(self, part: str, model: nn.Module, folder: Path, dtype: torch.dtype) -> None:
+        """Write one part to its place in a folder from which diffusers loads it."""
+        ...
+
+
+def ends_in_pure_noise(family: Family) -> bool:
+    """Return whether the base's own files say that its noise schedule ends in pure noise."""
+    return isinstance(family, TellsSchedule) and family.zero_terminal

@@ -1,0 +1,1 @@
+"""Models and adapter files in other layouts."""

@@ -1,0 +1,1 @@
+"""Adapters made from the difference of models or from other adapters."""

@@ -1,0 +1,271 @@
+"""Say what an adapter file holds: kind, ranks, how much each block changes, and who can load it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from sfumato.adapters.files import other_programs
+from sfumato.adapters.files.shapes import told_shape
+from sfumato.adapters.files.sizes import LayerSize, size_of, spread, told
+from sfumato.adapters.layers.layer import LimitsNorm
+from sfumato.adapters.layers.lora import PREFIX as LORA_PREFIX
+from sfumato.adapters.layers.oft import PREFIX as OFT_PREFIX
+from sfumato.adapters.layers.oft import Oft
+from sfumato.adapters.network.loading import is_known, layers_from
+from sfumato.adapters.network.network import AdapterNetwork
+from sfumato.checkpoints.tensors import TensorReader, open_tensors
+from sfumato.config.run.run import Run
+from sfumato.config.tools.checking import CheckingConfig
+from sfumato.errors import UserError
+from sfumato.log import counted
+from sfumato.models.components.loading import shapes_of
+from sfumato.models.components.recognise import ADAPTERS, recognise
+from sfumato.models.interface.targets import AdapterTarget
+from sfumato.nn.precision import name_of
+
+_SAID = {
+    "modelspec.title": "title",
+    "ss_base_model_version": "base",
+    "ss_network_module": "module",
+    "ss_network_args": "arguments",
+    "modelspec.date": "date",
+    "ss_steps": "steps",
+    "ss_epoch": "epoch",
+    "ss_training_comment": "comment",
+    "modelspec.merged_from": "merged from",
+}
+"""Metadata that is worth a line, with the word for it."""
+
+_OURS = {
+    "lora_A.weight": "lora_down.weight",
+    "lora_B.weight": "lora_up.weight",
+    "lora_A.default.weight": "lora_down.weight",
+    "lora_B.default.weight": "lora_up.weight",
+}
+"""Our names for the halves of a LoRA in other files."""
+_BLOCK = re.compile(r"(?:(?:lora|oft|lycoris)_)?((?:unet_)?.*?(?:blocks?[._]\d+(?:_\d+)?|mid_block))[._]")
+_TEXT = re.compile(r"(?:lora_|oft_)?(te\d?)_|(text_encoder\w*)\.")
+
+
+@dataclass
+class Block:
+    """What is known of one block's layers.
+
+    Attributes:
+        norms: Frobenius norms of the layers' changes, where the file alone tells them.
+        turns: of rotations, how large the change is, relative to the weight that they turn.
+    """
+
+    sizes: list[LayerSize] = field(default_factory=list)
+    alphas: list[float] = field(default_factory=list)
+    norms: list[float] = field(default_factory=list)
+    turns: list[float] = field(default_factory=list)
+
+
+@dataclass
+class AdapterReport:
+    """What there is to say of a file.
+
+    Attributes:
+        kind: with its article.
+        formats: how many tensors there are of each number format, the most frequent first.
+        loaded: for each program, how many tensors it loads, and one that it does not.
+        blocks: by their names, in order.
+        broken: tensors that hold numbers that are not finite.
+    """
+
+    file: str
+    kind: str
+    num_layers: int
+    num_tensors: int
+    size_bytes: int
+    formats: dict[str, int]
+    loaded: dict[str, tuple[int, str | None]]
+    metadata: dict[str, str]
+    blocks: dict[str, Block]
+    broken: list[str]
+
+
+def check_adapter(run: Run) -> str:
+    """Return the report on the file that the run names, as text or as JSON.
+
+    Raises:
+        UserError: the file is missing, broken or no adapter.
+    """
+    options = run[CheckingConfig]
+    path = Path(options.file)
+    if path.is_dir():
+        raise UserError(f"{path} is a folder; give an adapter file")
+    with open_tensors(path) as reader:
+        report = reported(path, reader)
+        if options.json:
+            return json.dumps(_plain(report), indent=2)
+        lines = [*_head(report), "", *_table(report.blocks)]
+        if report.broken:
+            lines += [
+                "",
+                f"{counted(len(report.broken), 'tensor holds', 'tensors hold')} numbers that are not finite: "
+                f"{report.broken[0]} ...",
+            ]
+        off = sum(alpha == 0 for block in report.blocks.values() for alpha in block.alphas)
+        if off:
+            lines += ["", f"{counted(off, 'layer is', 'layers are')} switched off: alpha 0"]
+        if options.show_all_keys:
+            lines += ["", *_tensors(reader)]
+    return "\n".join(lines)
+
+
+def reported(path: Path, reader: TensorReader) -> AdapterReport:
+    """Return what there is to say of an open file; raise UserError if it is no adapter, or damaged."""
+    kind = recognise(shapes_of(reader))
+    if kind is None or kind.name not in ADAPTERS:
+        what = f"seems to be {kind.description}" if kind else "holds no adapter that is known"
+        raise UserError(f"{path} {what}; give an adapter file")
+    keys = reader.keys()
+    layers = other_programs.by_layer(keys)
+    blocks, broken = _blocks(path, reader, layers)
+    return AdapterReport(
+        str(path),
+        kind.description,
+        len(layers),
+        len(keys),
+        path.stat().st_size,
+        dict(Counter(name_of(reader.dtype(key)) for key in keys).most_common()),
+        {consumer.name: _loaded(consumer, keys) for consumer in other_programs.CONSUMERS},
+        reader.metadata,
+        blocks,
+        broken,
+    )
+
+
+def _loaded(consumer: other_programs.Consumer, keys: Sequence[str]) -> tuple[int, str | None]:
+    loaded = set(consumer.loaded(keys))
+    return len(loaded), next((key for key in keys if key not in loaded), None)
+
+
+def _blocks(
+    path: Path, reader: TensorReader, layers: Mapping[str, Sequence[str]]
+) -> tuple[dict[str, Block], list[str]]:
+    """Return what there is of each block, sorted by numbers, and the tensors that are broken."""
+    blocks: dict[str, Block] = defaultdict(Block)
+    broken: list[str] = []
+    for name, keys in layers.items():
+        read = {key: reader.get(key) for key in keys}
+        bad = [key for key, tensor in read.items() if not bool(tensor.float().isfinite().all())]
+        leaves = {key.removeprefix(f"{name}."): tensor for key, tensor in read.items()}
+        block = blocks[_block_of(name)]
+        block.sizes.append(size_of({leaf: tuple(tensor.shape) for leaf, tensor in leaves.items()}))
+        if "alpha" in leaves:
+            block.alphas.append(float(leaves["alpha"]))
+        if not bad:
+            _measure(path, name, leaves, block)
+        broken += bad
+    return {name: blocks[name] for name in sorted(blocks, key=_by_number)}, broken
+
+
+def _measure(path: Path, name: str, leaves: Mapping[str, Tensor], block: Block) -> None:
+    """Add how much a layer changes its weight, if its tensors are all known and tell."""
+    tensors = {_OURS.get(leaf, leaf): tensor for leaf, tensor in leaves.items()}
+    target = _stand_in(name, tensors) if is_known(tensors) else None
+    if target is None:
+        return
+    full = (OFT_PREFIX if name.startswith(OFT_PREFIX) else LORA_PREFIX) + target.name
+    layer = layers_from(path, {full: tensors}, [target])[0]
+    assert isinstance(layer, nn.Module)
+    own = layer.state_dict()
+    if tensors.keys() | {"alpha"} != own.keys():
+        return
+    AdapterNetwork([layer]).load_layers(path, {full: own | tensors})
+    if isinstance(layer, Oft):
+        block.turns.append(layer.turned_share().item())
+    elif isinstance(layer, LimitsNorm):
+        block.norms.append(layer.norm().item())
+
+
+def _stand_in(name: str, tensors: Mapping[str, Tensor]) -> AdapterTarget | None:
+    """Return a layer without numbers that fits the tensors of an adapter; None if they do not tell.
+
+    What a kernel is does not matter to norms, so that layers that leave it open count as Linear.
+    """
+    short = name.removeprefix(LORA_PREFIX).removeprefix(OFT_PREFIX).replace(".", "_")
+    if name.startswith(OFT_PREFIX):
+        blocks = size_of({leaf: tuple(tensor.shape) for leaf, tensor in tensors.items()}).blocks
+        widths = tuple(count * size for count, size in blocks)
+        return AdapterTarget(short, nn.Linear(1, sum(widths), device="meta"), "", splits=widths)
+    shape = told_shape(name, tensors)
+    if shape is None:
+        return None
+    return AdapterTarget(short, dataclasses.replace(shape, kernel=shape.kernel or ()).module(), "")
+
+
+def _block_of(layer: str) -> str:
+    if match := _TEXT.match(layer):
+        return match[1] or match[2]
+    match = _BLOCK.match(f"{layer}_")
+    return match[1] if match else "other layers"
+
+
+def _by_number(block: str) -> list[tuple[int, str]]:
+    return [(int(piece), "") if piece.isdigit() else (-1, piece) for piece in re.split(r"(\d+)", block)]
+
+
+def _head(report: AdapterReport) -> Iterator[str]:
+    size = f"{report.size_bytes / 1e6:.1f} MB"
+    yield f"{report.file}: {report.kind} of {report.num_layers} layers, {size}, {', '.join(report.formats)}"
+    for name, (count, rest) in report.loaded.items():
+        lost = f"; not {rest} ..." if rest else ""
+        yield f"  {name} loads {count} of {report.num_tensors} tensors{lost}"
+    for key, word in _SAID.items():
+        if report.metadata.get(key) not in (None, "", "None"):
+            yield f"  {word}: {report.metadata[key]}"
+    if report.metadata:
+        yield f"  {len(report.metadata)} entries of metadata (sfumato show-metadata shows them)"
+    else:
+        yield "  no metadata"
+
+
+def _table(blocks: Mapping[str, Block]) -> Iterator[str]:
+    """Yield a line for each block; sizes of rotations are numbers of blocks times their sizes."""
+    rows = [("block", "layers", "rank", "alpha", "norm of the change: mean, largest")]
+    for name, block in blocks.items():
+        sizes = told(block.sizes), spread(block.alphas)
+        rows.append((name, str(len(block.sizes)), *sizes, _changes(block)))
+    widths = [max(map(len, column)) for column in list(zip(*rows, strict=True))[:-1]]
+    for *cells, last in rows:
+        yield "  ".join([*(f"{cell:{width}}" for cell, width in zip(cells, widths, strict=True)), last])
+
+
+def _changes(block: Block) -> str:
+    words = []
+    if block.norms:
+        words.append(f"{sum(block.norms) / len(block.norms):.4g}, {max(block.norms):.4g}")
+    if block.turns:
+        mean, largest = sum(block.turns) / len(block.turns), max(block.turns)
+        words.append(f"{100 * mean:.4g} %, {100 * largest:.4g} % of the weight's")
+    return "; ".join(words) or "-"
+
+
+def _plain(report: AdapterReport) -> dict[str, Any]:
+    """Return a report as JSON has it: numbers that are not finite, which JSON lacks, are null."""
+    plain = dataclasses.asdict(report)
+    for block in plain["blocks"].values():
+        for name in ("alphas", "norms", "turns"):
+            block[name] = [value if math.isfinite(value) else None for value in block[name]]
+    return plain
+
+
+def _tensors(reader: TensorReader) -> Iterator[str]:
+    for key in reader.keys():  # noqa: SIM118 - a reader is no mapping
+        value = reader.get(key).float().abs()
+        shape = "x".join(map(str, value.shape)) or "a number"
+        yield f"{key}  {shape}  mean |x| {float(value.mean()):.4g}, max |x| {float(value.max()):.4g}"

@@ -1,0 +1,1 @@
+"""Adapters merged into models, adapters and models merged with each other."""

@@ -1,0 +1,62 @@
+"""A step whose loss or gradient is not finite ends the run before anything is spoiled."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from sfumato.checkpoints.finite import largest_on_device
+from sfumato.errors import UserError
+from sfumato.training.core.plan import Step
+from sfumato.training.core.readings import Reading
+from sfumato.transfer import to_host
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class FiniteGuard:
+    """Stop the run when a step's loss or gradient was not finite; that step did not touch the weights.
+
+    Attributes:
+        skips: say so and go on instead.
+    """
+
+    skips: bool = False
+    last_save: str = "nothing was saved yet"
+
+    def remember(self, path: Path) -> None:
+        """Note the last good save."""
+        self.last_save = f"the last good save is {path}"
+
+    def check_weights(self, step: Step, tensors: Iterable[tuple[str, Tensor]]) -> None:
+        """Raise UserError rather than save weights that a step made infinite."""
+        looked_at = {name: tensor for name, tensor in tensors if tensor.is_floating_point()}
+        largest = to_host((largest_on_device(tensor), torch.float64) for tensor in looked_at.values())
+        for name, size in zip(looked_at, largest, strict=True):
+            if not size.isfinite():
+                raise UserError(
+                    f"step {step.number} left {name} infinite or not a number; lower --learning_rate "
+                    f"({self.last_save})"
+                )
+
+    def after(self, step: Step) -> None:
+        """Do nothing: a step is judged when it is read."""
+
+    def read(self, reading: Reading) -> None:
+        """Raise UserError for a step that was not finite."""
+        if math.isfinite(reading.loss) and math.isfinite(reading.grad_norm):
+            return
+        what = f"step {reading.step.number}: loss {reading.loss}, gradient norm {reading.grad_norm}"
+        files = ", ".join(reading.paths)
+        if not self.skips:
+            raise UserError(
+                f"{what}; lower --learning_rate or look at that step's files: {files} ({self.last_save})"
+            )
+        logger.warning("%s; the step is skipped, its files: %s", what, files)

@@ -1,0 +1,384 @@
+"""What a run will hold in memory, byte by byte, found before any weight is loaded.
+
+Two steps of the run are taken without numbers (see `nn/dry_run.py`): the first makes the optimizer's state,
+the second is what all later ones are like. Its batch is the largest of the run. Encoding pictures and
+captions beforehand is counted likewise, as if nothing were cached yet. Previews are not counted.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from sfumato.config.run.data.caching import CachingConfig
+from sfumato.config.run.model.memory import MemoryConfig
+from sfumato.config.run.run import Run
+from sfumato.config.run.training.length import LengthConfig
+from sfumato.data.batches.collate import Batch
+from sfumato.data.batches.dataset import TrainingSet
+from sfumato.data.batches.image_sets import PictureSet
+from sfumato.data.custom.user_set import UserSet
+from sfumato.data.images.buckets import Size
+from sfumato.models.interface.family import DENOISER, VAE, Family
+from sfumato.nn import dry_run, offload
+from sfumato.nn.device import free_bytes
+from sfumato.nn.dry_run import Tally
+from sfumato.nn.precision import name_of
+from sfumato.training.core.distributed import Processes
+from sfumato.training.core.plan import Plan
+from sfumato.training.run.session import TrainingSession
+from sfumato.training.trainables import Trainable, method_for
+from sfumato.training.update.optimizer_step import WeightUpdate
+
+Shapes = dict[str, tuple[tuple[int, ...], torch.dtype]]
+"""Shape and dtype of tensors by name."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class MemoryItem:
+    """Something that takes memory; in bytes, on the device and in main memory."""
+
+    name: str
+    device: int
+    host: int = 0
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A part of the run, and what is held at its worst moment."""
+
+    name: str
+    items: Sequence[MemoryItem]
+
+    @property
+    def device(self) -> int:
+        """Bytes on the device."""
+        return sum(item.device for item in self.items)
+
+    @property
+    def host(self) -> int:
+        """Bytes in main memory that is set aside for the device, pinned if possible."""
+        return sum(item.host for item in self.items)
+
+
+@dataclass(frozen=True)
+class Account:
+    """The phases of a run, in order."""
+
+    phases: Sequence[Phase]
+
+    @property
+    def worst(self) -> Phase:
+        """The phase that needs most of the device."""
+        return max(self.phases, key=lambda phase: phase.device)
+
+    def summary(self) -> str:
+        """Return one line: what each phase takes."""
+        phases = ", ".join(f"{phase.name} {phase.device / 1e9:.1f} GB" for phase in self.phases)
+        host = max(phase.host for phase in self.phases)
+        return f"memory of the device: {phases}" + (f"; of the host: {host / 1e9:.1f} GB" if host else "")
+
+    def shortage(self, free: int | None) -> str | None:
+        """Return a line if so many free bytes are too few, with what takes most; None if they suffice."""
+        worst = self.worst
+        if free is None or worst.device <= free:
+            return None
+        most = max(worst.items, key=lambda item: item.device)
+        return (
+            f"{worst.name} takes {worst.device / 1e9:.1f} GB on the device, {most.device / 1e9:.1f} GB of it "
+            f"for {most.name}, and {free / 1e9:.1f} GB are free: it will run out of memory; "
+            "docs/memory.md says which options take less"
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return all figures, in bytes."""
+        return {
+            phase.name: {
+                "device": phase.device,
+                "host": phase.host,
+                "items": {item.name: {"device": item.device, "host": item.host} for item in phase.items},
+            }
+            for phase in self.phases
+        }
+
+    def as_text(self) -> str:
+        """Return a table for people, in GB of 10^9 bytes."""
+        lines = []
+        for phase in self.phases:
+            lines += ["", _row(phase.name, "device", "main memory")]
+            lines += [_row(f"  {item.name}", _gb(item.device), _gb(item.host)) for item in phase.items]
+            lines.append(_row("  together", _gb(phase.device), _gb(phase.host)))
+        return "\n".join(lines[1:])
+
+
+def _row(name: str, device: str, host: str) -> str:
+    return f"{name:<52}{device:>12}{host:>14}"
+
+
+def _gb(num_bytes: int) -> str:
+    return f"{num_bytes / 1e9:.3f} GB" if num_bytes else "-"
+
+
+def foresee(session: TrainingSession) -> None:
+    """Say what a run will hold on its device, and warn if that is more than there is."""
+    device = session.processes.device
+    if device.type == "cpu" or not session.processes.is_first:
+        return
+    try:
+        counted = account(session, device.type)
+    except (RuntimeError, TypeError, ArithmeticError) as error:
+        logger.warning("how much memory this run takes cannot be foreseen: %s", str(error).splitlines()[0])
+        return
+    logger.info(counted.summary())
+    warning = counted.shortage(free_bytes(device))
+    if warning:
+        logger.warning(warning)
+
+
+def account(session: TrainingSession, kind: str) -> Account:
+    """Return what a run holds.
+
+    Args:
+        kind: of the device that is meant, e.g. "cuda"; it need not be there.
+    """
+    # Found by trying, which takes numbers; the answer is kept.
+    logger.debug("weights can be stepped one by one: %s", session.optimizer.steps_apart)
+    with dry_run.without_numbers(kind) as tally:
+        dry = _Dry(session, tally)
+        return Account([*dry.caching(), dry.training()])
+
+
+class _Dry:
+    """A run on models without numbers."""
+
+    def __init__(self, session: TrainingSession, tally: Tally) -> None:
+        run = _uncompiled(session.run)
+        self._run, self._family, self._tally = run, session.family, tally
+        self._swapped = () if session.swap is None else session.swap.indices
+        self._session = replace(
+            session,
+            run=run,
+            method=method_for(run, session.family),
+            processes=cast(Processes, _Alone()),
+            precision=replace(session.precision, device=dry_run.DEVICE),
+            state=None,
+            previews=None,
+            swap=None,
+        )
+        family = cast(Family, _Weightless(session.family))
+        self._parts = replace(self._session._parts(), family=family, change=None)
+        self._texts: Shapes = {}
+
+    def caching(self) -> Iterator[Phase]:
+        """Yield what encodes pictures and captions once."""
+        config, encoders = self._run[CachingConfig], self._session.cached_encoders
+        with torch.no_grad(), self._session.precision.autocast():
+            if config.cache_latents:
+                yield self._encoding("encoding pictures", [VAE], self._encode_pictures)
+            if encoders:
+                yield self._encoding("encoding captions", encoders, self._encode_captions)
+
+    def training(self) -> Phase:
+        """Return what a step holds."""
+        session, tally = self._session, self._tally
+        trainable = session.method.build(self._parts, session.precision, session.live_encoders)
+        update = session._update(self._parts, trainable.groups())
+        batch = self._batch()
+        self._make_state(trainable, update, batch)
+        gc.collect()
+        resting = tally.live
+        tally.peak, tally.host = resting, 0
+        in_between = self._step(trainable, update, batch)
+        peak = tally.peak
+        lasting = self._lasting(trainable, update)
+        passing = [
+            MemoryItem("the batch", resting - self._resident(lasting)),
+            MemoryItem("kept for the backward pass", in_between - resting, tally.host),
+            MemoryItem("working memory", peak - in_between),
+        ]
+        return Phase("training", [item for item in (*lasting, *passing) if item.device or item.host])
+
+    def _encoding(self, name: str, parts: Sequence[str], encode: Callable[[], object]) -> Phase:
+        claim = _Claim()
+        weights = [item for part in parts for item in self._weights(part, claim)]
+        before = self._tally.peak = self._tally.live
+        encode()
+        self._parts.release(*parts)
+        return Phase(name, [*weights, MemoryItem("working memory", self._tally.peak - before)])
+
+    def _encode_pictures(self) -> None:
+        count, (width, height) = _largest(self._session, self._run[CachingConfig].vae_batch_size)
+        pixels = torch.empty(count, 3, height, width)
+        self._family.encode_image(self._parts[VAE], pixels, torch.Generator())
+
+    def _encode_captions(self) -> None:
+        config, encoders = self._run[CachingConfig], self._session.cached_encoders
+        captions = [_longest_caption(self._session)] * (config.text_encoder_batch_size or 1)
+        tokens = self._family.tokenize(captions)
+        outputs = self._family.encode_text({name: self._parts[name] for name in encoders}, tokens)
+        for name in (name for encoder in encoders for name in self._family.text_outputs[encoder]):
+            found = outputs[name]
+            is_widened = found.dtype is torch.bfloat16 and config.cache_text_encoder_outputs_to_disk
+            self._texts[name] = tuple(found.shape[1:]), torch.float32 if is_widened else found.dtype
+
+    def _batch(self) -> Batch:
+        data = self._session.training_set
+        if isinstance(data, UserSet):
+            return data.example.map(lambda tensor: torch.empty(tensor.shape, dtype=tensor.dtype))
+        count, (width, height) = _largest(self._session)
+        space = self._family.latents
+        small = height // space.downscale, width // space.downscale
+        is_cached = self._run[CachingConfig].cache_latents
+        has_masks = any(s.mask(0) is not None for s in _sets(self._session))
+        sizes = [torch.empty(count, 2, dtype=torch.int64) for _ in range(3)]
+        return Batch(
+            captions=[_longest_caption(self._session)] * count,
+            paths=[""] * count,
+            loss_weights=torch.empty(count),
+            network_multipliers=torch.empty(count),
+            original_sizes=sizes[0],
+            crop_offsets=sizes[1],
+            target_sizes=sizes[2],
+            latents=torch.empty(count, space.channels, *small) if is_cached else None,
+            pixels=None if is_cached else torch.empty(count, 3, height, width),
+            text={
+                name: torch.empty(count, *shape, dtype=dtype) for name, (shape, dtype) in self._texts.items()
+            },
+            masks=torch.empty(count, 1, *(small if is_cached else (height, width))) if has_masks else None,
+        )
+
+    def _step(self, trainable: Trainable, update: WeightUpdate, batch: Batch) -> int:
+        """Take a step; return the most bytes that were held between a forward and a backward pass."""
+        count = min(2, self._run[LengthConfig].gradient_accumulation_steps)
+        step, held = Plan(count, count, count).step(1), 0
+        trainable.step_begins(step)
+        update.begin(step)
+        for _ in step.micro_batches:
+            loss = trainable.loss(batch, torch.Generator()).per_sample.mean() / count
+            held = max(held, self._tally.live)
+            update.accumulate(loss)
+        update.finish()
+        trainable.step_ends()
+        return held
+
+    def _make_state(self, trainable: Trainable, update: WeightUpdate, batch: Batch) -> None:
+        """Let the optimizer have what it remembers, by stepping on gradients or, if there are none, fully."""
+        if all(parameter.grad is not None for parameter in update.stepping.parameters):
+            update.stepping.step()
+        else:
+            self._step(trainable, update, batch)
+
+    def _lasting(self, trainable: Trainable, update: WeightUpdate) -> list[MemoryItem]:
+        """Return what stays from step to step."""
+        claim, stepping = _Claim(), update.stepping
+        parts = [part for part in (DENOISER, VAE, *self._family.text_outputs) if part in self._parts]
+        weights = [item for part in parts for item in self._weights(part, claim)]
+        own = claim(tensor for _, tensor in trainable.tensors()) + claim(stepping.parameters)
+        gradients = (parameter.grad for parameter in stepping.parameters)
+        return [
+            *weights,
+            *self._slots(),
+            MemoryItem("adapter", own),
+            MemoryItem("gradients", claim(gradient for gradient in gradients if gradient is not None)),
+            MemoryItem("state of the optimizer", claim(tree_leaves(list(stepping.optimizer.state.values())))),
+        ]
+
+    def _weights(self, part: str, claim: _Claim) -> Iterator[MemoryItem]:
+        """Yield an item for each dtype of a part's weights."""
+        model = self._parts[part]
+        away: Counter[torch.dtype] = Counter()
+        for block in self._travelling(part):
+            for tensor in offload.own_tensors(block):
+                away[tensor.dtype] += tensor.nbytes
+        for dtype in sorted({tensor.dtype for tensor in offload.own_tensors(model)}, key=str):
+            total = claim(tensor for tensor in offload.own_tensors(model) if tensor.dtype is dtype)
+            yield MemoryItem(f"{part} in {name_of(dtype)}", total - away[dtype], away[dtype])
+
+    def _travelling(self, part: str) -> list[nn.Module]:
+        if part != DENOISER or not self._swapped:
+            return []
+        blocks = self._family.blocks(DENOISER, self._parts[DENOISER])
+        return [blocks[index] for index in self._swapped]
+
+    def _slots(self) -> Iterator[MemoryItem]:
+        sizes = [offload.buffer_bytes(block) for block in self._travelling(DENOISER)]
+        if sizes:
+            yield MemoryItem("places for blocks that travel", offload.SLOTS * max(sizes))
+
+    def _resident(self, lasting: Iterable[MemoryItem]) -> int:
+        """Return what items are without block swap, which this run leaves out."""
+        slots = sum(item.device for item in self._slots())
+        return sum(item.device + item.host for item in lasting) - slots
+
+
+class _Claim:
+    """Sums up the memory behind tensors; what was claimed before counts nothing."""
+
+    def __init__(self) -> None:
+        self._seen: dict[int, torch.UntypedStorage] = {}
+
+    def __call__(self, tensors: Iterable[Any]) -> int:
+        storages = [tensor.untyped_storage() for tensor in tensors if isinstance(tensor, Tensor)]
+        new = {id(storage): storage for storage in storages if id(storage) not in self._seen}
+        self._seen |= new
+        return sum(storage.nbytes() for storage in new.values())
+
+
+@dataclass(frozen=True)
+class _Weightless:
+    """A family whose models have no numbers."""
+
+    family: Family
+
+    def load(self, part: str, dtype: torch.dtype, device: torch.device) -> nn.Module:
+        return dry_run.empty_like(self.family.load(part, dtype, torch.device("meta")))
+
+    def source(self, part: str) -> None:
+        """Return nothing: no file is read for its weights."""
+
+
+class _Alone:
+    """The only process of a run."""
+
+    rank, world, device = 0, 1, dry_run.DEVICE
+
+    def sum_(self, tensor: Tensor) -> None:
+        """Leave `tensor`, which is the sum, as it is."""
+
+
+def _uncompiled(run: Run) -> Run:
+    """Return a run whose blocks are not compiled, which is no business of the count."""
+    return run.with_sections(replace(run[MemoryConfig], torch_compile=False))
+
+
+def _largest(session: TrainingSession, at_once: int | None = None) -> tuple[int, Size]:
+    """Return how many pictures of which size the batch with most pixels has."""
+    batches = [
+        (min(len(items), at_once or pictures.plan.batch_size), size)
+        for pictures in _sets(session)
+        for size, items in pictures.buckets.items()
+    ]
+    return max(batches, key=lambda batch: batch[0] * batch[1][0] * batch[1][1])
+
+
+def _longest_caption(session: TrainingSession) -> str:
+    return max(
+        (caption for pictures in _sets(session) for caption in pictures.pictures.captions),
+        key=len,
+        default="",
+    )
+
+
+def _sets(session: TrainingSession) -> Sequence[PictureSet]:
+    assert isinstance(session.training_set, TrainingSet)
+    return session.training_set.sets

@@ -1,0 +1,132 @@
+"""Latents and captions encoded ahead of training, into the files beside the pictures that it looks for."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import torch
+
+from sfumato.caching.latents import require_constant_pictures
+from sfumato.caching.texts import require_cacheable_captions
+from sfumato.config.run.data.caching import CachingConfig
+from sfumato.config.run.distributed import DistributedConfig
+from sfumato.config.run.file import FileConfig
+from sfumato.config.run.model.memory import MemoryConfig
+from sfumato.config.run.model.model import ModelConfig
+from sfumato.config.run.model.precision import PrecisionConfig
+from sfumato.config.run.run import Run
+from sfumato.config.run.training.length import LengthConfig
+from sfumato.config.tools.preparation import PrecachingConfig
+from sfumato.data.batches import dataset
+from sfumato.data.batches.dataset import TrainingSet
+from sfumato.data.config import blueprint
+from sfumato.log import counted
+from sfumato.models.interface.family import VAE, Family
+from sfumato.models.interface.parts import Parts
+from sfumato.models.registry.families import family_for
+from sfumato.nn.precision import dtype_named
+from sfumato.training.core import distributed
+from sfumato.training.core.distributed import Processes
+from sfumato.training.core.precision import Precision, for_device, precision_for
+from sfumato.training.run.caches import cache_captions, cache_pictures, check_places
+
+logger = logging.getLogger(__name__)
+
+
+def cache_latents(run: Run) -> None:
+    """Encode the pictures of a run's data into files beside them.
+
+    Raises:
+        UserError: something is wrong that the user can mend, mostly before any weight is loaded.
+    """
+    with _workplace(run, (VAE,)) as place:
+        require_constant_pictures(place.training_set)
+        place.check(latents=True)
+        cache_pictures(place.run, place.training_set, place.family, place.parts, place.processes)
+        logger.info("latents of %s are in files", counted(place.num_pictures, "picture"))
+
+
+def cache_texts(run: Run) -> None:
+    """Encode the captions of a run's data with every text encoder, into files beside the pictures.
+
+    Raises:
+        UserError: something is wrong that the user can mend, mostly before any weight is loaded.
+    """
+    encoders = tuple(family_for(run).text_outputs)
+    with _workplace(run, encoders) as place:
+        require_cacheable_captions(place.training_set, to_disk=True)
+        place.check(latents=False)
+        cache_captions(place.run, place.training_set, place.family, place.parts, place.processes, encoders)
+        logger.info("encoded captions of %s are in files", counted(place.num_pictures, "picture"))
+
+
+@dataclass(frozen=True)
+class _Workplace:
+    run: Run
+    family: Family
+    training_set: TrainingSet
+    parts: Parts
+    processes: Processes
+
+    def check(self, *, latents: bool) -> None:
+        """Raise UserError if the files of latents, or else those of captions, cannot be written."""
+        if self.processes.is_first:
+            remedy = "let the folder be written to, or use a copy of it"
+            check_places(self.training_set, self.family, remedy, latents=latents, texts=not latents)
+
+    @property
+    def num_pictures(self) -> int:
+        return sum(len(found.pictures) for found in self.training_set.sets)
+
+
+@contextmanager
+def _workplace(run: Run, parts: Sequence[str]) -> Iterator[_Workplace]:
+    """Yield what encoding takes, read and checked, under autocast; nothing heavy is loaded yet."""
+    run = run.with_sections(_to_disk(run))
+    processes = distributed.start(run[DistributedConfig])
+    try:
+        run, overridden = for_device(run, processes.device)
+        for line in overridden:
+            logger.warning(line)
+        precision = precision_for(run[PrecisionConfig], processes.device)
+        family = family_for(run)
+        family.check(parts)
+        multiple = family.latents.downscale * family.latents.patch
+        plans = blueprint.plans(run, size_multiple=multiple, takes_latents=bool(family.caches.older))
+        training_set = dataset.read(plans, run[LengthConfig].seed or 0, strict=run[FileConfig].strict)
+        loaded = Parts(
+            family,
+            processes.device,
+            _dtypes(run, parts, precision),
+            keeps_memory=run[MemoryConfig].highvram,
+        )
+        with precision.autocast():
+            yield _Workplace(run, family, training_set, loaded, processes)
+    finally:
+        processes.finish()
+
+
+def _to_disk(run: Run) -> CachingConfig:
+    """Return how caches are filled; both kinds go to files, whether or not that was said."""
+    caching = run[CachingConfig]
+    return replace(
+        caching,
+        cache_latents=True,
+        cache_latents_to_disk=True,
+        cache_text_encoder_outputs=True,
+        cache_text_encoder_outputs_to_disk=True,
+        skip_cache_check=caching.skip_cache_check or run[PrecachingConfig].skip_existing,
+    )
+
+
+def _dtypes(run: Run, parts: Sequence[str], precision: Precision) -> dict[str, torch.dtype]:
+    """Return the number format of each part: that of training, or its own where one is asked for."""
+    kept = (VAE,) if run[ModelConfig].no_half_vae else ()
+    asked = {part: run.values().get(f"{part}_dtype") for part in parts}
+    return {
+        part: dtype_named(name, f"--{part}_dtype") if name else precision.frozen(part, (), kept)
+        for part, name in asked.items()
+    }

@@ -1,0 +1,233 @@
+"""Put a run together: all that can be wrong is found here, before any weight is loaded."""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from sfumato.config.public import public_values
+from sfumato.config.run.data.caching import CachingConfig
+from sfumato.config.run.data.dataset import DatasetConfig
+from sfumato.config.run.distributed import DistributedConfig
+from sfumato.config.run.file import FileConfig
+from sfumato.config.run.model.precision import PrecisionConfig
+from sfumato.config.run.output.saving import SavingConfig
+from sfumato.config.run.output.tracking import TrackingConfig
+from sfumato.config.run.run import Run
+from sfumato.config.run.training.length import LengthConfig
+from sfumato.config.run.training.loss import LossConfig
+from sfumato.config.run.training.noise import NoiseConfig
+from sfumato.config.run.training.optimizer import OptimizerConfig
+from sfumato.config.run.training.schedule import ScheduleConfig
+from sfumato.data.batches import dataset
+from sfumato.data.batches.loader import TrainingData
+from sfumato.data.config import blueprint
+from sfumato.data.custom import user_set
+from sfumato.data.custom.returned_batches import Geometry
+from sfumato.errors import UserError
+from sfumato.log import counted
+from sfumato.models.interface.family import DENOISER, VAE, Family, ends_in_pure_noise
+from sfumato.models.registry.families import family_for
+from sfumato.training.core import distributed, memory, precision
+from sfumato.training.core.distributed import Processes
+from sfumato.training.core.plan import Plan, plan_for
+from sfumato.training.observers import preview, saving, trackers
+from sfumato.training.observers.saving import Names
+from sfumato.training.run import outputs, weight_updates
+from sfumato.training.run.account import Account, account, foresee
+from sfumato.training.run.session import TrainingSession
+from sfumato.training.state import resume
+from sfumato.training.state.resume import State
+from sfumato.training.trainables import method_for
+from sfumato.training.trainables.objective import settings_without_effect
+from sfumato.training.update import optimizers, schedulers
+
+logger = logging.getLogger(__name__)
+
+
+def train(run: Run) -> None:
+    """Train as `run` says.
+
+    Raises:
+        UserError: something is wrong that the user can mend; mostly before any weight is loaded.
+    """
+    processes = distributed.start(run[DistributedConfig])
+    try:
+        session = prepare(run, processes)
+        foresee(session)
+        session.train()
+    finally:
+        processes.finish()
+
+
+def count(run: Run) -> Account:
+    """Return what a run would hold in memory, on a graphics card if this machine has no other device.
+
+    Raises:
+        UserError: the run cannot work.
+    """
+    processes = distributed.start(run[DistributedConfig])
+    try:
+        kind = processes.device.type
+        return account(prepare(run, processes), "cuda" if kind == "cpu" else kind)
+    finally:
+        processes.finish()
+
+
+def prepare(run: Run, processes: Processes) -> TrainingSession:
+    """Check options, headers, pictures and disk space; return the run, ready to load its models.
+
+    Raises:
+        UserError: the run cannot work.
+    """
+    started_at = time.time()
+    names = saving.names_for(run[SavingConfig])
+    trackers.check(run[TrackingConfig])
+    run, overridden = precision.for_device(run, processes.device)
+    _complain(overridden, run[FileConfig].strict)
+    policy = precision.precision_for(run[PrecisionConfig], processes.device)
+    optimizer = optimizers.plan(run[OptimizerConfig], processes.device)
+    policy.check_optimizer(optimizer.kind, optimizer.arguments)
+    weight_updates.check(run, optimizer)
+    schedulers.check(run[ScheduleConfig], optimizer, run[OptimizerConfig].learning_rate)
+    family = family_for(run)
+    run = _following(run, family)
+    idle = schedulers.settings_without_effect(run[ScheduleConfig], optimizer)
+    _complain([*idle, *settings_without_effect(run, family.prediction)], run[FileConfig].strict)
+    state = _state(run)
+    seed = _seed(run, state, processes)
+    family.check((DENOISER, VAE, *family.text_outputs))
+    method = method_for(run, family)
+    volume = method.check(policy)
+    swap = memory.plan(run, family, processes.device)
+    previews = preview.plan(run, family)
+    training_set = _training_set(run, family, seed)
+    plan = plan_for(run[LengthConfig], training_set.num_batches, processes.world)
+    training_set.max_steps = plan.num_steps
+    weight_updates.check_steps(run, plan, processes.world, is_swapped=swap is not None)
+    keeping = saving.keeping_for(run[SavingConfig], plan)
+    if processes.is_first:
+        state_bytes = optimizer.state_bytes(volume.num_weights)
+        if not volume.file_holds_all or optimizer.is_schedule_free:
+            state_bytes += volume.num_weights * policy.trained.itemsize
+        num_bytes = keeping.num_bytes(plan, volume.file_bytes, state_bytes)
+        outputs.check(run, names, plan, previews, num_bytes, method.project)
+    session = TrainingSession(
+        run=run,
+        processes=processes,
+        family=family,
+        method=method,
+        precision=policy,
+        optimizer=optimizer,
+        training_set=training_set,
+        plan=plan,
+        names=names,
+        keeping=keeping,
+        seed=seed,
+        started_at=started_at,
+        state=state,
+        previews=previews,
+        swap=swap,
+        finished=_finished(run[LengthConfig], plan, state, names),
+    )
+    session.check_caching()
+    _report(training_set, plan, seed)
+    return session
+
+
+def _following(run: Run, family: Family) -> Run:
+    """Return the run with what the base's own files say of its noise schedule."""
+    if not ends_in_pure_noise(family) or run[NoiseConfig].zero_terminal_snr:
+        return run
+    logger.info("zero_terminal_snr is set: the base's files say that its noise schedule ends in pure noise")
+    return run.with_sections(replace(run[NoiseConfig], zero_terminal_snr=True))
+
+
+def _training_set(run: Run, family: Family, seed: int) -> TrainingData:
+    multiple = family.latents.downscale * family.latents.patch
+    if run[DatasetConfig].dataset_class:
+        return _user_set(run, family, multiple, seed)
+    takes_latents = run[CachingConfig].cache_latents_to_disk and bool(family.caches.older)
+    plans = blueprint.plans(run, size_multiple=multiple, seed=seed, takes_latents=takes_latents)
+    masked = any(s.alpha_mask or s.conditioning_data_dir for plan in plans for s in plan.subsets)
+    if run[LossConfig].masked_loss and not masked:
+        line = "--masked_loss has no effect without masks: name conditioning_data_dir or set alpha_mask"
+        _complain([line], run[FileConfig].strict)
+    return dataset.read(plans, seed, strict=run[FileConfig].strict)
+
+
+def _user_set(run: Run, family: Family, multiple: int, seed: int) -> TrainingData:
+    space = family.latents
+    geometry = Geometry(
+        space.channels, space.downscale, multiple, None if family.caches.is_scaled else space.scaled
+    )
+    made = user_set.read(run, geometry, seed)
+    _complain(user_set.options_without_effect(run, made.accepted), run[FileConfig].strict)
+    if run[LossConfig].masked_loss and made.example.masks is None:
+        line = "--masked_loss has no effect without masks: let --dataset_class return alpha_masks"
+        _complain([line], run[FileConfig].strict)
+    return made
+
+
+def _state(run: Run) -> State | None:
+    folder = run[SavingConfig].resume
+    if not folder:
+        return None
+    state = resume.read_state(Path(folder))
+    for line in state.differences(public_values(run)):
+        logger.warning("resuming %s with other options: %s", folder, line)
+    return state
+
+
+def _seed(run: Run, state: State | None, processes: Processes) -> int:
+    given = run[LengthConfig].seed
+    if state is not None and given in (None, state.seed):
+        return state.seed
+    if given is not None:
+        return given
+    return processes.from_first(random.SystemRandom().randint(0, 2**32 - 1))
+
+
+def _finished(config: LengthConfig, plan: Plan, state: State | None, names: Names) -> int:
+    """Return how many steps count as done: a state knows; otherwise --initial_step or --initial_epoch say."""
+    asked = config.initial_step or (config.initial_epoch or 1) * plan.steps_per_epoch - plan.steps_per_epoch
+    if state is not None:
+        if asked:
+            logger.warning("--initial_step and --initial_epoch are ignored: the state knows its position")
+        asked = state.finished
+    elif not config.skip_until_initial_step:
+        asked -= asked % plan.steps_per_epoch  # only the epoch's number moves on
+    if state is not None and asked == plan.num_steps and not names.last().exists():
+        return asked  # what is left to do is to save
+    if asked >= plan.num_steps:
+        raise UserError(
+            f"{asked} steps are done and the run has {plan.num_steps}; "
+            "raise --max_train_steps or --max_train_epochs to train on"
+        )
+    return asked
+
+
+def _report(data: TrainingData, plan: Plan, seed: int) -> None:
+    if data.validation is not None:
+        num = data.validation.num_train_images
+        logger.info("%s held back to measure the loss on", counted(num, "picture"))
+    logger.info(
+        "%s (with repeats) and %s, %s an epoch, %s, %s, seed %d",
+        counted(data.num_train_images, "picture"),
+        counted(data.num_reg_images, "regularisation picture"),
+        counted(plan.num_batches, "batch", "batches"),
+        counted(plan.num_epochs, "epoch"),
+        counted(plan.num_steps, "step"),
+        seed,
+    )
+
+
+def _complain(lines: Sequence[str], strict: bool) -> None:
+    if lines and strict:
+        raise UserError("; ".join(lines))
+    for line in lines:
+        logger.warning(line)

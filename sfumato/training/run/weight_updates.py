@@ -1,0 +1,147 @@
+"""Which way of changing weights a run takes: all after the backward pass, or share by share within it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from sfumato.config.run.model.whole_model import WholeModelConfig
+from sfumato.config.run.run import Run
+from sfumato.config.run.training.length import LengthConfig
+from sfumato.config.run.training.optimizer import OptimizerConfig
+from sfumato.config.run.training.schedule import ScheduleConfig
+from sfumato.errors import UserError
+from sfumato.training.core.distributed import Processes
+from sfumato.training.core.plan import Plan
+from sfumato.training.core.precision import Precision
+from sfumato.training.trainables import ParameterGroup
+from sfumato.training.update import schedulers
+from sfumato.training.update.flat import FlatParameter, flatten
+from sfumato.training.update.fused import FusedUpdate
+from sfumato.training.update.optimizer_step import Update, WeightUpdate
+from sfumato.training.update.optimizers import OptimizerPlan
+from sfumato.training.update.stepping import Rounding, Stepping
+
+logger = logging.getLogger(__name__)
+
+Divide = Callable[[Sequence[nn.Parameter]], Iterable[Sequence[nn.Parameter]]]
+"""Parts the weights of one group into shares."""
+
+
+def check(run: Run, optimizer: OptimizerPlan) -> None:
+    """Raise UserError if the optimizer cannot step weights apart and is to; say what else matters."""
+    option = _fusing(run)
+    if option is None:
+        return
+    if not optimizer.steps_apart:
+        raise UserError(
+            f"--{option} cannot be used with {optimizer.kind.__name__}, whose steps depend on all weights at "
+            "once; leave it out, or use Adafactor, AdamW or AdamW8bit"
+        )
+    if run[LengthConfig].gradient_accumulation_steps > 1:
+        logger.warning(
+            "--gradient_accumulation_steps keeps all gradients, so --%s saves little memory", option
+        )
+    if run[OptimizerConfig].max_grad_norm:
+        logger.warning(
+            "--%s clips each weight's gradient by itself to --max_grad_norm %g; 0 turns clipping off",
+            *(option, run[OptimizerConfig].max_grad_norm),
+        )
+
+
+def check_steps(run: Run, plan: Plan, world: int, *, is_swapped: bool) -> None:
+    """Raise UserError if a process would have to change weights that travel without computing with them."""
+    num_last = len(plan.step(plan.steps_per_epoch).micro_batches)
+    if is_swapped and WholeModelConfig in run and num_last < world:
+        raise UserError(
+            f"--blocks_to_swap with {world} processes needs work for each of them in every step, but the "
+            f"last step of an epoch has {num_last} of {plan.num_batches} batches; change --train_batch_size "
+            "or num_repeats, or take another number of processes"
+        )
+
+
+def update_for(
+    run: Run,
+    plan: OptimizerPlan,
+    precision: Precision,
+    processes: Processes,
+    groups: Sequence[ParameterGroup],
+    blocks: Sequence[nn.Module],
+    *,
+    num_steps: int,
+    seed: int,
+    recall: Callable[[], None] = lambda: None,
+) -> WeightUpdate:
+    """Return what changes the weights of `groups`.
+
+    Args:
+        blocks: the model's, for shares that are blocks.
+        num_steps: of the whole run, for the schedule.
+        seed: of the run, for stochastic rounding.
+        recall: see `Stepping`.
+    """
+    config, is_fused = run[OptimizerConfig], _fusing(run) is not None
+    described = [group.as_dict() for group in groups]
+    weights = [weight for group in groups for weight in group.parameters]
+    rounding = Rounding(seed, weights) if precision.trained is torch.bfloat16 else None
+    flat = _join(described) if plan.is_elementwise and not (is_fused or rounding) else []
+    shares = None
+    if is_fused or (rounding and plan.steps_apart):
+        described, shares = _divided(described, _divide_for(run, blocks))
+    optimizer = plan.build(described, config.learning_rate)
+    scheduler = schedulers.build(run[ScheduleConfig], optimizer, plan, config.learning_rate, num_steps)
+    stepping = Stepping(optimizer, scheduler, shares, rounding, recall)
+    skips = config.on_nonfinite == "skip"
+    if is_fused:
+        return FusedUpdate(stepping, processes, config.max_grad_norm, skips)
+    return Update(stepping, processes, config.max_grad_norm, precision.scaler(), skips, flat)
+
+
+def _fusing(run: Run) -> str | None:
+    """Return the option by which the run fuses backward pass and optimizer, or None."""
+    whole = run[WholeModelConfig]
+    if run[OptimizerConfig].fused_backward_pass:
+        return "fused_backward_pass"
+    if whole.blockwise_fused_optimizers:
+        return "blockwise_fused_optimizers"
+    return "fused_optimizer_groups" if whole.fused_optimizer_groups else None
+
+
+def _divide_for(run: Run, blocks: Sequence[nn.Module]) -> Divide:
+    option, count = _fusing(run), run[WholeModelConfig].fused_optimizer_groups or 1
+    if option == "blockwise_fused_optimizers":
+        owners = {id(p): index for index, block in enumerate(blocks) for p in block.parameters()}
+        return lambda weights: _by_owner(weights, owners)
+    if option == "fused_optimizer_groups":
+        return lambda weights: (weights[start::count] for start in range(min(count, len(weights))))
+    return lambda weights: ([weight] for weight in weights)
+
+
+def _by_owner(weights: Sequence[nn.Parameter], owners: Mapping[int, int]) -> Iterable[list[nn.Parameter]]:
+    """Return the weights of each block; those of none are together."""
+    found: dict[int, list[nn.Parameter]] = {}
+    for weight in weights:
+        found.setdefault(owners.get(id(weight), -1), []).append(weight)
+    return found.values()
+
+
+def _divided(groups: Sequence[dict[str, Any]], divide: Divide) -> tuple[list[dict[str, Any]], list[int]]:
+    """Return a group for each share, and for each of them the index of the group that it is a share of."""
+    shares = [
+        (index, {**group, "params": list(share)})
+        for index, group in enumerate(groups)
+        for share in divide(group["params"])
+    ]
+    return [group for _, group in shares], [index for index, _ in shares]
+
+
+def _join(groups: Iterable[dict[str, Any]]) -> list[FlatParameter]:
+    flat: list[FlatParameter] = []
+    for group in groups:
+        joined, group["params"] = flatten(group["params"])
+        flat += joined
+    return flat

@@ -1,0 +1,314 @@
+"""States: all that an interrupted run needs to go on as if it had never stopped.
+
+A state is a folder with `state.safetensors` (weights, optimizer) and `state.json` (position, options). Where
+the saved file holds the weights exactly as they are trained, the state shares it: `weights.safetensors` is
+another name of the same bytes, so that a large model is written once and either can be removed.
+Generators need no saving: every draw is a function of the seed and of the position (`loop.py`).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sfumato.adapters.network.network import UNSAVED
+from sfumato.checkpoints.atomic import atomic_file, sync_folder
+from sfumato.checkpoints.name_trial import try_file, try_folder
+from sfumato.checkpoints.tensors import TensorReader, open_tensors, write_tensors
+from sfumato.errors import UserError
+from sfumato.training.state.json_tensors import put_together, take_apart
+from sfumato.training.trainables import Trainable
+from sfumato.training.update.optimizer_step import WeightUpdate
+
+logger = logging.getLogger(__name__)
+
+TENSORS, WEIGHTS = "state.safetensors", "weights.safetensors"
+RECORD, POSITION = "state.json", "train_state.json"
+OWN = "weights/"
+"""What stands before the names of weights in a state's own file."""
+VERSION = 2
+
+PLACES = ("resume", "output_dir", "output_name", "logging_dir", "log_tracker_name", "wandb_run_name")
+"""Options that say where things are; they may differ without a word."""
+
+HELD = ("learning_rate", "unet_lr", "text_encoder_lr", "optimizer_args")
+"""Options whose values the optimizer's groups hold, so that a state brings its own."""
+
+
+@dataclass(frozen=True)
+class State:
+    """A state folder whose record was read.
+
+    Attributes:
+        finished: optimizer steps done.
+        epoch: the epoch of the last of them, from 1.
+        options: the public configuration of the run that saved it.
+    """
+
+    folder: Path
+    record: Mapping[str, Any]
+
+    @property
+    def finished(self) -> int:
+        """Optimizer steps done."""
+        return int(self.record["finished"])
+
+    @property
+    def seed(self) -> int:
+        """The seed of the run that saved it, chosen or given."""
+        return int(self.record["seed"])
+
+    def differences(self, options: Mapping[str, Any]) -> list[str]:
+        """Return a line for each option that has another value now and matters to what is trained."""
+        before = self.record["options"]
+        now = json.loads(json.dumps(options))
+        return [
+            f"--{name} was {before.get(name, 'not given')} and is {now.get(name, 'not given')}"
+            + ("; the state's holds" if name in HELD else "")
+            for name in sorted((before.keys() | now.keys()) - set(PLACES))
+            if before.get(name) != now.get(name)
+        ]
+
+    def restore(self, trainable: Trainable, update: WeightUpdate) -> None:
+        """Put weights, optimizer, schedule and scaler back as they were.
+
+        Raises:
+            UserError: the state belongs to other weights or to another optimizer.
+        """
+        kind = _kind(update.stepping.optimizer)
+        if self.record["kind"] != kind:
+            raise UserError(
+                f"--resume {self.folder} was saved with {self.record['kind']} and the run has {kind}; "
+                "resume with the same --optimizer_type"
+            )
+        shares = (self.folder / WEIGHTS).exists()
+        with open_tensors(self.folder / (WEIGHTS if shares else TENSORS)) as reader:
+            _restore_weights(trainable, reader, "" if shares else OWN, self.folder)
+        with open_tensors(self.folder / TENSORS) as reader:
+            _restore_optimizer(update.stepping.optimizer, self.record["optimizer"], reader, self.folder)
+            for name, part in (("scheduler", update.stepping.scheduler), ("scaler", update.scaler)):
+                if part is not None and self.record[name] is not None:
+                    part.load_state_dict(put_together(self.record[name], lambda key, _: reader.get(key)))
+
+
+def save_state(
+    folder: Path,
+    trainable: Trainable,
+    update: WeightUpdate,
+    finished: int,
+    epoch: int,
+    record: Mapping[str, Any],
+    saved: Path | None = None,
+) -> None:
+    """Write a state folder; until it is complete, one that was there before stays.
+
+    Args:
+        saved: a file on the same disk that holds just the tensors of `trainable` as they are now.
+        finished: optimizer steps done.
+        record: `seed` and `options` of the run.
+    """
+    tensors: dict[str, Tensor] = {}
+    trees: dict[str, Any] = {}
+    for name, content in (
+        ("optimizer", _optimizer_content(update.stepping.optimizer)),
+        ("scheduler", update.stepping.scheduler and update.stepping.scheduler.state_dict()),
+        ("scaler", update.scaler and update.scaler.state_dict()),
+    ):
+        trees[name], found = take_apart(content, name)
+        tensors |= found
+    with _replacing(folder) as unfinished:
+        if saved is None or not _is_linked(saved, unfinished / WEIGHTS):
+            tensors |= {f"{OWN}{name}": tensor.detach() for name, tensor in trainable.tensors()}
+        write_tensors(unfinished / TENSORS, tensors, {"format": "pt"}, takes_any=True)
+        position = {"finished": finished, "epoch": epoch, "kind": _kind(update.stepping.optimizer)}
+        _write_json(unfinished / RECORD, {"version": VERSION, **position, **trees, **record})
+        # The file by which sd-scripts knows a state's position. It comes last: with it a state is complete.
+        _write_json(unfinished / POSITION, {"current_epoch": epoch, "current_step": finished + 1})
+
+
+def _is_linked(saved: Path, name: Path) -> bool:
+    """Give a file a second name; return whether the file system can do that."""
+    try:
+        os.link(saved, name)
+    except OSError as error:
+        logger.debug("%s cannot be shared with the state, so it is written again: %s", saved, error)
+        return False
+    return True
+
+
+def try_state(folder: Path, remedy: str) -> None:
+    """Raise UserError, with this remedy, if a state cannot be written to that folder."""
+    unfinished, previous = _names(folder)
+    try_file(unfinished / TENSORS, remedy)
+    for place in (previous, folder):
+        try_folder(place, remedy)
+
+
+def read_state(folder: Path) -> State:
+    """Read a state's record.
+
+    Raises:
+        UserError: the folder is no state, or one that cannot be read safely.
+    """
+    folder = _survivor(folder)
+    if not folder.is_dir():
+        raise UserError(f"--resume {folder} is not a folder; give the folder that ends in -state")
+    if not (folder / RECORD).exists():
+        if (folder / "optimizer.bin").exists():
+            raise UserError(
+                f"--resume {folder} was saved by sd-scripts as pickles that cannot be restored exactly; "
+                "start from its weights with --network_weights, --initial_step and --skip_until_initial_step"
+            )
+        raise UserError(
+            f"--resume {folder} holds no {RECORD}; give a folder that was saved with --save_state"
+        )
+    record = _read_record(folder)
+    if record.get("version") != VERSION:
+        raise UserError(
+            f"--resume {folder} has version {record.get('version')}; this program reads version {VERSION}"
+        )
+    _check_tensors(folder, record)
+    return State(folder, record)
+
+
+def _survivor(folder: Path) -> Path:
+    """Return where a state really lies: a process may have been killed between two renames."""
+    unfinished, previous = _names(folder)
+    places = (unfinished, previous) if (unfinished / POSITION).exists() else (previous,)
+    found = next((place for place in (folder, *places) if place.is_dir()), folder)
+    if found != folder:
+        logger.warning("%s was being replaced when its run ended; resuming from %s", folder, found.name)
+    return found
+
+
+def _read_record(folder: Path) -> Any:
+    try:
+        record = json.loads((folder / RECORD).read_text("utf-8"))
+        missing = {"version", "finished", "epoch", "kind", "seed", "options", "optimizer"} - record.keys()
+    except (ValueError, AttributeError) as error:
+        raise UserError(f"{folder / RECORD} is damaged ({error}); resume from another state") from error
+    if missing:
+        raise UserError(f"{folder / RECORD} lacks {', '.join(sorted(missing))}; resume from another state")
+    return record
+
+
+def _check_tensors(folder: Path, record: Any) -> None:
+    """Open the tensors, which shows a file that is missing or cut off before any model is loaded."""
+    wanted: list[str] = []
+
+    def note(name: str, _: str) -> Tensor:
+        wanted.append(name)
+        return torch.empty(0)
+
+    put_together(record["optimizer"], note)
+    if (folder / WEIGHTS).exists():
+        with open_tensors(folder / WEIGHTS):
+            pass
+    with open_tensors(folder / TENSORS) as reader:
+        if missing := [name for name in wanted if name not in reader]:
+            raise UserError(f"{folder / TENSORS} lacks {missing[0]}; resume from another state")
+
+
+def _restore_weights(trainable: Trainable, reader: TensorReader, prefix: str, folder: Path) -> None:
+    live = [(name, tensor) for name, tensor in trainable.tensors() if not _is_new(name, prefix, reader)]
+    for name, tensor in live:  # all of them first, so that nothing is restored by halves
+        key = f"{prefix}{name}"
+        if key not in reader or reader.shape(key) != tuple(tensor.shape):
+            found = reader.shape(key) if key in reader else "nothing"
+            raise UserError(
+                f"--resume {folder} holds {found} for {name}, which is {tuple(tensor.shape)} now; "
+                "resume with the options of the run that saved it, or start anew from the file it saved"
+            )
+    with torch.no_grad():
+        for name, tensor in live:
+            tensor.copy_(reader.get(f"{prefix}{name}"))
+    for name, tensor in trainable.tensors():
+        if not _is_new(name, prefix, reader) and not _is_same(tensor, reader.get(f"{prefix}{name}")):
+            raise UserError(
+                f"--resume {folder}: {name} cannot be put back: it is made anew of something else; "
+                "start anew from the file that the run saved"
+            )
+
+
+def _is_new(name: str, prefix: str, reader: TensorReader) -> bool:
+    """Return whether a state is of a version that left this buffer to be made anew, which is mostly right."""
+    return name.startswith(UNSAVED) and f"{prefix}{name}" not in reader
+
+
+def _is_same(live: Tensor, saved: Tensor) -> bool:
+    """Return whether a tensor holds just what was saved, in its own number format."""
+    saved = saved.to(live.device, live.dtype)
+    one, other = (tensor.detach().reshape(-1).view(torch.uint8) for tensor in (live, saved))
+    return torch.equal(one, other)
+
+
+def _kind(optimizer: torch.optim.Optimizer) -> str:
+    return f"{type(optimizer).__module__}.{type(optimizer).__qualname__}"
+
+
+def _parameters(optimizer: torch.optim.Optimizer) -> list[torch.nn.Parameter]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def _optimizer_content(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """Return what an optimizer remembers; its own `state_dict` may wrap it, `load_state_dict` casts it."""
+    numbered = enumerate(_parameters(optimizer))
+    return {
+        "state": {index: dict(optimizer.state[p]) for index, p in numbered if p in optimizer.state},
+        "groups": [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups],
+    }
+
+
+def _restore_optimizer(
+    optimizer: torch.optim.Optimizer, plain: Any, reader: TensorReader, folder: Path
+) -> None:
+    parameters = _parameters(optimizer)
+
+    def tensor(key: str, device: str) -> Tensor:
+        return reader.get(key, device if device == "cpu" else parameters[0].device)
+
+    saved = put_together(plain, tensor)
+    if len(saved["groups"]) != len(optimizer.param_groups):
+        raise UserError(
+            f"--resume {folder} has {len(saved['groups'])} groups of weights and the run has "
+            f"{len(optimizer.param_groups)}; resume with the learning rates and the fusing of that run"
+        )
+    for group, before in zip(optimizer.param_groups, saved["groups"], strict=True):
+        group |= before
+    for index, values in saved["state"].items():
+        optimizer.state[parameters[index]] = values
+
+
+@contextmanager
+def _replacing(folder: Path) -> Iterator[Path]:
+    """Make a folder appear under its name only when it is complete."""
+    unfinished, previous = _names(folder)
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    yield unfinished
+    shutil.rmtree(previous, ignore_errors=True)
+    if folder.exists():
+        folder.rename(previous)
+    unfinished.rename(folder)
+    sync_folder(folder.parent)
+    shutil.rmtree(previous, ignore_errors=True)
+
+
+def _names(folder: Path) -> tuple[Path, Path]:
+    """Return what a state is called until it is complete, and the one it replaces until it is gone."""
+    return folder.with_name(f".{folder.name}.part"), folder.with_name(f".{folder.name}.previous")
+
+
+def _write_json(path: Path, value: Mapping[str, Any]) -> None:
+    with atomic_file(path) as file:
+        file.write(json.dumps(value).encode())

@@ -1,0 +1,123 @@
+"""Learning-rate schedules: the factor by which each group's own rate is multiplied at a step."""
+
+from __future__ import annotations
+
+import importlib
+import warnings
+from dataclasses import fields
+
+import torch
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
+
+from sfumato.config.run.training.schedule import ScheduleConfig
+from sfumato.errors import UserError, guest_code
+from sfumato.training.update.argument_values import parse_arguments, require_accepted
+from sfumato.training.update.optimizers import OptimizerPlan
+from sfumato.training.update.rate_shapes import OPTION, SHAPES, factor
+
+
+def build(
+    config: ScheduleConfig,
+    optimizer: torch.optim.Optimizer,
+    plan: OptimizerPlan,
+    learning_rate: float,
+    num_steps: int,
+) -> LRScheduler | None:
+    """Make the schedule of a run of `num_steps` optimizer steps, or None where the optimizer needs none.
+
+    Raises:
+        UserError: the schedule's name is unknown, or its options contradict each other.
+    """
+    if plan.is_schedule_free:
+        return None
+    if plan.relative_step:
+        from transformers.optimization import AdafactorSchedule
+
+        return AdafactorSchedule(optimizer, learning_rate)
+    _check_name(config)
+    if config.lr_scheduler_type:
+        return _foreign(config, optimizer)
+    arguments = parse_arguments(config.lr_scheduler_args or (), OPTION)
+    return LambdaLR(optimizer, factor(config, arguments, learning_rate, num_steps))
+
+
+def describe(config: ScheduleConfig, plan: OptimizerPlan, learning_rate: float) -> str:
+    """Return the schedule's name as adapter files record it."""
+    return f"adafactor:{learning_rate}" if plan.relative_step else config.lr_scheduler
+
+
+def check(config: ScheduleConfig, plan: OptimizerPlan, learning_rate: float) -> None:
+    """Raise UserError if optimizer or schedule cannot be built, which one weight of no account tells."""
+    weight = torch.nn.Parameter(torch.zeros(2, 2))
+    optimizer = plan.build([{"params": [weight]}], learning_rate)
+    schedule = build(config, optimizer, plan, learning_rate, 1000)
+    if schedule is None:
+        return
+    with guest_code(f"{_named(config)} cannot step by itself"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # no weight is changed here
+        schedule.step()
+
+
+def settings_without_effect(config: ScheduleConfig, plan: OptimizerPlan) -> list[str]:
+    """Return one line for each option that is not at its default and yet does nothing."""
+    heard, reason = _heard(config, plan)
+    return [
+        f"--{field.name} {_shown(getattr(config, field.name))} has no effect with {reason}"
+        for field in fields(config)
+        if field.name not in heard and getattr(config, field.name) not in (field.default, ())
+    ]
+
+
+def _heard(config: ScheduleConfig, plan: OptimizerPlan) -> tuple[set[str], str]:
+    """Return the options that are listened to, and what the others have no effect with."""
+    if plan.is_schedule_free:
+        return set(), f"--optimizer_type {plan.kind.__name__}, which needs no schedule"
+    if plan.relative_step:
+        own = {"lr_scheduler"} if config.lr_scheduler == "adafactor" else set()
+        return own, f"--optimizer_type {plan.kind.__name__}, which sets its own rates (relative_step=True)"
+    if config.lr_scheduler_type:
+        return {"lr_scheduler_type", "lr_scheduler_args", "lr_warmup_steps"}, _named(config)
+    shape = SHAPES.get(config.lr_scheduler)
+    own = shape.options if shape else set()
+    return {"lr_scheduler", "lr_scheduler_args", *own}, _named(config)
+
+
+def _named(config: ScheduleConfig) -> str:
+    kind = config.lr_scheduler_type
+    return f"--lr_scheduler_type {kind}" if kind else f"--lr_scheduler {config.lr_scheduler}"
+
+
+def _shown(value: object) -> str:
+    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def _check_name(config: ScheduleConfig) -> None:
+    name = config.lr_scheduler
+    if config.lr_scheduler_type:
+        if config.lr_warmup_steps:
+            raise UserError("--lr_warmup_steps has no effect with --lr_scheduler_type; remove one of them")
+        return
+    if name == "adafactor":
+        raise UserError("--lr_scheduler adafactor needs --optimizer_type Adafactor with relative_step=True")
+    if name not in SHAPES:
+        raise UserError(f"--lr_scheduler is {name}; known are {', '.join(SHAPES)}")
+    if name == "constant" and config.lr_warmup_steps:
+        raise UserError(
+            f"--lr_warmup_steps is {config.lr_warmup_steps} but --lr_scheduler constant has no warmup; "
+            "use constant_with_warmup"
+        )
+
+
+def _foreign(config: ScheduleConfig, optimizer: torch.optim.Optimizer) -> LRScheduler:
+    """Make a schedule of a class that torch or anybody else offers."""
+    module_name, _, class_name = config.lr_scheduler_type.rpartition(".")
+    with guest_code(_named(config)):
+        kind = getattr(importlib.import_module(module_name or "torch.optim.lr_scheduler"), class_name)
+    arguments = parse_arguments(config.lr_scheduler_args or (), OPTION)
+    if "last_epoch" in arguments:
+        raise UserError(
+            f"{OPTION} holds last_epoch: where a run stands, its state (--resume) says; leave it out"
+        )
+    require_accepted(kind, arguments, OPTION, ("optimizer", "last_epoch"))
+    with guest_code(f"{OPTION} {_shown(config.lr_scheduler_args or ())} do not suit {class_name}"):
+        return kind(optimizer, **arguments)

@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from sfumato.data.sources import sources
+from sfumato.data.sources.complaints import Complaints
+from sfumato.errors import UserError
+from tests.data.folders import folder, picture, plan, subset
+
+
+@pytest.fixture
+def cats(tmp_path: Path) -> Path:
+    images = folder(tmp_path / "cat", [(64, 32)] * 3)
+    folder(tmp_path / "masks", [(64, 32), (32, 16), (128, 63)])
+    return images
+
+
+def test_masks_of_the_same_proportions_fit_whatever_their_size(cats: Path) -> None:
+    masked = subset(cats, conditioning_data_dir=cats.with_name("masks"))
+    assert len(sources.read(plan(masked), Complaints(strict=True))) == 3
+
+
+def test_masks_of_other_proportions_are_named_before_they_are_stretched(cats: Path) -> None:
+    masks = cats.with_name("masks")
+    picture(masks / "im1.png", (40, 40))
+    complaints = Complaints()
+    assert len(sources.read(plan(subset(cats, conditioning_data_dir=masks)), complaints)) == 3
+    (said,) = complaints.warnings
+    assert said.message.startswith(f"1 of 3 pictures in {masks} is stretched to the proportions")
+    assert said.files == ("im1.png",)
+
+
+def test_a_picture_whose_mask_is_broken_is_left_out_and_both_are_named(cats: Path) -> None:
+    masks = cats.with_name("masks")
+    (masks / "im2.png").write_bytes(b"no picture at all")
+    masked = subset(cats, conditioning_data_dir=masks)
+    complaints = Complaints()
+    assert len(sources.read(plan(masked), complaints)) == 2
+    ((path, reason),) = complaints.broken
+    assert path == str(cats / "im2.png")
+    assert reason.startswith(f"{masks / 'im2.png'} beside it is broken: not a picture")
+    with pytest.raises(UserError, match="beside it is broken"):
+        sources.read(plan(masked), Complaints(strict=True))
+
+
+def test_pictures_without_a_face_in_their_names_are_counted(cats: Path) -> None:
+    picture(cats / "im3_20_10_8_8.png", (64, 32), "cat")
+    complaints = Complaints()
+    sources.read(plan(subset(cats, face_crop_aug_range=(2.0, 4.0))), complaints)
+    (said,) = complaints.warnings
+    assert said.message.startswith(f"3 of 4 pictures of {cats} have no face in the name")
+    assert said.files == ("im0.png", "im1.png", "im2.png")

@@ -1,0 +1,140 @@
+"""Tokenizers are found without network where possible, and say what is missing where not."""
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import huggingface_hub
+import pytest
+import torch
+from huggingface_hub.errors import LocalEntryNotFoundError
+
+from sfumato.errors import UserError
+from sfumato.models.components import tokenizers
+from tests import tiny
+
+CLIP_FOLDER = "openai_clip-vit-large-patch14"
+T5_FOLDER = "google_t5-v1_1-xxl"
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("cache")
+    tiny._clip_tokenizer(folder / CLIP_FOLDER)
+    tiny._t5_tokenizer(folder / T5_FOLDER)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _without_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(name: str, **_: object) -> str:
+        raise LocalEntryNotFoundError(name)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", absent)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+
+
+def test_cached_tokenizers_load_without_the_hub(cache: Path) -> None:
+    ids = tokenizers.load_clip(cache_dir=cache)(["a cat"], 77).ids
+    assert ids.shape == (1, 77)
+    tokens = tokenizers.load_t5(cache_dir=cache)(["a cat", ""], 16)
+    assert tokens.mask.sum(1).tolist() == [tokens.ids[0].count_nonzero().item(), 1]
+
+
+def test_tokenizers_that_the_model_brings_come_first(cache: Path, tmp_path: Path) -> None:
+    (tmp_path / CLIP_FOLDER).mkdir()
+    (tmp_path / CLIP_FOLDER / "tokenizer.json").write_text("not read")
+    tokenizer = tokenizers.load_clip(cache_dir=tmp_path, bundled_dir=cache)
+    assert tokenizer(["cat"], 77).mask.sum() == 3
+
+
+@pytest.mark.parametrize("given", [True, False])
+@pytest.mark.parametrize(("load", "folder"), [("load_clip", CLIP_FOLDER), ("load_t5", T5_FOLDER)])
+def test_a_missing_tokenizer_names_option_folder_and_files(
+    load: str, folder: str, given: bool, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError) as caught:
+        getattr(tokenizers, load)(cache_dir=tmp_path if given else None)
+    message = str(caught.value)
+    assert "--tokenizer_cache_dir" in message
+    assert folder in message
+    assert "tokenizer.json" in message
+    assert "\n" not in message
+    assert (str(tmp_path) in message) == given
+
+
+def test_an_empty_folder_is_no_tokenizer(tmp_path: Path) -> None:
+    (tmp_path / CLIP_FOLDER).mkdir()
+    (tmp_path / CLIP_FOLDER / "vocab.json").write_text("{}")
+    with pytest.raises(UserError, match=r"vocab.json and merges.txt"):
+        tokenizers.load_clip(cache_dir=tmp_path)
+
+
+def test_broken_files_are_named_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / T5_FOLDER).mkdir()
+    (tmp_path / T5_FOLDER / "tokenizer.json").write_text('{"version": ')
+    with pytest.raises(UserError) as caught:
+        tokenizers.load_t5(cache_dir=tmp_path)
+    assert str(tmp_path / T5_FOLDER) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_package_that_a_bare_vocabulary_needs_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / T5_FOLDER).mkdir()
+    (tmp_path / T5_FOLDER / "spiece.model").write_bytes(b"not read")
+    monkeypatch.setattr(tokenizers, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match="pip install sentencepiece"):
+        tokenizers.load_t5(cache_dir=tmp_path)
+
+
+def test_what_comes_from_the_hub_is_kept(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[bool] = []
+
+    def download(name: str, *, allow_patterns: Sequence[str], local_files_only: bool) -> str:
+        asked.append(local_files_only)
+        if local_files_only:
+            raise LocalEntryNotFoundError(name)
+        assert "*" not in "".join(allow_patterns)
+        return str(cache / CLIP_FOLDER)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    monkeypatch.setattr(tokenizers, "_is_hub_reachable", lambda: True)
+    first = tokenizers.load_clip(cache_dir=tmp_path)(["a red dog"], 77).ids
+    assert asked == [True, False]
+    assert (tmp_path / CLIP_FOLDER / "tokenizer.json").is_file()
+    second = tokenizers.load_clip(cache_dir=tmp_path)(["a red dog"], 77).ids
+    assert len(asked) == 2
+    assert torch.equal(first, second)
+
+
+def test_the_hubs_own_cache_is_enough(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda name, **_: str(cache / T5_FOLDER))
+    assert tokenizers.load_t5()(["blue sky"], 8).ids.shape == (1, 8)
+
+
+def test_being_offline_is_noticed_without_asking_the_hub() -> None:
+    assert not tokenizers._is_hub_reachable()
+
+
+def test_padding_is_a_choice(cache: Path, tmp_path: Path) -> None:
+    shutil.copytree(cache / CLIP_FOLDER, tmp_path / CLIP_FOLDER)
+    ended = tokenizers.load_clip(cache_dir=tmp_path)
+    marked = tokenizers.load_clip(cache_dir=tmp_path, pad_token="!")
+    assert ended(["cat"], 77).ids[0, -1] == ended.vocabulary.eos_token_id
+    assert marked(["cat"], 77).ids[0, -1] == marked.vocabulary.convert_tokens_to_ids("!")
+
+
+def test_windows_hold_everything_that_one_input_cannot(cache: Path) -> None:
+    tokenizer = tokenizers.load_clip(cache_dir=cache)
+    text = " ".join(["cat"] * 100)
+    windows = tokenizer.windows([text, "cat"], 3)
+    start, end = tokenizer.vocabulary.bos_token_id, tokenizer.vocabulary.eos_token_id
+    assert windows.shape == (2, 3, 77)
+    assert windows[:, :, 0].unique().tolist() == [start]
+    real = (windows != start) & (windows != end)
+    assert real.sum((1, 2)).tolist() == [100, 1]
+    assert real.sum(2)[0].tolist() == [75, 25, 0]

@@ -1,0 +1,48 @@
+"""Where cache files cannot be written, a run that needs them does not begin."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from sfumato.errors import UserError
+from sfumato.training.run import caches
+from sfumato.training.run.caches import check_places
+
+FAMILY: Any = SimpleNamespace(caches=SimpleNamespace(texts="_te.npz"))
+
+
+def check(*pictures: Path) -> None:
+    table = SimpleNamespace(pictures=SimpleNamespace(paths=[str(path) for path in pictures]))
+    training_set: Any = SimpleNamespace(sets=[table], validation=None)
+    check_places(training_set, FAMILY, "move it", latents=False, texts=True)
+
+
+def test_the_longest_name_of_each_folder_is_tried_and_nothing_stays(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    short, long = tmp_path / "a" / "cat.png", tmp_path / "b" / f"{'c' * 250}.png"
+    check(short, tmp_path / "b" / "cat.png")
+    with pytest.raises(
+        UserError, match=r"b/cccccc.*_te.npz .* cannot be written: File name too long; move it"
+    ):
+        check(short, long, tmp_path / "b" / "cat.png")
+    assert [path.name for path in sorted(tmp_path.rglob("*"))] == ["a", "b"]
+
+
+def test_a_folder_that_takes_no_cache_files_is_refused_unless_it_has_them_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path, remedy: str) -> None:
+        raise UserError(f"{path} cannot be written: Read-only file system; {remedy}")
+
+    monkeypatch.setattr(caches, "try_file", refuse)
+    pictures = [tmp_path / "cat.png", tmp_path / "horse.png"]
+    (tmp_path / "horse_te.npz").touch()
+    with pytest.raises(UserError, match="Read-only file system; move it"):
+        check(*pictures)
+    (tmp_path / "cat_te.npz").touch()
+    check(*pictures)
