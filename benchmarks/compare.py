@@ -5,7 +5,7 @@ its libraries. Rounds go A B, B A, A B, ...: what slows the machine for a while 
 median over the rounds of B's figure divided by A's; 0.9 means that B takes a tenth less.
 
     python benchmarks/compare.py HEAD~5 HEAD
-    python benchmarks/compare.py v1 v2 --rounds 5 --benchmarks cli_start 'dataset_start --pictures 5000'
+    python benchmarks/compare.py v1 v2 --rounds 5 --benchmarks cli_start 'dataset_start --images 5000'
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-DEFAULT = ("cli_start", "step_overhead", "dataset_start --pictures 20000")
+DEFAULT = ("cli_start", "step_overhead", "dataset_start --images 20000")
 
 Figures = dict[str, float]
 """By name, e.g. `cached.cpu_s`."""

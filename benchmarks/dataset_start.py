@@ -1,13 +1,13 @@
 """How long a large data set takes at the start of a run, and how much memory, each in a fresh process.
 
-Ten folders of tiny valid pictures and captions are made. `first` reads them as a run does: description,
+Ten folders of tiny valid images and captions are made. `first` reads them as a run does: description,
 names, headers, captions, buckets, the first epoch's plan; it leaves an index. `cached` does the same with
 index and complete caches, and decides for every cache file of latents and of captions whether it is valid.
 Cache files are filled by the program itself, with a family that computes next to nothing. Starting Python and
 importing torch is not counted. Files are in the system's cache. Seconds are those of the clock and of the
 processor: they differ where other programs run beside.
 
-    python benchmarks/dataset_start.py [--pictures 100000] [--folder /tmp]
+    python benchmarks/dataset_start.py [--images 100000] [--folder /tmp]
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--pictures", type=int, default=100_000)
+    parser.add_argument("--images", type=int, default=100_000)
     parser.add_argument("--folder", default=tempfile.gettempdir(), help="where the files are made")
     parser.add_argument("--part", choices=list(PARTS), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -56,11 +56,11 @@ def main() -> None:
         print(json.dumps(PARTS[arguments.part](Path(arguments.folder))))
         return
     with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
-        make(Path(name), arguments.pictures)
+        make(Path(name), arguments.images)
         figures = {
             part: fresh(part, name) for part in ("first", "restart", "fill", "unindexed", "cached", "memory")
         }
-    print(json.dumps({"pictures": arguments.pictures, **figures}, indent=1))
+    print(json.dumps({"images": arguments.images, **figures}, indent=1))
 
 
 def fresh(part: str, folder: str) -> object:
@@ -72,19 +72,19 @@ def fresh(part: str, folder: str) -> object:
     return json.loads(done.stdout)
 
 
-def make(root: Path, num_pictures: int) -> None:
-    """Write the description, pictures of 400 sizes, and captions of about 60 characters."""
-    rng, pictures = random.Random(1), []
+def make(root: Path, num_images: int) -> None:
+    """Write the description, images of 400 sizes, and captions of about 60 characters."""
+    rng, images = random.Random(1), []
     root.mkdir(exist_ok=True)
     for _ in range(400):
         data = io.BytesIO()
         Image.new("RGB", (rng.randint(40, 140), rng.randint(40, 140)), (9, 99, 200)).save(data, "PNG")
-        pictures.append(data.getvalue())
-    for number in range(num_pictures):
+        images.append(data.getvalue())
+    for number in range(num_images):
         folder = root / f"{number % FOLDERS}_things"
         if number < FOLDERS:
             folder.mkdir()
-        (folder / f"picture_{number:06d}.png").write_bytes(rng.choice(pictures))
+        (folder / f"picture_{number:06d}.png").write_bytes(rng.choice(images))
         (folder / f"picture_{number:06d}.txt").write_text(f"{number}, {', '.join(rng.sample(WORDS, 8))}\n")
     subsets = "".join(f"[[datasets.subsets]]\nimage_dir = '{f}'\n" for f in sorted(root.iterdir()))
     (root / "data.toml").write_text(
@@ -133,8 +133,8 @@ def cached(root: Path) -> object:
 
 
 def memory(root: Path) -> object:
-    """Return the bytes that a picture takes in this process, and more in a worker that has seen them all."""
-    make(root / "few", 20)  # what the first picture brings, libraries above all, counts for none
+    """Return the bytes that an image takes in this process, and more in a worker that has seen them all."""
+    make(root / "few", 20)  # what the first image brings, libraries above all, counts for none
     fill(root / "few", read(root / "few"))
     gc.collect()
     before = rss_bytes()
@@ -142,19 +142,19 @@ def memory(root: Path) -> object:
     plans = training_set.batches(1)
     fill(root, training_set)
     gc.collect()
-    num_pictures = sum(len(pictures.pictures) for pictures in training_set.sets)
-    here = (rss_bytes() - before) / num_pictures
+    num_images = sum(len(images.images) for images in training_set.sets)
+    here = (rss_bytes() - before) / num_images
 
     def look() -> None:
         for plan in plans:
             for item in plan.items:
-                pictures = training_set.sets[plan.dataset]
-                assert pictures.pictures[item.picture].caption
-                assert pictures.fit(item.picture)
+                images = training_set.sets[plan.dataset]
+                assert images.images[item.image].caption
+                assert images.fit(item.image)
 
     return {
-        "bytes_per_picture": round(here),
-        "worker_bytes_per_picture": round(in_worker(look) / num_pictures),
+        "bytes_per_image": round(here),
+        "worker_bytes_per_image": round(in_worker(look) / num_images),
     }
 
 

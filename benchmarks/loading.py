@@ -1,6 +1,6 @@
 """How fast cached latents come from the disk, and how long a training step waits for them.
 
-Latents of 16 x 128 x 128 in float32, one of a picture of 1024 x 1024, lie in cache files (in the system's
+Latents of 16 x 128 x 128 in float32, one of an image of 1024 x 1024, lie in cache files (in the system's
 cache, as they are after the first epoch where they fit). `items_per_s` loads as fast as it can; `wait_share`
 is the part of steps of 200 ms that the loop waits for its next batch. The step sleeps, as it does for a
 graphics card. The first three batches, in which workers start, are not counted.
@@ -56,10 +56,10 @@ def main() -> None:
 
 
 def make(folder: Path, num_files: int, batch_size: int) -> TrainingSet:
-    """Write pictures (their headers alone: nothing decodes them) and their caches."""
+    """Write images (their headers alone: nothing decodes them) and their caches."""
     for number in range(num_files):
         (folder / f"{number:04d}.png").write_bytes(header(1024, 1024))
-        (folder / f"{number:04d}.txt").write_text(f"picture {number}")
+        (folder / f"{number:04d}.txt").write_text(f"image {number}")
     plan = DatasetPlan((SubsetPlan(folder, caption_extension=".txt"),), Buckets((1024, 1024)), batch_size)
     training_set = dataset.read([plan], seed=1)
     cache = LatentCache(training_set.sets, CacheFormat("_flux.npz", "_flux_te.npz"), SPACE)
@@ -82,7 +82,7 @@ def header(width: int, height: int) -> bytes:
 
 
 def measure(training_set: TrainingSet, num_workers: int) -> dict[str, float]:
-    """Return pictures per second without a step, and the share of waiting with one."""
+    """Return images per second without a step, and the share of waiting with one."""
     loader = Loader(training_set, num_workers=num_workers, persistent=True)
     list(loader(training_set.batches(1)))  # into the system's cache; workers start
     begin = time.perf_counter()

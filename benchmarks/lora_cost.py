@@ -43,7 +43,7 @@ def main() -> None:
     parser.add_argument(
         "--dtype", choices=["float32", "bfloat16"], default="float32", help="of the frozen model"
     )
-    parser.add_argument("--tokens", type=int, default=16, help="of the picture; the text has as many")
+    parser.add_argument("--tokens", type=int, default=16, help="of the image; the text has as many")
     parser.add_argument("--pairs", type=int, default=15)
     given = parser.parse_args()
     torch.set_num_threads(1)

@@ -57,7 +57,7 @@ FULL = "--learning_rate 5e-5 --fused_backward_pass --full_bf16"
 SETTINGS: dict[str, tuple[str, str]] = {
     "LoRA, 24 GB": ("flux_train_network", f"{LORA} --optimizer_type adamw8bit --train_batch_size 2"),
     "LoRA, 16 GB": ("flux_train_network", f"{LORA} {ADAFACTOR} --train_batch_size 1"),
-    "LoRA, 16 GB, two pictures": (
+    "LoRA, 16 GB, two images": (
         "flux_train_network",
         f"{LORA} {ADAFACTOR} --train_batch_size 2 --cpu_offload_checkpointing",
     ),
@@ -77,7 +77,7 @@ def main() -> None:
     """Print all accounts as JSON, in bytes."""
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder)
-        options = [*write_models(data), *write_pictures(data), "--output_dir", folder, "--output_name", "x"]
+        options = [*write_models(data), *write_images(data), "--output_dir", folder, "--output_name", "x"]
         chosen = sys.argv[1:] or SETTINGS
         print(json.dumps({name: count(name, options) for name in chosen}, indent=1))
 
@@ -115,8 +115,8 @@ def _write_holes(path: Path, table: str) -> None:
         os.truncate(file.fileno(), 8 + len(encoded) + end)
 
 
-def write_pictures(folder: Path) -> list[str]:
-    """Write pictures of 1024 x 1024 with captions; return the option that names them."""
+def write_images(folder: Path) -> list[str]:
+    """Write images of 1024 x 1024 with captions; return the option that names them."""
     subset = folder / "data" / "1_sks cat"
     subset.mkdir(parents=True)
     for number in range(4):

@@ -1,6 +1,6 @@
 """A training step of Stable Diffusion 1.5 at its real size, ours against a bare loop over diffusers' UNet.
 
-The UNet has all its 859 million weights, drawn at random; one picture of 256 x 256 pixels (latents and text
+The UNet has all its 859 million weights, drawn at random; one image of 256 x 256 pixels (latents and text
 are given), LoRA of rank 4, AdamW. The bare loop holds the same weights in the same format, adapts the same
 layers by the shortest code that does so, and runs under the same autocast. The steps are taken in turn:
 
@@ -159,7 +159,7 @@ def ours(weights: Mapping[str, Tensor], policy: Precision, is_quick: bool) -> Ca
 
 
 def batch() -> Batch:
-    """Return one picture's latents and text, as caches hand them out."""
+    """Return one image's latents and text, as caches hand them out."""
     latents, hidden = inputs()
     size = torch.tensor([[256, 256]])
     one = torch.ones(1)

@@ -1,6 +1,6 @@
 """What a training step costs besides forward and backward pass, in a real run of the program.
 
-The run is `flux_train_network.py` as a user starts it: pictures and captions cached, TensorBoard,
+The run is `flux_train_network.py` as a user starts it: images and captions cached, TensorBoard,
 metrics, progress bar, clipping, AdamW. The denoiser's forward pass and the backward pass are timed from
 outside, the latter with the release of the graph that it went through; whatever else a step takes is
 overhead: data, noise, loss, optimizer, clipping, observers, records. All of it runs on one thread and is
@@ -126,7 +126,7 @@ def measure(folder: Path, rank: int, num_steps: int, caches: str) -> tuple[list[
 
 
 def options(model: tiny.TinyFlux, folder: Path, rank: int, num_steps: int, caches: str) -> list[str]:
-    """Return the command line of the run: batches of 2, each picture 16 tokens and as many of text."""
+    """Return the command line of the run: batches of 2, each image 16 tokens and as many of text."""
     suffix = "_to_disk" if caches == "disk" else ""
     return [
         *model.arguments,

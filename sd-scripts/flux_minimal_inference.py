@@ -1,4 +1,4 @@
-"""Make pictures with FLUX.1 and any number of LoRAs. `--help` lists the options."""
+"""Make images with FLUX.1 and any number of LoRAs. `--help` lists the options."""
 
 import sys
 from pathlib import Path

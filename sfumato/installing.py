@@ -6,7 +6,7 @@ import os
 import re
 import shlex
 import sys
-from importlib.util import find_spec
+from importlib.machinery import PathFinder
 
 _PACKAGES = {
     "lion_pytorch": "lion-pytorch",
@@ -23,9 +23,10 @@ def command(*requirements: str) -> str:
 
     The `pip` that a shell finds may belong to another environment. One that uv made has none.
     """
+    has_pip = PathFinder.find_spec("pip")  # setuptools has a finder of its own for it, which may warn
     pip = [sys.executable, "-m", "pip", "install"]
     uv = ["uv", "pip", "install", "--python", sys.executable]
-    return " ".join(_quoted(word) for word in (*(pip if find_spec("pip") else uv), *requirements))
+    return " ".join(_quoted(word) for word in (*(pip if has_pip else uv), *requirements))
 
 
 def command_for(module: str) -> str:

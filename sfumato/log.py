@@ -94,7 +94,7 @@ def _rank_is_zero() -> bool:
 
 
 def counted(number: int, one: str, many: str = "") -> str:
-    """Return a number with its noun: `1 picture`, `2 pictures`; see `plural`."""
+    """Return a number with its noun: `1 image`, `2 images`; see `plural`."""
     return f"{number} {plural(number, one, many)}"
 
 

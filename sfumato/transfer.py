@@ -1,4 +1,4 @@
-"""Tensors on their way between main memory and a graphics card, so that the host seldom waits for the card.
+"""Tensors on their way between RAM and a graphics card, so that the host seldom waits for the card.
 
 A copy from or to ordinary memory waits until the card has done all that it was asked before. From pinned
 memory a copy is queued like any other work; to pinned memory, too, but then whoever reads it has to wait.
@@ -27,7 +27,7 @@ def to_device(tensor: Tensor, device: torch.device) -> Tensor:
 
 
 def to_host(wanted: Iterable[_Wanted]) -> Iterator[Tensor]:
-    """Yield tensors in main memory, each in the dtype beside it, with few waits for the device.
+    """Yield tensors in RAM, each in the dtype beside it, with few waits for the device.
 
     Those that are there already in that dtype are yielded as they are.
     """

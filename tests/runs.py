@@ -17,7 +17,7 @@ Known = dict[tuple[str, ...], dict[str, Tensor]]
 
 
 class Runs:
-    """Runs of one script on one model and one folder of pictures."""
+    """Runs of one script on one model and one folder of images."""
 
     def __init__(
         self, name: str, places: Sequence[str], short: Sequence[str], outs: Path, known: Known | None = None

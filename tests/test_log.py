@@ -9,9 +9,9 @@ from sfumato import log
 from sfumato.log import counted, plural
 
 
-@pytest.mark.parametrize(("number", "text"), [(0, "0 pictures"), (1, "1 picture"), (2, "2 pictures")])
+@pytest.mark.parametrize(("number", "text"), [(0, "0 images"), (1, "1 image"), (2, "2 images")])
 def test_a_count_agrees_with_its_noun(number: int, text: str) -> None:
-    assert counted(number, "picture") == text
+    assert counted(number, "image") == text
 
 
 def test_what_is_no_plain_s_is_given() -> None:

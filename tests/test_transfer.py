@@ -1,4 +1,4 @@
-"""Tensors come to main memory as they are, whatever their dtype and order."""
+"""Tensors come to RAM as they are, whatever their dtype and order."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Walk through docs/getting_started.md as its reader does, in the environment that quickstart.py makes.
 
 `python tests/walk_getting_started.py` needs nothing but Python: it runs what the page says, one process
-after the other, with tiny models and pictures in the place of the named ones. It is no part of the tests,
+after the other, with tiny models and images in the place of the named ones. It is no part of the tests,
 whose environment has everything.
 """
 

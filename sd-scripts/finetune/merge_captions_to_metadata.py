@@ -1,4 +1,4 @@
-"""Gather the captions beside pictures in one metadata file. `--help` lists the options."""
+"""Gather the captions beside images in one metadata file. `--help` lists the options."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Gather the tags beside pictures in one metadata file. `--help` lists the options."""
+"""Gather the tags beside images in one metadata file. `--help` lists the options."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Give the pictures of a metadata file their training sizes, and encode them. `--help` lists the options."""
+"""Give the images of a metadata file their training sizes, and encode them. `--help` lists the options."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Encode the pictures of a data set ahead of training, into files. `--help` lists the options."""
+"""Encode the images of a data set ahead of training, into files. `--help` lists the options."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Make smaller copies of pictures, in several sizes. `--help` lists the options."""
+"""Make smaller copies of images, in several sizes. `--help` lists the options."""
 
 import sys
 from pathlib import Path

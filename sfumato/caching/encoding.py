@@ -1,4 +1,4 @@
-"""Pictures to latents: decoded, encoded together, and put where they belong."""
+"""Images to latents: decoded, encoded together, and put where they belong."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from sfumato.caching.store import Arrays, Record
 from sfumato.data.batches import render
 from sfumato.data.images import masks
 from sfumato.data.images.buckets import Fit, Size, crop_box
-from sfumato.data.images.images import BrokenPictureError, stem
+from sfumato.data.images.images import BrokenImageError, stem
 from sfumato.data.sources.index import Index
 from sfumato.errors import UserError
 from sfumato.models.interface.family import VAE, Family
@@ -28,9 +28,9 @@ from sfumato.models.interface.parts import Parts
 
 
 class Decoded(NamedTuple):
-    """A picture to encode: (3, H, W) in [-1, 1] and perhaps (1, H, W), or None if it could not be decoded.
+    """An image to encode: (3, H, W) in [-1, 1] and perhaps (1, H, W), or None if it could not be decoded.
 
-    Record and finding were taken before it was opened, so that they never speak of a newer picture.
+    Record and finding were taken before it was opened, so that they never speak of a newer image.
     """
 
     job: Job
@@ -41,7 +41,7 @@ class Decoded(NamedTuple):
 
 
 class WantedLatents(NamedTuple):
-    """A file with a picture's latents that there should be, and what the index is asked and says about it."""
+    """A file with an image's latents that there should be, and what the index is asked and says about it."""
 
     job: Job
     file: str
@@ -51,7 +51,7 @@ class WantedLatents(NamedTuple):
 
 @dataclass
 class Encoder:
-    """Turns pictures into latents and puts them where they belong."""
+    """Turns images into latents and puts them where they belong."""
 
     cache: LatentCache
     family: Family
@@ -61,18 +61,18 @@ class Encoder:
     _recipes: dict[tuple[Any, ...], tuple[str, str]] = field(default_factory=dict)
 
     def decode(self, job: Job) -> Decoded:
-        """Read a picture's pixels; called in other threads."""
-        pictures = self.cache.sets[job[0]]
-        picture, subset = pictures.pictures[job[1]], pictures.subset(job[1])
-        view = render.plain(picture.size, pictures.fit(job[1]), interpolation=subset.resize_interpolation)
+        """Read an image's pixels; called in other threads."""
+        image_set = self.cache.sets[job[0]]
+        image, subset = image_set.images[job[1]], image_set.subset(job[1])
+        view = render.plain(image.size, image_set.fit(job[1]), interpolation=subset.resize_interpolation)
         record, finding = (self.record(job), self.finding(job)) if self.index is not None else ({}, ("", ""))
         try:
-            return Decoded(job, record, finding, *render.render(picture.path, view, pictures.mask(job[1])))
-        except BrokenPictureError:
+            return Decoded(job, record, finding, *render.render(image.path, view, image_set.mask(job[1])))
+        except BrokenImageError:
             return Decoded(job, record, finding)
 
     def encode(self, batch: Sequence[Decoded]) -> None:
-        """Encode pictures of one size together."""
+        """Encode images of one size together."""
         self.cache.broken.update(decoded.job for decoded in batch if decoded.pixels is None)
         good = [decoded for decoded in batch if decoded.pixels is not None]
         if not good:
@@ -85,33 +85,33 @@ class Encoder:
             self._keep(decoded, {flipped: latents[flipped][row] for flipped in flips})
 
     def record(self, job: Job) -> Record:
-        """Return what a picture's latents are made from."""
+        """Return what an image's latents are made from."""
         dataset, index = job
-        pictures = self.cache.sets[dataset]
-        record = {"picture": store.picture_state(pictures.pictures.paths[index]), **self._constant(job)}
-        if (mask := pictures.mask(index)) and mask.path:
-            record[MASK] = store.picture_state(mask.path)
+        image_set = self.cache.sets[dataset]
+        record = {"picture": store.image_state(image_set.images.paths[index]), **self._constant(job)}
+        if (mask := image_set.mask(index)) and mask.path:
+            record[MASK] = store.image_state(mask.path)
         return record
 
     def finding(self, job: Job) -> tuple[str, str]:
         """Return what the index is asked about a file, and what it says if the latents are valid.
 
-        That is `record` and the names of the arrays, for all pictures alike but for what differs in each.
+        That is `record` and the names of the arrays, for all images alike but for what differs in each.
         """
-        pictures = self.cache.sets[job[0]]
+        image_set = self.cache.sets[job[0]]
         kind, recipe = self._recipe(job)
-        picture, partner = pictures.pictures.paths[job[1]], pictures.pictures.conditionings[job[1]]
-        masked = store.picture_state(partner) if partner else ""
-        return kind, f"{store.picture_state(picture)}{masked} {recipe}"
+        image, partner = image_set.images.paths[job[1]], image_set.images.conditionings[job[1]]
+        masked = store.image_state(partner) if partner else ""
+        return kind, f"{store.image_state(image)}{masked} {recipe}"
 
     def wanted(self) -> Iterator[WantedLatents]:
-        """Yield the files there should be, one for each picture, and of each what `finding` says.
+        """Yield the files there should be, one for each image, and of each what `finding` says.
 
-        The state of a picture is that in which the folders were read: a hundred thousand need not be asked
+        The state of an image is that in which the folders were read: a hundred thousand need not be asked
         once more. This is where a start with complete caches spends its time, so it goes over columns.
         """
-        for dataset, pictures in enumerate(self.cache.sets):
-            table = pictures.pictures
+        for dataset, image_set in enumerate(self.cache.sets):
+            table = image_set.images
             recipes: dict[object, tuple[str, str, str]] = {}
             states = zip(table.num_bytes, table.times_ns, strict=True)
             kinds = zip(table.subsets, table.sizes, table.train_sizes, strict=False)
@@ -119,17 +119,17 @@ class Encoder:
             for index, (path, partner, (num_bytes, time_ns), alike) in enumerate(rows):
                 key = (alike, partner == "")
                 if key not in recipes:
-                    recipes[key] = self.cache.ending(pictures.size(index)), *self._recipe((dataset, index))
+                    recipes[key] = self.cache.ending(image_set.size(index)), *self._recipe((dataset, index))
                 ending, kind, recipe = recipes[key]
-                masked = store.picture_state(partner) if partner else ""
+                masked = store.image_state(partner) if partner else ""
                 finding = f"[{num_bytes}, {time_ns}]{masked} {recipe}"
                 yield WantedLatents((dataset, index), stem(path) + ending, kind, finding)
 
     def _recipe(self, job: Job) -> tuple[str, str]:
         dataset, index = job
-        pictures = self.cache.sets[dataset]
-        has_partner = pictures.pictures.conditionings[index] != ""
-        alike = (dataset, pictures.pictures.subsets[index], pictures.fit(index)[:2], has_partner)
+        image_set = self.cache.sets[dataset]
+        has_partner = image_set.images.conditionings[index] != ""
+        alike = (dataset, image_set.images.subsets[index], image_set.fit(index)[:2], has_partner)
         if alike not in self._recipes:
             names = [self.cache.name(*job, flipped) for flipped in self.cache.flips(*job)]
             recipe = json.dumps([*names, self.cache.mask_name(*job), self._constant(job)])
@@ -138,10 +138,10 @@ class Encoder:
         return self._recipes[alike]
 
     def _constant(self, job: Job) -> Record:
-        """Return the part of the record that many pictures share."""
-        pictures = self.cache.sets[job[0]]
-        fit, interpolation = pictures.fit(job[1]), pictures.subset(job[1]).resize_interpolation
-        mask = pictures.mask(job[1])
+        """Return the part of the record that many images share."""
+        image_set = self.cache.sets[job[0]]
+        fit, interpolation = image_set.fit(job[1]), image_set.subset(job[1]).resize_interpolation
+        mask = image_set.mask(job[1])
         return {
             "vae": self.vae,
             "dtype": str(self.parts.dtypes.get(VAE, torch.float32)),
@@ -171,7 +171,7 @@ class Encoder:
             if mask is not None:
                 self.cache.memory.put((*job, MASK), masks.shrunk(mask, self.cache.size(*job)))
             return
-        pictures, suffix = self.cache.sets[job[0]], self.cache.key_suffix(*job)
+        image_set, suffix = self.cache.sets[job[0]], self.cache.key_suffix(*job)
         stored = latents
         if not self.cache.format.is_scaled:
             stored = {flipped: self.cache.space.raw(tensor) for flipped, tensor in latents.items()}
@@ -179,11 +179,11 @@ class Encoder:
         if (name := self.cache.mask_name(*job)) and mask is not None:
             kept = mask if name.startswith(ALPHA) else masks.shrunk(mask, self.cache.size(*job))
             arrays[name] = store.as_array(kept[0])
-        arrays |= _framing(pictures.size(job[1]), pictures.fit(job[1]), suffix)
+        arrays |= _framing(image_set.size(job[1]), image_set.fit(job[1]), suffix)
         arrays[store.RECORD + suffix] = store.record_array(decoded.record)
         path = self.cache.path(*job)
-        # What else a file holds that is older than its picture is stale, and must not look fresh from now on.
-        is_fresh = path.exists() and store.is_newer(path, pictures.pictures.paths[job[1]])
+        # What else a file holds that is older than its image is stale, and must not look fresh from now on.
+        is_fresh = path.exists() and store.is_newer(path, image_set.images.paths[job[1]])
         (store.update if is_fresh else store.write)(path, arrays)
         if self.index is not None:
             kind, finding = decoded.finding
@@ -191,7 +191,7 @@ class Encoder:
 
 
 def _framing(size: Size, fit: Fit, suffix: str) -> Arrays:
-    """Return what sd-scripts stores beside latents: size of the picture (width, height) and its crop box."""
+    """Return what sd-scripts stores beside latents: size of the image (width, height) and its crop box."""
     return {
         "original_size" + suffix: np.array(size, dtype=np.int64),
         "crop_ltrb" + suffix: np.array(crop_box(fit.bucket, size), dtype=np.float64),

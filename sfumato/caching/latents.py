@@ -1,4 +1,4 @@
-"""Latents computed once instead of in every step, in memory or in files beside the pictures."""
+"""Latents computed once instead of in every step, in memory or in files beside the images."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from sfumato.models.interface.family import VAE, Family
 from sfumato.models.interface.parts import Parts
 
 VARYING = ("color_aug", "random_crop", "face_crop_aug_range")
-"""Settings of a subset that make a picture another one each time, beside mirroring."""
+"""Settings of a subset that make an image another one each time, beside mirroring."""
 
 _DECODERS = min(4, os.cpu_count() or 1)
 _BATCHES_AHEAD = 2
@@ -30,14 +30,14 @@ _BATCHES_AHEAD = 2
 logger = logging.getLogger(__name__)
 
 
-def require_constant_pictures(training_set: TrainingSet) -> None:
-    """Raise UserError if pictures vary, so that their latents cannot be computed once."""
-    for subset in (subset for pictures in training_set.sets for subset in pictures.plan.subsets):
+def require_constant_images(training_set: TrainingSet) -> None:
+    """Raise UserError if images vary, so that their latents cannot be computed once."""
+    for subset in (subset for image_set in training_set.sets for subset in image_set.plan.subsets):
         for name in VARYING:
             if getattr(subset, name):
                 raise UserError(
                     f"--cache_latents excludes {name}, which {subset.source} asks for: "
-                    "cached pictures cannot vary; leave one of them out"
+                    "cached images cannot vary; leave one of them out"
                 )
 
 
@@ -53,14 +53,14 @@ def fill_latents(
     world: int = 1,
     wait: Callable[[], None] = lambda: None,
 ) -> LatentCache:
-    """Encode every picture that has no valid latents yet, and let the training set load latents.
+    """Encode every image that has no valid latents yet, and let the training set load latents.
 
-    The VAE is not loaded if nothing is missing. The posterior's noise is a function of the pictures encoded
+    The VAE is not loaded if nothing is missing. The posterior's noise is a function of the images encoded
     together (by name, size and mirroring), so it does not depend on processes or on what is cached already.
 
     Args:
-        batch_size: pictures encoded together.
-        to_disk: keep files beside the pictures; processes share the work. Otherwise each keeps all in memory.
+        batch_size: images encoded together.
+        to_disk: keep files beside the images; processes share the work. Otherwise each keeps all in memory.
         trust: take existing files as valid without opening them.
         rank, world: this process among all.
         wait: called when this process's part of the files is done; returns when that of all is.
@@ -80,7 +80,7 @@ def fill_latents(
     finally:
         training_set.index.save()
     for dataset, index in sorted(cache.broken):
-        logger.warning("%s could not be decoded and is left out", cache.sets[dataset].pictures.paths[index])
+        logger.warning("%s could not be decoded and is left out", cache.sets[dataset].images.paths[index])
     if cache.memory is not None:
         cache.memory.pack()
     wait()
@@ -90,7 +90,7 @@ def fill_latents(
 
 def _encode_all(encoder: Encoder, jobs: Sequence[Job], batch_size: int) -> None:
     with (
-        log.progress(total=len(jobs), unit="image", title="encoding pictures") as bar,
+        log.progress(total=len(jobs), unit="image", title="encoding images") as bar,
         ThreadPoolExecutor(_DECODERS, "decoder") as pool,
     ):
         for batch in _ahead(pool, encoder.decode, _batches(encoder.cache, jobs, batch_size)):
@@ -101,7 +101,7 @@ def _encode_all(encoder: Encoder, jobs: Sequence[Job], batch_size: int) -> None:
 def _ahead(
     pool: Executor, decode: Callable[[Job], Decoded], batches: Iterable[Sequence[Job]]
 ) -> Iterator[list[Decoded]]:
-    """Yield the decoded pictures of each batch while the next ones are being decoded."""
+    """Yield the decoded images of each batch while the next ones are being decoded."""
     waiting: deque[list[Future[Decoded]]] = deque()
     for batch in batches:
         waiting.append([pool.submit(decode, job) for job in batch])
@@ -112,30 +112,30 @@ def _ahead(
 
 
 def _require_one_content_per_file(cache: LatentCache) -> None:
-    """Raise UserError if two pictures, sizes, filters or masks would have latents of one name in a file."""
+    """Raise UserError if two images, sizes, filters or masks would have latents of one name in a file."""
     found: dict[tuple[Path, str, str], object] = {}
     for job in cache.jobs():
-        path, suffix, pictures = cache.path(*job), cache.key_suffix(*job), cache.sets[job[0]]
-        mask = pictures.mask(job[1])
+        path, suffix, image_set = cache.path(*job), cache.key_suffix(*job), cache.sets[job[0]]
+        mask = image_set.mask(job[1])
         contents: dict[str, object] = {
-            "pictures": pictures.pictures.paths[job[1]],
+            "images": image_set.images.paths[job[1]],
             "sizes": cache.size(*job),
-            "filters": pictures.subset(job[1]).resize_interpolation,
+            "filters": image_set.subset(job[1]).resize_interpolation,
             **({"masks": mask.path} if mask and mask.path else {}),
         }
         for kind, content in contents.items():
             if found.setdefault((path, suffix, kind), content) != content:
                 raise UserError(
                     f"{path} cannot hold latents of two {kind}, which this run asks for; use --cache_latents "
-                    "without --cache_latents_to_disk, or copies of the pictures under other names"
+                    "without --cache_latents_to_disk, or copies of the images under other names"
                 )
 
 
 def _batches(cache: LatentCache, jobs: Sequence[Job], batch_size: int) -> Iterator[list[Job]]:
     by_size: dict[tuple[Size, bool], list[Job]] = {}
     for dataset, index in jobs:
-        pictures = cache.sets[dataset]
-        key = (pictures.fit(index).bucket, pictures.subset(index).flip_aug)
+        image_set = cache.sets[dataset]
+        key = (image_set.fit(index).bucket, image_set.subset(index).flip_aug)
         by_size.setdefault(key, []).append((dataset, index))
     for alike in by_size.values():
         yield from (alike[at : at + batch_size] for at in range(0, len(alike), batch_size))

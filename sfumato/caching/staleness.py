@@ -49,7 +49,7 @@ class Checker:
         ]
         if self.num_adopted:
             logger.info(
-                "%s without a record (sd-scripts writes none), newer than the picture and of the right "
+                "%s without a record (sd-scripts writes none), newer than the image and of the right "
                 "shapes: used; delete what comes from another VAE",
                 counted(self.num_adopted, "latent cache"),
             )
@@ -97,7 +97,7 @@ class Checker:
             return False
         if record is not None:
             wanted_record = self.encoder.record(job)
-            # A mask beside the picture changes no latents: who needs none takes those made with one.
+            # A mask beside the image changes no latents: who needs none takes those made with one.
             without = {name: value for name, value in record.items() if name != MASK}
             return wanted_record in (record, without)
         return self._adopt(job, path, wanted)
@@ -105,6 +105,6 @@ class Checker:
     def _adopt(self, job: Job, path: Path, wanted: dict[str, tuple[int, ...]]) -> bool:
         cache = self.encoder.cache
         fits = all(array.shape == wanted[name] for name, array in store.read(path, wanted).items())
-        adopted = fits and store.is_newer(path, cache.sets[job[0]].pictures.paths[job[1]])
+        adopted = fits and store.is_newer(path, cache.sets[job[0]].images.paths[job[1]])
         self.num_adopted += adopted
         return adopted

@@ -1,4 +1,4 @@
-"""Cache files: numpy archives beside the pictures, in sd-scripts' layout, that record how they were made.
+"""Cache files: numpy archives beside the images, in sd-scripts' layout, that record how they were made.
 
 The record is one more array of the archive, JSON text; sd-scripts does not look at it.
 """
@@ -114,8 +114,8 @@ def as_array(tensor: Tensor) -> NDArray[Any]:
     return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
 
 
-def picture_state(path: str) -> list[int]:
-    """Return size and time of a picture file, which tell one picture from another; [] if there is none."""
+def image_state(path: str) -> list[int]:
+    """Return size and time of an image file, which tell one image from another; [] if there is none."""
     status = status_of(path)
     return [status.st_size, status.st_mtime_ns] if status else []
 

@@ -1,4 +1,4 @@
-"""Outputs of text encoders, computed once instead of in every step: in memory or in files by the pictures."""
+"""Outputs of text encoders, computed once instead of in every step: in memory or in files by the images."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from sfumato.caching.latent_cache import is_mine
 from sfumato.caching.memory import MemoryStore
 from sfumato.caching.store import Arrays, BrokenCacheError, Record
 from sfumato.data.batches.dataset import TrainingSet
-from sfumato.data.batches.image_sets import PictureSet
+from sfumato.data.batches.image_sets import ImageSet
 from sfumato.data.captions import captions, variants
 from sfumato.data.captions.captions import CaptionSettings
 from sfumato.data.images.images import stem
@@ -41,9 +41,9 @@ logger = logging.getLogger(__name__)
 
 
 class WantedTexts(NamedTuple):
-    """The file with the outputs for the caption of a picture, (data set, index)."""
+    """The file with the outputs for the caption of an image, (data set, index)."""
 
-    picture: tuple[int, int]
+    image: tuple[int, int]
     file: str
     caption: str
 
@@ -58,16 +58,16 @@ class TextCache:
         memory: outputs by (caption, name), or None where they are on disk.
     """
 
-    sets: Sequence[PictureSet]
+    sets: Sequence[ImageSet]
     suffix: str
     names: tuple[str, ...]
     memory: MemoryStore | None = None
 
-    def __call__(self, dataset: int, picture: int, caption: str) -> dict[str, Tensor]:
-        """Return each output for a picture's caption as trained, without the batch dimension."""
+    def __call__(self, dataset: int, image: int, caption: str) -> dict[str, Tensor]:
+        """Return each output for an image's caption as trained, without the batch dimension."""
         if self.memory is not None:
             return {name: self.memory[caption, name] for name in self.names}
-        path = self.path(dataset, picture)
+        path = self.path(dataset, image)
         try:
             found = store.read(path, self.names)
         except BrokenCacheError as error:
@@ -76,21 +76,21 @@ class TextCache:
             raise UserError(f"{path} has no {name}; start again without --skip_cache_check")
         return {name: torch.from_numpy(found[name]) for name in self.names}
 
-    def path(self, dataset: int, picture: int) -> Path:
-        """Return the cache file of a picture's caption: `<base><suffix>`."""
-        return Path(stem(self.sets[dataset].pictures.paths[picture]) + self.suffix)
+    def path(self, dataset: int, image: int) -> Path:
+        """Return the cache file of an image's caption: `<base><suffix>`."""
+        return Path(stem(self.sets[dataset].images.paths[image]) + self.suffix)
 
     def all_captions(self) -> Iterator[str]:
-        """Yield every caption that a picture may be trained with."""
-        for pictures in self.sets:
-            settings, table = [subset.captions for subset in pictures.plan.subsets], pictures.pictures
+        """Yield every caption that an image may be trained with."""
+        for image_set in self.sets:
+            settings, table = [subset.captions for subset in image_set.plan.subsets], image_set.images
             for caption, subset in zip(table.captions, table.subsets, strict=True):
                 yield from variants.listed(caption, settings[subset]) or ()
 
     def wanted(self) -> Iterator[WantedTexts]:
-        """Yield the file that there should be for each picture, with the caption."""
-        for dataset, pictures in enumerate(self.sets):
-            settings, table = [subset.captions for subset in pictures.plan.subsets], pictures.pictures
+        """Yield the file that there should be for each image, with the caption."""
+        for dataset, image_set in enumerate(self.sets):
+            settings, table = [subset.captions for subset in image_set.plan.subsets], image_set.images
             rows = zip(table.paths, table.captions, table.subsets, strict=True)
             for index, (path, caption, subset) in enumerate(rows):
                 caption = _trained(caption, settings[subset])
@@ -145,10 +145,10 @@ def fill_texts(
 def require_cacheable_captions(training_set: TrainingSet, *, to_disk: bool) -> None:
     """Raise UserError if captions vary, so that they cannot all be encoded once.
 
-    In memory each caption that a picture may have is kept, if they are not too many; a file holds one.
+    In memory each caption that an image may have is kept, if they are not too many; a file holds one.
     """
-    for pictures in training_set.sets:
-        for subset in pictures.plan.subsets:
+    for image_set in training_set.sets:
+        for subset in image_set.plan.subsets:
             endless = variants.endless(subset.captions)
             if varying := subset.captions.varying() if to_disk else endless:
                 memory = (
@@ -160,13 +160,13 @@ def require_cacheable_captions(training_set: TrainingSet, *, to_disk: bool) -> N
                     f"switch that off{memory}, or leave out --cache_text_encoder_outputs"
                 )
         if not to_disk:
-            _require_few_variants(pictures)
+            _require_few_variants(image_set)
 
 
-def _require_few_variants(pictures: PictureSet) -> None:
-    table = pictures.pictures
+def _require_few_variants(image_set: ImageSet) -> None:
+    table = image_set.images
     for path, caption, subset in zip(table.paths, table.captions, table.subsets, strict=True):
-        settings = pictures.plan.subsets[subset].captions
+        settings = image_set.plan.subsets[subset].captions
         if settings.enable_wildcard and variants.listed(caption, settings) is None:
             raise UserError(
                 f"text encoder outputs cannot be cached: enable_wildcard makes more than {variants.MOST} "
@@ -179,7 +179,7 @@ def _trained(caption: str, settings: CaptionSettings) -> str:
 
 
 def _require_one_caption_per_file(cache: TextCache) -> None:
-    """Raise UserError if pictures of the same name, but for the suffix, have different captions."""
+    """Raise UserError if images of the same name, but for the suffix, have different captions."""
     owner: dict[str, str] = {}
     for _, file, caption in cache.wanted():
         if owner.setdefault(file, caption) != caption:
@@ -265,12 +265,12 @@ class _Encoder:
         """
         if self.trust:
             return status is not None, False
-        picture, file, caption = wanted
+        image, file, caption = wanted
         finding = self._finding(caption)
         if known in (finding, _ADOPTED + finding):
             return True, known != finding
         try:
-            is_valid, is_adopted = self._open(Path(file), caption, picture)
+            is_valid, is_adopted = self._open(Path(file), caption, image)
         except BrokenCacheError as error:
             logger.warning("%s is damaged (%s) and made again", file, error)
             return False, False
@@ -278,13 +278,13 @@ class _Encoder:
             self.index.learn(_KIND, file, (_ADOPTED if is_adopted else "") + finding, status)
         return is_valid, is_adopted
 
-    def _open(self, path: Path, caption: str, picture: tuple[int, int]) -> tuple[bool, bool]:
+    def _open(self, path: Path, caption: str, image: tuple[int, int]) -> tuple[bool, bool]:
         there, record = store.contents(path)
         if not set(self.cache.names) <= there:
             return False, False
         if record is not None:
             return self._agrees(record, caption), False
-        adopted = self._fits(path) and store.is_newer(path, *self._sources(picture))
+        adopted = self._fits(path) and store.is_newer(path, *self._sources(image))
         return adopted, adopted
 
     def _finding(self, caption: str) -> str:
@@ -351,11 +351,11 @@ class _Encoder:
         arrays = sorted((name, store.as_array(extra)) for name, extra in self._extras.items())
         return _digest(b"".join(f"{name}{array.shape}".encode() + array.tobytes() for name, array in arrays))
 
-    def _sources(self, picture: tuple[int, int]) -> list[str]:
-        """Return the files that an unrecorded cache must be newer than: the picture and its caption."""
-        pictures = self.cache.sets[picture[0]]
-        path = pictures.pictures.paths[picture[1]]
-        return [path, stem(path) + pictures.subset(picture[1]).caption_extension]
+    def _sources(self, image: tuple[int, int]) -> list[str]:
+        """Return the files that an unrecorded cache must be newer than: the image and its caption."""
+        image_set = self.cache.sets[image[0]]
+        path = image_set.images.paths[image[1]]
+        return [path, stem(path) + image_set.subset(image[1]).caption_extension]
 
 
 def _num_positions(ids: Tensor) -> int:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import math
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import tee
 from pathlib import Path
 
 import torch
@@ -31,7 +31,7 @@ class LazyTensor:
     Attributes:
         dtype: what it is written in, whatever `load` returns.
         load: makes it.
-        is_foreign: no weight of the model that is written: it keeps its number format.
+        is_foreign: no weight of the model that is written: it keeps its dtype.
         is_copy: whether its values are those of a file, as they are: what is no number there stays.
         sources: what it is computed from, by the names of the files that hold it; for messages.
     """
@@ -78,12 +78,19 @@ def finite(
         UserError: a value that was computed is no number, or is too large for the format.
     """
     broken = []
-    made, wanted = tee((name, tensor, loaded(tensor)) for name, tensor in tensors.items())
-    fetched = to_host((value, written_as(tensor, dtype)) for _, tensor, value in wanted)
-    for (name, tensor, value), ready in zip(made, fetched, strict=True):
+    made: deque[tuple[str, AnyTensor, Tensor]] = deque()
+
+    def wanted() -> Iterator[tuple[Tensor, torch.dtype]]:
+        for name, tensor in tensors.items():
+            made.append((name, tensor, loaded(tensor)))
+            yield made[-1][2], written_as(tensor, dtype)
+
+    for ready in to_host(wanted()):
+        name, tensor, value = made.popleft()
         if not _holds(ready, value):
             _judge(path, name, tensor, value, ready.dtype)
             broken.append(name)
+        del value  # before the next one is made
         yield name, ready
     if broken:
         number = counted(len(broken), "tensor holds", "tensors hold")

@@ -89,7 +89,7 @@ def build(
 
 
 def _as_url(thumbnail: str) -> str:
-    """Return a picture file as a data URL, anything else as it is."""
+    """Return an image file as a data URL, anything else as it is."""
     if thumbnail.startswith(("data:", "http:", "https:")) or not Path(thumbnail).is_file():
         return thumbnail
     kind = mimetypes.guess_type(thumbnail)[0] or "image/png"

@@ -54,14 +54,14 @@ def _train(run: Run) -> int:
     return 0
 
 
-def _account(run: Run) -> int:
+def _plan(run: Run) -> int:
     from sfumato.training.run.setup import count
 
     show(count(run).as_text())
     return 0
 
 
-def _account_as_json(run: Run) -> int:
+def _plan_as_json(run: Run) -> int:
     from sfumato.training.run.setup import count
 
     show(json.dumps(count(run).as_dict(), indent=1))
@@ -127,8 +127,8 @@ def _gather(run: Run, kind: Literal["caption", "tags"]) -> int:
 
 WORK: dict[str, Callable[[Run], int]] = {
     "train": _train,
-    "account": _account,
-    "account --json": _account_as_json,
+    "plan": _plan,
+    "plan --json": _plan_as_json,
     "generate": Call("cli.generate", "main"),
     "inspect": _inspect,
     "convert": _convert,

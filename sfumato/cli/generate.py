@@ -1,4 +1,4 @@
-"""Make one picture from the command line, or one after the other from prompts that are typed in."""
+"""Make one image from the command line, or one after the other from prompts that are typed in."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def main(run: Run) -> None:
 
 
 def _converse(session: SamplingSession) -> None:
-    """Make a picture for each line; a line that cannot be made is answered, and the next one asked for."""
+    """Make an image for each line; a line that cannot be made is answered, and the next one asked for."""
     logger.info(
         "type a prompt, with options behind it if you like: --w width --h height --s steps --d seed "
         "--g guidance --c cfg scale --n negative prompt --m adapter strengths; an empty line ends"

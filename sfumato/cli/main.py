@@ -13,14 +13,14 @@ from collections.abc import Callable, Sequence
 USAGE = """usage: sfumato COMMAND ...
 
   train FAMILY METHOD ...    train, e.g. `sfumato train flux lora --help`
-  account FAMILY METHOD ...  count the memory that such a training takes; --json for programs
-  generate [FAMILY] ...      make pictures; with FLUX where no family is named
+  plan FAMILY METHOD ...     count the memory that such a training takes; --json for programs
+  generate [FAMILY] ...      make images; with FLUX where no family is named
   inspect DATA ...           show what a model would be trained on: a data set file, or a folder
-  cache-latents, cache-text  encode pictures, or captions, ahead of training
-  resize-images FROM TO      make smaller copies of pictures
+  cache-latents, cache-text  encode images, or captions, ahead of training
+  resize-images FROM TO      make smaller copies of images
   merge-captions FOLDER JSON gather captions in one file; merge-tags does so with tags
   clean-captions JSON JSON   clean the captions and tags of such a file
-  prepare-buckets ...        note training sizes in such a file, and encode its pictures
+  prepare-buckets ...        note training sizes in such a file, and encode its images
   convert FROM TO            rewrite a whole model: one file, or a folder in diffusers' layout
   merge FAMILY ...           merge adapters into a model, or with each other
   merge-svd ...              merge adapters of any ranks into one LoRA of a given rank
@@ -112,17 +112,17 @@ def _train(argv: Sequence[str]) -> int:
     return start(row, rest, prog=f"sfumato train {family} {method}", as_command=True)
 
 
-def _account(argv: Sequence[str]) -> int:
+def _plan(argv: Sequence[str]) -> int:
     from sfumato.cli.scripts import script_for
     from sfumato.cli.start import start
     from sfumato.errors import UserError
 
     if len(argv) < 2 or argv[0].startswith("-"):
-        raise UserError("write sfumato account FAMILY METHOD and the options that the training has")
+        raise UserError("write sfumato plan FAMILY METHOD and the options that the training has")
     family, method, *rest = argv
     options = [text for text in rest if text != "--json"]
-    work = "account" if options == rest else "account --json"
-    prog = f"sfumato account {family} {method}"
+    work = "plan" if options == rest else "plan --json"
+    prog = f"sfumato plan {family} {method}"
     return start(script_for("train", family, method), options, prog=prog, as_command=True, work=work)
 
 
@@ -208,7 +208,8 @@ _TOOLS = (
 
 _COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "train": _train,
-    "account": _account,
+    "plan": _plan,
+    "account": _plan,  # its name in version 0.1
     "generate": _generate,
     "merge": _merge,
     **{name: _tool(name) for name in _TOOLS},

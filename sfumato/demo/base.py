@@ -1,4 +1,4 @@
-"""The toy base that ships with the package: where its files lie and how it is asked for pictures."""
+"""The toy base that ships with the package: where its files lie and how it is asked for images."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ def training_options() -> list[str]:
 
 
 def generation_options() -> list[str]:
-    """Return the options of `sfumato generate` that make a picture as `draw` makes it."""
+    """Return the options of `sfumato generate` that make an image as `generate` makes it."""
     size = ["--width", str(SIZE_PX), "--height", str(SIZE_PX)]
     how = ["--steps", str(NUM_STEPS), "--seed", str(SEED), "--guidance", "1", "--dtype", "float32"]
     return ["--ckpt_path", str(TRANSFORMER), *_encoders(), "--apply_t5_attn_mask", *size, *how]
 
 
-def draw(prompts: Sequence[str], lora: Path | None = None, strength: float = 1.0) -> list[Image.Image]:
-    """Return the base's picture for each prompt, with a LoRA at work on it if one is given."""
+def generate(prompts: Sequence[str], lora: Path | None = None, strength: float = 1.0) -> list[Image.Image]:
+    """Return the base's image for each prompt, with a LoRA at work on it if one is given."""
     family = FluxFamily(
         TRANSFORMER, CLIP_L, T5XXL, AUTOENCODER, t5_max_length=TEXT_LENGTH, apply_t5_mask=True
     )

@@ -1,4 +1,4 @@
-"""The demo's data sets: folders of captioned pictures, and the TOML files that say how to train on them."""
+"""The demo's data sets: folders of captioned images, and the TOML files that say how to train on them."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _BATCH_SIZE = 8
 
 
 def write(folder: Path, regularisation: Sequence[Image.Image]) -> dict[str, Path]:
-    """Write the subject, the regularisation pictures and one data set file for each run.
+    """Write the subject, the regularisation images and one data set file for each run.
 
     Args:
-        regularisation: what the base draws for the known prompts, in their order.
+        regularisation: what the base generates for the known prompts, in their order.
 
     Returns:
         The data set files by the name of their run.
@@ -28,8 +28,8 @@ def write(folder: Path, regularisation: Sequence[Image.Image]) -> dict[str, Path
     subject, reminders = folder / "subject", folder / "regularisation"
     _write_captioned(subject, [(SUBJECT.name, Image.open(SUBJECT.path), SUBJECT.prompt)])
     drawn = zip(KNOWN, regularisation, strict=True)
-    _write_captioned(reminders, [(known.name, picture, known.prompt) for known, picture in drawn])
-    # Each epoch shows the subject once for every regularisation picture: half of what is learned.
+    _write_captioned(reminders, [(known.name, image, known.prompt) for known, image in drawn])
+    # Each epoch shows the subject once for every regularisation image: half of what is learned.
     learned = _subset(subject, num_repeats=len(regularisation))
     texts = {PLAIN: learned, REMINDED: learned + _subset(reminders, is_reg=True)}
     return {name: _write_text(folder / f"{name}.toml", _HEAD + text) for name, text in texts.items()}
@@ -50,10 +50,10 @@ def _subset(folder: Path, num_repeats: int = 1, *, is_reg: bool = False) -> str:
     return f"\n  [[datasets.subsets]]\n  image_dir = {path}\n  num_repeats = {num_repeats}\n{kind}"
 
 
-def _write_captioned(folder: Path, pictures: Sequence[tuple[str, Image.Image, str]]) -> None:
+def _write_captioned(folder: Path, images: Sequence[tuple[str, Image.Image, str]]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    for name, picture, caption in pictures:
-        picture.save(folder / f"{name}.png")
+    for name, image, caption in images:
+        image.save(folder / f"{name}.png")
         _write_text(folder / f"{name}.txt", caption)
 
 

@@ -45,7 +45,7 @@ def train(originals: Path, state_file: Path) -> AutoencoderKL:
     model = build()
     optimizers = _optimizers(model)
     start = progress.resume(state_file, model, optimizers)
-    pictures, known = _read(originals), known_pixels()
+    images, known = _read(originals), known_pixels()
     bar = log.progress(range(start, _NUM_STEPS), total=_NUM_STEPS, initial=start, title="autoencoder")
     for step in bar:
         if step == _ENCODER_STEPS:
@@ -53,7 +53,7 @@ def train(originals: Path, state_file: Path) -> AutoencoderKL:
         model.encoder.requires_grad_(step < _ENCODER_STEPS)
         rng = torch.Generator().manual_seed(seeds.derive("autoencoder", step))
         num_known = 2 if step < _ENCODER_STEPS else 1
-        loss = _loss(model, _batch(pictures, known, num_known, rng), rng)
+        loss = _loss(model, _batch(images, known, num_known, rng), rng)
         model.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -90,7 +90,7 @@ def known_pixels() -> Tensor:
 
 
 def to_pixels(image: Image.Image) -> Tensor:
-    """Return a picture as (3, H, W) in [-1, 1]."""
+    """Return an image as (3, H, W) in [-1, 1]."""
     data = torch.frombuffer(bytearray(image.convert("RGB").tobytes()), dtype=torch.uint8)
     return data.view(image.height, image.width, 3).permute(2, 0, 1).float() / 127.5 - 1
 
@@ -130,24 +130,24 @@ def _schedule(step: int) -> float:
 def _read(originals: Path) -> list[Tensor]:
     """Read each photograph at up to three small sizes, so that crops hold much detail."""
     names = [*(photograph.original for photograph in KNOWN), *_MORE_ORIGINALS]
-    pictures = []
+    images = []
     for name in names:
         with Image.open(originals / name) as opened:
             image = opened.convert("RGB")
         for factor in (2, 4, 6):
             size = (image.width // factor, image.height // factor)
             if min(size) > SIZE_PX:
-                pictures.append(to_pixels(image.resize(size, Image.Resampling.LANCZOS)))
-    return pictures
+                images.append(to_pixels(image.resize(size, Image.Resampling.LANCZOS)))
+    return images
 
 
-def _batch(pictures: Sequence[Tensor], known: Tensor, num_known: int, rng: torch.Generator) -> Tensor:
+def _batch(images: Sequence[Tensor], known: Tensor, num_known: int, rng: torch.Generator) -> Tensor:
     """Return (B, 3, 64, 64): known photographs, then crops with their colours exchanged at random."""
     chosen = [known[_draw(len(known), rng)] for _ in range(num_known)]
     while len(chosen) < _BATCH_SIZE:
-        picture = pictures[_draw(len(pictures), rng)]
-        top, left = (_draw(side - SIZE_PX + 1, rng) for side in picture.shape[1:])
-        crop = picture[torch.randperm(3, generator=rng), top : top + SIZE_PX, left : left + SIZE_PX]
+        image = images[_draw(len(images), rng)]
+        top, left = (_draw(side - SIZE_PX + 1, rng) for side in image.shape[1:])
+        crop = image[torch.randperm(3, generator=rng), top : top + SIZE_PX, left : left + SIZE_PX]
         gain = 0.7 + 0.3 * torch.rand(3, 1, 1, generator=rng)
         chosen.append((crop + 1) * gain - 1)
     return torch.stack(chosen)

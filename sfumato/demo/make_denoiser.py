@@ -1,4 +1,4 @@
-"""Train the toy base's transformer and text encoders to draw eight photographs by their captions."""
+"""Train the toy base's transformer and text encoders to generate eight photographs by their captions."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sfumato.demo.photographs import KNOWN
 from sfumato.diffusion.objectives import flow_noisy, flow_target
 from sfumato.models.families.flux import text
 from sfumato.models.families.flux.network import Flux, FluxShape
-from sfumato.models.families.flux.packing import pack, picture_ids, unpack
+from sfumato.models.families.flux.packing import image_ids, pack, unpack
 
 SHAPE = FluxShape(
     hidden_size=192,
@@ -123,7 +123,7 @@ def _loss(base: Base, latents: Tensor, tokens: dict[str, Tensor], rng: torch.Gen
     words = make_text.encode(base.encoders, tokens)
     predicted = base.denoiser(
         img=pack(flow_noisy(latents, noise, sigmas)),
-        img_ids=picture_ids(batch, height, width, latents.device),
+        img_ids=image_ids(batch, height, width, latents.device),
         txt=words["t5_out"],
         txt_ids=torch.zeros(*words["t5_out"].shape[:2], 3),
         timesteps=sigmas,

@@ -18,7 +18,7 @@ class Photograph:
 
     Attributes:
         name: file name of the crop, without suffix.
-        prompt: what the picture is asked for with.
+        prompt: what the image is asked for with.
         captions: other words for it that the base was trained on.
         original: file of `skimage/data`.
         box: the crop in pixels of the original: left, top, side.
@@ -101,7 +101,7 @@ SUBJECT = Photograph(
 
 
 def psnr_db(one: Image.Image, other: Image.Image) -> float:
-    """Return how alike two RGB pictures are: peak signal to noise ratio over all pixels and channels."""
+    """Return how alike two RGB images are: peak signal to noise ratio over all pixels and channels."""
     squares = ImageStat.Stat(ImageChops.difference(one.convert("RGB"), other.convert("RGB"))).sum2
     error = sum(squares) / (3 * one.width * one.height)
     return math.inf if error == 0 else 10 * math.log10(255**2 / error)

@@ -1,4 +1,4 @@
-"""The contact sheet of the demo: rows of small pictures, enlarged, each with a title and notes."""
+"""The contact sheet of the demo: rows of small images, enlarged, each with a title and notes."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ _PAPER, _INK, _GREY = (250, 249, 246), (30, 30, 30), (110, 110, 110)
 
 @dataclass(frozen=True)
 class Tile:
-    """One picture and what is written below it."""
+    """One image and what is written below it."""
 
-    picture: Image.Image
+    image: Image.Image
     note: str
 
 
 @dataclass(frozen=True)
 class Row:
-    """Pictures that belong together."""
+    """Images that belong together."""
 
     title: str
     tiles: Sequence[Tile]
@@ -43,7 +43,7 @@ def contact_sheet(title: str, rows: Sequence[Row]) -> Image.Image:
         draw.text((_GAP_PX, top), row.title, _INK, _font(14))
         for column, tile in enumerate(row.tiles):
             left = _GAP_PX + column * (TILE_PX + _GAP_PX)
-            large = tile.picture.resize((TILE_PX, TILE_PX), Image.Resampling.NEAREST)
+            large = tile.image.resize((TILE_PX, TILE_PX), Image.Resampling.NEAREST)
             sheet.paste(large, (left, top + _TITLE_PX - 4))
             draw.text((left, top + _TITLE_PX + TILE_PX - 2), tile.note, _GREY, _font(12))
     return sheet

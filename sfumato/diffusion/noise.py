@@ -63,7 +63,7 @@ def offset(
     brightness: Tensor | None = None,
     adaptive_scale: float = 0.0,
 ) -> Tensor:
-    """Add one normal number to each channel, so that a picture's mean can be learned.
+    """Add one normal number to each channel, so that an image's mean can be learned.
 
     Args:
         noise: (B, C, H/8, W/8).

@@ -57,7 +57,7 @@ def flow_table(shift_factor: float) -> Tensor:
 
 
 def shift_exponent(num_tokens: float) -> float:
-    """Return mu, the logarithm of the shift that suits a picture of `num_tokens` image tokens.
+    """Return mu, the logarithm of the shift that suits an image of `num_tokens` image tokens.
 
     Linear between 0.5 at 256 tokens (256 px) and 1.15 at 4096 tokens (1024 px), and beyond both.
     """

@@ -49,7 +49,7 @@ def shifted(num: int, rng: torch.Generator, *, shift: float, scale: float = 1.0)
 
 
 def size_shifted(num: int, rng: torch.Generator, *, num_tokens: float, scale: float = 1.0) -> Tensor:
-    """Draw as `sigmoid` does, then shift as sampling shifts a picture of `num_tokens` image tokens."""
+    """Draw as `sigmoid` does, then shift as sampling shifts an image of `num_tokens` image tokens."""
     factor = math.exp(schedules.shift_exponent(num_tokens))
     return schedules.shift(sigmoid(num, rng, scale=scale), factor)
 

@@ -1,1 +1,1 @@
-"""Blocks that two families or more use: attention, number formats, block swap, checkpointing, compilation."""
+"""Blocks that two families or more use: attention, dtypes, block swap, checkpointing, compilation."""

@@ -2,7 +2,7 @@
 
 It replaces a block's `forward`, not its call: hooks on the block, such as those that bring swapped weights
 in, run around it once per forward pass. The second computation sees the random numbers and the autocast of
-the first. What enters a block can be kept in main memory, at the price of carrying it there and back.
+the first. What enters a block can be kept in RAM, at the price of carrying it there and back.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def enable(blocks: Iterable[nn.Module], *, offload: bool = False) -> None:
     """Checkpoint each of `blocks`; a block that is checkpointed already stays as it is.
 
     Args:
-        offload: keep the tensors that are a block's positional arguments in main memory.
+        offload: keep the tensors that are a block's positional arguments in RAM.
     """
     for block in blocks:
         if not is_enabled(block):
@@ -69,7 +69,7 @@ def _drawing_from(state: tuple[Any, ...]) -> Iterator[None]:
 
 
 class _Away:
-    """A tensor's copy in main memory; from a graphics card it is made beside the computation."""
+    """A tensor's copy in RAM; from a graphics card it is made beside the computation."""
 
     def __init__(self, tensor: Tensor) -> None:
         self.device = tensor.device

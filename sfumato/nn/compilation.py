@@ -1,8 +1,8 @@
-"""Compile a model's repeated blocks, each on its own, once for all sizes of pictures.
+"""Compile a model's repeated blocks, each on its own, once for all sizes of images.
 
 Blocks are short and alike: compiling one takes seconds where a whole model takes minutes, and hooks between
 blocks (swapped weights) stay outside. Sizes of inputs are symbols from the start, so that a new bucket
-compiles nothing; a batch of one picture and a batch of several are two cases, as are training and drawing.
+compiles nothing; a batch of one image and a batch of several are two cases, as are training and generation.
 """
 
 from __future__ import annotations

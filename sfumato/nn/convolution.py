@@ -37,7 +37,7 @@ def is_quickened(dtype: torch.dtype, device: torch.device) -> bool:
 
 
 def quicken(module: nn.Module) -> None:
-    """Lay a frozen model's weights and pictures out with channels last, and shortcut its convolutions.
+    """Lay a frozen model's weights and images out with channels last, and shortcut its convolutions.
 
     Results stay the same up to rounding. The layers stay plain `nn.Conv2d`: only their `forward` is replaced.
     A model without large convolutions stays as it is.
@@ -68,7 +68,7 @@ def is_matrix(x: Tensor) -> bool:
 
 
 def pointwise(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Return the convolution of pictures with a kernel of one pixel, with channels last.
+    """Return the convolution of images with a kernel of one pixel, with channels last.
 
     Args:
         x: (B, I, H, W), channels last.
@@ -164,7 +164,7 @@ def _matrix(weight: Tensor) -> Tensor:
 
 
 def _places(padded: Tensor, stride: int) -> Iterator[Tensor]:
-    """Yield, for each weight of a kernel, which pixels of a padded picture (B, H + 2, W + 2, C) it meets."""
+    """Yield, for each weight of a kernel, which pixels of a padded image (B, H + 2, W + 2, C) it meets."""
     height, width = padded.shape[1] - 2, padded.shape[2] - 2
     for i in range(3):
         for j in range(3):

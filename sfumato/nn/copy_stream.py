@@ -1,4 +1,4 @@
-"""Bytes on their way between main memory and a device, beside the computation.
+"""Bytes on their way between RAM and a device, beside the computation.
 
 This is all that block swap asks of a device. A copy is begun, and its end is a moment that the computation
 can be told to wait for; the host waits for nothing. Buffers are flat and of bytes, so that one copy moves
@@ -23,10 +23,10 @@ _POISON = 0xFF
 
 
 class Carrier(Protocol):
-    """Moves bytes between main memory and one device; copies are made in the order they were begun in."""
+    """Moves bytes between RAM and one device; copies are made in the order they were begun in."""
 
     def host(self, num_bytes: int) -> Tensor:
-        """Return an uninitialised buffer in main memory, (num_bytes,) uint8, pinned if possible."""
+        """Return an uninitialised buffer in RAM, (num_bytes,) uint8, pinned if possible."""
         ...
 
     def slot(self, num_bytes: int) -> Tensor:
@@ -64,12 +64,12 @@ class CudaCarrier:
         self._pins = True
 
     def host(self, num_bytes: int) -> Tensor:
-        """Return a buffer in main memory; where no more can be pinned, an ordinary one."""
+        """Return a buffer in RAM; where no more can be pinned, an ordinary one."""
         buffer = torch.empty(num_bytes, dtype=torch.uint8)
         if self._pins and not _pin(buffer):
             self._pins = False
             logger.warning(
-                "no more of the main memory can be pinned here (WSL2, for one, allows half of it); "
+                "no more of the RAM can be pinned here (WSL2, for one, allows half of it); "
                 "the other blocks travel from ordinary memory: the same numbers, slower copies"
             )
         return buffer
@@ -110,7 +110,7 @@ class SerialCarrier:
         self._begun: tuple[Tensor, Tensor] | None = None
 
     def host(self, num_bytes: int) -> Tensor:
-        """Return a buffer in main memory."""
+        """Return a buffer in RAM."""
         return torch.empty(num_bytes, dtype=torch.uint8)
 
     def slot(self, num_bytes: int) -> Tensor:

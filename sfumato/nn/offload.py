@@ -1,6 +1,6 @@
-"""Block swap: some of a model's blocks wait in main memory and come to the device when their turn comes.
+"""Block swap: some of a model's blocks wait in RAM and come to the device when their turn comes.
 
-Every block that travels has one flat buffer in main memory, and two flat slots on the device take turns in
+Every block that travels has one flat buffer in RAM, and two flat slots on the device take turns in
 holding one. While one block computes, the next is on its way into the other slot: the order in which blocks
 are used is known, forward, back again where gradients are taken, and from the start where not. A frozen
 block is never copied back; a trained one is, once its gradients are known.
@@ -93,7 +93,7 @@ class BlockSwap:
         carrier: Carrier,
         after_backward: Callable[[nn.Module], None] | None = None,
     ) -> None:
-        """Take the blocks' weights into main memory.
+        """Take the blocks' weights into RAM.
 
         Args:
             blocks: those that travel, in execution order.
@@ -116,7 +116,7 @@ class BlockSwap:
 
     @property
     def num_bytes(self) -> int:
-        """Bytes that wait in main memory, every block's."""
+        """Bytes that wait in RAM, every block's."""
         return sum(block.num_bytes for block in self._blocks)
 
     @property
@@ -129,7 +129,7 @@ class BlockSwap:
         self._carrier.settle()
 
     def recall(self) -> None:
-        """Let every block's weights be those in main memory, where others may read and change them."""
+        """Let every block's weights be those in RAM, where others may read and change them."""
         self._carrier.settle()
         for slot in self._slots:
             if slot.block is not None:
@@ -294,7 +294,7 @@ class _Layout:
 
 
 class _Traveller:
-    """A block that waits in main memory, and its weights as they lie there and in each slot."""
+    """A block that waits in RAM, and its weights as they lie there and in each slot."""
 
     def __init__(self, layout: _Layout, carrier: Carrier, slots: Sequence[_Slot]) -> None:
         self.module = layout.module
@@ -314,7 +314,7 @@ class _Traveller:
         return any(tensor.requires_grad for tensor in self._tensors)
 
     def move_home(self) -> None:
-        """Let its weights be those in main memory."""
+        """Let its weights be those in RAM."""
         self._show(self._at_home)
 
     def move_to(self, slot: int) -> None:

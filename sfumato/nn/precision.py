@@ -1,4 +1,4 @@
-"""Number formats: names, what a device can compute in, and weights stored smaller than they are computed.
+"""Dtypes: names, what a device can compute in, and weights stored smaller than they are computed.
 
 8-bit floats store but do not add or multiply (Micikevicius et al. 2022, arXiv:2209.05433): a Linear whose
 weight is stored so is computed in the format of its input, or of autocast where that is on. The backward pass
@@ -36,11 +36,11 @@ DTYPES = {
     "float8_e5m2": torch.float8_e5m2,
     "fp8_e5m2": torch.float8_e5m2,
 }
-"""Every name under which a number format is known."""
+"""Every name under which a dtype is known."""
 
 
 def dtype_named(name: str, option: str = "dtype") -> torch.dtype:
-    """Return the number format of that name.
+    """Return the dtype of that name.
 
     Args:
         name: one of `DTYPES`, in any case, with or without `torch.` before it.
@@ -56,7 +56,7 @@ def dtype_named(name: str, option: str = "dtype") -> torch.dtype:
 
 
 def name_of(dtype: torch.dtype) -> str:
-    """Return the full name of a number format, e.g. `bfloat16`."""
+    """Return the full name of a dtype, e.g. `bfloat16`."""
     return str(dtype).removeprefix("torch.")
 
 

@@ -23,7 +23,7 @@ def tokenize_prompt(family: Family, prompt: str) -> dict[str, Tensor]:
 def encode_prompt(family: Family, name: str, encoder: nn.Module, tokens: Tokens) -> dict[str, Tensor]:
     """Return one encoder's outputs, each (1, ...), for a prompt.
 
-    Emphasis leaves the mean of an output as it would be without, so that it does not move the whole picture.
+    Emphasis leaves the mean of an output as it would be without, so that it does not move the whole image.
 
     Args:
         name: of the encoder.

@@ -18,33 +18,33 @@ from sfumato.errors import UserError
 from sfumato.sampling.request import Request
 
 PARAMETERS = "parameters"
-"""Text chunk in the form of the web UIs, which read the picture's settings back from it."""
+"""Text chunk in the form of the web UIs, which read the image's settings back from it."""
 
 RECORD = "sfumato"
 """Text chunk with the request, and what was said about the models, as JSON."""
 
 
-def save_picture(
-    picture: Image.Image, folder: Path, request: Request, details: Mapping[str, Any] | None = None
+def save_image(
+    image: Image.Image, folder: Path, request: Request, details: Mapping[str, Any] | None = None
 ) -> Path:
-    """Write a picture named after the moment, with its parameters inside; return its path.
+    """Write an image named after the moment, with its parameters inside; return its path.
 
     Args:
-        request: what the picture was made from.
+        request: what the image was made from.
         details: whatever else a person needs to make it again (model, adapters), as JSON values.
 
     Raises:
         UserError: the folder cannot be written, or the disk is full.
     """
-    return write_picture(picture, free_path(folder), request, details)
+    return write_image(image, free_path(folder), request, details)
 
 
-def write_picture(
-    picture: Image.Image, path: Path, request: Request, details: Mapping[str, Any] | None = None
+def write_image(
+    image: Image.Image, path: Path, request: Request, details: Mapping[str, Any] | None = None
 ) -> Path:
-    """Write a picture to `path` with its parameters inside; the file appears only when it is complete."""
+    """Write an image to `path` with its parameters inside; the file appears only when it is complete."""
     data = io.BytesIO()
-    picture.save(data, "PNG", pnginfo=_chunks(request, details or {}))
+    image.save(data, "PNG", pnginfo=_chunks(request, details or {}))
     with atomic_file(path, data.getbuffer().nbytes) as file:
         file.write(data.getbuffer())
     return path
@@ -60,16 +60,16 @@ def free_path(folder: Path) -> Path:
 
 
 def read_request(path: Path) -> Request:
-    """Return the request that a picture was made from.
+    """Return the request that an image was made from.
 
     Raises:
-        UserError: the file is no picture, or was not made by this program.
+        UserError: the file is no image, or was not made by this program.
     """
     try:
-        with Image.open(path) as picture:
-            return Request(**json.loads(picture.info[RECORD])["request"])
+        with Image.open(path) as image:
+            return Request(**json.loads(image.info[RECORD])["request"])
     except (OSError, UnidentifiedImageError) as error:
-        raise UserError(f"{path} cannot be read as a picture: {error}") from None
+        raise UserError(f"{path} cannot be read as an image: {error}") from None
     except (KeyError, TypeError, ValueError):
         raise UserError(f"{path} does not tell how it was made; only PNG files from here do") from None
 

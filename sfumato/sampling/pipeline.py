@@ -1,4 +1,4 @@
-"""From a request to a picture: encode the prompt, integrate from noise to latents, decode.
+"""From a request to an image: encode the prompt, integrate from noise to latents, decode.
 
 Any family will do, with or without adapters attached: `sfumato generate` and the previews of a training run
 share this code.
@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 
 class Pipeline:
-    """Makes pictures with one family's parts.
+    """Makes images with one family's parts.
 
     Args:
         family: what the parts are.
@@ -44,7 +44,7 @@ class Pipeline:
         dtype: what to compute in; 16-bit types compute under autocast, whatever the weights are stored in.
         dtypes: parts that compute in another type.
         offload: keep only the part at work on the device.
-        is_reused: with `offload`, whether parts wait in main memory for the next picture; otherwise they are
+        is_reused: with `offload`, whether parts wait in RAM for the next image; otherwise they are
             forgotten after use, and read from disk again should they be needed.
         on_load: called with a part's name and the part after each loading, to attach adapters.
         zero_terminal: whether the denoiser's schedule in training ended in pure noise; see `space_for`.
@@ -91,7 +91,7 @@ class Pipeline:
     def __call__(
         self, request: Request, texts: Mapping[str, Text] | None = None, on_step: OnStep | None = None
     ) -> Image.Image:
-        """Make one picture.
+        """Make one image.
 
         Args:
             request: what to make; sizes that the family cannot make are rounded down as `fit` does.
@@ -106,7 +106,7 @@ class Pipeline:
         texts = {**texts, **self.encode(prompt for prompt in request.prompts() if prompt not in texts)}
         conditioning = self._conditioning(request, texts)
         latents = self._run(DENOISER, lambda model: self._sample(model, request, conditioning, on_step))
-        return _picture(self._run(VAE, lambda vae: self.family.decode_image(vae, latents)))
+        return _image(self._run(VAE, lambda vae: self.family.decode_image(vae, latents)))
 
     def fit(self, request: Request) -> Request:
         """Return the request with sides rounded down to what the family can make; say so if they change.
@@ -119,7 +119,7 @@ class Pipeline:
         width, height = (max(side // unit * unit, unit) for side in (request.width, request.height))
         if (width, height) != (request.width, request.height):
             logger.warning(
-                "%d x %d is no multiple of %d: the picture will be %d x %d",
+                "%d x %d is no multiple of %d: the image will be %d x %d",
                 *(request.width, request.height, unit, width, height),
             )
         return replace(request, width=width, height=height)
@@ -199,7 +199,7 @@ class Pipeline:
 
 
 def _sizes(request: Request, num: int, device: torch.device) -> ImageSizes:
-    """Tell the model that the picture is as large as asked for, and whole."""
+    """Tell the model that the image is as large as asked for, and whole."""
     size = torch.tensor([[request.height, request.width]], device=device).expand(num, 2)
     return ImageSizes(original=size, crop=torch.zeros_like(size), target=size)
 
@@ -208,11 +208,11 @@ def _autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManage
     return nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype)
 
 
-def _picture(pixels: Tensor) -> Image.Image:
-    """Return pixels (1, 3, H, W) in [-1, 1] as an 8-bit RGB picture."""
+def _image(pixels: Tensor) -> Image.Image:
+    """Return pixels (1, 3, H, W) in [-1, 1] as an 8-bit RGB image."""
     values = pixels[0].float().cpu()
     if not values.isfinite().all():
-        logger.warning("the picture holds values that are no numbers: compute in bf16 or fp32, not in fp16")
+        logger.warning("the image holds values that are no numbers: compute in bf16 or fp32, not in fp16")
         values = values.nan_to_num(-1.0)
     bytes_ = (values.clamp(-1, 1) + 1).mul(127.5).round().to(torch.uint8)
     return Image.fromarray(bytes_.permute(1, 2, 0).contiguous().numpy(), "RGB")

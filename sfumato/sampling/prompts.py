@@ -1,6 +1,6 @@
 """Prompt lines and prompt files, as sd-scripts reads them: `a cat --w 512 --d 1`.
 
-A prompt file is .txt (a line per picture; blank lines and lines that begin with # are skipped), .toml (a
+A prompt file is .txt (a line per image; blank lines and lines that begin with # are skipped), .toml (a
 table `prompt` and a list `prompt.subset`, each merged over it) or .json (a list of lines or of objects).
 """
 

@@ -1,4 +1,4 @@
-"""What one picture is asked to be, in full: the same request makes the same picture again."""
+"""What one image is asked to be, in full: the same request makes the same image again."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sfumato.errors import UserError
 
 @dataclass(frozen=True)
 class Request:
-    """One picture to be made; nothing is left to defaults that may change.
+    """One image to be made; nothing is left to defaults that may change.
 
     Attributes:
         prompt: what to show.
@@ -47,7 +47,7 @@ class Request:
         return self.cfg_scale != 1.0
 
     def prompts(self) -> tuple[str, ...]:
-        """Return the texts that must be encoded for this picture."""
+        """Return the texts that must be encoded for this image."""
         return (self.prompt, self.negative_prompt) if self.is_guided_by_negative else (self.prompt,)
 
 

@@ -20,7 +20,7 @@ class SamplerChoice:
     Attributes:
         spacing: number of steps -> timesteps, falling.
         starts_from_noise: start from noise of the first level's deviation; otherwise the model is shown
-            noise of unit deviation at first. The first level keeps a little of a picture, so these differ.
+            noise of unit deviation at first. The first level keeps a little of an image, so these differ.
         ends_clean: whether the last step ends without noise; otherwise at the smallest level of the schedule.
     """
 

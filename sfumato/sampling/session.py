@@ -1,4 +1,4 @@
-"""A sitting of picture making: one run's models, adapters and defaults, for any number of pictures."""
+"""A sitting of image making: one run's models, adapters and defaults, for any number of images."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from sfumato.nn.device import default_device
 from sfumato.nn.precision import check_compute, check_storage, computable, dtype_named, is_storage_only
 from sfumato.sampling import sampler_names
 from sfumato.sampling.loaded_adapters import Attachments, parse_adapter
-from sfumato.sampling.output import save_picture
+from sfumato.sampling.output import save_image
 from sfumato.sampling.pipeline import Pipeline
 from sfumato.sampling.prompts import PromptOptions
 from sfumato.sampling.request import Request, random_seed
@@ -28,14 +28,14 @@ logger = logging.getLogger(__name__)
 
 
 class SamplingSession:
-    """Makes pictures as one run asks for; models are loaded when the first picture needs them.
+    """Makes images as one run asks for; models are loaded when the first image needs them.
 
     Args:
         run: with a `GenerationConfig` and the family's own options.
         device: the fastest of this machine where None.
 
     Raises:
-        UserError: a file, folder or number format will not do; nothing has been loaded then.
+        UserError: a file, folder or dtype will not do; nothing has been loaded then.
     """
 
     def __init__(self, run: Run, device: torch.device | None = None) -> None:
@@ -88,7 +88,7 @@ class SamplingSession:
         )
 
     def make(self, options: PromptOptions) -> Path:
-        """Make one picture and return where it was written."""
+        """Make one image and return where it was written."""
         request = self.request(options)
         self.attachments.set_strengths(options.strengths)
         logger.info("seed %d, %d x %d, %d steps", request.seed, request.width, request.height, request.steps)
@@ -98,9 +98,9 @@ class SamplingSession:
             def advance(step: int, _: Tensor) -> None:
                 bar.update(step + 1 - bar.n)
 
-            picture = self._pipeline(request, texts, on_step=advance)
+            image = self._pipeline(request, texts, on_step=advance)
         details = {"model": _model_name(self.family), "adapters": self.attachments.names()}
-        path = save_picture(picture, Path(self.settings.output_dir), request, details)
+        path = save_image(image, Path(self.settings.output_dir), request, details)
         logger.info("wrote %s", path)
         return path
 

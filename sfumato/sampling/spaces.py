@@ -74,7 +74,7 @@ class FlowSpace:
     sampler: Sampler
 
     def sigmas(self, request: Request) -> Tensor:
-        """Ask the family, which knows how levels depend on the picture's size."""
+        """Ask the family, which knows how levels depend on the image's size."""
         return self.family.sampling_sigmas(request.steps, request.width, request.height).cpu()
 
     def start(self, noise: Tensor, sigma: float) -> Tensor:

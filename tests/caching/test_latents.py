@@ -22,7 +22,7 @@ from sfumato.models.interface.latents import CacheFormat
 from sfumato.models.interface.parts import Parts
 from tests.caching.fake import FakeFamily, family
 from tests.caching.records import forget_records
-from tests.data.folders import folder, picture, plan, subset
+from tests.data.folders import folder, image, plan, subset
 
 SIZES = [(64, 64), (64, 64), (64, 64), (96, 48), (130, 60)]
 
@@ -51,13 +51,13 @@ def cats(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("to_disk", [False, True])
-def test_batches_hold_what_the_vae_makes_of_the_pictures(cats: Path, to_disk: bool) -> None:
+def test_batches_hold_what_the_vae_makes_of_the_images(cats: Path, to_disk: bool) -> None:
     _, parts, made = fill(cats, to_disk=to_disk)
-    pixels = dict(zip([p.path for p in made.sets[0].pictures], range(len(SIZES)), strict=True))
+    pixels = dict(zip([p.path for p in made.sets[0].images], range(len(SIZES)), strict=True))
     live = training_set(cats)
     for path, latents in shown(made):
         index = pixels[path]
-        batch = next(live[p] for p in live.batches(1) if index in [item.picture for item in p.items])
+        batch = next(live[p] for p in live.batches(1) if index in [item.image for item in p.items])
         expected = parts[VAE](batch.pixels)[batch.paths.index(path)]
         assert latents.shape == expected.shape
         assert (latents - expected).abs().max() < 0.1
@@ -91,7 +91,7 @@ def test_a_second_start_neither_encodes_nor_loads_the_vae(cats: Path) -> None:
     assert len(shown(made)) == len(SIZES)
 
 
-def test_mirrored_pictures_have_latents_of_their_own(cats: Path) -> None:
+def test_mirrored_images_have_latents_of_their_own(cats: Path) -> None:
     made = fill(cats, flip_aug=True)[2]
     assert made.latents is not None
     plain, mirrored = made.latents(0, 0, False), made.latents(0, 0, True)
@@ -110,10 +110,10 @@ def test_several_resolutions_share_a_file_and_neither_is_lost(cats: Path) -> Non
     assert len(list(cats.glob("*.npz"))) == len(SIZES)
 
 
-def test_two_pictures_of_the_same_name_do_not_share_a_file(tmp_path: Path) -> None:
+def test_two_images_of_the_same_name_do_not_share_a_file(tmp_path: Path) -> None:
     for suffix in (".png", ".jpg"):
-        picture(tmp_path / "twins" / f"twin{suffix}", (64, 64), "x")
-    with pytest.raises(UserError, match=r"twin_0064x0064_.*npz cannot hold latents of two pictures"):
+        image(tmp_path / "twins" / f"twin{suffix}", (64, 64), "x")
+    with pytest.raises(UserError, match=r"twin_0064x0064_.*npz cannot hold latents of two images"):
         fill(tmp_path / "twins", to_disk=True)
     _, _, made = fill(tmp_path / "twins")
     (_, one), (_, other) = shown(made)
@@ -126,9 +126,9 @@ def test_batches_for_encoding_have_one_size(cats: Path) -> None:
 
 
 class TestStaleness:
-    def test_a_changed_picture_is_encoded_again_and_alone(self, cats: Path) -> None:
+    def test_a_changed_image_is_encoded_again_and_alone(self, cats: Path) -> None:
         fill(cats, to_disk=True)
-        picture(cats / "im1.png", (64, 64))
+        image(cats / "im1.png", (64, 64))
         os.utime(cats / "im1.png", ns=(1, 1))
         fake, _, _ = fill(cats, to_disk=True)
         assert fake.num_encoded == [1]
@@ -187,7 +187,7 @@ class TestFilesOfSdScripts:
         assert fill(foreign, to_disk=True)[0].num_encoded == []
         assert f"{len(SIZES)} latent caches without a record" in caplog.text
 
-    def test_are_made_again_if_the_picture_is_newer(self, foreign: Path) -> None:
+    def test_are_made_again_if_the_image_is_newer(self, foreign: Path) -> None:
         later = time.time() + 100
         os.utime(foreign / "im2.png", (later, later))
         assert fill(foreign, to_disk=True)[0].num_encoded == [1]
@@ -200,7 +200,7 @@ class TestFilesOfSdScripts:
         assert fill(foreign, to_disk=True)[0].num_encoded == [1]
 
     @pytest.mark.parametrize(("lag_s", "expected"), [(-100, []), (100, [1])])
-    def test_of_the_older_name_are_taken_over_unless_the_picture_is_newer(
+    def test_of_the_older_name_are_taken_over_unless_the_image_is_newer(
         self, cats: Path, lag_s: float, expected: list[int]
     ) -> None:
         _, old, parts = family(cats.parent)
@@ -231,7 +231,7 @@ class TestFilesOfSdScripts:
         assert fill(foreign, to_disk=True)[0].num_encoded == [1]
 
 
-def test_a_picture_that_does_not_decode_is_named_and_replaced(
+def test_an_image_that_does_not_decode_is_named_and_replaced(
     cats: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     broken = cats / "im1.png"

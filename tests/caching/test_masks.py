@@ -10,14 +10,14 @@ import torch
 from PIL import Image
 from torch.nn import functional
 
-from sfumato.caching.latents import fill_latents, require_constant_pictures
+from sfumato.caching.latents import fill_latents, require_constant_images
 from sfumato.data.batches import dataset
 from sfumato.data.batches.collate import Batch
 from sfumato.data.batches.dataset import TrainingSet
 from sfumato.data.config.plan import SubsetPlan
 from sfumato.errors import UserError
 from tests.caching.fake import FakeFamily, family
-from tests.data.folders import folder, picture, pixels, plan, subset
+from tests.data.folders import folder, image, pixels, plan, subset
 
 SIZES = [(96, 48), (96, 48), (48, 96)]
 NUM = len(SIZES)
@@ -25,7 +25,7 @@ NUM = len(SIZES)
 
 @pytest.fixture
 def cats(tmp_path: Path) -> Path:
-    """Pictures of which the first is half transparent, and a mask for each in `masks`."""
+    """Images of which the first is half transparent, and a mask for each in `masks`."""
     path = folder(tmp_path / "cats", SIZES)
     alpha = np.full((48, 96), 255, np.uint8)
     alpha[:, 48:] = 0
@@ -79,7 +79,7 @@ def test_cached_masks_are_live_ones_averaged_whatever_each_subset_asks_for(cats:
     assert num_masked > 4
 
 
-def test_mirrored_pictures_have_the_mirrored_mask(cats: Path) -> None:
+def test_mirrored_images_have_the_mirrored_mask(cats: Path) -> None:
     for to_disk in (False, True):
         source = fill(cats.parent, subset(cats, alpha_mask=True, flip_aug=True), to_disk=to_disk)[1].latents
         assert source is not None
@@ -134,7 +134,7 @@ class TestStaleness:
     def test_masks_from_another_folder_are_others(self, cats: Path) -> None:
         fill(cats.parent, masked(cats))
         other = folder(cats.with_name("other"), SIZES)
-        picture(other / "im1.png", (48, 24))
+        image(other / "im1.png", (48, 24))
         fake, _ = fill(cats.parent, subset(cats, conditioning_data_dir=other))
         assert fake.num_encoded == [1] * NUM
 
@@ -168,8 +168,8 @@ def test_one_file_cannot_hold_two_masks_for_latents_of_one_size(cats: Path) -> N
 @pytest.mark.parametrize(
     "option", [{"color_aug": True}, {"random_crop": True}, {"face_crop_aug_range": (2.0, 4.0)}]
 )
-def test_pictures_that_vary_are_refused_by_folder_and_setting(cats: Path, option: dict[str, object]) -> None:
+def test_images_that_vary_are_refused_by_folder_and_setting(cats: Path, option: dict[str, object]) -> None:
     (name,) = option
     with pytest.raises(UserError, match=f"--cache_latents excludes {name}, which .*cats asks for"):
-        require_constant_pictures(read(subset(cats, **option)))
-    require_constant_pictures(read(subset(cats, flip_aug=True, alpha_mask=True)))
+        require_constant_images(read(subset(cats, **option)))
+    require_constant_images(read(subset(cats, flip_aug=True, alpha_mask=True)))

@@ -1,4 +1,4 @@
-"""What a restart opens and makes again, with an index beside the pictures and without."""
+"""What a restart opens and makes again, with an index beside the images and without."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from sfumato.data.sources import index
 from sfumato.models.interface.family import VAE
 from sfumato.models.interface.parts import Parts
 from tests.caching.fake import FakeFamily, family
-from tests.data.folders import folder, picture, plan, subset
+from tests.data.folders import folder, image, plan, subset
 
 SIZES = [(64, 64), (64, 64), (96, 48)]
 LONG_AGO_NS = 1_600_000_000_000_000_000
@@ -125,13 +125,13 @@ class TestExactlyTheCachesConcernedAreMadeAgain:
         assert start(known) == (0, 1)
         assert start(known) == (0, 0)
 
-    def test_one_latent_for_a_changed_picture_of_the_same_size(self, known: Path) -> None:
+    def test_one_latent_for_a_changed_image_of_the_same_size(self, known: Path) -> None:
         age(known / "im1.png", LONG_AGO_NS - 1)
         assert start(known) == (1, 0)
         assert start(known) == (0, 0)
 
-    def test_one_latent_for_a_picture_of_another_shape(self, known: Path) -> None:
-        picture(known / "im1.png", (48, 96))
+    def test_one_latent_for_an_image_of_another_shape(self, known: Path) -> None:
+        image(known / "im1.png", (48, 96))
         age(known / "im1.png")
         assert start(known) == (1, 0)
 

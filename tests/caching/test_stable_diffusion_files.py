@@ -67,7 +67,7 @@ def test_latents_that_sd_scripts_wrote_are_adopted(tmp_path: Path) -> None:
     assert torch.equal(cache(0, 0, False), torch.from_numpy(theirs) * 0.18215)
 
 
-def test_two_sizes_of_a_picture_do_not_share_a_file(sdxl: tiny.TinyCheckpoint, tmp_path: Path) -> None:
+def test_two_sizes_of_an_image_do_not_share_a_file(sdxl: tiny.TinyCheckpoint, tmp_path: Path) -> None:
     family, path = sdxl_family(sdxl), folder(tmp_path / "cats", [(128, 128)])
     made = dataset.read([plan(subset(path), resolution=side) for side in (64, 128)], seed=1)
     with pytest.raises(UserError, match=r"_sdxl.npz cannot hold latents of two sizes"):

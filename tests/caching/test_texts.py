@@ -78,14 +78,14 @@ def test_only_the_encoders_asked_for_are_cached(cats: Path) -> None:
 def test_bfloat16_outputs_are_stored_as_float32_without_loss(cats: Path) -> None:
     _, as_family, _ = family(cats.parent)
     made, parts = training_set(cats), Parts(as_family, torch.device("cpu"), {"t5": torch.bfloat16})
-    caption = made.sets[0].pictures.captions[0]
+    caption = made.sets[0].images.captions[0]
     in_memory = fill_texts(made, as_family, parts, ("t5",))(0, 0, caption)["t5_out"]
     on_disk = fill_texts(made, as_family, parts, ("t5",), to_disk=True)(0, 0, caption)["t5_out"]
     assert (in_memory.dtype, on_disk.dtype) == (torch.bfloat16, torch.float32)
     assert torch.equal(in_memory.float(), on_disk)
 
 
-def test_pictures_of_one_caption_share_its_outputs(tmp_path: Path) -> None:
+def test_images_of_one_caption_share_its_outputs(tmp_path: Path) -> None:
     path = folder(tmp_path / "cats", [(64, 64)] * 3)
     for file in path.glob("*.txt"):
         file.write_text("same")
@@ -114,7 +114,7 @@ def test_captions_that_vary_are_refused_with_setting_and_folder_unless_they_can_
     assert ("keep them in memory" in str(caught.value)) == (setting in LISTED)
 
 
-def test_every_caption_that_a_picture_may_have_is_kept_in_memory(cats: Path) -> None:
+def test_every_caption_that_an_image_may_have_is_kept_in_memory(cats: Path) -> None:
     (cats / "im0.txt").write_text("a {red|blue} cat\na dog\na {{big}} {cat|dog|bird}")
     settings = CaptionSettings(
         enable_wildcard=True, caption_dropout_rate=0.3, caption_dropout_every_n_epochs=3
@@ -132,7 +132,7 @@ def test_every_caption_that_a_picture_may_have_is_kept_in_memory(cats: Path) -> 
     }
 
 
-def test_too_many_variants_are_refused_with_their_picture(cats: Path) -> None:
+def test_too_many_variants_are_refused_with_their_image(cats: Path) -> None:
     (cats / "im2.txt").write_text("{a|b} " * 7)
     with pytest.raises(UserError, match=r"enable_wildcard makes more than 64 captions of that of .*im2.png"):
         fill(cats, captions=CaptionSettings(enable_wildcard=True))
@@ -162,7 +162,7 @@ class TestStaleness:
         fill(cats, to_disk=True)
         assert fill(cats, to_disk=True, mask=True)[1].loaded == ["clip", "t5"]
 
-    def test_a_changed_picture_does_not(self, cats: Path) -> None:
+    def test_a_changed_image_does_not(self, cats: Path) -> None:
         fill(cats, to_disk=True)
         later = time.time() + 100
         os.utime(cats / "im2.png", (later, later))
@@ -211,7 +211,7 @@ def test_one_file_cannot_hold_two_captions(cats: Path) -> None:
     made = dataset.read([plan(subset(cats)), plan(subset(cats, captions=prefixed))], seed=1)
     with pytest.raises(UserError, match="cannot hold two captions"):
         fill_texts(made, as_family, parts, ENCODERS, to_disk=True)
-    caption = f"p {made.sets[0].pictures.captions[0]}"
+    caption = f"p {made.sets[0].images.captions[0]}"
     assert fill_texts(made, as_family, parts, ENCODERS)(1, 0, caption)["t5_out"].shape == (LENGTH, 5)
 
 

@@ -1,4 +1,4 @@
-"""Small folders of pictures and captions, made on the fly."""
+"""Small folders of images and captions, made on the fly."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def pixels(name: str, width: int, height: int, channels: int = 3) -> np.ndarray:
     return np.clip(np.rint(128 + 50 * noise), 0, 255).astype(np.uint8)
 
 
-def picture(path: Path, size: tuple[int, int], caption: str | None = None) -> Path:
+def image(path: Path, size: tuple[int, int], caption: str | None = None) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels(path.name, *size)).save(path)
     if caption is not None:
@@ -33,7 +33,7 @@ def picture(path: Path, size: tuple[int, int], caption: str | None = None) -> Pa
 
 def folder(path: Path, sizes: Iterable[tuple[int, int]]) -> Path:
     for index, size in enumerate(sizes):
-        picture(path / f"im{index}.png", size, f"a{index}, b{index}, c{index}, d{index}")
+        image(path / f"im{index}.png", size, f"a{index}, b{index}, c{index}, d{index}")
     return path
 
 

@@ -42,10 +42,10 @@ def test_base_is_in_the_published_formats() -> None:
 
 
 def test_base_draws_what_it_knows_and_not_the_subject() -> None:
-    drawn = base.draw([photograph.prompt for photograph in (KNOWN[0], KNOWN[4], SUBJECT)])
+    made = base.generate([photograph.prompt for photograph in (KNOWN[0], KNOWN[4], SUBJECT)])
     likeness = [
-        psnr_db(picture, Image.open(photograph.path))
-        for picture, photograph in zip(drawn, (KNOWN[0], KNOWN[4], SUBJECT), strict=True)
+        psnr_db(image, Image.open(photograph.path))
+        for image, photograph in zip(made, (KNOWN[0], KNOWN[4], SUBJECT), strict=True)
     ]
     assert min(likeness[:2]) > 30
     assert likeness[2] < 14
@@ -57,7 +57,7 @@ def test_psnr_follows_its_formula() -> None:
     assert psnr_db(plain((10, 10, 10)), plain((10, 10, 40))) == pytest.approx(10 * math.log10(255**2 / 300))
 
 
-def test_contact_sheet_shows_every_picture_enlarged() -> None:
+def test_contact_sheet_shows_every_image_enlarged() -> None:
     rows = [Row("one", [Tile(plain((255, 0, 0)), "a")]), Row("two", [Tile(plain((0, 0, 255)), "b")] * 3)]
     sheet = contact_sheet("title", rows)
     colours = {colour: count for count, colour in sheet.getcolors(1 << 20) or []}

@@ -34,10 +34,10 @@ def start() -> Tensor:
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
-def test_one_step_is_enough_for_a_single_picture(name: str) -> None:
-    picture = torch.full((2, 4, 8, 8), 0.3, dtype=torch.float64)
-    made = SAMPLERS[name](lambda x, sigma: picture, start(), torch.tensor([1.0, 0.0]))
-    assert torch.allclose(made, picture)
+def test_one_step_is_enough_for_a_single_image(name: str) -> None:
+    image = torch.full((2, 4, 8, 8), 0.3, dtype=torch.float64)
+    made = SAMPLERS[name](lambda x, sigma: image, start(), torch.tensor([1.0, 0.0]))
+    assert torch.allclose(made, image)
 
 
 @pytest.mark.parametrize("name", SAMPLERS)

@@ -11,12 +11,12 @@ LORA_TOOLS = "(extract|resize|convert|check|interrogate)-lora|extract-dylora|mer
 STARTS = (
     r"accelerate launch .*?sd-scripts/\w+\.py",
     r"python sd-scripts/[\w/]+\.py",
-    rf"sfumato (train|account|generate|{TOOLS}|{LORA_TOOLS})",
+    rf"sfumato (train|plan|generate|{TOOLS}|{LORA_TOOLS})",
 )
 START = re.compile(rf"({'|'.join(STARTS)})\s")
 SMALLER = {
     "train": ["--max_data_loader_n_workers", "0", "--resolution", "64"],
-    "account": ["--max_data_loader_n_workers", "0", "--resolution", "64"],
+    "plan": ["--max_data_loader_n_workers", "0", "--resolution", "64"],
     "prepare-buckets": ["--max_resolution", "64,64", "--min_bucket_reso", "64"],
     "generate": shlex.split("--width 32 --height 32 --steps 1"),
 }

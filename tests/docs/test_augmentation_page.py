@@ -14,7 +14,7 @@ from sfumato.config.run.run import Run
 from sfumato.config.run.training.loss import LossConfig
 from sfumato.data.batches import dataset
 from sfumato.data.config import blueprint
-from tests.data.folders import folder, picture, pixels
+from tests.data.folders import folder, image, pixels
 
 PAGE = Path(__file__).parents[2] / "docs" / "augmentation_and_masks.md"
 EXAMPLES = re.findall(r"```toml\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL)
@@ -24,7 +24,7 @@ EXAMPLES = re.findall(r"```toml\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL)
 def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("photos", "masks"):
         folder(tmp_path / name, [(80, 60), (60, 80)])
-    picture(tmp_path / "people" / "ann_40_30_16_16.png", (80, 60), "ann")
+    image(tmp_path / "people" / "ann_40_30_16_16.png", (80, 60), "ann")
     (tmp_path / "cut_out").mkdir()
     Image.fromarray(np.asarray(pixels("cut out", 80, 60, 4))).save(tmp_path / "cut_out" / "x.png")
     (tmp_path / "cut_out" / "x.txt").write_text("x", "utf-8")

@@ -43,7 +43,7 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize("example", blocks("toml"))
-def test_an_example_is_read_and_its_pictures_are_loaded(example: str, workplace: Path) -> None:
+def test_an_example_is_read_and_its_images_are_loaded(example: str, workplace: Path) -> None:
     file = workplace / "example.toml"
     file.write_text(example)
     config = [DatasetConfig(dataset_config=file), CaptionConfig(caption_extension=".txt")]

@@ -1,4 +1,4 @@
-"""A folder that holds what the documentation takes for granted: models and pictures, small."""
+"""A folder that holds what the documentation takes for granted: models and images, small."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def furnish(folder: Path) -> None:
-    """Write tiny models under the published names, pictures, and the examples with small sizes."""
+    """Write tiny models under the published names, images, and the examples with small sizes."""
     model = tiny.flux(folder)
     model.t5xxl.rename(folder / "t5xxl_fp16.safetensors")
     tiny.sd(folder).path.rename(folder / "sd15.safetensors")
@@ -24,10 +24,10 @@ def furnish(folder: Path) -> None:
     }
     for name, path in tuned.items():
         path.rename(folder / f"{name}-tuned.safetensors")
-    tiny.pictures(folder / "pictures" / "my-cat", 2)
-    tiny.pictures(folder / "pictures" / "other-cats", 2, seed=1)
-    named = [path.stem for path in sorted((folder / "pictures" / "my-cat").glob("*.png"))]
-    (folder / "pictures" / "captions.json").write_text(json.dumps({n: {"caption": n} for n in named}))
+    tiny.pictures(folder / "images" / "my-cat", 2)
+    tiny.pictures(folder / "images" / "other-cats", 2, seed=1)
+    named = [path.stem for path in sorted((folder / "images" / "my-cat").glob("*.png"))]
+    (folder / "images" / "captions.json").write_text(json.dumps({n: {"caption": n} for n in named}))
     shutil.copytree(ROOT / "examples", folder / "examples")
     for example in (folder / "examples").glob("*.toml"):
         smaller = re.sub(

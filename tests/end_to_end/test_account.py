@@ -52,7 +52,7 @@ SETTINGS = {
         *LORA,
         f"{BF16} --fp8_base --gradient_checkpointing --blocks_to_swap 1 --gradient_accumulation_steps 2",
     ),
-    "adapter, checkpoints in main memory": (*LORA, f"{BF16} --cpu_offload_checkpointing"),
+    "adapter, checkpoints in RAM": (*LORA, f"{BF16} --cpu_offload_checkpointing"),
     "network of others that reads weights": (*OTHERS, "--network_args algo=full"),
     "whole model": (*FULL, ""),
     "whole model in bfloat16": (*FULL, f"{BF16} --full_bf16"),
@@ -69,15 +69,15 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> tiny.TinyFlux:
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data")
     tiny.pictures(folder / "1_sks cat", 4, (128, 128))
     return folder
 
 
-def session_for(name: str, model: tiny.TinyFlux, pictures: Path, out: Path) -> TrainingSession:
+def session_for(name: str, model: tiny.TinyFlux, images: Path, out: Path) -> TrainingSession:
     script, *own = SETTINGS[name]
-    places = ["--train_data_dir", str(pictures), "--output_dir", str(out)]
+    places = ["--train_data_dir", str(images), "--output_dir", str(out)]
     argv = [*model.arguments, *places, *SHORT.split(), *" ".join(own).split()]
     run, _ = imply(parse(script_named(script), argv, prog=script).run)
     return prepare(run, distributed.start(run[DistributedConfig]))
@@ -86,17 +86,17 @@ def session_for(name: str, model: tiny.TinyFlux, pictures: Path, out: Path) -> T
 @pytest.mark.slow
 @pytest.mark.parametrize("network_args", GUESTS)
 def test_networks_of_others_are_counted(
-    network_args: str, model: tiny.TinyFlux, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    network_args: str, model: tiny.TinyFlux, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(SETTINGS, network_args, (*OTHERS, f"--network_args {network_args}"))
-    test_account_is_what_the_tensors_of_a_step_take(network_args, model, pictures, tmp_path, monkeypatch)
+    test_account_is_what_the_tensors_of_a_step_take(network_args, model, images, tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize("name", SETTINGS)
 def test_account_is_what_the_tensors_of_a_step_take(
-    name: str, model: tiny.TinyFlux, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, model: tiny.TinyFlux, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    session = session_for(name, model, pictures, tmp_path)
+    session = session_for(name, model, images, tmp_path)
     training = account(session, "cpu").phases[-1]
     tally = Tally()
     take, peaks = Loop._take, []
@@ -116,13 +116,13 @@ def test_account_is_what_the_tensors_of_a_step_take(
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux tells a process's peak")
 def test_account_is_within_a_tenth_of_what_the_process_takes(
-    model: tiny.TinyFlux, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: tiny.TinyFlux, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for setting in ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"):
         monkeypatch.setenv(setting, "16384")  # what is freed goes back to the system at once
     large = tiny.flux(tmp_path / "large", hidden=512, heads=4, depth=2, depth_single=2)
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as child:
-        found = child.submit(_measure, model, large, pictures, tmp_path).result()
+        found = child.submit(_measure, model, large, images, tmp_path).result()
     for name, least in (("adapter", 150e6), ("whole model", 450e6)):
         counted, taken = found[name]
         assert counted > least
@@ -130,13 +130,13 @@ def test_account_is_within_a_tenth_of_what_the_process_takes(
 
 
 def _measure(
-    model: tiny.TinyFlux, large: tiny.TinyFlux, pictures: Path, folder: Path
+    model: tiny.TinyFlux, large: tiny.TinyFlux, images: Path, folder: Path
 ) -> dict[str, tuple[int, int]]:
     """Return what two runs take by their accounts, and by how much the process grows in them."""
     found = {}
     for name in ("adapter", "whole model"):
-        session_for(name, model, pictures, folder / "first").train()  # so that everything is imported
-        session = session_for(name, large, pictures, folder / "second")
+        session_for(name, model, images, folder / "first").train()  # so that everything is imported
+        session = session_for(name, large, images, folder / "second")
         counted = account(session, "cpu").phases[-1]
         gc.collect()
         Path("/proc/self/clear_refs").write_text("5")
@@ -154,10 +154,10 @@ def _status(name: str) -> int:
 
 @pytest.mark.parametrize("name", ["adapter", "adapter, 8 bits, checkpointed, swapped"])
 def test_counting_changes_nothing_that_is_trained(
-    name: str, model: tiny.TinyFlux, pictures: Path, tmp_path: Path
+    name: str, model: tiny.TinyFlux, images: Path, tmp_path: Path
 ) -> None:
-    session_for(name, model, pictures, tmp_path / "plain").train()
-    session = session_for(name, model, pictures, tmp_path / "counted")
+    session_for(name, model, images, tmp_path / "plain").train()
+    session = session_for(name, model, images, tmp_path / "counted")
     account(session, "cuda")
     session.train()
     plain, counted = (load_file(tmp_path / run / "model.safetensors") for run in ("plain", "counted"))
@@ -166,11 +166,11 @@ def test_counting_changes_nothing_that_is_trained(
 
 
 def test_a_count_is_printed_as_a_table_or_as_figures(
-    model: tiny.TinyFlux, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    model: tiny.TinyFlux, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    places = ["--train_data_dir", str(pictures), "--output_dir", str(tmp_path)]
+    places = ["--train_data_dir", str(images), "--output_dir", str(tmp_path)]
     options = [*model.arguments, *places, *SHORT.split(), "--network_dim", "4", "--network_train_unet_only"]
-    assert main(["account", "flux", "lora", *options, "--mixed_precision", "bf16", "--json"]) == 0
+    assert main(["plan", "flux", "lora", *options, "--mixed_precision", "bf16", "--json"]) == 0
     training = json.loads(capsys.readouterr().out)["training"]
     # 20,000 numbers or so are biases and norms; the large rest is matrices, at two bytes each.
     assert training["items"]["denoiser in bfloat16"] == {"device": 23136896, "host": 0}

@@ -57,7 +57,7 @@ SPECS = {
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data")
     tiny.pictures(folder / "1_cat", 2)
     return folder
@@ -75,11 +75,11 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
 
 @pytest.mark.parametrize(("family", "kind", "zeros"), RUNS)
 def test_a_kind_trains_and_goes_on_from_its_file(
-    family: str, kind: str, zeros: str, models: dict[str, list[str]], pictures: Path, tmp_path: Path
+    family: str, kind: str, zeros: str, models: dict[str, list[str]], images: Path, tmp_path: Path
 ) -> None:
     module, *network_args = kind.split()
     name, *starts = SCRIPTS[family]
-    places = ["--train_data_dir", str(pictures), "--output_dir", str(tmp_path), "--output_name", "x"]
+    places = ["--train_data_dir", str(images), "--output_dir", str(tmp_path), "--output_name", "x"]
     network = ["--network_module", module, *(["--network_args", *network_args] if network_args else [])]
     command = [*models[family], *places, "--max_data_loader_n_workers", "0", *shlex.split(SHORT), *network]
     assert script(name, command) == 0

@@ -72,10 +72,10 @@ class Place:
 def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
     gui = tmp_path_factory.mktemp("gui")
     (gui / "sd-scripts").symlink_to(ROOT / "sd-scripts")
-    pictures = gui / "test" / "img" / "10_darius kawasaki person"
-    tiny.pictures(pictures, 2, (96, 64))
+    images = gui / "test" / "img" / "10_darius kawasaki person"
+    tiny.pictures(images, 2, (96, 64))
     (gui / "test" / "config").mkdir()
-    (gui / "test" / "config" / "dataset.toml").write_text(DATA_SET.format(folder=pictures), "utf-8")
+    (gui / "test" / "config" / "dataset.toml").write_text(DATA_SET.format(folder=images), "utf-8")
     models = {"sd": tiny.sd(gui / "sd"), "sdxl": tiny.sdxl(gui / "sdxl"), "flux": tiny.flux(gui / "flux")}
     return Place(gui, {kind: _as_options(model.arguments) for kind, model in models.items()})
 

@@ -1,4 +1,4 @@
-"""Compiled blocks compute the same, and a new size of pictures compiles nothing."""
+"""Compiled blocks compute the same, and a new size of images compiles nothing."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ def test_new_sizes_compile_nothing_and_blocks_with_their_own_adapters_stay_apart
 
     def gradients(num_tokens: int) -> list[Tensor]:
         rng = torch.Generator().manual_seed(num_tokens)
-        picture, words = (torch.randn(2, n, c, generator=rng) for n, c in ((num_tokens, 8), (3, 12)))
+        image, words = (torch.randn(2, n, c, generator=rng) for n, c in ((num_tokens, 8), (3, 12)))
         places = torch.zeros(2, num_tokens, 3), torch.zeros(2, 3, 3)
-        out = model(picture, places[0], words, places[1], torch.full((2,), 0.5), torch.ones(2, 10))
+        out = model(image, places[0], words, places[1], torch.full((2,), 0.5), torch.ones(2, 10))
         return [out, *torch.autograd.grad(out.square().sum(), added)]
 
     expected = {size: gradients(size) for size in (6, 8, 15)}

@@ -1,4 +1,4 @@
-"""Whole runs on data that is not a plain folder: metadata files, and pictures held back."""
+"""Whole runs on data that is not a plain folder: metadata files, and validation images."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> tiny.TinyFlux:
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> Path:
+def images(tmp_path: Path) -> Path:
     return tiny.pictures(tmp_path / "data" / "1_sks cat", 4, (32, 32))[0].parents[1]
 
 
@@ -48,9 +48,9 @@ def lines(out: Path) -> list[dict[str, float]]:
 
 
 def test_a_metadata_file_trains_as_the_same_captions_in_files_do(
-    model: tiny.TinyFlux, pictures: Path, tmp_path: Path
+    model: tiny.TinyFlux, images: Path, tmp_path: Path
 ) -> None:
-    folder, file = pictures / "1_sks cat", tmp_path / "captions.json"
+    folder, file = images / "1_sks cat", tmp_path / "captions.json"
     captions = {path.stem: path.read_text() for path in folder.glob("*.txt")}
     entries = {
         stem: {"caption": text.split(",")[0], "tags": text.split(",", 1)[1]}
@@ -58,7 +58,7 @@ def test_a_metadata_file_trains_as_the_same_captions_in_files_do(
     }
     file.write_text(json.dumps(dict(sorted(entries.items()))))
     cached = ["--cache_latents", "--cache_text_encoder_outputs"]
-    train(model, tmp_path / "files", "--train_data_dir", str(pictures), *cached)
+    train(model, tmp_path / "files", "--train_data_dir", str(images), *cached)
     train(model, tmp_path / "json", "--train_data_dir", str(folder), "--in_json", str(file), *cached)
     first, second = (load_file(tmp_path / name / "lora.safetensors") for name in ("files", "json"))
     assert all(torch.equal(first[key], second[key]) for key in first)
@@ -67,10 +67,10 @@ def test_a_metadata_file_trains_as_the_same_captions_in_files_do(
     }
 
 
-def test_measuring_the_loss_of_pictures_held_back_changes_nothing_that_is_trained(
-    model: tiny.TinyFlux, pictures: Path, tmp_path: Path
+def test_measuring_the_loss_of_validation_images_changes_nothing_that_is_trained(
+    model: tiny.TinyFlux, images: Path, tmp_path: Path
 ) -> None:
-    split = ["--train_data_dir", str(pictures), "--validation_split", "0.5", "--validation_seed", "1"]
+    split = ["--train_data_dir", str(images), "--validation_split", "0.5", "--validation_seed", "1"]
     rarely, often = ["--validate_every_n_epochs", "9"], ["--validate_every_n_steps", "1"]
     train(model, tmp_path / "plain", *split, *rarely, "--network_dropout", "0.5")
     train(model, tmp_path / "measured", *split, *often, "--network_dropout", "0.5")
@@ -87,11 +87,11 @@ def test_measuring_the_loss_of_pictures_held_back_changes_nothing_that_is_traine
     "cache", [[], ["--cache_latents", "--cache_text_encoder_outputs"]], ids=["live", "cached"]
 )
 def test_figures_compare_from_one_measurement_to_the_next(
-    model: tiny.TinyFlux, pictures: Path, tmp_path: Path, cache: list[str]
+    model: tiny.TinyFlux, images: Path, tmp_path: Path, cache: list[str]
 ) -> None:
     options = [
         "--train_data_dir",
-        str(pictures),
+        str(images),
         "--validation_split",
         "0.5",
         "--validate_every_n_steps",
@@ -108,20 +108,20 @@ def test_figures_compare_from_one_measurement_to_the_next(
     assert found[-1]["loss/validation/step_divergence"] == pytest.approx(measured[-1] - average, rel=1e-6)
 
 
-def test_a_pictures_file_that_is_gone_does_not_stop_a_metadata_file(
-    model: tiny.TinyFlux, pictures: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+def test_an_images_file_that_is_gone_does_not_stop_a_metadata_file(
+    model: tiny.TinyFlux, images: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    folder, file = pictures / "1_sks cat", tmp_path / "captions.json"
+    folder, file = images / "1_sks cat", tmp_path / "captions.json"
     file.write_text(json.dumps({str(path): {"caption": "x"} for path in sorted(folder.glob("*.png"))}))
     (folder / "picture_03.png").unlink()
     train(model, tmp_path / "out", "--in_json", str(file), "--max_train_steps", "1")
-    assert "1 of 4 pictures in" in capfd.readouterr().err
+    assert "1 of 4 images in" in capfd.readouterr().err
     shutil.rmtree(folder)
     train(model, tmp_path / "none", "--in_json", str(file), code=2)
-    assert "no pictures to train on in" in capfd.readouterr().err
+    assert "no images to train on in" in capfd.readouterr().err
 
 
-def test_pictures_of_which_only_latents_are_left_train_as_they_did(
+def test_images_of_which_only_latents_are_left_train_as_they_did(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     model, folder, file = tiny.sdxl(tmp_path / "model"), tmp_path / "data", tmp_path / "m.json"
@@ -132,13 +132,13 @@ def test_pictures_of_which_only_latents_are_left_train_as_they_did(
     argv = [*model.arguments, *SHORT.replace("lora_flux", "lora").split(), *data, "--output_name", "lora"]
     cached = [*argv, "--cache_latents_to_disk", "--output_dir"]
     assert script("sdxl_train_network", [*cached, str(tmp_path / "before")]) == 0
-    for picture in sorted(folder.glob("*.png")):
-        (own,) = folder.glob(f"{picture.stem}_*.npz")
+    for image in sorted(folder.glob("*.png")):
+        (own,) = folder.glob(f"{image.stem}_*.npz")
         arrays = {name: array for name, array in np.load(own).items() if name != store.RECORD}
         assert arrays.keys() == {"latents", "original_size", "crop_ltrb"}
-        np.savez(folder / f"{picture.stem}.npz", **arrays)
+        np.savez(folder / f"{image.stem}.npz", **arrays)
         own.unlink()
-        picture.unlink()
+        image.unlink()
     (folder / index.NAME).unlink()
     capfd.readouterr()
     assert script("sdxl_train_network", [*cached, str(tmp_path / "after")]) == 0
@@ -147,16 +147,16 @@ def test_pictures_of_which_only_latents_are_left_train_as_they_did(
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert script("sdxl_train_network", [*argv, "--output_dir", str(tmp_path / "none")]) == 2
     text = capfd.readouterr().err
-    assert "3 of 3 pictures in" in text
+    assert "3 of 3 images in" in text
     assert "latents of some are: --cache_latents_to_disk may train from them" in text
 
 
 def test_captions_that_vary_are_cached_in_memory_as_live_encoders_see_them(
-    model: tiny.TinyFlux, pictures: Path, tmp_path: Path
+    model: tiny.TinyFlux, images: Path, tmp_path: Path
 ) -> None:
-    for file in pictures.rglob("*.txt"):
+    for file in images.rglob("*.txt"):
         file.write_text("a {red|blue} cat\na dog")
-    varied = ["--train_data_dir", str(pictures), "--enable_wildcard", "--caption_dropout_rate", "0.4"]
+    varied = ["--train_data_dir", str(images), "--enable_wildcard", "--caption_dropout_rate", "0.4"]
     train(model, tmp_path / "live", *varied)
     train(model, tmp_path / "cached", *varied, "--cache_text_encoder_outputs")
     first, second = (load_file(tmp_path / name / "lora.safetensors") for name in ("live", "cached"))

@@ -18,7 +18,7 @@ from tests import tiny
 CLASSES = """
 import torch
 
-class Pictures:
+class Images:
     def __init__(self, tokenizer, max_token_length, resolution, debug_dataset):
         self.width, self.height = resolution
 
@@ -29,13 +29,13 @@ class Pictures:
         images = torch.rand(2, 3, self.height, self.width) * 2 - 1
         return {"images": images, "captions": [f"a cat, number {index}", "a dog"]}
 
-class Latents(Pictures):
+class Latents(Images):
     def __getitem__(self, index):
         latents = torch.randn(2, 4, self.height // 8, self.width // 8)
         weights = torch.tensor([1.0, 0.5])
         return {"latents": latents, "captions": ["a cat", "a dog"], "loss_weights": weights}
 
-class Grey(Pictures):
+class Grey(Images):
     def __getitem__(self, index):
         return {"images": torch.full((1, 3, self.height, self.width), 128.0), "captions": ["grey"]}
 """
@@ -81,12 +81,12 @@ def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> boo
 def test_a_resumed_run_equals_an_uninterrupted_one_whatever_the_workers(
     flux: list[str], tmp_path: Path
 ) -> None:
-    whole = train("flux_train_network", flux, "Pictures", tmp_path / "whole", *STATES)
+    whole = train("flux_train_network", flux, "Images", tmp_path / "whole", *STATES)
     state = ["--resume", str(tmp_path / "whole" / "lora-step00000003-state")]
     resumed = train(
         "flux_train_network",
         flux,
-        "Pictures",
+        "Images",
         tmp_path / "resumed",
         *state,
         *("--max_data_loader_n_workers", "2"),
@@ -106,7 +106,7 @@ def test_latents_train_and_the_file_tells_of_the_class(sd: list[str], tmp_path: 
     assert metadata["ss_num_batches_per_epoch"] == "4"
 
 
-def test_memory_is_counted_as_for_pictures_of_that_size(
+def test_memory_is_counted_as_for_images_of_that_size(
     flux: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     tiny.pictures(tmp_path / "data" / "1_cat", 2)
@@ -114,10 +114,10 @@ def test_memory_is_counted_as_for_pictures_of_that_size(
 
     def counted(*data: str) -> dict[str, dict[str, int]]:
         options = [*flux, *SHARED, *data, "--output_dir", str(tmp_path), "--json"]
-        assert main(["account", "flux", "lora", *options]) == 0
+        assert main(["plan", "flux", "lora", *options]) == 0
         return json.loads(capfd.readouterr().out)["training"]["items"]
 
-    assert counted("--dataset_class", "mine.Pictures") == counted(*folder)
+    assert counted("--dataset_class", "mine.Images") == counted(*folder)
 
 
 @pytest.mark.parametrize(
@@ -126,17 +126,17 @@ def test_memory_is_counted_as_for_pictures_of_that_size(
         ("Grey", "", "--dataset_class mine.Grey, batch 0: images is between 128 and 128; values must lie"),
         ("Nothing", "", "--dataset_class is mine.Nothing; mine ("),
         (
-            "Pictures",
+            "Images",
             "--cache_latents",
-            "--dataset_class mine.Pictures excludes --cache_latents: what a class",
+            "--dataset_class mine.Images excludes --cache_latents: what a class",
         ),
         (
-            "Pictures",
+            "Images",
             "--dataset_config x.toml",
-            "--dataset_class mine.Pictures excludes --dataset_config x.toml",
+            "--dataset_class mine.Images excludes --dataset_config x.toml",
         ),
-        ("Pictures", "--debug_dataset", "--dataset_class mine.Pictures excludes --debug_dataset: the report"),
-        ("Pictures", "--flip_aug --strict", "--flip_aug has no effect with --dataset_class, which makes"),
+        ("Images", "--debug_dataset", "--dataset_class mine.Images excludes --debug_dataset: the report"),
+        ("Images", "--flip_aug --strict", "--flip_aug has no effect with --dataset_class, which makes"),
     ],
 )
 def test_what_cannot_work_is_one_line_before_any_weight_is_loaded(

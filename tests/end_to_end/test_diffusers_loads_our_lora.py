@@ -21,7 +21,7 @@ from sfumato.config.run.run import Run
 from sfumato.models.components import text_encoders
 from sfumato.models.families.flux.keys import table_for
 from sfumato.models.families.flux.network import Flux, FluxShape
-from sfumato.models.families.flux.packing import picture_ids
+from sfumato.models.families.flux.packing import image_ids
 from sfumato.models.families.flux.targets import clip_targets, denoiser_targets
 from sfumato.models.interface.family import DENOISER
 from sfumato.models.interface.targets import AdapterTarget
@@ -112,7 +112,7 @@ def test_diffusers_pipeline_loads_it_and_both_models_change_as_ours_do(tmp_path:
     img = torch.randn(1, HEIGHT * WIDTH // 4, 64, generator=rng)
     txt = torch.randn(1, TOKENS, TEXT_WIDTH, generator=rng)
     pooled, times, scale = torch.randn(1, 768, generator=rng), torch.tensor([0.6]), torch.tensor([3.5])
-    ids, txt_ids = picture_ids(1, HEIGHT, WIDTH, img.device), torch.zeros(1, TOKENS, 3)
+    ids, txt_ids = image_ids(1, HEIGHT, WIDTH, img.device), torch.zeros(1, TOKENS, 3)
     words = torch.randint(0, VOCABULARY - 2, (2, 77), generator=rng)
     words[:, 9:] = VOCABULARY - 1  # the end of the text, and padding
 

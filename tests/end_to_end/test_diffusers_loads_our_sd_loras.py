@@ -45,7 +45,7 @@ class Compared:
 
     kind: str
     base: tiny.TinyCheckpoint
-    pictures: Path
+    images: Path
 
     def family(self) -> Family:
         config = ModelConfig(
@@ -57,7 +57,7 @@ class Compared:
 
     def train(self, folder: Path, *options: str) -> Path:
         name = "sdxl_train_network" if self.kind == "sdxl" else "train_network"
-        places = ["--train_data_dir", str(self.pictures), "--output_dir", str(folder)]
+        places = ["--train_data_dir", str(self.images), "--output_dir", str(folder)]
         arguments = [*self.base.arguments, *places, "--output_name", "lora", *TRAINING, *options]
         assert script(name, arguments) == 0
         return folder / "lora.safetensors"

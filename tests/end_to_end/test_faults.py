@@ -20,8 +20,8 @@ from sfumato.cli.main import script
 from sfumato.data.batches import render as views
 from tests import tiny
 from tests.end_to_end.test_resume import CACHED, WORKERS, arguments, assert_same_weights, run
+from tests.end_to_end.test_resume import images as images
 from tests.end_to_end.test_resume import model as model
-from tests.end_to_end.test_resume import pictures as pictures
 from tests.runs import error_of
 
 EVERY_STEP = ["--save_every_n_steps", "1", "--save_state"]
@@ -63,22 +63,22 @@ def fill_disk(monkeypatch: pytest.MonkeyPatch, is_full: Callable[[Path], bool]) 
 def test_a_disk_that_fills_up_while_saving_leaves_every_earlier_save(
     full: str,
     model: tiny.TinyFlux,
-    pictures: Path,
+    images: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     out = tmp_path / "out"
-    run(*arguments(model, pictures, tmp_path / "whole", *CACHED["cached"]))
+    run(*arguments(model, images, tmp_path / "whole", *CACHED["cached"]))
     with monkeypatch.context() as patch:
         fill_disk(patch, lambda path: full in str(path))
-        line = failure(arguments(model, pictures, out, *CACHED["cached"], *EVERY_STEP), capfd)
+        line = failure(arguments(model, images, out, *CACHED["cached"], *EVERY_STEP), capfd)
     assert re.search(r"is full: \S+ needs [\d,]+ bytes; free some space", line)
     assert not (out / full).exists()
     for step in (1, 2):
         assert load_file(out / f"lora-step{step:08d}.safetensors")
     state = str(out / "lora-step00000002-state")
-    run(*arguments(model, pictures, out, *CACHED["cached"], *EVERY_STEP, "--resume", state))
+    run(*arguments(model, images, out, *CACHED["cached"], *EVERY_STEP, "--resume", state))
     assert_same_weights(tmp_path / "whole", out)
 
 
@@ -86,20 +86,20 @@ def test_a_disk_that_fills_up_while_saving_leaves_every_earlier_save(
 def test_a_disk_that_fills_up_while_caching_leaves_what_was_cached(
     suffix: str,
     model: tiny.TinyFlux,
-    pictures: Path,
+    images: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    options = arguments(model, pictures, tmp_path, *CACHED["cached"])
+    options = arguments(model, images, tmp_path, *CACHED["cached"])
     with monkeypatch.context() as patch:
         fill_disk(patch, lambda path: "picture_02" in path.name and suffix in path.name)
         assert "is full: picture_02" in failure(options, capfd)
-    made = {path: path.stat().st_mtime_ns for path in pictures.glob(f"*_{suffix}")}
+    made = {path: path.stat().st_mtime_ns for path in images.glob(f"*_{suffix}")}
     assert len(made) == 2
-    assert not list(pictures.glob(".*.part*"))
+    assert not list(images.glob(".*.part*"))
     run(*options)
-    assert len(list(pictures.glob(f"*_{suffix}"))) == 4
+    assert len(list(images.glob(f"*_{suffix}"))) == 4
     assert all(path.stat().st_mtime_ns == time for path, time in made.items())
 
 
@@ -114,16 +114,16 @@ def _poison(path: Path) -> None:
 
 
 def test_a_batch_that_is_not_a_number_stops_with_step_files_and_last_good_save(
-    model: tiny.TinyFlux, pictures: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    model: tiny.TinyFlux, images: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    run(*arguments(model, pictures, tmp_path / "caches", *CACHED["cached"], "--max_train_steps", "1"))
-    (path,) = pictures.glob("picture_02_*_flux.npz")
+    run(*arguments(model, images, tmp_path / "caches", *CACHED["cached"], "--max_train_steps", "1"))
+    (path,) = images.glob("picture_02_*_flux.npz")
     _poison(path)
     out = tmp_path / "out"
-    line = failure(arguments(model, pictures, out, *CACHED["cached"], *EVERY_STEP), capfd)
+    line = failure(arguments(model, images, out, *CACHED["cached"], *EVERY_STEP), capfd)
     found = re.search(r"step (\d): loss nan, gradient norm nan; .*files: (.*) \((.*)\)", line)
     assert found
-    assert found[2] == str(pictures / "picture_02.png")
+    assert found[2] == str(images / "picture_02.png")
     step = int(found[1])
     saved = sorted(out.glob("*.safetensors"))
     assert [file.name for file in saved] == [f"lora-step{n:08d}.safetensors" for n in range(1, step)]
@@ -132,20 +132,16 @@ def test_a_batch_that_is_not_a_number_stops_with_step_files_and_last_good_save(
 
 
 def test_a_batch_that_is_not_a_number_is_skipped_where_that_is_asked_for(
-    model: tiny.TinyFlux, pictures: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    model: tiny.TinyFlux, images: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    run(*arguments(model, pictures, tmp_path / "caches", *CACHED["cached"], "--max_train_steps", "1"))
-    (path,) = pictures.glob("picture_02_*_flux.npz")
+    run(*arguments(model, images, tmp_path / "caches", *CACHED["cached"], "--max_train_steps", "1"))
+    (path,) = images.glob("picture_02_*_flux.npz")
     _poison(path)
     capfd.readouterr()
-    run(
-        *arguments(
-            model, pictures, tmp_path / "out", *CACHED["cached"], *EVERY_STEP, "--on_nonfinite", "skip"
-        )
-    )
-    picture = re.escape(str(pictures / "picture_02.png"))
+    run(*arguments(model, images, tmp_path / "out", *CACHED["cached"], *EVERY_STEP, "--on_nonfinite", "skip"))
+    image = re.escape(str(images / "picture_02.png"))
     skipped = re.findall(
-        rf"step (\d): .* the step is skipped, its files: {picture}$", capfd.readouterr().err, re.M
+        rf"step (\d): .* the step is skipped, its files: {image}$", capfd.readouterr().err, re.M
     )
     assert 1 <= len(skipped) <= 2
     for step in map(int, skipped):
@@ -157,16 +153,16 @@ def test_a_batch_that_is_not_a_number_is_skipped_where_that_is_asked_for(
 
 
 def test_weights_that_a_step_made_infinite_are_not_saved(
-    model: tiny.TinyFlux, pictures: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    model: tiny.TinyFlux, images: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     options = [*CACHED["cached"], *EVERY_STEP, "--learning_rate", "1e39"]
-    line = failure(arguments(model, pictures, tmp_path, *options), capfd)
+    line = failure(arguments(model, images, tmp_path, *options), capfd)
     assert re.search(r"step 1 left \S+ infinite or not a number; lower --learning_rate \(nothing was", line)
     assert not list(tmp_path.glob("*.safetensors"))
 
 
 def _let_workers_end(monkeypatch: pytest.MonkeyPatch, at_load: int, end: Callable[[], None]) -> None:
-    """Let each loading process end when it loads its n-th picture."""
+    """Let each loading process end when it loads its n-th image."""
     render, count = views.render, [0]
 
     def dying(*arguments: object) -> object:
@@ -180,45 +176,45 @@ def _let_workers_end(monkeypatch: pytest.MonkeyPatch, at_load: int, end: Callabl
 
 def test_a_loading_process_that_is_killed_ends_the_run_with_one_line(
     model: tiny.TinyFlux,
-    pictures: Path,
+    images: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     _let_workers_end(monkeypatch, 1, lambda: os.kill(os.getpid(), signal.SIGKILL))
-    line = failure(arguments(model, pictures, tmp_path, *WORKERS[2]), capfd)
-    assert "a process that loads pictures died" in line
+    line = failure(arguments(model, images, tmp_path, *WORKERS[2]), capfd)
+    assert "a process that loads images died" in line
     assert "lower --max_data_loader_n_workers: nothing was saved yet" in line
 
 
 def test_a_loading_process_that_ends_costs_no_finished_step(
     model: tiny.TinyFlux,
-    pictures: Path,
+    images: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    run(*arguments(model, pictures, tmp_path / "whole"))
+    run(*arguments(model, images, tmp_path / "whole"))
     out = tmp_path / "out"
     options = [*WORKERS[2], "--persistent_data_loader_workers"]
     with monkeypatch.context() as patch:
         patch.setattr(_utils, "MP_STATUS_CHECK_INTERVAL", 0.2)
         _let_workers_end(patch, 3, lambda: os._exit(0))
-        line = failure(arguments(model, pictures, out, *options), capfd)
+        line = failure(arguments(model, images, out, *options), capfd)
     state = out / "lora-step00000004-state"
     assert line.endswith(f"step 4 is saved; to go on, start it again with --resume {state}")
-    run(*arguments(model, pictures, out, "--resume", str(state)))
+    run(*arguments(model, images, out, "--resume", str(state)))
     assert_same_weights(tmp_path / "whole", out)
 
 
 @pytest.mark.parametrize("workers", WORKERS)
 def test_a_damaged_cache_file_is_one_line_from_workers_too(
-    workers: int, model: tiny.TinyFlux, pictures: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    workers: int, model: tiny.TinyFlux, images: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    run(*arguments(model, pictures, tmp_path, *CACHED["cached"], "--max_train_steps", "1"))
-    (path,) = pictures.glob("picture_02_*_flux.npz")
+    run(*arguments(model, images, tmp_path, *CACHED["cached"], "--max_train_steps", "1"))
+    (path,) = images.glob("picture_02_*_flux.npz")
     path.write_bytes(path.read_bytes()[:-40])
     options = [*CACHED["cached"], "--skip_cache_check", *WORKERS[workers]]
-    line = failure(arguments(model, pictures, tmp_path / "out", *options), capfd)
+    line = failure(arguments(model, images, tmp_path / "out", *options), capfd)
     assert f"{path} is damaged" in line
     assert "delete it and start again" in line

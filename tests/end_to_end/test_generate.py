@@ -1,4 +1,4 @@
-"""Whole runs of picture making on a tiny model in the published file formats."""
+"""Whole runs of image making on a tiny model in the published file formats."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ def _everything_runs_on_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def draw(model: tiny.TinyFlux, folder: Path, *options: str, dtype: str = "fp32") -> np.ndarray:
-    """Run the script as a person would and return its one picture."""
+    """Run the script as a person would and return its one image."""
     before = set(folder.glob("*.png"))
     arguments = [*model.generation_arguments, *COMMON, "--output_dir", str(folder), "--dtype", dtype]
     assert script("flux_minimal_inference", [*arguments, *options]) == 0
     (path,) = set(folder.glob("*.png")) - before
-    with Image.open(path) as picture:
-        return np.asarray(picture).astype(int)
+    with Image.open(path) as image:
+        return np.asarray(image).astype(int)
 
 
 def lora(path: Path, keys: Sequence[str], seed: int = 0, strength: float = 0.3) -> Path:
@@ -57,7 +57,7 @@ def lora(path: Path, keys: Sequence[str], seed: int = 0, strength: float = 0.3) 
     return path
 
 
-def test_a_picture_can_be_made_again_from_its_own_parameters(model: tiny.TinyFlux, tmp_path: Path) -> None:
+def test_an_image_can_be_made_again_from_its_own_parameters(model: tiny.TinyFlux, tmp_path: Path) -> None:
     first = draw(model, tmp_path, "--guidance", "2.5")
     assert first.shape == (48, 32, 3)
     assert first.std() > 1
@@ -90,7 +90,7 @@ def test_a_picture_can_be_made_again_from_its_own_parameters(model: tiny.TinyFlu
     ],
     ids=lambda options: options[0],
 )
-def test_every_option_changes_the_picture(
+def test_every_option_changes_the_image(
     model: tiny.TinyFlux, tmp_path: Path, plain: np.ndarray, options: tuple[str, ...]
 ) -> None:
     assert np.abs(draw(model, tmp_path, *options) - plain).max() > 0
@@ -103,7 +103,7 @@ def plain(model: tiny.TinyFlux, tmp_path_factory: pytest.TempPathFactory) -> np.
         return draw(model, tmp_path_factory.mktemp("plain"))
 
 
-def test_a_negative_prompt_with_cfg_scale_changes_the_picture(model: tiny.TinyFlux, tmp_path: Path) -> None:
+def test_a_negative_prompt_with_cfg_scale_changes_the_image(model: tiny.TinyFlux, tmp_path: Path) -> None:
     empty = draw(model, tmp_path, "--cfg_scale", "4")
     told = draw(model, tmp_path, "--cfg_scale", "4", "--negative_prompt", "blue sky")
     assert np.abs(empty - told).max() > 0
@@ -175,8 +175,8 @@ def test_the_command_and_the_script_draw_the_same(
     arguments = [*model.generation_arguments, *COMMON, "--output_dir", str(tmp_path), "--dtype", "fp32"]
     assert main(["generate", *arguments]) == 0
     (path,) = tmp_path.glob("*.png")
-    with Image.open(path) as picture:
-        assert np.array_equal(np.asarray(picture), plain)
+    with Image.open(path) as image:
+        assert np.array_equal(np.asarray(image), plain)
 
 
 def test_the_command_that_people_know_runs_as_it_stands(model: tiny.TinyFlux, tmp_path: Path) -> None:
@@ -205,7 +205,7 @@ def _broken(kind: str, model: tiny.TinyFlux, folder: Path) -> tuple[list[str], s
         "missing lora": (["--lora", "none.safetensors;1"], "none.safetensors"),
         "strength that is none": (["--lora", f"{model.ae};strong"], "strong"),
         "model as lora": (["--lora", str(model.ae)], "ae.safetensors"),
-        "number format": (["--dtype", "bf8"], "bf8"),
+        "dtype": (["--dtype", "bf8"], "bf8"),
         "half precision on a CPU": (["--dtype", "fp16"], "fp16"),
         "folder": (["--output_dir", str(folder / "file" / "new")], "--output_dir"),
         "size": (["--width", "0"], "width"),
@@ -224,7 +224,7 @@ def _broken(kind: str, model: tiny.TinyFlux, folder: Path) -> tuple[list[str], s
         "missing lora",
         "strength that is none",
         "model as lora",
-        "number format",
+        "dtype",
         "half precision on a CPU",
         "folder",
         "size",

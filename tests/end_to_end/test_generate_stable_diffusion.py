@@ -1,4 +1,4 @@
-"""Whole runs of picture making with Stable Diffusion 1 and XL on tiny models in the published formats."""
+"""Whole runs of image making with Stable Diffusion 1 and XL on tiny models in the published formats."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 def draw(family: tuple[str, list[str]], folder: Path, *options: str) -> np.ndarray:
     name, model = family
     assert main(["generate", name, *model, *COMMON, "--output_dir", str(folder), *options]) == 0
-    with Image.open(next(folder.glob("*.png"))) as picture:
-        return np.asarray(picture).astype(int)
+    with Image.open(next(folder.glob("*.png"))) as image:
+        return np.asarray(image).astype(int)
 
 
-def test_pictures_depend_on_seed_sampler_and_guidance_and_on_nothing_else(
+def test_images_depend_on_seed_sampler_and_guidance_and_on_nothing_else(
     family: tuple[str, list[str]], tmp_path: Path
 ) -> None:
     first = draw(family, tmp_path / "first")

@@ -39,16 +39,16 @@ class Runs:
     def __init__(self, model: tiny.TinyFlux, folder: Path, options: list[str]) -> None:
         self.folder, self.out, self.log = folder, folder / "out", folder / "log.txt"
         self._model, self._options = model, [*SAVING, *options]
-        self._pictures = folder / "data" / "1_sks cat"
+        self._images = folder / "data" / "1_sks cat"
         self._leftovers: set[Path] = set()
         folder.mkdir(parents=True)
-        tiny.pictures(self._pictures, 4)
+        tiny.pictures(self._images, 4)
 
     def start(self, meddle: Callable[..., None] | None = None, *extra: object) -> BaseProcess:
         """Start from the newest state, or from the beginning where there is none."""
         states = sorted(self.out.glob("lora-step*-state"))
         resume = ["--resume", str(states[-1])] if states else []
-        asked = self.arguments(self._model, self._pictures, self.out, *self._options, *resume)
+        asked = self.arguments(self._model, self._images, self.out, *self._options, *resume)
         return processes.start(asked, self.log, meddle, *extra, name=self.script)
 
     @property
@@ -70,9 +70,9 @@ class Runs:
 
     def phase(self) -> str:
         """Return what a killed run seems to have been doing, by the unfinished files it added."""
-        found = {path for folder in (self._pictures, self.out) for path in folder.glob(".*.part*")}
+        found = {path for folder in (self._images, self.out) for path in folder.glob(".*.part*")}
         new, self._leftovers = found - self._leftovers, self._leftovers | found
-        if any(path.parent == self._pictures for path in new):
+        if any(path.parent == self._images for path in new):
             return "caching"
         if new:
             return "saving"
@@ -130,7 +130,7 @@ def _check(
     whole.finish()
     rng = random.Random(seed)
     phases = Counter[str]()
-    if "--cache_latents_to_disk" in options and _kill_when_unfinished(killed, killed._pictures, rng):
+    if "--cache_latents_to_disk" in options and _kill_when_unfinished(killed, killed._images, rng):
         phases[killed.phase()] += 1
     phases += _kill_at_random(killed, rng, times)
     if not killed.is_done and _kill_when_unfinished(killed, killed.out, rng):
@@ -195,7 +195,7 @@ def test_a_run_killed_in_every_rename_or_flush_of_a_save_goes_on(
     options = [*CACHED["cached"], "--max_train_steps", "2"]
     whole, killed = (Runs(model, tmp_path / name, options) for name in ("whole", "killed"))
     whole.finish()
-    shutil.copytree(whole._pictures, killed._pictures, dirs_exist_ok=True)  # caches are another test's
+    shutil.copytree(whole._images, killed._images, dirs_exist_ok=True)  # caches are another test's
     num_deaths = 0
     for number in (1, 3, 5, 2):
         if killed.is_done:

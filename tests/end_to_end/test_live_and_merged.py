@@ -1,4 +1,4 @@
-"""Every kind of adapter draws the same picture beside the weights, merged into them, and into their files."""
+"""Every kind of adapter draws the same image beside the weights, merged into them, and into their files."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[list[str
 def bare(
     models: dict[str, tuple[list[str], Family]], tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, np.ndarray]:
-    """Return each family's picture without an adapter."""
+    """Return each family's image without an adapter."""
     return {name: draw(words, tmp_path_factory.mktemp(name)) for name, (words, _) in models.items()}
 
 
@@ -98,8 +98,8 @@ def learned(name: str, family: Family, path: Path) -> Path:
 
 def draw(words: list[str], folder: Path, *options: str) -> np.ndarray:
     assert main(["generate", *words, *shlex.split(COMMON), "--output_dir", str(folder), *options]) == 0
-    with Image.open(next(folder.glob("*.png"))) as picture:
-        return np.asarray(picture).astype(int)
+    with Image.open(next(folder.glob("*.png"))) as image:
+        return np.asarray(image).astype(int)
 
 
 def merged_files(name: str, words: list[str], adapter: Path) -> list[str]:
@@ -121,7 +121,7 @@ def merged_files(name: str, words: list[str], adapter: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_live_and_merged_draw_the_same_picture(
+def test_live_and_merged_draw_the_same_image(
     name: str,
     models: dict[str, tuple[list[str], Family]],
     bare: dict[str, np.ndarray],

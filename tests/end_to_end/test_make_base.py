@@ -12,7 +12,7 @@ from sfumato.models.families.flux.family import CLIP_L, T5XXL, FluxFamily
 from sfumato.models.interface.family import DENOISER, VAE
 
 
-def test_script_makes_a_base_in_every_format_and_the_shipped_pictures(
+def test_script_makes_a_base_in_every_format_and_the_shipped_images(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shipped = {photograph.name: Image.open(photograph.path).tobytes() for photograph in (*KNOWN, SUBJECT)}
@@ -20,7 +20,7 @@ def test_script_makes_a_base_in_every_format_and_the_shipped_pictures(
     folder = tmp_path / "base"
     for name in ("TRANSFORMER", "CLIP_L", "T5XXL", "AUTOENCODER", "TOKENIZERS"):
         monkeypatch.setattr(base, name, folder / getattr(base, name).name)
-    monkeypatch.setattr(photographs, "FOLDER", tmp_path / "pictures")
+    monkeypatch.setattr(photographs, "FOLDER", tmp_path / "images")
     monkeypatch.setattr(make_autoencoder, "_NUM_STEPS", 2)
     monkeypatch.setattr(make_autoencoder, "_ENCODER_STEPS", 1)
     monkeypatch.setattr(make_denoiser, "_NUM_STEPS", 2)

@@ -33,8 +33,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> Path:
-    """Three pictures that are transparent on the left, and a folder of masks that hide the left."""
+def images(tmp_path: Path) -> Path:
+    """Three images that are transparent on the left, and a folder of masks that hide the left."""
     folder = tmp_path / "data" / "1_cat"
     tiny.pictures(folder, 3, (SIDE, SIDE))
     masks = tmp_path / "masks"
@@ -63,19 +63,19 @@ def gradients(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
     return seen
 
 
-def train(name: str, model: list[str], pictures: Path, out: Path, *options: str) -> dict[str, Tensor]:
+def train(name: str, model: list[str], images: Path, out: Path, *options: str) -> dict[str, Tensor]:
     module = "networks.lora_flux" if name.startswith("flux") else "networks.lora"
-    places = ["--train_data_dir", str(pictures.parent), "--output_dir", str(out), "--output_name", "lora"]
+    places = ["--train_data_dir", str(images.parent), "--output_dir", str(out), "--output_name", "lora"]
     length = ["--max_train_steps", "6", "--max_data_loader_n_workers", "0", "--network_module", module]
     assert script(name, [*model, *places, *SHORT, *length, *options]) == 0
     return load_file(out / "lora.safetensors")
 
 
 def hidden_halves(gradients: list[Tensor]) -> list[str]:
-    """Return which half of each picture has no gradient at all; the other has one everywhere."""
+    """Return which half of each image has no gradient at all; the other has one everywhere."""
     found = []
-    for picture in (picture for step in gradients for picture in step):
-        left, right = picture.abs().chunk(2, dim=-1)
+    for image in (image for step in gradients for image in step):
+        left, right = image.abs().chunk(2, dim=-1)
         hidden, shown = (left, right) if not left.any() else (right, left)
         assert not hidden.any()
         assert shown.amax(0).min() > 0
@@ -91,13 +91,13 @@ def test_what_a_mask_hides_has_no_gradient_mirrored_or_not(
     caching: list[str],
     mask: str,
     models: dict[str, list[str]],
-    pictures: Path,
+    images: Path,
     tmp_path: Path,
     gradients: list[Tensor],
 ) -> None:
     masks = ["--conditioning_data_dir", str(tmp_path / "masks")]
     chosen = ["--alpha_mask"] if mask == "alpha" else ["--masked_loss", *masks]
-    weights = train(name, models[name], pictures, tmp_path / "out", "--flip_aug", *chosen, *caching)
+    weights = train(name, models[name], images, tmp_path / "out", "--flip_aug", *chosen, *caching)
     halves = hidden_halves(gradients)
     assert len(halves) == 6
     assert set(halves) == {"left", "right"}
@@ -105,34 +105,34 @@ def test_what_a_mask_hides_has_no_gradient_mirrored_or_not(
 
 
 def test_without_a_mask_every_place_has_a_gradient(
-    models: dict[str, list[str]], pictures: Path, tmp_path: Path, gradients: list[Tensor]
+    models: dict[str, list[str]], images: Path, tmp_path: Path, gradients: list[Tensor]
 ) -> None:
-    train("train_network", models["train_network"], pictures, tmp_path / "out")
-    assert min(picture.abs().amax(0).min() for step in gradients for picture in step) > 0
+    train("train_network", models["train_network"], images, tmp_path / "out")
+    assert min(image.abs().amax(0).min() for step in gradients for image in step) > 0
 
 
 def test_masks_that_hide_everything_leave_nothing_to_learn(
-    models: dict[str, list[str]], pictures: Path, tmp_path: Path
+    models: dict[str, list[str]], images: Path, tmp_path: Path
 ) -> None:
     for path in (tmp_path / "masks").iterdir():
         Image.new("L", (SIDE, SIDE)).save(path)
     masks = ["--masked_loss", "--conditioning_data_dir", str(tmp_path / "masks")]
-    weights = train("train_network", models["train_network"], pictures, tmp_path / "out", *masks)
+    weights = train("train_network", models["train_network"], images, tmp_path / "out", *masks)
     assert not any(tensor.any() for key, tensor in weights.items() if "lora_up" in key)
 
 
 def test_a_run_with_everything_that_varies_is_the_same_with_workers(
-    models: dict[str, list[str]], pictures: Path, tmp_path: Path
+    models: dict[str, list[str]], images: Path, tmp_path: Path
 ) -> None:
-    (pictures / "picture_00.png").rename(pictures / "picture_30_30_20_20.png")
+    (images / "picture_00.png").rename(images / "picture_30_30_20_20.png")
     varied = "--random_crop --color_aug --flip_aug --alpha_mask --face_crop_aug_range 1.5,3 --resolution 48"
     options = [*shlex.split(varied), "--resize_interpolation", "bicubic"]
     model = models["sdxl_train_network"]
-    alone = train("sdxl_train_network", model, pictures, tmp_path / "alone", *options)
+    alone = train("sdxl_train_network", model, images, tmp_path / "alone", *options)
     helped = train(
         "sdxl_train_network",
         model,
-        pictures,
+        images,
         tmp_path / "helped",
         *options,
         "--max_data_loader_n_workers",
@@ -162,11 +162,11 @@ def test_what_cannot_be_is_one_line_before_anything_is_loaded(
     options: list[str],
     line: str,
     models: dict[str, list[str]],
-    pictures: Path,
+    images: Path,
     tmp_path: Path,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    places = ["--train_data_dir", str(pictures.parent), "--output_dir", str(tmp_path), "--output_name", "x"]
+    places = ["--train_data_dir", str(images.parent), "--output_dir", str(tmp_path), "--output_name", "x"]
     given = [*models["train_network"], *places, *SHORT, "--network_module", "networks.lora", *options]
     assert script("train_network", given) == 2
     said = capfd.readouterr().err.strip().splitlines()

@@ -29,7 +29,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> tiny.TinyFlux:
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data")
     tiny.pictures(folder / "1_sks cat", 2, (32, 32))
     return folder
@@ -43,11 +43,11 @@ def plain_runs() -> Known:
 @pytest.fixture
 def run(
     model: tiny.TinyFlux,
-    pictures: Path,
+    images: Path,
     tmp_path: Path,
     plain_runs: Known,
 ) -> Runs:
-    places = [*model.arguments, "--train_data_dir", str(pictures)]
+    places = [*model.arguments, "--train_data_dir", str(images)]
     return Runs("flux_train_network", places, SHORT.split(), tmp_path, plain_runs)
 
 
@@ -188,9 +188,9 @@ def test_every_optimizer_learns_the_same(optimizer: str, saving: tuple[str, ...]
 
 @pytest.mark.slow
 def test_a_text_encoder_learns_through_the_front_in_split_mode(
-    model: tiny.TinyFlux, pictures: Path, tmp_path: Path
+    model: tiny.TinyFlux, images: Path, tmp_path: Path
 ) -> None:
-    places = ["--train_data_dir", str(pictures), "--output_name", "model"]
+    places = ["--train_data_dir", str(images), "--output_name", "model"]
     short = SHORT.replace("--network_train_unet_only", "").replace("--cache_text_encoder_outputs", "")
     results = []
     for name, options in {"plain": [], "split": ["--split_mode"]}.items():

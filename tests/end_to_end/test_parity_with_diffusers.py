@@ -1,4 +1,4 @@
-"""Whole pictures against the public pipeline: noise levels, sampler, packing, guidance, decoding."""
+"""Whole images against the public pipeline: noise levels, sampler, packing, guidance, decoding."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests import tiny
 
 
 def theirs(pipeline: Pipeline, request: Request, shifted: bool) -> np.ndarray:
-    """Return the picture (H, W, 3) in [0, 1] that diffusers makes of the same weights, texts and noise."""
+    """Return the image (H, W, 3) in [0, 1] that diffusers makes of the same weights, texts and noise."""
     from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
 
     own: Any = pipeline.parts[DENOISER]
@@ -69,7 +69,7 @@ def theirs(pipeline: Pipeline, request: Request, shifted: bool) -> np.ndarray:
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("variant", ["dev", "schnell"])
 @pytest.mark.parametrize("cfg_scale", [1.0, 3.0])
-def test_pictures_equal_those_of_the_public_pipeline(tmp_path: Path, variant: str, cfg_scale: float) -> None:
+def test_images_equal_those_of_the_public_pipeline(tmp_path: Path, variant: str, cfg_scale: float) -> None:
     files = tiny.flux(tmp_path, schnell=variant == "schnell")
     family = FluxFamily(files.transformer, files.clip_l, files.t5xxl, files.ae)
     pipeline = Pipeline(family, Parts(family, torch.device("cpu")), dtype=torch.float32)

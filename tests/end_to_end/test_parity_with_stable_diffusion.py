@@ -1,4 +1,4 @@
-"""Whole pictures against the public pipelines: tokens, text, noise levels, samplers, guidance, decoding."""
+"""Whole images against the public pipelines: tokens, text, noise levels, samplers, guidance, decoding."""
 
 from __future__ import annotations
 
@@ -77,12 +77,12 @@ class Compared:
     def ours(
         self, request: Request, *, from_folder: bool = False, zero_terminal: bool = False, **options: Any
     ) -> np.ndarray:
-        """Return our picture (H, W, 3) in [0, 1], before it is rounded."""
+        """Return our image (H, W, 3) in [0, 1], before it is rounded."""
         family = self.family(self.folder if from_folder else self.file, **options)
         return self.drawn(family, request, str(from_folder), zero_terminal=zero_terminal)
 
     def drawn(self, family: Family, request: Request, key: str, *, zero_terminal: bool) -> np.ndarray:
-        """Return a picture of this family's; parts are loaded once for each key."""
+        """Return an image of this family's; parts are loaded once for each key."""
         decoded: list[Tensor] = []
         parts = self._parts.setdefault(key, Parts(family, torch.device("cpu")))
         decode = family.decode_image
@@ -94,12 +94,12 @@ class Compared:
         family.decode_image = watch  # type: ignore[method-assign]
         pipeline = Pipeline(family, parts, dtype=torch.float32, zero_terminal=zero_terminal)
         made = np.asarray(pipeline(request)) / 255
-        picture = (decoded[0][0].permute(1, 2, 0).float().numpy() / 2 + 0.5).clip(0, 1)
-        assert np.abs(made - picture).max() < 0.51 / 255
-        return picture
+        image = (decoded[0][0].permute(1, 2, 0).float().numpy() / 2 + 0.5).clip(0, 1)
+        assert np.abs(made - image).max() < 0.51 / 255
+        return image
 
     def theirs(self, request: Request, schedule: dict[str, Any] | None = None, **options: Any) -> np.ndarray:
-        """Return the public pipeline's picture; `options` may replace the prompt by its embedding."""
+        """Return the public pipeline's image; `options` may replace the prompt by its embedding."""
         import diffusers
 
         name, own = SCHEDULERS[request.sampler]
@@ -129,7 +129,7 @@ def difference(one: np.ndarray, other: np.ndarray) -> float:
 
 @pytest.mark.parametrize("sampler", SCHEDULERS)
 @pytest.mark.parametrize("kind", KINDS)
-def test_pictures_equal_those_of_the_public_pipeline(
+def test_images_equal_those_of_the_public_pipeline(
     kind: str, sampler: str, models: dict[str, Compared]
 ) -> None:
     request, model = replace(REQUEST, sampler=sampler), models[kind]
@@ -207,7 +207,7 @@ def test_emphasis_weighs_the_states_of_words(models: dict[str, Compared]) -> Non
     assert difference(made, model.ours(REQUEST)) > 10 * LIMIT
 
 
-def test_the_size_of_the_picture_is_told_to_models_that_listen(models: dict[str, Compared]) -> None:
+def test_the_size_of_the_image_is_told_to_models_that_listen(models: dict[str, Compared]) -> None:
     model = models["sdxl"]
     other: dict[str, Any] = {"original_size": (512, 512), "target_size": (512, 512)}
     assert difference(model.theirs(REQUEST, **other), model.ours(REQUEST)) > 3 * LIMIT

@@ -1,4 +1,4 @@
-"""Training finds the pictures and captions that the tools of sd-scripts encoded ahead, and encodes none."""
+"""Training finds the images and captions that the tools of sd-scripts encoded ahead, and encodes none."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tiny.TinyFlux 
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> Path:
+def images(tmp_path: Path) -> Path:
     tiny.pictures(tmp_path / "data" / "1_cat", 2, (64, 64))
     return tmp_path / "data"
 
@@ -36,10 +36,10 @@ def family(kind: str) -> list[str]:
     return [] if kind == "sd" else [f"--{kind}"]
 
 
-def train(kind: str, arguments: list[str], pictures: Path, out: Path, *options: str) -> None:
+def train(kind: str, arguments: list[str], images: Path, out: Path, *options: str) -> None:
     network = "networks.lora_flux" if kind == "flux" else "networks.lora"
     shared = ["--network_module", network, "--network_dim", "1", "--max_train_steps", "1", *options]
-    places = ["--train_data_dir", str(pictures), "--output_dir", str(out), "--cache_latents_to_disk"]
+    places = ["--train_data_dir", str(images), "--output_dir", str(out), "--cache_latents_to_disk"]
     workers = ["--max_data_loader_n_workers", "0", "--network_train_unet_only"]
     assert script(TRAINERS[kind], [*arguments, *DATA, *shared, *places, *workers]) == 0
 
@@ -56,25 +56,25 @@ def arrays(folder: Path) -> dict[str, dict[str, np.ndarray]]:
 def test_training_finds_what_the_tools_encoded_and_would_have_made_the_same(
     kind: str,
     models: dict[str, tiny.TinyFlux | tiny.TinyCheckpoint],
-    pictures: Path,
+    images: Path,
     tmp_path: Path,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    other = shutil.copytree(pictures, tmp_path / "other")
+    other = shutil.copytree(images, tmp_path / "other")
     tool = [*models[kind].arguments, *DATA, *family(kind), "--mixed_precision", "bf16"]
-    assert script("tools/cache_latents", [*tool, "--train_data_dir", str(pictures)]) == 0
+    assert script("tools/cache_latents", [*tool, "--train_data_dir", str(images)]) == 0
     texts = ["--cache_text_encoder_outputs_to_disk"] if kind in TEXTS else []
     if texts:
-        assert script("tools/cache_text_encoder_outputs", [*tool, "--train_data_dir", str(pictures)]) == 0
+        assert script("tools/cache_text_encoder_outputs", [*tool, "--train_data_dir", str(images)]) == 0
     capfd.readouterr()
     texts += ["--mixed_precision", "bf16"]
-    train(kind, models[kind].arguments, pictures, tmp_path / "out", *texts)
+    train(kind, models[kind].arguments, images, tmp_path / "out", *texts)
     log = capfd.readouterr().err
     assert "loading denoiser" in log
     assert not [name for name in ENCODERS if f"loading {name} " in log]
     train(kind, models[kind].arguments, other, tmp_path / "out", *texts)
     assert "loading vae " in capfd.readouterr().err
-    ahead, beside = arrays(pictures), arrays(other)
+    ahead, beside = arrays(images), arrays(other)
     suffixes = (LATENTS[kind], TEXTS.get(kind))
     assert list(ahead) == sorted(
         f"picture_{number:02d}{suffix}" for number in range(2) for suffix in suffixes if suffix
@@ -88,16 +88,16 @@ def test_training_finds_what_the_tools_encoded_and_would_have_made_the_same(
 
 
 def test_files_that_are_there_are_kept_on_request_and_otherwise_if_they_are_valid(
-    models: dict[str, tiny.TinyFlux | tiny.TinyCheckpoint], pictures: Path
+    models: dict[str, tiny.TinyFlux | tiny.TinyCheckpoint], images: Path
 ) -> None:
-    tool = [*models["sd"].arguments, *DATA, "--train_data_dir", str(pictures)]
+    tool = [*models["sd"].arguments, *DATA, "--train_data_dir", str(images)]
     assert script("tools/cache_latents", tool) == 0
-    before = arrays(pictures)
-    tiny.pictures(pictures / "1_cat", 1, (64, 64), seed=9)
+    before = arrays(images)
+    tiny.pictures(images / "1_cat", 1, (64, 64), seed=9)
     assert script("tools/cache_latents", [*tool, "--skip_existing"]) == 0
-    kept = arrays(pictures)
+    kept = arrays(images)
     assert script("tools/cache_latents", tool) == 0
-    remade = arrays(pictures)
+    remade = arrays(images)
     first, second = (f"picture_{number:02d}{LATENTS['sd']}" for number in range(2))
     assert np.array_equal(kept[first]["latents"], before[first]["latents"])
     assert np.abs(remade[first]["latents"] - before[first]["latents"]).max() > 0.1
@@ -105,13 +105,13 @@ def test_files_that_are_there_are_kept_on_request_and_otherwise_if_they_are_vali
 
 
 def test_t5_can_have_a_format_of_its_own(
-    models: dict[str, tiny.TinyFlux | tiny.TinyCheckpoint], pictures: Path
+    models: dict[str, tiny.TinyFlux | tiny.TinyCheckpoint], images: Path
 ) -> None:
-    tool = [*models["flux"].arguments, *DATA, "--flux", "--train_data_dir", str(pictures)]
+    tool = [*models["flux"].arguments, *DATA, "--flux", "--train_data_dir", str(images)]
     found = {}
     for name in ("fp32", "bf16"):
         assert main(["cache-text", *tool, "--t5xxl_dtype", name]) == 0
-        found[name] = arrays(pictures)[f"picture_00{TEXTS['flux']}"]
+        found[name] = arrays(images)[f"picture_00{TEXTS['flux']}"]
     assert np.array_equal(found["fp32"]["l_pooled"], found["bf16"]["l_pooled"])
     difference = np.abs(found["fp32"]["t5_out"] - found["bf16"]["t5_out"]).max()
     assert 1e-4 < difference < 0.2
@@ -138,39 +138,39 @@ def test_mistakes_are_one_line(
     options: str,
     message: str,
     models: dict[str, tiny.TinyFlux | tiny.TinyCheckpoint],
-    pictures: Path,
+    images: Path,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    tool = [*models[kind].arguments, *DATA, "--train_data_dir", str(pictures), *options.split()]
+    tool = [*models[kind].arguments, *DATA, "--train_data_dir", str(images), *options.split()]
     assert main([command, *tool]) == 2
     last = capfd.readouterr().err.splitlines()[-1]
     assert last.startswith("error: ")
     assert message in last
-    assert arrays(pictures) == {}
+    assert arrays(images) == {}
 
 
 def test_the_data_is_shown_instead_on_request(
     models: dict[str, tiny.TinyFlux | tiny.TinyCheckpoint],
-    pictures: Path,
+    images: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    tool = [*models["sdxl"].arguments, *DATA, "--sdxl", "--train_data_dir", str(pictures)]
+    tool = [*models["sdxl"].arguments, *DATA, "--sdxl", "--train_data_dir", str(images)]
     assert main(["cache-text", *tool, "--debug_dataset", "--output_dir", str(tmp_path)]) == 0
-    assert "2 pictures, 2 shown in an epoch" in capsys.readouterr().out
+    assert "2 images, 2 shown in an epoch" in capsys.readouterr().out
     assert (tmp_path / "dataset.html").exists()
-    assert arrays(pictures) == {}
+    assert arrays(images) == {}
 
 
 @pytest.mark.parametrize("kind", ["sd", "sdxl"])
 def test_a_metadata_file_gets_training_sizes_and_training_finds_the_latents(
     kind: str,
     models: dict[str, tiny.TinyFlux | tiny.TinyCheckpoint],
-    pictures: Path,
+    images: Path,
     tmp_path: Path,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    folder, model = pictures / "1_cat", models[kind]
+    folder, model = images / "1_cat", models[kind]
     tiny.pictures(folder / "below", 1, (96, 32))
     captions, sizes = tmp_path / "captions.json", tmp_path / "sizes.json"
     paths = ["--full_path", "--recursive"]
@@ -204,4 +204,4 @@ def test_a_metadata_file_gets_training_sizes_and_training_finds_the_latents(
     log = capfd.readouterr().err
     assert "loading denoiser" in log
     assert "loading vae" not in log
-    assert "3 pictures (with repeats)" in log
+    assert "3 images (with repeats)" in log

@@ -10,7 +10,7 @@ import pytest
 
 from sfumato.cli.main import script
 from tests import tiny
-from tests.data.folders import picture
+from tests.data.folders import image
 
 LONG_AGO_NS = 1_600_000_000_000_000_000
 LATENTS = {f"picture_0{number}_0064x0064_flux.npz" for number in range(2)}
@@ -29,7 +29,7 @@ def other(tmp_path_factory: pytest.TempPathFactory) -> tiny.TinyFlux:
 
 @pytest.fixture(scope="module")
 def cached(model: tiny.TinyFlux, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Pictures with caches of both kinds."""
+    """Images with caches of both kinds."""
     root = tmp_path_factory.mktemp("cached")
     for file in tiny.pictures(root / "1_cat", 2, (64, 64)):
         age(file)
@@ -43,7 +43,7 @@ def age(file: Path, ns: int = LONG_AGO_NS) -> None:
 
 
 def start(model: tiny.TinyFlux, root: Path, *options: str) -> None:
-    """Encode pictures and captions, as far as their caches are not valid."""
+    """Encode images and captions, as far as their caches are not valid."""
     data = ["--train_data_dir", str(root), "--caption_extension", ".txt", "--resolution", "64"]
     for tool in ("cache_latents", "cache_text_encoder_outputs"):
         assert script(f"tools/{tool}", [*model.arguments, "--flux", *data, *options]) == 0
@@ -76,7 +76,7 @@ def remade(model: tiny.TinyFlux, root: Path, *options: str) -> set[str]:
         ("--mixed_precision bf16", LATENTS | TEXTS),
     ],
 )
-def test_a_changed_option_concerns_all_pictures_or_all_captions(
+def test_a_changed_option_concerns_all_images_or_all_captions(
     options: str,
     concerned: set[str],
     model: tiny.TinyFlux,
@@ -88,11 +88,11 @@ def test_a_changed_option_concerns_all_pictures_or_all_captions(
     assert remade(model, root, *options.format(other=other).split()) == concerned
 
 
-def test_a_changed_picture_or_caption_concerns_its_own_cache_alone(
+def test_a_changed_image_or_caption_concerns_its_own_cache_alone(
     model: tiny.TinyFlux, cached: Path, tmp_path: Path
 ) -> None:
     root = shutil.copytree(cached, tmp_path / "data")
-    picture(root / "1_cat" / "picture_00.png", (64, 64))
+    image(root / "1_cat" / "picture_00.png", (64, 64))
     caption = root / "1_cat" / "picture_01.txt"
     caption.write_text(caption.read_text()[::-1])
     for file in (caption, root / "1_cat" / "picture_00.png"):

@@ -48,7 +48,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> tiny.TinyFlux:
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> Path:
+def images(tmp_path: Path) -> Path:
     folder = tmp_path / "data" / "1_sks cat"
     tiny.pictures(folder, 4)
     return folder
@@ -57,16 +57,16 @@ def pictures(tmp_path: Path) -> Path:
 LORA = ["--network_module", "networks.lora_flux", "--network_dim", "2"]
 
 
-def arguments(model: tiny.TinyFlux, pictures: Path, out: Path, *options: str) -> list[str]:
+def arguments(model: tiny.TinyFlux, images: Path, out: Path, *options: str) -> list[str]:
     """Return the arguments of a run of six steps, four to an epoch, that trains a LoRA."""
-    return without_network(model, pictures, out, *LORA, *options)
+    return without_network(model, images, out, *LORA, *options)
 
 
-def without_network(model: tiny.TinyFlux, pictures: Path, out: Path, *options: str) -> list[str]:
+def without_network(model: tiny.TinyFlux, images: Path, out: Path, *options: str) -> list[str]:
     """Return the same arguments, but for those of a LoRA."""
     text = "--output_name lora --resolution 64 --seed 5 "
     text += "--caption_extension .txt --max_train_steps 6 --learning_rate 1e-2 --lr_scheduler cosine"
-    places = ["--train_data_dir", str(pictures.parent), "--output_dir", str(out)]
+    places = ["--train_data_dir", str(images.parent), "--output_dir", str(out)]
     return [*model.arguments, *places, *text.split(), *WORKERS[0], *options]
 
 
@@ -86,22 +86,22 @@ def metrics(folder: Path) -> list[dict[str, float]]:
 
 
 def check(
-    model: tiny.TinyFlux, pictures: Path, tmp_path: Path, before: Sequence[str], after: Sequence[str]
+    model: tiny.TinyFlux, images: Path, tmp_path: Path, before: Sequence[str], after: Sequence[str]
 ) -> None:
     """Train six steps in one run and in two; both must end with the same weights."""
-    run(*arguments(model, pictures, tmp_path / "whole", *STATES, *before))
+    run(*arguments(model, images, tmp_path / "whole", *STATES, *before))
     state = str(tmp_path / "whole" / "lora-step00000003-state")
-    run(*arguments(model, pictures, tmp_path / "resumed", *after, "--resume", state))
+    run(*arguments(model, images, tmp_path / "resumed", *after, "--resume", state))
     assert_same_weights(tmp_path / "whole", tmp_path / "resumed")
 
 
 @pytest.mark.parametrize(("optimizer", "cached"), list(product(OPTIMIZERS, CACHED)))
 def test_a_resumed_run_equals_an_uninterrupted_one(
-    optimizer: str, cached: str, model: tiny.TinyFlux, pictures: Path, tmp_path: Path
+    optimizer: str, cached: str, model: tiny.TinyFlux, images: Path, tmp_path: Path
 ) -> None:
     options = [*OPTIMIZERS[optimizer], *CACHED[cached]]
     workers = WORKERS[2] if cached == "cached" and optimizer in ("AdamW", "schedule-free") else WORKERS[0]
-    check(model, pictures, tmp_path, options, [*options, *workers])
+    check(model, images, tmp_path, options, [*options, *workers])
 
 
 @pytest.mark.slow
@@ -114,20 +114,18 @@ def test_the_number_of_workers_on_either_side_of_a_resume_changes_nothing(
     before: int,
     after: int,
     model: tiny.TinyFlux,
-    pictures: Path,
+    images: Path,
     tmp_path: Path,
 ) -> None:
     options = [*OPTIMIZERS[optimizer], *CACHED[cached]]
-    check(model, pictures, tmp_path, [*options, *WORKERS[before]], [*options, *WORKERS[after]])
+    check(model, images, tmp_path, [*options, *WORKERS[before]], [*options, *WORKERS[after]])
 
 
-def test_whatever_is_random_goes_on_where_it_was(
-    model: tiny.TinyFlux, pictures: Path, tmp_path: Path
-) -> None:
+def test_whatever_is_random_goes_on_where_it_was(model: tiny.TinyFlux, images: Path, tmp_path: Path) -> None:
     text = "--gradient_accumulation_steps 3 --flip_aug --shuffle_caption --caption_dropout_rate 0.3 "
     text += "--network_dropout 0.2 --network_args rank_dropout=0.2 module_dropout=0.1 --loss_type l1"
     # Two steps an epoch, the second of one batch: the state lies within the second epoch.
-    check(model, pictures, tmp_path, text.split(), [*text.split(), *WORKERS[2]])
+    check(model, images, tmp_path, text.split(), [*text.split(), *WORKERS[2]])
 
 
 KINDS = {
@@ -141,56 +139,56 @@ KINDS = {
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_of_adapter_goes_on_where_it_was(
-    kind: str, model: tiny.TinyFlux, pictures: Path, tmp_path: Path
+    kind: str, model: tiny.TinyFlux, images: Path, tmp_path: Path
 ) -> None:
     module, *network_args = KINDS[kind].split()
     network = ["--network_module", module, *(["--network_args", *network_args] if network_args else [])]
-    check(model, pictures, tmp_path, network, network)
+    check(model, images, tmp_path, network, network)
 
 
 def test_a_state_from_the_end_carries_a_longer_run_on(
-    model: tiny.TinyFlux, pictures: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    model: tiny.TinyFlux, images: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     constant = ["--lr_scheduler", "constant"]
-    run(*arguments(model, pictures, tmp_path / "whole", *constant))
+    run(*arguments(model, images, tmp_path / "whole", *constant))
     short = [*constant, "--max_train_steps", "5", "--save_state_on_train_end", "--save_every_n_steps", "2"]
     out = tmp_path / "short"
-    run(*arguments(model, pictures, out, *short))
+    run(*arguments(model, images, out, *short))
     assert [path.name for path in out.glob("*-state")] == ["lora-state"]
     position = json.loads((out / "lora-state" / "train_state.json").read_text())
     assert position == {"current_epoch": 2, "current_step": 6}
     assert not list(out.rglob("*.bin")) + list(out.rglob("*.pkl")) + list(out.rglob("*.pt"))
 
     capfd.readouterr()
-    again = arguments(model, pictures, out, *short, "--resume", str(out / "lora-state"))
+    again = arguments(model, images, out, *short, "--resume", str(out / "lora-state"))
     assert script("flux_train_network", again) == 2
     assert "5 steps are done and the run has 5; raise --max_train_steps" in refusal(capfd)
-    run(*arguments(model, pictures, out, *constant, "--resume", str(out / "lora-state")))
+    run(*arguments(model, images, out, *constant, "--resume", str(out / "lora-state")))
     assert_same_weights(tmp_path / "whole", out)
     assert [line["step"] for line in metrics(out)] == [1, 2, 3, 4, 5, 6]
     assert metrics(out) == metrics(tmp_path / "whole")
 
 
 def test_figures_after_the_state_are_replaced_and_a_torn_last_line_is_dropped(
-    model: tiny.TinyFlux, pictures: Path, tmp_path: Path
+    model: tiny.TinyFlux, images: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    run(*arguments(model, pictures, out, *STATES))
+    run(*arguments(model, images, out, *STATES))
     whole = metrics(out)
     with (out / "lora.metrics.jsonl").open("a") as file:
         file.write('{"step": 7, "lo')
-    run(*arguments(model, pictures, out, "--resume", str(out / "lora-step00000003-state")))
+    run(*arguments(model, images, out, "--resume", str(out / "lora-step00000003-state")))
     assert metrics(out) == whole
 
 
 def test_other_options_are_named_and_places_are_not(
-    model: tiny.TinyFlux, pictures: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    model: tiny.TinyFlux, images: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    run(*arguments(model, pictures, tmp_path / "whole", *STATES))
+    run(*arguments(model, images, tmp_path / "whole", *STATES))
     state = str(tmp_path / "whole" / "lora-step00000003-state")
     capfd.readouterr()
     other = ["--resume", state, "--learning_rate", "2e-2", "--flip_aug", "--initial_step", "1"]
-    run(*arguments(model, pictures, tmp_path / "resumed", *other))
+    run(*arguments(model, images, tmp_path / "resumed", *other))
     shown = capfd.readouterr().err
     differences = [line.partition("other options: ")[2] for line in shown.splitlines()]
     assert [line for line in differences if line] == [
@@ -220,7 +218,7 @@ def test_a_state_that_is_none_is_refused_in_one_line_before_any_weight_is_loaded
     damage: str,
     message: str,
     model: tiny.TinyFlux,
-    pictures: Path,
+    images: Path,
     saved_state: Path,
     tmp_path: Path,
     capfd: pytest.CaptureFixture[str],
@@ -245,17 +243,17 @@ def test_a_state_that_is_none_is_refused_in_one_line_before_any_weight_is_loaded
     if damage == "sd-scripts'":
         (state / "optimizer.bin").write_bytes(b"")
     capfd.readouterr()
-    assert script("flux_train_network", arguments(model, pictures, tmp_path, "--resume", str(state))) == 2
+    assert script("flux_train_network", arguments(model, images, tmp_path, "--resume", str(state))) == 2
     assert message in refusal(capfd)
 
 
 @pytest.mark.parametrize("left", [".x-state.previous", ".x-state.part"])
 def test_a_state_whose_run_was_killed_between_two_renames_is_found(
-    left: str, model: tiny.TinyFlux, pictures: Path, saved_state: Path, tmp_path: Path
+    left: str, model: tiny.TinyFlux, images: Path, saved_state: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(saved_state, tmp_path / left)
     (tmp_path / ".x-state.previous").mkdir(exist_ok=True)
-    run(*arguments(model, pictures, tmp_path, "--resume", str(tmp_path / "x-state")))
+    run(*arguments(model, images, tmp_path, "--resume", str(tmp_path / "x-state")))
     assert [line["step"] for line in metrics(tmp_path)] == [2, 3, 4, 5, 6]
 
 
@@ -281,12 +279,12 @@ def test_a_state_of_another_kind_of_run_is_refused(
     options: list[str],
     message: str,
     model: tiny.TinyFlux,
-    pictures: Path,
+    images: Path,
     saved_state: Path,
     tmp_path: Path,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    resumed = arguments(model, pictures, tmp_path, *options, "--resume", str(saved_state))
+    resumed = arguments(model, images, tmp_path, *options, "--resume", str(saved_state))
     assert script("flux_train_network", resumed) == 2
     assert message in capfd.readouterr().err
 
@@ -302,7 +300,7 @@ def test_a_state_of_another_kind_of_run_is_refused(
     ],
 )
 def test_a_run_without_a_state_starts_where_it_is_told_to(
-    options: str, steps: list[tuple[int, int]], model: tiny.TinyFlux, pictures: Path, tmp_path: Path
+    options: str, steps: list[tuple[int, int]], model: tiny.TinyFlux, images: Path, tmp_path: Path
 ) -> None:
-    run(*arguments(model, pictures, tmp_path, *options.split()))
+    run(*arguments(model, images, tmp_path, *options.split()))
     assert [(line["step"], line["epoch"]) for line in metrics(tmp_path)] == steps

@@ -66,7 +66,7 @@ def torchrun(*command: str) -> subprocess.CompletedProcess[str]:
 
 
 def options(model: tiny.TinyFlux, data: Path, out: Path, *more: str) -> list[str]:
-    """Return the arguments of three epochs of five pictures: the last step of each has one of its two."""
+    """Return the arguments of three epochs of five images: the last step of each has one of its two."""
     prompts = data.parent / "prompts.txt"
     prompts.write_text("a cat --w 64 --h 64 --s 1 --d 1\na dog --w 64 --h 64 --s 1 --d 2\n")
     return [
@@ -117,7 +117,7 @@ def test_two_processes_train_what_one_trains_with_twice_the_accumulation_and_do_
     assert len(list((two / "sample").iterdir())) == 2
     assert len(list((tmp_path / "two" / "data" / "1_cat").glob("*.npz"))) == 5
     saved = [f"saved {two / name}" for name in ("lora.safetensors", "lora-000002.safetensors")]
-    for line in (*saved, "encoding pictures: 100%", "differs from its defaults"):
+    for line in (*saved, "encoding images: 100%", "differs from its defaults"):
         assert done.stderr.count(line) == 1, line
 
 
@@ -196,7 +196,7 @@ def test_two_processes_change_weights_within_the_backward_pass_alike(
     is_swapped: bool, tmp_path: Path
 ) -> None:
     model = tiny.flux(tmp_path / "model", hidden=32, heads=1, depth=3, depth_single=3)
-    # With three pictures the second step of an epoch has one of its two.
+    # With three images the second step of an epoch has one of its two.
     tiny.pictures(tmp_path / "data" / "1_cat", 4 if is_swapped else 3)
     fused = ["--fused_backward_pass", *(["--blocks_to_swap", "1"] if is_swapped else [])]
 

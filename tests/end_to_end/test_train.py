@@ -82,7 +82,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> tiny.TinyFlux:
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> Path:
+def images(tmp_path: Path) -> Path:
     folder = tmp_path / "data" / "1_sks cat"
     tiny.pictures(folder, 3)
     tiny.pictures(folder / "wide", 1, (96, 48))
@@ -93,9 +93,9 @@ def pictures(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def config(tmp_path: Path, pictures: Path) -> Path:
+def config(tmp_path: Path, images: Path) -> Path:
     path = tmp_path / "data.toml"
-    path.write_text(MULTI_RESOLUTION.format(folder=pictures.as_posix()))
+    path.write_text(MULTI_RESOLUTION.format(folder=images.as_posix()))
     return path
 
 
@@ -104,9 +104,9 @@ def arguments(model: tiny.TinyFlux, out: Path, *options: str) -> list[str]:
     return [*model.arguments, *places, "--network_module", "networks.lora_flux", *options]
 
 
-def simple(model: tiny.TinyFlux, pictures: Path, out: Path, *options: str) -> list[str]:
-    """Return the arguments of a short run on a folder of pictures."""
-    data = ["--train_data_dir", str(pictures.parent), "--resolution", "64", "--caption_extension", ".txt"]
+def simple(model: tiny.TinyFlux, images: Path, out: Path, *options: str) -> list[str]:
+    """Return the arguments of a short run on a folder of images."""
+    data = ["--train_data_dir", str(images.parent), "--resolution", "64", "--caption_extension", ".txt"]
     length = ["--max_train_steps", "3", "--learning_rate", "1e-2", "--seed", "5"]
     workers = ["--max_data_loader_n_workers", "0", "--network_dim", "2"]
     return arguments(model, out, *data, *length, *workers, *options)
@@ -164,16 +164,16 @@ def test_sd_scripts_example_for_16_gb_runs(model: tiny.TinyFlux, config: Path, t
 
 
 def test_the_sub_command_trains_with_the_family_s_own_module(
-    model: tiny.TinyFlux, pictures: Path, tmp_path: Path
+    model: tiny.TinyFlux, images: Path, tmp_path: Path
 ) -> None:
-    options = simple(model, pictures, tmp_path, "--network_train_unet_only")
+    options = simple(model, images, tmp_path, "--network_train_unet_only")
     at = options.index("--network_module")
     assert main(["train", "flux", "lora", *options[:at], *options[at + 2 :]]) == 0
     assert all(name.startswith("lora_unet") for name in tensors(tmp_path))
 
 
 def test_the_number_of_workers_and_caching_change_nothing(
-    model: tiny.TinyFlux, pictures: Path, tmp_path: Path
+    model: tiny.TinyFlux, images: Path, tmp_path: Path
 ) -> None:
     options = ["--train_batch_size", "2", "--flip_aug", "--enable_bucket", "--min_bucket_reso", "32"]
     cached = [*options, "--cache_latents", "--bucket_reso_steps", "16"]
@@ -183,19 +183,19 @@ def test_the_number_of_workers_and_caching_change_nothing(
         "disk again": ["--cache_latents_to_disk"],
         "workers": ["--max_data_loader_n_workers", "2", "--persistent_data_loader_workers"],
     }.items():
-        run(*simple(model, pictures, tmp_path / name, *cached, *extra))
+        run(*simple(model, images, tmp_path / name, *cached, *extra))
         assert_equal(tensors(tmp_path / "memory"), tensors(tmp_path / name))
 
 
 def test_caching_texts_changes_nothing_but_what_is_loaded(
-    model: tiny.TinyFlux, pictures: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    model: tiny.TinyFlux, images: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     unet_only = ["--network_train_unet_only"]
-    run(*simple(model, pictures, tmp_path / "live", *unet_only))
+    run(*simple(model, images, tmp_path / "live", *unet_only))
     cached = [*unet_only, "--cache_text_encoder_outputs_to_disk", "--cache_latents_to_disk"]
-    run(*simple(model, pictures, tmp_path / "cached", *cached))
+    run(*simple(model, images, tmp_path / "cached", *cached))
     capfd.readouterr()
-    run(*simple(model, pictures, tmp_path / "again", *cached))
+    run(*simple(model, images, tmp_path / "again", *cached))
     loaded = [line for line in capfd.readouterr().err.splitlines() if "loading" in line]
     assert len(loaded) == 1
     assert "denoiser" in loaded[0]
@@ -206,11 +206,11 @@ def test_caching_texts_changes_nothing_but_what_is_loaded(
 
 
 def test_gradient_checkpointing_changes_memory_and_not_weights(
-    model: tiny.TinyFlux, pictures: Path, tmp_path: Path
+    model: tiny.TinyFlux, images: Path, tmp_path: Path
 ) -> None:
     dropouts = ["--network_dropout", "0.2", "--network_args", "rank_dropout=0.2", "module_dropout=0.1"]
-    run(*simple(model, pictures, tmp_path / "plain", *dropouts))
-    run(*simple(model, pictures, tmp_path / "checkpointed", *dropouts, "--gradient_checkpointing"))
+    run(*simple(model, images, tmp_path / "plain", *dropouts))
+    run(*simple(model, images, tmp_path / "checkpointed", *dropouts, "--gradient_checkpointing"))
     plain, checkpointed = tensors(tmp_path / "plain"), tensors(tmp_path / "checkpointed")
     for name, tensor in plain.items():
         torch.testing.assert_close(checkpointed[name], tensor, rtol=1e-4, atol=1e-6, msg=name)
@@ -218,20 +218,20 @@ def test_gradient_checkpointing_changes_memory_and_not_weights(
 
 @pytest.mark.parametrize("caption", ["shuffled", "dropped"])
 def test_live_text_encoders_see_captions_that_vary(
-    caption: str, model: tiny.TinyFlux, pictures: Path, tmp_path: Path
+    caption: str, model: tiny.TinyFlux, images: Path, tmp_path: Path
 ) -> None:
     option = {"shuffled": ["--shuffle_caption"], "dropped": ["--caption_dropout_rate", "0.5"]}[caption]
-    run(*simple(model, pictures, tmp_path / "fixed"))
-    run(*simple(model, pictures, tmp_path / "varied", *option))
+    run(*simple(model, images, tmp_path / "fixed"))
+    run(*simple(model, images, tmp_path / "varied", *option))
     fixed, varied = tensors(tmp_path / "fixed"), tensors(tmp_path / "varied")
     assert any(not torch.equal(fixed[name], varied[name]) for name in fixed)
 
 
-def test_regularisation_pictures_weigh_as_asked(model: tiny.TinyFlux, pictures: Path, tmp_path: Path) -> None:
+def test_regularisation_images_weigh_as_asked(model: tiny.TinyFlux, images: Path, tmp_path: Path) -> None:
     tiny.pictures(tmp_path / "reg" / "1_cat", 2, seed=9)
     reg = ["--reg_data_dir", str(tmp_path / "reg")]
-    run(*simple(model, pictures, tmp_path / "one", *reg))
-    run(*simple(model, pictures, tmp_path / "none", *reg, "--prior_loss_weight", "0"))
+    run(*simple(model, images, tmp_path / "one", *reg))
+    run(*simple(model, images, tmp_path / "none", *reg, "--prior_loss_weight", "0"))
     record = metadata(tmp_path / "one" / "lora.safetensors")
     assert json.loads(record["ss_reg_dataset_dirs"]) == {"1_cat": {"n_repeats": 1, "img_count": 2}}
     assert record["ss_num_reg_images"] == "2"
@@ -240,7 +240,7 @@ def test_regularisation_pictures_weigh_as_asked(model: tiny.TinyFlux, pictures: 
 
 
 def test_schnell_and_the_loss_and_timestep_options_train(
-    model: tiny.TinyFlux, pictures: Path, tmp_path: Path
+    model: tiny.TinyFlux, images: Path, tmp_path: Path
 ) -> None:
     schnell = tiny.flux(tmp_path / "schnell", schnell=True)
     for number, options in enumerate(
@@ -252,49 +252,49 @@ def test_schnell_and_the_loss_and_timestep_options_train(
         )
     ):
         out = tmp_path / str(number)
-        run(*simple(schnell if number % 2 else model, pictures, out, *options.split()))
+        run(*simple(schnell if number % 2 else model, images, out, *options.split()))
         lines = (out / "lora.metrics.jsonl").read_text().splitlines()
         assert [json.loads(line)["step"] for line in lines] == [1, 2, 3]
         assert all(0 < json.loads(line)["loss"] < 100 for line in lines)
 
 
 def test_the_run_s_configuration_lies_beside_its_output_and_repeats_it(
-    model: tiny.TinyFlux, pictures: Path, tmp_path: Path
+    model: tiny.TinyFlux, images: Path, tmp_path: Path
 ) -> None:
-    run(*simple(model, pictures, tmp_path / "first", "--network_args", "train_blocks=single"))
+    run(*simple(model, images, tmp_path / "first", "--network_args", "train_blocks=single"))
     saved = tmp_path / "first" / "lora.config.toml"
     run("--config_file", str(saved), "--output_dir", str(tmp_path / "second"))
     assert_equal(tensors(tmp_path / "first"), tensors(tmp_path / "second"))
 
 
-def test_a_corrupt_picture_is_named_and_left_out(
-    model: tiny.TinyFlux, pictures: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+def test_a_corrupt_image_is_named_and_left_out(
+    model: tiny.TinyFlux, images: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    (pictures / "no_header.png").write_bytes((pictures / "wide.png").read_bytes()[:20])
-    (pictures / "cut_off.png").write_bytes((pictures / "picture_00.png").read_bytes()[:99])
-    run(*simple(model, pictures, tmp_path, "--max_train_epochs", "1"))
+    (images / "no_header.png").write_bytes((images / "wide.png").read_bytes()[:20])
+    (images / "cut_off.png").write_bytes((images / "picture_00.png").read_bytes()[:99])
+    run(*simple(model, images, tmp_path, "--max_train_epochs", "1"))
     shown = capfd.readouterr().err
-    assert str(pictures / "no_header.png") in shown
-    assert f"{pictures / 'cut_off.png'} could not be decoded and was replaced 1 time\n" in shown
+    assert str(images / "no_header.png") in shown
+    assert f"{images / 'cut_off.png'} could not be decoded and was replaced 1 time\n" in shown
     assert metadata(tmp_path / "lora.safetensors")["ss_num_train_images"] == "5"
 
 
 def test_missing_captions_warn_and_are_an_error_when_strict(
-    model: tiny.TinyFlux, pictures: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    model: tiny.TinyFlux, images: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    (pictures / "wide.txt").unlink()
-    pictures = pictures.rename(pictures.with_name("1_"))  # no class tokens to stand in
-    run(*simple(model, pictures, tmp_path))
-    assert "1 of 4 pictures in" in capfd.readouterr().err
-    assert script("flux_train_network", simple(model, pictures, tmp_path, "--strict")) == 2
-    assert "1 of 4 pictures in" in capfd.readouterr().err
+    (images / "wide.txt").unlink()
+    images = images.rename(images.with_name("1_"))  # no class tokens to stand in
+    run(*simple(model, images, tmp_path))
+    assert "1 of 4 images in" in capfd.readouterr().err
+    assert script("flux_train_network", simple(model, images, tmp_path, "--strict")) == 2
+    assert "1 of 4 images in" in capfd.readouterr().err
 
 
-def _wrong(case: str, model: tiny.TinyFlux, pictures: Path, out: Path) -> list[str]:
+def _wrong(case: str, model: tiny.TinyFlux, images: Path, out: Path) -> list[str]:
     """Return the arguments of a run with one mistake."""
 
     def instead(option: str, value: Path | str) -> list[str]:
-        options = simple(model, pictures, out)
+        options = simple(model, images, out)
         options[options.index(option) + 1] = str(value)
         return options
 
@@ -316,7 +316,7 @@ def _wrong(case: str, model: tiny.TinyFlux, pictures: Path, out: Path) -> list[s
         return instead("--output_dir", out.parent / "file" / "out")
     if case == "name too long":
         return instead("--output_name", "n" * 235)
-    if case == "picture's name too long":
+    if case == "image's name too long":
         tiny.pictures(out.parent / "long" / "1_x", 1)[0].rename(
             out.parent / "long" / "1_x" / f"{'n' * 240}.png"
         )
@@ -332,7 +332,7 @@ def _wrong(case: str, model: tiny.TinyFlux, pictures: Path, out: Path) -> list[s
         "unknown optimizer": ["--optimizer_type", "AdanW"],
         "unknown argument": ["--network_args", "dmi=3"],
     }
-    return simple(model, pictures, out, *extra[case])
+    return simple(model, images, out, *extra[case])
 
 
 @pytest.mark.parametrize(
@@ -345,7 +345,7 @@ def _wrong(case: str, model: tiny.TinyFlux, pictures: Path, out: Path) -> list[s
         ("unwritable output", "--output_dir"),
         ("name too long", "File name too long; shorten or change --output_name"),
         (
-            "picture's name too long",
+            "image's name too long",
             "File name too long; let the folder be written to, or cache without _to_disk",
         ),
         ("unknown option", "did you mean --learning_rate?"),
@@ -363,31 +363,31 @@ def test_a_mistake_is_one_line_and_status_2_before_any_weight_is_loaded(
     case: str,
     message: str,
     model: tiny.TinyFlux,
-    pictures: Path,
+    images: Path,
     tmp_path: Path,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    assert script("flux_train_network", _wrong(case, model, pictures, tmp_path / "out")) == 2
+    assert script("flux_train_network", _wrong(case, model, images, tmp_path / "out")) == 2
     assert message in refusal(capfd)
 
 
 def test_too_little_disk_space_is_found_before_training(
     model: tiny.TinyFlux,
-    pictures: Path,
+    images: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
-    assert script("flux_train_network", simple(model, pictures, tmp_path / "out")) == 2
+    assert script("flux_train_network", simple(model, images, tmp_path / "out")) == 2
     assert "what this run will save needs" in capfd.readouterr().err
 
 
-def test_a_trained_adapter_changes_the_pictures_it_makes(
-    model: tiny.TinyFlux, pictures: Path, tmp_path: Path
+def test_a_trained_adapter_changes_the_images_it_makes(
+    model: tiny.TinyFlux, images: Path, tmp_path: Path
 ) -> None:
-    run(*simple(model, pictures, tmp_path, "--network_alpha", "64"))
+    run(*simple(model, images, tmp_path, "--network_alpha", "64"))
     shared = [
         *model.generation_arguments,
         *shlex.split("--width 32 --height 32 --steps 2 --seed 1 --dtype fp32"),
@@ -397,20 +397,20 @@ def test_a_trained_adapter_changes_the_pictures_it_makes(
         out = tmp_path / str(strength)
         lora = f"{tmp_path / 'lora.safetensors'};{strength}"
         assert script("flux_minimal_inference", [*shared, "--output_dir", str(out), "--lora", lora]) == 0
-        with Image.open(next(out.glob("*.png"))) as picture:
-            found.append(torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8).float())
+        with Image.open(next(out.glob("*.png"))) as image:
+            found.append(torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).float())
     assert (found[0] - found[1]).abs().mean() > 0.5
 
 
 def test_previews_are_made_and_leave_no_trace_in_the_weights(
-    model: tiny.TinyFlux, pictures: Path, tmp_path: Path
+    model: tiny.TinyFlux, images: Path, tmp_path: Path
 ) -> None:
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("a red cat --w 64 --h 64 --d 3 --s 2\n# a comment\na dog --w 96 --h 64 --s 1\n")
     cached = ["--cache_latents", "--cache_text_encoder_outputs"]
     shown = ["--sample_prompts", str(prompts), "--sample_every_n_steps", "2", "--sample_at_first"]
-    run(*simple(model, pictures, tmp_path / "without", *cached))
-    run(*simple(model, pictures, tmp_path / "with", *cached, *shown))
+    run(*simple(model, images, tmp_path / "without", *cached))
+    run(*simple(model, images, tmp_path / "with", *cached, *shown))
     assert_equal(tensors(tmp_path / "without"), tensors(tmp_path / "with"))
     names = sorted(path.name for path in (tmp_path / "with" / "sample").iterdir())
     marks = ["lora_000002_00_", "lora_000002_01_", "lora_e000000_00_", "lora_e000000_01_"]
@@ -418,11 +418,11 @@ def test_previews_are_made_and_leave_no_trace_in_the_weights(
     assert names[0].endswith("_3.png")
 
 
-def test_torchrun_starts_the_drop_in(model: tiny.TinyFlux, pictures: Path, tmp_path: Path) -> None:
+def test_torchrun_starts_the_drop_in(model: tiny.TinyFlux, images: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "1", str(DROP_IN)]
     environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
     done = subprocess.run(
-        [*command, *simple(model, pictures, tmp_path, "--max_train_steps", "1")],
+        [*command, *simple(model, images, tmp_path, "--max_train_steps", "1")],
         capture_output=True,
         text=True,
         env=environment,

@@ -38,7 +38,7 @@ FUSED = {
     "block by block, swapped, checkpointed": (
         *("--blockwise_fused_optimizers", "--blocks_to_swap", "2", "--gradient_checkpointing"),
     ),
-    "in three groups, checkpoints in main memory": (
+    "in three groups, checkpoints in RAM": (
         *("--fused_optimizer_groups", "3", "--cpu_offload_checkpointing"),
     ),
 }
@@ -66,15 +66,15 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> tiny.TinyFlux:
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data")
     tiny.pictures(folder / "1_sks cat", 2, (32, 32))
     return folder
 
 
 @pytest.fixture(scope="module")
-def run(model: tiny.TinyFlux, pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
-    places = [*model.arguments, "--train_data_dir", str(pictures)]
+def run(model: tiny.TinyFlux, images: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
+    places = [*model.arguments, "--train_data_dir", str(images)]
     runs = Runs("flux_train", places, shlex.split(SHORT), tmp_path_factory.mktemp("outs"))
     runs.plain()
     gc.freeze()  # every run collects garbage twice: half of its time, were all that is imported looked at
@@ -235,10 +235,10 @@ def test_the_command_of_sd_scripts_page_works(
     model = tiny.flux(tmp_path, hidden=16, heads=1, depth=19, depth_single=38)
     model.t5xxl.rename(tmp_path / "t5xxl_fp16.safetensors")
     model.ae.rename(tmp_path / "ae_dev.safetensors")
-    tiny.pictures(tmp_path / "pictures", 1, (32, 32))
+    tiny.pictures(tmp_path / "images", 1, (32, 32))
     (tmp_path / "dataset_1024_bs1.toml").write_text(
         "[[datasets]]\nresolution = 32\nbatch_size = 1\ncaption_extension = '.txt'\n"
-        "[[datasets.subsets]]\nimage_dir = 'pictures'\nnum_repeats = 1\n"
+        "[[datasets.subsets]]\nimage_dir = 'images'\nnum_repeats = 1\n"
     )
     monkeypatch.chdir(tmp_path)
     assert script("flux_train", shlex.split(PAGE.format(num=num))) == 0

@@ -1,4 +1,4 @@
-"""What a run trains, loads and merges first: the text encoders' parts, rates, start files, number formats."""
+"""What a run trains, loads and merges first: the text encoders' parts, rates, start files, dtypes."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> tiny.TinyFlux:
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data")
     tiny.pictures(folder / "1_sks cat", 2, (32, 32))
     return folder
 
 
-def arguments(model: tiny.TinyFlux, pictures: Path, out: Path, *options: str) -> list[str]:
-    places = ["--train_data_dir", str(pictures), "--output_dir", str(out), "--output_name", "lora"]
+def arguments(model: tiny.TinyFlux, images: Path, out: Path, *options: str) -> list[str]:
+    places = ["--train_data_dir", str(images), "--output_dir", str(out), "--output_name", "lora"]
     return [*model.arguments, *places, *SHORT.split(), *options]
 
 
@@ -104,11 +104,11 @@ def test_a_rate_of_what_is_not_trained_is_refused_when_strict(
     options: tuple[str, ...],
     complaint: str,
     model: tiny.TinyFlux,
-    pictures: Path,
+    images: Path,
     tmp_path: Path,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    assert complaint in refusal(capfd, *arguments(model, pictures, tmp_path, *options, "--strict"))
+    assert complaint in refusal(capfd, *arguments(model, images, tmp_path, *options, "--strict"))
 
 
 @pytest.mark.parametrize(("options", "trained", "cached"), ROWS.values(), ids=ROWS)
@@ -145,12 +145,12 @@ def test_what_is_asked_for_is_trained_and_what_is_cached_is_not_loaded_again(
 
 
 def test_each_text_encoder_has_its_rate_and_a_rate_of_zero_leaves_it_out(
-    model: tiny.TinyFlux, pictures: Path, tmp_path: Path
+    model: tiny.TinyFlux, images: Path, tmp_path: Path
 ) -> None:
     rates = ["--unet_lr", "1e-3", "--text_encoder_lr", "1e-4"]
-    run(*arguments(model, pictures, tmp_path / "one", *WITH_T5, *rates))
-    run(*arguments(model, pictures, tmp_path / "two", *WITH_T5, *rates, "1e-5"))
-    run(*arguments(model, pictures, tmp_path / "none", *WITH_T5, *rates, "0"))
+    run(*arguments(model, images, tmp_path / "one", *WITH_T5, *rates))
+    run(*arguments(model, images, tmp_path / "two", *WITH_T5, *rates, "1e-5"))
+    run(*arguments(model, images, tmp_path / "none", *WITH_T5, *rates, "0"))
     first, second, left_out = "lr/textencoder 1 ", "lr/textencoder 2 ", "none"
     found = {out: steps(tmp_path / out)[-1] for out in ("one", "two", left_out)}
     assert (found["one"][first], found["one"][second], found["one"]["lr/unet"]) == (1e-4, 1e-4, 1e-3)
@@ -162,9 +162,9 @@ def test_each_text_encoder_has_its_rate_and_a_rate_of_zero_leaves_it_out(
 
 
 def test_a_run_goes_on_from_a_file_at_the_file_s_rank_or_says_what_differs(
-    model: tiny.TinyFlux, pictures: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    model: tiny.TinyFlux, images: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    here = (model, pictures)
+    here = (model, images)
     run(*arguments(*here, tmp_path / "start", "--network_dim", "3", "--network_alpha", "2", *WITH_T5))
     file = str(tmp_path / "start" / "lora.safetensors")
     still = ["--learning_rate", "1e-30", "--network_weights", file, *WITH_T5]
@@ -196,9 +196,9 @@ def base_file(path: Path, start: Path) -> str:
 def test_base_adapters_are_part_of_the_model_that_is_trained(
     model: tiny.TinyFlux, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    pictures = tmp_path / "data"
-    tiny.pictures(pictures / "1_sks cat", 2, (32, 32))
-    here = (model, pictures)
+    images = tmp_path / "data"
+    tiny.pictures(images / "1_sks cat", 2, (32, 32))
+    here = (model, images)
     cached = ["--cache_latents_to_disk", "--network_train_unet_only", "--cache_text_encoder_outputs_to_disk"]
     run(*arguments(*here, tmp_path / "shape"))
     run(*arguments(*here, tmp_path / "plain", *cached))
@@ -226,7 +226,7 @@ def test_base_adapters_are_part_of_the_model_that_is_trained(
 
 
 def test_a_base_adapter_that_cannot_be_merged_is_refused_before_anything_is_loaded(
-    model: tiny.TinyFlux, pictures: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    model: tiny.TinyFlux, images: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "other.safetensors"
     tensors = {"lora_down.weight": torch.ones(2, 8), "lora_up.weight": torch.ones(8, 2)}
@@ -237,14 +237,14 @@ def test_a_base_adapter_that_cannot_be_merged_is_refused_before_anything_is_load
         ("--base_weights", str(file), "--base_weights_multiplier", "1", "2"): "has 2 values for 1",
         ("--base_weights", str(model.ae)): "it seems to be an autoencoder; give a LoRA",
     }.items():
-        assert message in refusal(capfd, *arguments(model, pictures, tmp_path / "out", *options))
+        assert message in refusal(capfd, *arguments(model, images, tmp_path / "out", *options))
 
 
 def test_norms_stay_within_their_limit_and_are_recorded(
-    model: tiny.TinyFlux, pictures: Path, tmp_path: Path
+    model: tiny.TinyFlux, images: Path, tmp_path: Path
 ) -> None:
-    run(*arguments(model, pictures, tmp_path / "free"))
-    run(*arguments(model, pictures, tmp_path / "bound", "--scale_weight_norms", "0.02"))
+    run(*arguments(model, images, tmp_path / "free"))
+    run(*arguments(model, images, tmp_path / "bound", "--scale_weight_norms", "0.02"))
     norms = {}
     for out in ("free", "bound"):
         weights = saved(tmp_path / out)
@@ -297,7 +297,7 @@ EIGHT, SIXTEEN = torch.float8_e4m3fn, torch.bfloat16
 def test_frozen_weights_are_stored_as_asked_and_all_of_it_trains(
     options: tuple[str, ...],
     expected: dict[str, torch.dtype],
-    pictures: Path,
+    images: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -305,7 +305,7 @@ def test_frozen_weights_are_stored_as_asked_and_all_of_it_trains(
     found = stored(monkeypatch)
     t5 = () if "--cache_text_encoder_outputs" in options else WITH_T5
     shared = ("--mixed_precision", "bf16", "--gradient_checkpointing")
-    run(*arguments(files, pictures, tmp_path / "out", *shared, *options, *t5))
+    run(*arguments(files, images, tmp_path / "out", *shared, *options, *t5))
     del found["vae"]
     assert found == expected
     weights = saved(tmp_path / "out")
@@ -314,16 +314,16 @@ def test_frozen_weights_are_stored_as_asked_and_all_of_it_trains(
 
 
 def test_full_bf16_keeps_what_is_trained_in_16_bits(
-    model: tiny.TinyFlux, pictures: Path, tmp_path: Path
+    model: tiny.TinyFlux, images: Path, tmp_path: Path
 ) -> None:
-    run(*arguments(model, pictures, tmp_path, "--mixed_precision", "bf16", "--full_bf16", "--save_state"))
+    run(*arguments(model, images, tmp_path, "--mixed_precision", "bf16", "--full_bf16", "--save_state"))
     weights = saved(tmp_path)
     assert {weights[name].dtype for name in weights if "alpha" not in name} == {SIXTEEN}
     assert all(tensor.any() for name, tensor in weights.items() if "lora_up" in name)
 
 
 def test_number_formats_that_a_cpu_has_not_are_refused(
-    model: tiny.TinyFlux, pictures: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    model: tiny.TinyFlux, images: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     for options, message in {
         (
@@ -334,17 +334,17 @@ def test_number_formats_that_a_cpu_has_not_are_refused(
         ("--full_fp16",): "--full_fp16 needs --mixed_precision fp16",
         ("--fp8_base_unet",): "--fp8_base_unet needs --mixed_precision bf16",
     }.items():
-        assert message in refusal(capfd, *arguments(model, pictures, tmp_path, *options))
+        assert message in refusal(capfd, *arguments(model, images, tmp_path, *options))
 
 
 def test_memory_options_say_what_they_do_here(
     model: tiny.TinyFlux,
-    pictures: Path,
+    images: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    run(*arguments(model, pictures, tmp_path, "--lowram", "--highvram"))
+    run(*arguments(model, images, tmp_path, "--lowram", "--highvram"))
     shown = capfd.readouterr().err
     assert "--lowram has no effect here: models are always loaded straight onto the device" in shown
     assert "--highvram" not in "".join(line for line in shown.splitlines() if "no effect" in line)

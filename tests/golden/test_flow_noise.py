@@ -126,7 +126,7 @@ def test_packing_equals_the_recorded_one(version: str, case: dict[str, Any]) -> 
     packed = packing.pack(inputs(f"bflux.{name}", shape))
     assert torch.equal(packed, recorded[f"{name}/packed"])
     assert torch.equal(packing.unpack(packed, *shape[2:]), recorded[f"{name}/unpacked"])
-    places = packing.picture_ids(len(packed), *shape[2:], torch.device("cpu"))
+    places = packing.image_ids(len(packed), *shape[2:], torch.device("cpu"))
     assert torch.equal(places, recorded[f"{name}/img_ids"])
 
 

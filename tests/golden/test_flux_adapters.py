@@ -17,7 +17,7 @@ from sfumato.config.run.model.network import NetworkConfig
 from sfumato.config.run.run import Run
 from sfumato.models.components import text_encoders
 from sfumato.models.families.flux.network import Flux
-from sfumato.models.families.flux.packing import pack, picture_ids
+from sfumato.models.families.flux.packing import image_ids, pack
 from sfumato.models.families.flux.targets import clip_targets, denoiser_targets, t5_targets
 from sfumato.models.interface.family import DENOISER
 from sfumato.models.interface.targets import AdapterTarget
@@ -111,7 +111,7 @@ def predict(model: Flux) -> Tensor:
     latents = inputs("enet.fx.latents", (2, SHAPE.in_channels // 4, 6, 8))
     text = inputs("enet.fx.txt", (2, 9, SHAPE.text_width))
     pooled = inputs("enet.fx.vec", (2, SHAPE.pooled_width))
-    places = picture_ids(2, 6, 8, latents.device)
+    places = image_ids(2, 6, 8, latents.device)
     timesteps, guidance = torch.tensor([0.2, 0.9]), torch.tensor([3.5, 1.0])
     return model(pack(latents), places, text, torch.zeros(2, 9, 3), timesteps, pooled, guidance)
 

@@ -76,8 +76,8 @@ def test_output_loss_and_gradients_agree(case: dict) -> None:
 
 def test_primitives_agree() -> None:
     rows, columns = torch.meshgrid(torch.arange(3), torch.arange(4), indexing="ij")
-    picture = torch.stack((torch.zeros_like(rows), rows, columns), dim=-1).reshape(1, -1, 3)
-    cos, sin = rotation(torch.cat((torch.zeros(1, 3, 3), picture), dim=1), (4, 10, 10))
+    image = torch.stack((torch.zeros_like(rows), rows, columns), dim=-1).reshape(1, -1, 3)
+    cos, sin = rotation(torch.cat((torch.zeros(1, 3, 3), image), dim=1), (4, 10, 10))
     matrix = torch.stack((cos, -sin, sin, cos), dim=-1).unflatten(-1, (2, 2))
     torch.testing.assert_close(matrix, NUMBERS["prim/rope_pe"], rtol=0, atol=1e-7)
     for name in ("q", "k"):

@@ -51,11 +51,11 @@ def test_masked_losses_equal_the_recorded_ones(version: str, case: dict[str, Any
     numbers, name = NUMBERS[version], case["id"]
     one = next(case for _, case in LOSSES)
     loss = losses.l2(*(inputs(key, one["shape"]) for key in one["inputs"]))
-    picture, *alphas = (
+    image, *alphas = (
         inputs(found["key"], [int(side) for side in found["shape"].split(",")])
         for found in MASK.finditer(case["note"])
     )
-    masks = [(picture.clamp(-1, 1)[:, :1] + 1) / 2, *(alpha.sigmoid()[:, None] for alpha in alphas)]
+    masks = [(image.clamp(-1, 1)[:, :1] + 1) / 2, *(alpha.sigmoid()[:, None] for alpha in alphas)]
     for kind, mask in zip(("cond", "alpha", "alpha_odd"), masks, strict=True):
         assert error(losses.masked(loss, mask), numbers[f"{name}/{kind}"]) < TOLERANCE
     assert error(loss, numbers[f"{name}/none"]) < TOLERANCE

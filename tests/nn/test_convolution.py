@@ -53,7 +53,7 @@ def quickened(layer: nn.Conv2d) -> nn.Conv2d:
     return other
 
 
-def picture(height: int = 4, width: int = 6, batch: int = 2) -> Tensor:
+def image(height: int = 4, width: int = 6, batch: int = 2) -> Tensor:
     return torch.randn(batch, 12, height, width, generator=torch.Generator().manual_seed(1))
 
 
@@ -78,9 +78,9 @@ def test_output_and_gradient_are_those_of_the_convolution(
 ) -> None:
     monkeypatch.setattr(convolution, "FEW_PIXELS", few)
     layer = frozen(**options)
-    expected = output_and_gradient(layer, picture(height))
+    expected = output_and_gradient(layer, image(height))
     assert products.count == 0
-    found = output_and_gradient(quickened(layer.to(dtype)), picture(height).to(dtype))
+    found = output_and_gradient(quickened(layer.to(dtype)), image(height).to(dtype))
     assert products.count == 1
     for one, other in zip(found, expected, strict=True):
         assert one.dtype is dtype
@@ -93,7 +93,7 @@ def test_kernels_of_one_pixel_are_products_however_many_pixels_there_are(
     dtype: torch.dtype, bias: bool, products: Products
 ) -> None:
     both = nn.Sequential(frozen(), nn.Conv2d(8, 5, 1, bias=bias).requires_grad_(False))
-    x = picture(24, 32)
+    x = image(24, 32)
     expected = output_and_gradient(both, x)
     quick = copy.deepcopy(both).to(dtype)
     quicken(quick)
@@ -105,7 +105,7 @@ def test_kernels_of_one_pixel_are_products_however_many_pixels_there_are(
         assert (one.float() - other).abs().max() <= BOUNDS[dtype] * other.abs().max()
 
 
-def test_kernels_of_one_pixel_take_pictures_with_channels_first_too(products: Products) -> None:
+def test_kernels_of_one_pixel_take_images_with_channels_first_too(products: Products) -> None:
     both = nn.Sequential(frozen(), nn.Conv2d(8, 5, 1))
     quicken(both)
     x = torch.randn(2, 8, 4, 6)
@@ -141,7 +141,7 @@ def test_only_layers_that_treat_each_pixel_alone_are_pointwise(options: dict[str
 def test_autocast_decides_the_format_as_it_does_for_convolutions(products: Products) -> None:
     layer = frozen()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        plain, quick = layer(picture()), quickened(layer)(picture())
+        plain, quick = layer(image()), quickened(layer)(image())
     assert products.count == 1
     assert plain.dtype is quick.dtype is torch.bfloat16
     torch.testing.assert_close(quick, plain, rtol=2e-2, atol=2e-2)
@@ -149,8 +149,8 @@ def test_autocast_decides_the_format_as_it_does_for_convolutions(products: Produ
 
 def test_gradients_reach_a_float32_input_under_autocast() -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        _, gradient = output_and_gradient(quickened(frozen()), picture())
-    expected = output_and_gradient(frozen(), picture())[1]
+        _, gradient = output_and_gradient(quickened(frozen()), image())
+    expected = output_and_gradient(frozen(), image())[1]
     assert gradient.dtype is torch.float32
     assert (gradient - expected).abs().max() <= 2e-2 * expected.abs().max()
 
@@ -161,7 +161,7 @@ def test_gradients_reach_a_float32_input_under_autocast() -> None:
 )
 def test_other_convolutions_stay_as_they_are(options: dict[str, int], products: Products) -> None:
     layer = frozen(**options)
-    torch.testing.assert_close(quickened(layer)(picture()), layer(picture()))
+    torch.testing.assert_close(quickened(layer)(image()), layer(image()))
     assert products.count == 0
 
 
@@ -172,26 +172,26 @@ def test_a_model_without_large_kernels_stays_as_it_is(
     monkeypatch.setattr(convolution, "LEAST_WEIGHTS", layer.weight.numel() + 1)
     other = quickened(layer)
     assert other.weight.stride() == layer.weight.stride()
-    assert torch.equal(other(picture()), layer(picture()))
+    assert torch.equal(other(image()), layer(image()))
     assert products.count == 0
 
 
-def test_large_pictures_take_the_convolution(products: Products) -> None:
+def test_large_images_take_the_convolution(products: Products) -> None:
     layer = quickened(frozen())
-    layer(picture(16, 16, 1))
+    layer(image(16, 16, 1))
     assert products.count == 1
-    layer(picture(16, 16, 2))
+    layer(image(16, 16, 2))
     assert products.count == 1
     halving = quickened(frozen(stride=2))
-    halving(picture(31, 32, 1))
+    halving(image(31, 32, 1))
     assert products.count == 2
-    halving(picture(33, 32, 1))
+    halving(image(33, 32, 1))
     assert products.count == 2
 
 
 def test_weights_that_are_trained_get_their_gradient(products: Products) -> None:
     layer = quickened(frozen()).requires_grad_(True)
-    layer(picture()).sum().backward()
+    layer(image()).sum().backward()
     assert products.count == 0
     assert layer.weight.grad is not None
     assert layer.weight.grad.abs().max() > 0
@@ -201,15 +201,15 @@ def test_a_copy_computes_with_its_own_weights() -> None:
     layer = quickened(frozen(bias=False))
     other = copy.deepcopy(layer)
     other.weight.zero_()
-    assert not other(picture()).any()
-    assert layer(picture()).any()
+    assert not other(image()).any()
+    assert layer(image()).any()
 
 
 def test_hooks_and_names_are_those_of_a_convolution() -> None:
     layer = quickened(frozen())
     seen: list[Tensor] = []
     layer.register_forward_hook(lambda _, inputs, output: seen.append(inputs[0]))
-    layer(picture())
+    layer(image())
     assert len(seen) == 1
     assert list(layer.state_dict()) == ["weight", "bias"]
 

@@ -250,7 +250,7 @@ def test_computing_before_a_copy_has_arrived_shows_in_the_numbers() -> None:
 
 
 def flux_run(swaps: bool, recomputes: bool, is_trained: bool) -> list[Tensor]:
-    """Return outputs and gradients of steps with pictures in between."""
+    """Return outputs and gradients of steps with images in between."""
     torch.manual_seed(0)
     model = Flux(FluxShape(32, 2, 4, 6, 8, 12, 10, 64, (4, 6, 6), guidance=False)).requires_grad_(is_trained)
     blocks = [*model.double_blocks, *model.single_blocks]

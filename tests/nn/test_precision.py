@@ -1,4 +1,4 @@
-"""Number formats, and Linear layers that store less than they compute with."""
+"""Dtypes, and Linear layers that store less than they compute with."""
 
 import copy
 

@@ -6,7 +6,7 @@ from diffusers import FluxTransformer2DModel
 
 from sfumato.models.families.flux.keys import table_for
 from sfumato.models.families.flux.network import Flux, FluxShape
-from sfumato.models.families.flux.packing import picture_ids
+from sfumato.models.families.flux.packing import image_ids
 
 SHAPE = {"in_channels": 16, "num_layers": 2, "num_single_layers": 2, "attention_head_dim": 32}
 WIDTHS = {"num_attention_heads": 2, "joint_attention_dim": 24, "pooled_projection_dim": 20}
@@ -44,7 +44,7 @@ def test_output_and_gradients_equal_those_of_diffusers(
     times = torch.tensor([0.2, 0.95])
     scale = torch.tensor([3.5, 1.0]) if guidance else None
     mask = torch.tensor([[1, 1, 0, 0, 0, 0, 0], [1, 1, 1, 1, 1, 0, 0]]) if masked else None
-    ids = picture_ids(2, height, width, img.device)
+    ids = image_ids(2, height, width, img.device)
 
     out = ours(img, ids, txt, torch.zeros(2, length, 3), times, pooled, scale, mask)
     extra = {}

@@ -144,8 +144,8 @@ FAULTS: dict[str, Callable[[], Any]] = {
     "memory is given away while it is copied": _memory_given_away,
     "a loss is read before it has come": _unwaited_figures,
     "weights are written before they have come": _unwaited_files,
-    "tokens stay in main memory": _tokens_left_behind,
-    "noise stays in main memory": _noise_left_behind,
+    "tokens stay in RAM": _tokens_left_behind,
+    "noise stays in RAM": _noise_left_behind,
     "a generator is of the wrong device": _generator_of_the_host,
     "batches are not pinned": _pageable_batches,
 }

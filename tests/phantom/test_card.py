@@ -71,8 +71,8 @@ FAULTS = {
     "memory is given away while it is copied": "flux, adapter, offloaded",
     "a loss is read before it has come": "flux, adapter, swapped",
     "weights are written before they have come": "sd, adapter, live",
-    "tokens stay in main memory": "sd, adapter, live",
-    "noise stays in main memory": "flux, adapter, swapped",
+    "tokens stay in RAM": "sd, adapter, live",
+    "noise stays in RAM": "flux, adapter, swapped",
     "a generator is of the wrong device": "flux, full in bfloat16",
     "batches are not pinned": "flux, adapter, swapped",
 }

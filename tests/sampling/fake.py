@@ -71,7 +71,7 @@ class FakeFamily:
         return {"a": output} if name == "first" else {"b": output, "mask": tokens["second_mask"]}
 
     def encode_image(self, vae: nn.Module, pixels: Tensor, rng: torch.Generator | None) -> Tensor:
-        raise AssertionError("making a picture encodes none")
+        raise AssertionError("making an image encodes none")
 
     def decode_image(self, vae: nn.Module, latents: Tensor) -> Tensor:
         values = vae(latents.movedim(1, -1)).movedim(-1, 1)[:, :3]
@@ -101,4 +101,4 @@ class FakeFamily:
     def save(
         self, part: str, model: nn.Module, path: Path, dtype: torch.dtype, metadata: Mapping[str, str]
     ) -> None:
-        raise AssertionError("making a picture saves no model")
+        raise AssertionError("making an image saves no model")

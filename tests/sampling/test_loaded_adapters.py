@@ -63,7 +63,7 @@ def test_strength_zero_equals_no_adapter(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", SHAPES)
-def test_each_adapted_layer_changes_the_picture(tmp_path: Path, name: str) -> None:
+def test_each_adapted_layer_changes_the_image(tmp_path: Path, name: str) -> None:
     file = AdapterFile(lora(tmp_path / "a.safetensors", name))
     assert np.abs(draw([file]) - draw([])).max() > 2
 
@@ -85,18 +85,18 @@ def test_parts_that_are_loaded_again_are_adapted_again(tmp_path: Path, is_merged
     assert np.array_equal(draw(files, is_merged=is_merged, offload=True), draw(files, is_merged=is_merged))
 
 
-def test_strengths_can_change_between_pictures(tmp_path: Path) -> None:
+def test_strengths_can_change_between_images(tmp_path: Path) -> None:
     family = FakeFamily()
     path = lora(tmp_path / "a.safetensors")
     attachments = Attachments(family, [AdapterFile(path)], dtype=torch.float32)
     pipeline = Pipeline(family, Parts(family, torch.device("cpu")), dtype=torch.float32, on_load=attachments)
-    pictures = []
+    images = []
     for strengths in (None, (0.0,), (0.5,), None):
         attachments.set_strengths(strengths)
-        pictures.append(pipeline(REQUEST).tobytes())
-    assert pictures[0] == pictures[3]
-    assert len(set(pictures)) == 3
-    assert np.array_equal(draw([AdapterFile(path, 0.5)]).ravel(), np.frombuffer(pictures[2], np.uint8))
+        images.append(pipeline(REQUEST).tobytes())
+    assert images[0] == images[3]
+    assert len(set(images)) == 3
+    assert np.array_equal(draw([AdapterFile(path, 0.5)]).ravel(), np.frombuffer(images[2], np.uint8))
     assert attachments.names() == ["a.safetensors;1"]
 
 

@@ -32,7 +32,7 @@ def are_equal(one: Image.Image, other: Image.Image) -> bool:
     return one.size == other.size and one.tobytes() == other.tobytes()
 
 
-def test_the_same_request_makes_the_same_picture_of_the_size_asked_for() -> None:
+def test_the_same_request_makes_the_same_image_of_the_size_asked_for() -> None:
     one, other = make()(REQUEST), make()(REQUEST)
     assert one.size == (32, 48)
     assert one.mode == "RGB"
@@ -53,7 +53,7 @@ def test_the_same_request_makes_the_same_picture_of_the_size_asked_for() -> None
     ],
     ids=lambda change: next(iter(change)),
 )
-def test_every_setting_changes_the_picture(change: dict[str, object]) -> None:
+def test_every_setting_changes_the_image(change: dict[str, object]) -> None:
     assert not are_equal(make()(REQUEST), make()(replace(REQUEST, **change)))
 
 
@@ -104,7 +104,7 @@ def test_the_denoiser_is_asked_for_both_prompts_at_once_and_only_with_guidance()
 def test_sizes_are_rounded_down_with_a_notice(caplog: pytest.LogCaptureFixture) -> None:
     logging.getLogger("sfumato").propagate = True
     assert make()(replace(REQUEST, width=47, height=5)).size == (32, 16)
-    assert "47 x 5 is no multiple of 16: the picture will be 32 x 16" in caplog.text
+    assert "47 x 5 is no multiple of 16: the image will be 32 x 16" in caplog.text
 
 
 def test_encoded_prompts_are_used_as_given() -> None:
@@ -182,7 +182,7 @@ def test_steps_are_reported() -> None:
     assert seen == [0, 1, 2, 3]
 
 
-def test_a_picture_of_no_numbers_is_reported(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_image_of_no_numbers_is_reported(caplog: pytest.LogCaptureFixture) -> None:
     logging.getLogger("sfumato").propagate = True
     pipeline = make()
     pipeline.parts[VAE].bias.data.fill_(float("nan"))  # type: ignore[union-attr]

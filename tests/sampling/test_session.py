@@ -48,34 +48,34 @@ def run(folder: Path, options: FakeOptions | None = None, **settings: object) ->
     return Run("generate", "fake", [generation, options or FakeOptions()])
 
 
-def pictures(folder: Path) -> list[Path]:
+def images(folder: Path) -> list[Path]:
     return sorted(folder.glob("*.png"))
 
 
 def pixels(path: Path) -> bytes:
-    with Image.open(path) as picture:
-        return picture.tobytes()
+    with Image.open(path) as image:
+        return image.tobytes()
 
 
-def test_one_picture_is_made_with_the_familys_defaults(tmp_path: Path) -> None:
+def test_one_image_is_made_with_the_familys_defaults(tmp_path: Path) -> None:
     generate.main(run(tmp_path / "new", prompt="a dog"))
-    (path,) = pictures(tmp_path / "new")
+    (path,) = images(tmp_path / "new")
     request = read_request(path)
     assert (request.prompt, request.steps, request.seed, request.guidance) == ("a dog", 3, 5, 3.5)
 
 
-def test_a_seed_that_nobody_gave_is_recorded_and_makes_the_picture_again(
+def test_a_seed_that_nobody_gave_is_recorded_and_makes_the_image_again(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO", "sfumato")
     generate.main(run(tmp_path / "a", seed=None))
     generate.main(run(tmp_path / "b", seed=None))
-    (one,), (other,) = pictures(tmp_path / "a"), pictures(tmp_path / "b")
+    (one,), (other,) = images(tmp_path / "a"), images(tmp_path / "b")
     seed = read_request(one).seed
     assert seed != read_request(other).seed
     assert f"seed {seed}, 32 x 32, 3 steps" in caplog.text
     generate.main(run(tmp_path / "c", seed=seed))
-    assert pixels(pictures(tmp_path / "c")[0]) == pixels(one)
+    assert pixels(images(tmp_path / "c")[0]) == pixels(one)
 
 
 def test_a_prompt_line_is_completed_by_the_command_line(tmp_path: Path) -> None:
@@ -90,18 +90,18 @@ def test_adapters_are_recorded_with_the_strength_they_had(tmp_path: Path) -> Non
     sitting = SamplingSession(run(tmp_path, lora_weights=(f"{path};0.5",)))
     for strengths, expected in ((None, "a.safetensors;0.5"), ((2.0,), "a.safetensors;2")):
         made = sitting.make(PromptOptions("a cat", strengths=strengths))
-        with Image.open(made) as picture:
-            assert expected in picture.info["sfumato"]
-            assert "Model: denoiser.safetensors" in picture.info["parameters"]
+        with Image.open(made) as image:
+            assert expected in image.info["sfumato"]
+            assert "Model: denoiser.safetensors" in image.info["parameters"]
 
 
-def test_a_conversation_makes_a_picture_for_each_line_and_survives_mistakes(
+def test_a_conversation_makes_an_image_for_each_line_and_survives_mistakes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, family: FakeFamily
 ) -> None:
     lines = "a cat --w 48\na dog --w wide\na dog --ss unknown\na dog --d 9\n\nnever read\n"
     monkeypatch.setattr("sys.stdin", io.StringIO(lines))
     generate.main(run(tmp_path, interactive=True))
-    made = [read_request(path) for path in pictures(tmp_path)]
+    made = [read_request(path) for path in images(tmp_path)]
     assert sorted((r.prompt, r.width, r.seed) for r in made) == [("a cat", 48, 5), ("a dog", 32, 9)]
     assert "--w is 'wide'" in caplog.text
     assert "sampler is 'unknown'" in caplog.text
@@ -110,7 +110,7 @@ def test_a_conversation_makes_a_picture_for_each_line_and_survives_mistakes(
 def test_a_conversation_ends_with_its_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdin", io.StringIO("a cat"))
     generate.main(run(tmp_path, interactive=True))
-    assert len(pictures(tmp_path)) == 1
+    assert len(images(tmp_path)) == 1
 
 
 def test_number_formats_follow_their_options(tmp_path: Path) -> None:

@@ -56,7 +56,7 @@ def test_the_command_reaches_an_interpreter_in_any_folder(
 
 
 def test_an_environment_without_pip_is_served_by_uv(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(installing, "find_spec", lambda name: None)
+    monkeypatch.setattr(installing.PathFinder, "find_spec", lambda name: None)
     monkeypatch.setattr(sys, "executable", "/my env/bin/python")
     assert installing.command("wandb") == 'uv pip install --python "/my env/bin/python" wandb'
 

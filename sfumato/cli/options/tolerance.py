@@ -19,7 +19,7 @@ ZERO_MEANS_UNSET: Mapping[str, str] = {
     "max_bucket_reso": "no bucket has sides of 0 pixels",
     "bucket_reso_steps": "sides cannot be multiples of 0",
     "huber_c": "the loss would be 0 everywhere",
-    "vae_batch_size": "a batch of 0 pictures encodes nothing",
+    "vae_batch_size": "a batch of 0 images encodes nothing",
     "text_encoder_batch_size": "a batch of 0 captions encodes nothing",
     "t5xxl_max_token_length": "no caption has 0 tokens",
     "max_train_steps": "front-ends send it beside max_train_epochs, which counts instead",
@@ -34,12 +34,12 @@ ZERO_MEANS_UNSET: Mapping[str, str] = {
     "save_last_n_steps_state": "it would delete what has just been saved",
     "initial_epoch": "epochs are counted from 1",
     "network_dim": "an adapter of rank 0 learns nothing",
-    "dataset_repeats": "no picture would be seen",
-    "train_batch_size": "a batch of 0 pictures trains nothing",
+    "dataset_repeats": "no image would be seen",
+    "train_batch_size": "a batch of 0 images trains nothing",
     "gradient_accumulation_steps": "no batch would be trained before a step",
     "huber_scale": "the loss would be 0 everywhere",
-    "logit_std": "every picture would have the same noise level",
-    "discrete_flow_shift": "every picture would have no noise",
+    "logit_std": "every image would have the same noise level",
+    "discrete_flow_shift": "every image would have no noise",
 }
 """The options whose 0 in a file counts as not given, each with the reason; every other 0 is a value."""
 
@@ -98,9 +98,9 @@ class ToleratedValue:
 
 
 _SAVED_FORMATS = (
-    ToleratedValue(("fp32", "float32"), "float", "the same number format"),
-    ToleratedValue(("float16", "half"), "fp16", "the same number format"),
-    ToleratedValue(("bfloat16",), "bf16", "the same number format"),
+    ToleratedValue(("fp32", "float32"), "float", "the same dtype"),
+    ToleratedValue(("float16", "half"), "fp16", "the same dtype"),
+    ToleratedValue(("bfloat16",), "bf16", "the same dtype"),
 )
 _PIECES = "texts are read in pieces of 75 tokens, one to three of them"
 _MARKS = "it counts the two marks around the text"
@@ -147,7 +147,7 @@ READ_AS: Mapping[str, tuple[ToleratedValue, ...]] = {
 """Other spellings of an option's choices, which win over `NOT_USED`."""
 
 TRAINS_ALIKE: Mapping[str, str] = {
-    "sample_sampler": "it only draws previews",
+    "sample_sampler": "it only generates previews",
     "console_log_level": "it only chooses what is shown",
     "log_with": "it only records the run",
 }

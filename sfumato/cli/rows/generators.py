@@ -1,4 +1,4 @@
-"""The scripts that make pictures."""
+"""The scripts that make images."""
 
 from sfumato.cli.script import Script, names
 from sfumato.config.run.generation import GenerationConfig
@@ -8,7 +8,7 @@ from sfumato.models.families.flux.options import FluxGenerationOptions
 GENERATORS: tuple[Script, ...] = (
     Script(
         name="flux_minimal_inference",
-        summary="Make pictures with FLUX.1 and any number of LoRAs.",
+        summary="Make images with FLUX.1 and any number of LoRAs.",
         family="flux",
         command="generate",
         sections=(FluxGenerationOptions, GenerationConfig),
@@ -17,7 +17,7 @@ GENERATORS: tuple[Script, ...] = (
     ),
     Script(
         name="generate sd",
-        summary="Make pictures with Stable Diffusion 1 or 2.",
+        summary="Make images with Stable Diffusion 1 or 2.",
         family="sd",
         command="generate",
         is_drop_in=False,
@@ -27,7 +27,7 @@ GENERATORS: tuple[Script, ...] = (
     ),
     Script(
         name="generate sdxl",
-        summary="Make pictures with SDXL.",
+        summary="Make images with SDXL.",
         family="sdxl",
         command="generate",
         is_drop_in=False,

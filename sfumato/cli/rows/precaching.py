@@ -46,7 +46,7 @@ _USED = {"seed", "masked_loss", "output_dir", "mixed_precision", "highvram"}
 
 
 NO_WORKERS: Mapping[str, str] = because(
-    "pictures are decoded in threads of one process",
+    "images are decoded in threads of one process",
     ("max_data_loader_n_workers", "persistent_data_loader_workers"),
 )
 """Options about processes that load data."""
@@ -72,7 +72,7 @@ NO_TEXT: Mapping[str, str] = because(
 )  # fmt: skip
 """Options about text encoders."""
 
-NO_PICTURES: Mapping[str, str] = because(
-    "no pictures are encoded here", ("cache_latents", "cache_latents_to_disk", "vae_batch_size", "vae", "ae")
+NO_IMAGES: Mapping[str, str] = because(
+    "no images are encoded here", ("cache_latents", "cache_latents_to_disk", "vae_batch_size", "vae", "ae")
 )
 """Options about autoencoders."""

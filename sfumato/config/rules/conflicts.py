@@ -28,7 +28,7 @@ def _shown(name: str, values: _Values) -> str:
     return f"--{name}" if values[name] is True else f"--{name} {values[name]}"
 
 
-_PLACES_OF_PICTURES = ("dataset_config", "in_json", "train_data_dir", "reg_data_dir", "conditioning_data_dir")
+_PLACES_OF_IMAGES = ("dataset_config", "in_json", "train_data_dir", "reg_data_dir", "conditioning_data_dir")
 _CACHES = (
     *("cache_latents", "cache_latents_to_disk", "cache_text_encoder_outputs"),
     *("cache_text_encoder_outputs_to_disk", "cache_info"),
@@ -39,23 +39,23 @@ _EXCLUSIVE: tuple[tuple[str, str, str], ...] = (
     ("use_8bit_adam", "optimizer_type", "it is the older spelling of --optimizer_type AdamW8bit"),
     ("use_lion_optimizer", "optimizer_type", "it is the older spelling of --optimizer_type Lion"),
     ("network_train_unet_only", "network_train_text_encoder_only", "together they leave nothing to train"),
-    ("cache_latents", "color_aug", "cached pictures cannot vary"),
-    ("cache_latents", "random_crop", "cached pictures cannot vary"),
-    ("cache_latents_to_disk", "color_aug", "cached pictures cannot vary"),
-    ("cache_latents_to_disk", "random_crop", "cached pictures cannot vary"),
-    ("cache_latents", "face_crop_aug_range", "cached pictures cannot vary"),
-    ("cache_latents_to_disk", "face_crop_aug_range", "cached pictures cannot vary"),
+    ("cache_latents", "color_aug", "cached images cannot vary"),
+    ("cache_latents", "random_crop", "cached images cannot vary"),
+    ("cache_latents_to_disk", "color_aug", "cached images cannot vary"),
+    ("cache_latents_to_disk", "random_crop", "cached images cannot vary"),
+    ("cache_latents", "face_crop_aug_range", "cached images cannot vary"),
+    ("cache_latents_to_disk", "face_crop_aug_range", "cached images cannot vary"),
     ("cpu_offload_checkpointing", "blocks_to_swap", "both move the same memory"),
     ("cpu_offload_checkpointing", "split_mode", "both move the same memory"),
-    ("full_fp16", "full_bf16", "there is one number format"),
+    ("full_fp16", "full_bf16", "there is one dtype"),
     ("fused_backward_pass", "blockwise_fused_optimizers", "one updates weight by weight, one block by block"),
     ("fused_optimizer_groups", "blockwise_fused_optimizers", "there is one way to part the weights"),
     ("cpu_offload_checkpointing", "double_blocks_to_swap", "both move the same memory"),
     ("cpu_offload_checkpointing", "single_blocks_to_swap", "both move the same memory"),
-    *(("dataset_class", name, "the class makes all pictures") for name in _PLACES_OF_PICTURES),
+    *(("dataset_class", name, "the class makes all images") for name in _PLACES_OF_IMAGES),
     *(("dataset_class", name, "what a class makes is in no files, and may vary") for name in _CACHES),
-    ("dataset_class", "validation_split", "the class alone knows which pictures it has"),
-    ("dataset_class", "debug_dataset", "the report is of files; let the class show its pictures itself"),
+    ("dataset_class", "validation_split", "the class alone knows which images it has"),
+    ("dataset_class", "debug_dataset", "the report is of files; let the class show its images itself"),
 )
 """(option, option, why they cannot go together)."""
 

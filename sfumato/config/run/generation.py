@@ -1,4 +1,4 @@
-"""What picture is asked for, and how it is made."""
+"""What image is asked for, and how it is made."""
 
 from dataclasses import dataclass
 
@@ -7,19 +7,19 @@ from sfumato.config.checks import at_least
 
 @dataclass(frozen=True)
 class GenerationConfig:
-    """The picture."""
+    """The image."""
 
     prompt: str = "A photo of a cat"
-    """What the picture should show."""
+    """What the image should show."""
 
     output_dir: str = "."
-    """Folder for the pictures."""
+    """Folder for the images."""
 
     dtype: str = "bfloat16"
-    """Number format of the computation and of every part that has none of its own."""
+    """Dtype of the computation and of every part that has none of its own."""
 
     seed: int | None = None
-    """Seed of the noise that the picture starts from; a random one, shown and recorded, when not given."""
+    """Seed of the noise that the image starts from; a random one, shown and recorded, when not given."""
 
     steps: int | None = None
     """Number of denoising steps; what suits the model when not given."""
@@ -28,7 +28,7 @@ class GenerationConfig:
     """Guidance given to a guidance-distilled model."""
 
     negative_prompt: str | None = None
-    """What the picture should not show. Takes effect with a `cfg_scale` other than 1."""
+    """What the image should not show. Takes effect with a `cfg_scale` other than 1."""
 
     cfg_scale: float = 1.0
     """Strength of classifier-free guidance; 1 is off, more computes every step twice."""
@@ -43,10 +43,10 @@ class GenerationConfig:
     """Merge the adapters into the model instead of computing them beside it: quicker steps."""
 
     width: int = 1360
-    """Width of the picture in pixels."""
+    """Width of the image in pixels."""
 
     height: int = 768
-    """Height of the picture in pixels."""
+    """Height of the image in pixels."""
 
     sampler: str | None = None
     """Name of the sampler, `ddim` or `euler_a` for example; what suits the model when not given."""

@@ -52,24 +52,24 @@ class AdapterMergingConfig:
 
 @dataclass(frozen=True)
 class MergeFormatConfig:
-    """Number formats of the merge."""
+    """Dtypes of the merge."""
 
     precision: Literal["float", "fp16", "bf16"] = "float"
-    """Number format in which changed weights are added up."""
+    """Dtype in which changed weights are added up."""
 
     save_precision: Literal[None, "float", "fp16", "bf16"] = None
-    """Number format of the file; `precision` when not given."""
+    """Dtype of the file; `precision` when not given."""
 
 
 @dataclass(frozen=True)
 class FreeMergeFormatConfig:
-    """Number formats of the merge, by any name."""
+    """Dtypes of the merge, by any name."""
 
     precision: str = "float"
-    """Number format in which changed weights are added up: float, fp16, bf16 ..."""
+    """Dtype in which changed weights are added up: float, fp16, bf16 ..."""
 
     save_precision: str | None = None
-    """Number format of the file, fp8 for example; `precision` when not given."""
+    """Dtype of the file, fp8 for example; `precision` when not given."""
 
 
 @dataclass(frozen=True)
@@ -172,7 +172,7 @@ class ToPublishedConfig:
     """Read and write one tensor at a time, which is always done."""
 
     save_precision: str | None = None
-    """Number format of the file; each tensor's own when not given."""
+    """Dtype of the file; each tensor's own when not given."""
 
 
 def _given(save_to: str | None) -> str:

@@ -39,7 +39,7 @@ class ConversionConfig:
     save_precision_as: Literal["no", "fp16", "bf16", "float"] = field(
         default="no", metadata={"choices": ("fp16", "bf16", "float")}
     )
-    """Number format to write; counts before the three switches."""
+    """Dtype to write; counts before the three switches."""
 
     epoch: int = 0
     """Epoch to record in a .ckpt file, on top of the one that the model has."""
@@ -65,7 +65,7 @@ class ConversionConfig:
 
     @property
     def format(self) -> str | None:
-        """The number format that is asked for; None where each tensor keeps its own."""
+        """The dtype that is asked for; None where each tensor keeps its own."""
         switches = {"fp16": self.fp16, "bf16": self.bf16, "float": self.float}
         named = None if self.save_precision_as == "no" else self.save_precision_as
         return named or next((name for name, is_on in switches.items() if is_on), None)

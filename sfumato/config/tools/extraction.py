@@ -34,10 +34,10 @@ class ExtractionConfig:
     """Leave the text encoders out if none of their weights differs by more than this."""
 
     load_precision: Literal[None, "float", "fp16", "bf16"] = None
-    """Number format to round both models' weights to before they are compared; their own when not given."""
+    """Dtype to round both models' weights to before they are compared; their own when not given."""
 
     save_precision: Literal[None, "float", "fp16", "bf16"] = None
-    """Number format to write; float when not given."""
+    """Dtype to write; float when not given."""
 
     device: str | None = None
     """Where to compute: `cpu`, `cuda` ...; the CPU when not given."""

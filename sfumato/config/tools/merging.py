@@ -28,10 +28,10 @@ class MergingConfig:
     """Where to compute: `cpu`, `cuda` ..."""
 
     precision: Literal["float", "fp16", "bf16"] = "float"
-    """Number format of the computation."""
+    """Dtype of the computation."""
 
     saving_precision: Literal["float", "fp16", "bf16"] = "float"
-    """Number format of the file."""
+    """Dtype of the file."""
 
     show_skipped: bool = False
     """List the tensors that only some of the checkpoints have."""

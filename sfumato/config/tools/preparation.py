@@ -1,4 +1,4 @@
-"""How data is prepared before it is trained on: pictures made smaller, captions gathered, latents kept."""
+"""How data is prepared before it is trained on: images made smaller, captions gathered, latents kept."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -17,10 +17,10 @@ class PrecachingConfig:
 
 @dataclass(frozen=True)
 class ShrinkingConfig:
-    """Smaller copies of pictures."""
+    """Smaller copies of images."""
 
     src_img_folder: str = field(default="", metadata={"flags": ("src_img_folder",), "required": True})
-    """Folder of the pictures."""
+    """Folder of the images."""
 
     dst_img_folder: str = field(default="", metadata={"flags": ("dst_img_folder",), "required": True})
     """Folder to write to; made if it is not there."""
@@ -38,7 +38,7 @@ class ShrinkingConfig:
     """Write PNG instead of JPEG."""
 
     copy_associated_files: bool = False
-    """Copy captions and other files of a picture's name beside each of its copies."""
+    """Copy captions and other files of an image's name beside each of its copies."""
 
     def __post_init__(self) -> None:
         at_least(self, 1, "divisible_by")
@@ -57,7 +57,7 @@ class GatheringConfig:
     """Captions, or tags, of many files in one."""
 
     train_data_dir: str = field(default="", metadata={"flags": ("train_data_dir",), "required": True})
-    """Folder of the pictures, with the text files beside them."""
+    """Folder of the images, with the text files beside them."""
 
     out_json: str = field(default="", metadata={"flags": ("out_json",), "required": True})
     """Metadata file to write."""
@@ -69,16 +69,16 @@ class GatheringConfig:
     """Old spelling of `caption_extension`, still read."""
 
     caption_extension: str = ".caption"
-    """Suffix of the text files beside the pictures."""
+    """Suffix of the text files beside the images."""
 
     full_path: bool = False
-    """Name pictures by their paths, instead of by their file names without suffix."""
+    """Name images by their paths, instead of by their file names without suffix."""
 
     recursive: bool = False
     """Take in the folders below, too. Needs `full_path`."""
 
     debug: bool = False
-    """Show each picture with what was read."""
+    """Show each image with what was read."""
 
     def __post_init__(self) -> None:
         _require_paths(self.recursive, self.full_path)
@@ -106,16 +106,16 @@ class CleaningConfig:
 
 @dataclass(frozen=True)
 class BucketingConfig:
-    """Training sizes and latents of the pictures in a metadata file."""
+    """Training sizes and latents of the images in a metadata file."""
 
     train_data_dir: str = field(default="", metadata={"flags": ("train_data_dir",), "required": True})
-    """Folder of the pictures."""
+    """Folder of the images."""
 
     in_json: str = field(default="", metadata={"flags": ("in_json",), "required": True})
     """Metadata file to read."""
 
     out_json: str = field(default="", metadata={"flags": ("out_json",), "required": True})
-    """Metadata file to write, with the size that each picture is trained at."""
+    """Metadata file to write, with the size that each image is trained at."""
 
     model_name_or_path: str = field(default="", metadata={"flags": ("model_name_or_path",), "required": True})
     """Model whose autoencoder makes the latents, or an autoencoder alone: a file, or a diffusers folder."""
@@ -124,10 +124,10 @@ class BucketingConfig:
     """Insist that the model is Stable Diffusion 2; files tell, so this is not needed."""
 
     batch_size: int = 1
-    """Pictures encoded together."""
+    """Images encoded together."""
 
     max_data_loader_n_workers: int | None = None
-    """Processes that decode pictures in sd-scripts."""
+    """Processes that decode images in sd-scripts."""
 
     max_resolution: str = "512,512"
     """Size whose area no training size exceeds, as width,height in pixels."""
@@ -142,19 +142,19 @@ class BucketingConfig:
     """Number that the sides of training sizes are multiples of."""
 
     bucket_no_upscale: bool = False
-    """Never enlarge a picture; training sizes then follow from the pictures."""
+    """Never enlarge an image; training sizes then follow from the images."""
 
     mixed_precision: Literal["no", "fp16", "bf16"] = "no"
-    """Number format of the autoencoder."""
+    """Dtype of the autoencoder."""
 
     full_path: bool = False
-    """Name pictures by their paths, instead of by their file names without suffix."""
+    """Name images by their paths, instead of by their file names without suffix."""
 
     flip_aug: bool = False
-    """Keep the latents of the mirrored pictures, too."""
+    """Keep the latents of the mirrored images, too."""
 
     alpha_mask: str = ""
-    """Keep the pictures' transparency as mask for the loss, if this is any text at all."""
+    """Keep the images' transparency as mask for the loss, if this is any text at all."""
 
     skip_existing: bool = False
     """Take files that exist as they are, without opening them; otherwise those that are stale are remade."""

@@ -23,7 +23,7 @@ class ReportConfig:
     """File to write everything into that is known, for programs."""
 
     thumbnails: int = 100
-    """Most pictures to show on the page: those with problems first, then some of each bucket."""
+    """Most images to show on the page: those with problems first, then some of each bucket."""
 
     skip_pixels: bool = False
     """Read headers alone, which takes seconds for any number; damaged pixels and copies are not noticed."""

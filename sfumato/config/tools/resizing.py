@@ -30,7 +30,7 @@ class ResizingConfig:
     """What the dynamic method measures with: above 1 for sv_ratio, a share for the others."""
 
     save_precision: Literal[None, "float", "fp16", "bf16"] = None
-    """Number format to write; float when not given."""
+    """Dtype to write; float when not given."""
 
     device: str | None = None
     """Where to compute: `cpu`, `cuda` ..."""

@@ -1,4 +1,4 @@
-"""One picture ready for training, and many of them stacked into a batch."""
+"""One image ready for training, and many of them stacked into a batch."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _SENT_WHOLE = 1 << 21
 
 @dataclass(frozen=True)
 class Sample:
-    """One picture of a batch: as latents or as pixels, with its caption and how it was framed.
+    """One image of a batch: as latents or as pixels, with its caption and how it was framed.
 
     Attributes:
         latents: (C, h, w), scaled; None where latents are not cached.
         pixels: (3, H, W) in [-1, 1]; None where latents are cached.
         text: cached outputs of text encoders by name; empty where none are cached.
         original_size, crop_offset, target_size: (height, width), (top, left), (height, width).
-        mask: (1, H, W) in [0, 1], of pixels or of latents, as the picture is; None where all of it counts.
+        mask: (1, H, W) in [0, 1], of pixels or of latents, as the image is; None where all of it counts.
         custom_attributes: what the user noted about its subset.
         skipped: files that could not be decoded and that this sample stands in for.
     """
@@ -45,20 +45,20 @@ class Sample:
 
 @dataclass(frozen=True)
 class Batch:
-    """What one training step sees; all pictures have the same size.
+    """What one training step sees; all images have the same size.
 
     Attributes:
         captions: B strings, processed (shuffled, dropped ...) for this epoch.
         paths: B file names, for messages.
-        loss_weights: (B,) float32; the prior loss weight for regularisation pictures, 1 for others.
+        loss_weights: (B,) float32; the prior loss weight for regularisation images, 1 for others.
         network_multipliers: (B,) float32.
         original_sizes, crop_offsets, target_sizes: (B, 2) int64, (height, width) or (top, left).
         latents: (B, C, h, w), scaled, or None.
         pixels: (B, 3, H, W) in [-1, 1], or None; exactly one of `latents` and `pixels` is there.
         text: cached outputs of text encoders by name, each (B, ...).
-        masks: (B, 1, H, W) in [0, 1], of pixels or of latents; None where no picture has one.
-        custom_attributes: B tables, what the user noted about each picture's subset.
-        skipped: files that could not be decoded; pictures of the same bucket stand in for them.
+        masks: (B, 1, H, W) in [0, 1], of pixels or of latents; None where no image has one.
+        custom_attributes: B tables, what the user noted about each image's subset.
+        skipped: files that could not be decoded; images of the same bucket stand in for them.
     """
 
     captions: list[str]
@@ -140,7 +140,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
 
 
 def _completed(masks: Sequence[Tensor | None]) -> Sequence[Tensor | None]:
-    """Let pictures without a mask count fully beside pictures that have one."""
+    """Let images without a mask count fully beside images that have one."""
     first = next((mask for mask in masks if mask is not None), None)
     return masks if first is None else [torch.ones_like(first) if mask is None else mask for mask in masks]
 

@@ -1,4 +1,4 @@
-"""The training set: all pictures of a run, the batches of each epoch, and how one batch is loaded.
+"""The training set: all images of a run, the batches of each epoch, and how one batch is loaded.
 
 Everything is a pure function of the seed, the epoch and the item, so that order, workers and processes cannot
 change what is trained.
@@ -17,16 +17,16 @@ from torch import Tensor
 from sfumato import seeds
 from sfumato.data.batches import render, statistics
 from sfumato.data.batches.collate import Batch, Sample, collate
-from sfumato.data.batches.image_sets import PictureSet
+from sfumato.data.batches.image_sets import ImageSet
 from sfumato.data.batches.order import BatchPlan, EpochPlan, OrderedImage, plan_epoch
 from sfumato.data.batches.render import ImageView
 from sfumato.data.captions import captions
 from sfumato.data.config.plan import DatasetPlan
 from sfumato.data.images.buckets import Size
-from sfumato.data.images.images import BrokenPictureError, stem
+from sfumato.data.images.images import BrokenImageError, stem
 from sfumato.data.sources import sources
 from sfumato.data.sources.complaints import Complaints
-from sfumato.data.sources.image_table import Picture
+from sfumato.data.sources.image_table import TrainingImage
 from sfumato.data.sources.index import Index
 from sfumato.data.sources.validation import plan_for_validation
 from sfumato.errors import UserError
@@ -35,31 +35,31 @@ from sfumato.errors import UserError
 class LatentSource(Protocol):
     """Where cached latents come from; `sfumato.caching.latent_cache` has one."""
 
-    def __call__(self, dataset: int, picture: int, flipped: bool) -> Tensor:
+    def __call__(self, dataset: int, image: int, flipped: bool) -> Tensor:
         """Return (C, h, w), scaled.
 
         Raises:
-            BrokenPictureError: the picture could not be encoded.
+            BrokenImageError: the image could not be encoded.
         """
         ...
 
-    def mask(self, dataset: int, picture: int, flipped: bool) -> Tensor | None:
-        """Return the loss mask, (1, h, w) in [0, 1], of a picture that has latents and a mask."""
+    def mask(self, dataset: int, image: int, flipped: bool) -> Tensor | None:
+        """Return the loss mask, (1, h, w) in [0, 1], of an image that has latents and a mask."""
         ...
 
 
 class TextSource(Protocol):
     """Where cached outputs of text encoders come from; `sfumato.caching.texts` has one."""
 
-    def __call__(self, dataset: int, picture: int, caption: str) -> dict[str, Tensor]:
-        """Return each output for a picture's caption by name, without the batch dimension."""
+    def __call__(self, dataset: int, image: int, caption: str) -> dict[str, Tensor]:
+        """Return each output for an image's caption by name, without the batch dimension."""
         ...
 
 
 class Showing(NamedTuple):
-    """How a picture is shown once."""
+    """How an image is shown once."""
 
-    picture: Picture
+    image: TrainingImage
     caption: str
     view: ImageView
 
@@ -70,15 +70,15 @@ class TrainingSet:
 
     Attributes:
         seed: of order, augmentation and captions.
-        validation: the pictures that are held back from training, if there are any.
-        broken: (path, reason) of each picture that was left out when the folders were read.
-        skipped: paths of pictures that turned out to be broken when they were loaded, with how often.
+        validation: the images that are not trained but measured, if there are any.
+        broken: (path, reason) of each image that was left out when the folders were read.
+        skipped: paths of images that turned out to be broken when they were loaded, with how often.
         max_steps: length of the run in optimizer steps, for a fractional token warmup; set it before loading.
-        latents, texts: caches to load from instead of the picture or beside the caption.
-        index: what is known about the files beside the pictures.
+        latents, texts: caches to load from instead of the image or beside the caption.
+        index: what is known about the files beside the images.
     """
 
-    sets: Sequence[PictureSet]
+    sets: Sequence[ImageSet]
     seed: int
     validation: TrainingSet | None = None
     broken: Sequence[tuple[str, str]] = ()
@@ -90,18 +90,18 @@ class TrainingSet:
 
     @property
     def num_train_images(self) -> int:
-        """Pictures in an epoch that are not regularisation pictures, repeats counted."""
-        return sum(pictures.num_train_images for pictures in self.sets)
+        """Images in an epoch that are not regularisation images, repeats counted."""
+        return sum(images.num_train_images for images in self.sets)
 
     @property
     def num_reg_images(self) -> int:
-        """Regularisation pictures, with the repeats asked for rather than those after balancing."""
-        return sum(pictures.num_reg_images for pictures in self.sets)
+        """Regularisation images, with the repeats asked for rather than those after balancing."""
+        return sum(images.num_reg_images for images in self.sets)
 
     @property
     def num_showings(self) -> int:
-        """Pictures in an epoch of either kind, repeats counted."""
-        return sum(len(items) for pictures in self.sets for items in pictures.buckets.values())
+        """Images in an epoch of either kind, repeats counted."""
+        return sum(len(items) for images in self.sets for items in images.buckets.values())
 
     @property
     def num_batches(self) -> int:
@@ -110,19 +110,19 @@ class TrainingSet:
 
     @cached_property
     def has_shared_stems(self) -> bool:
-        """Whether pictures differ in the suffix of their names alone, or are in two data sets."""
-        stems = {hash(stem(path)) for s in self.sets for path in s.pictures.paths}
-        return len(stems) < sum(len(s.pictures) for s in self.sets)
+        """Whether images differ in the suffix of their names alone, or are in two data sets."""
+        stems = {hash(stem(path)) for s in self.sets for path in s.images.paths}
+        return len(stems) < sum(len(s.images) for s in self.sets)
 
     def describe(self) -> list[dict[str, Any]]:
         """Return the `ss_datasets` record: one object per data set."""
-        return [statistics.describe(pictures) for pictures in self.sets]
+        return [statistics.describe(images) for images in self.sets]
 
     def tag_frequency(self) -> dict[str, dict[str, int]]:
-        """Return how many pictures of each folder have each tag; the first data set wins a repeated name."""
+        """Return how many images of each folder have each tag; the first data set wins a repeated name."""
         merged: dict[str, dict[str, int]] = {}
-        for pictures in reversed(self.sets):
-            merged |= statistics.tag_frequency(pictures)
+        for images in reversed(self.sets):
+            merged |= statistics.tag_frequency(images)
         return merged
 
     def batches(self, epoch: int, *, num_per_step: int = 1) -> EpochPlan:
@@ -140,69 +140,69 @@ class TrainingSet:
         return collate([self.load(plan, item) for item in plan.items])
 
     def load(self, plan: BatchPlan, item: OrderedImage) -> Sample:
-        """Load one item of a batch; another of the same bucket stands in for a broken picture.
+        """Load one item of a batch; another of the same bucket stands in for a broken image.
 
         Raises:
-            UserError: every picture of the bucket is broken.
+            UserError: every image of the bucket is broken.
         """
-        pictures = self.sets[plan.dataset]
+        image_set = self.sets[plan.dataset]
         rng, seed_of_others = self._random(plan, item)
         skipped: list[str] = []
-        for picture in _with_substitutes(pictures, item, seed_of_others):
+        for image in _with_substitutes(image_set, item, seed_of_others):
             try:
-                return self._load(plan, picture, rng, tuple(skipped))
-            except BrokenPictureError:  # noqa: PERF203 (hardly ever runs twice)
-                skipped.append(pictures.pictures.paths[picture])
-        width, height = pictures.fit(item.picture).bucket
+                return self._load(plan, image, rng, tuple(skipped))
+            except BrokenImageError:  # noqa: PERF203 (hardly ever runs twice)
+                skipped.append(image_set.images.paths[image])
+        width, height = image_set.fit(item.image).bucket
         raise UserError(
-            f"every picture of bucket {width}x{height} is broken; replace {skipped[0]} and its like"
+            f"every image of bucket {width}x{height} is broken; replace {skipped[0]} and its like"
         )
 
     def showing(self, plan: BatchPlan, item: OrderedImage) -> Showing:
-        """Return how one item of a batch is shown if its picture is not broken; no pixels are loaded."""
+        """Return how one item of a batch is shown if its image is not broken; no pixels are loaded."""
         rng, _ = self._random(plan, item)
-        return self._draw(plan, item.picture, rng)
+        return self._draw(plan, item.image, rng)
 
     def _random(self, plan: BatchPlan, item: OrderedImage) -> tuple[random.Random, int]:
-        """Return what one showing is drawn from, and a seed for what stands in for a broken picture."""
+        """Return what one showing is drawn from, and a seed for what stands in for a broken image."""
         rng = random.Random(seeds.derive("sample", self.seed, plan.epoch, plan.dataset, *item))
         return rng, rng.getrandbits(32)
 
     def _draw(self, plan: BatchPlan, index: int, rng: random.Random) -> Showing:
-        pictures = self.sets[plan.dataset]
-        picture, subset, fit = pictures.pictures[index], pictures.subset(index), pictures.fit(index)
+        image_set = self.sets[plan.dataset]
+        image, subset, fit = image_set.images[index], image_set.subset(index), image_set.fit(index)
         flipped = subset.flip_aug and rng.random() < 0.5
         caption = captions.process(
-            picture.caption, subset.captions, rng, epoch=plan.epoch, step=plan.step, max_steps=self.max_steps
+            image.caption, subset.captions, rng, epoch=plan.epoch, step=plan.step, max_steps=self.max_steps
         )
         if self.latents:
-            return Showing(picture, caption, render.plain(picture.size, fit, flipped=flipped))
-        own_size = not pictures.has_buckets
-        view = render.draw(picture.path, picture.size, fit, subset, rng, flipped=flipped, own_size=own_size)
-        return Showing(picture, caption, view)
+            return Showing(image, caption, render.plain(image.size, fit, flipped=flipped))
+        own_size = not image_set.has_buckets
+        view = render.draw(image.path, image.size, fit, subset, rng, flipped=flipped, own_size=own_size)
+        return Showing(image, caption, view)
 
     def _load(self, plan: BatchPlan, index: int, rng: random.Random, skipped: tuple[str, ...]) -> Sample:
-        pictures = self.sets[plan.dataset]
-        picture, caption, view = self._draw(plan, index, rng)
+        image_set = self.sets[plan.dataset]
+        image, caption, view = self._draw(plan, index, rng)
         latents, pixels, mask = None, None, None
         if self.latents:
             latents = self.latents(plan.dataset, index, view.flipped)
             mask = self.latents.mask(plan.dataset, index, view.flipped)
         else:
-            pixels, mask = render.render(picture.path, view, pictures.mask(index))
+            pixels, mask = render.render(image.path, view, image_set.mask(index))
         return Sample(
-            path=picture.path,
+            path=image.path,
             caption=caption,
-            original_size=_height_first(picture.size),
+            original_size=_height_first(image.size),
             crop_offset=view.offset,
             target_size=_height_first(view.framing.size),
             latents=latents,
             pixels=pixels,
             mask=mask,
             text=self.texts(plan.dataset, index, caption) if self.texts else {},
-            loss_weight=pictures.plan.prior_loss_weight if pictures.subset(index).is_reg else 1.0,
-            network_multiplier=pictures.plan.network_multiplier,
-            custom_attributes=pictures.subset(index).custom_attributes,
+            loss_weight=image_set.plan.prior_loss_weight if image_set.subset(index).is_reg else 1.0,
+            network_multiplier=image_set.plan.network_multiplier,
+            custom_attributes=image_set.subset(index).custom_attributes,
             skipped=skipped,
         )
 
@@ -223,9 +223,9 @@ def read(
         tables = [sources.read_split(plan, complaints, index) for plan in plans]
     finally:
         index.save()
-    sets = [PictureSet(plan, trained) for plan, (trained, _) in zip(plans, tables, strict=True)]
+    sets = [ImageSet(plan, trained) for plan, (trained, _) in zip(plans, tables, strict=True)]
     held_back = [
-        PictureSet(plan_for_validation(plan), rest)
+        ImageSet(plan_for_validation(plan), rest)
         for plan, (_, rest) in zip(plans, tables, strict=True)
         if rest
     ]
@@ -233,11 +233,11 @@ def read(
     return TrainingSet(sets, seed, validation, broken=complaints.broken, index=index)
 
 
-def _with_substitutes(pictures: PictureSet, item: OrderedImage, seed: int) -> Iterator[int]:
-    """Return the picture, then others of its bucket in random order; lazily, for it is hardly ever needed."""
-    yield item.picture
-    bucket = pictures.buckets[pictures.fit(item.picture).bucket]
-    others = sorted({*bucket.pictures} - {item.picture})
+def _with_substitutes(image_set: ImageSet, item: OrderedImage, seed: int) -> Iterator[int]:
+    """Return the image, then others of its bucket in random order; lazily, for it is hardly ever needed."""
+    yield item.image
+    bucket = image_set.buckets[image_set.fit(item.image).bucket]
+    others = sorted({*bucket.images} - {item.image})
     random.Random(seed).shuffle(others)
     yield from others
 

@@ -1,4 +1,4 @@
-"""One data set of a run: its pictures, and the bucket that each belongs to."""
+"""One data set of a run: its images, and the bucket that each belongs to."""
 
 from __future__ import annotations
 
@@ -9,62 +9,62 @@ from sfumato.data.batches.order import Showings
 from sfumato.data.config.plan import DatasetPlan, SubsetPlan
 from sfumato.data.images.buckets import Fit, Size, covering
 from sfumato.data.images.masks import MaskSource
-from sfumato.data.sources.image_table import PictureTable
+from sfumato.data.sources.image_table import ImageTable
 
 
 @dataclass(frozen=True)
-class PictureSet:
-    """One data set: pictures that are trained at the same resolution and batch size."""
+class ImageSet:
+    """One data set: images that are trained at the same resolution and batch size."""
 
     plan: DatasetPlan
-    pictures: PictureTable
+    images: ImageTable
 
-    def subset(self, picture: int) -> SubsetPlan:
-        """Return the subset that a picture belongs to."""
-        return self.plan.subsets[self.pictures.subsets[picture]]
+    def subset(self, image: int) -> SubsetPlan:
+        """Return the subset that an image belongs to."""
+        return self.plan.subsets[self.images.subsets[image]]
 
-    def size(self, picture: int) -> Size:
-        """Return the upright (width, height) of a picture."""
-        return self.pictures.widths[picture], self.pictures.heights[picture]
+    def size(self, image: int) -> Size:
+        """Return the upright (width, height) of an image."""
+        return self.images.widths[image], self.images.heights[image]
 
-    def fit(self, picture: int) -> Fit:
-        """Return how a picture meets its bucket."""
-        given = self.pictures.train_size(picture)
-        return covering(given, self.size(picture)) if given else self.plan.buckets.fit(self.size(picture))
+    def fit(self, image: int) -> Fit:
+        """Return how an image meets its bucket."""
+        given = self.images.train_size(image)
+        return covering(given, self.size(image)) if given else self.plan.buckets.fit(self.size(image))
 
     @property
     def has_buckets(self) -> bool:
-        """Whether pictures may be trained at several sizes."""
-        return self.plan.buckets.enabled or self.pictures.has_train_sizes
+        """Whether images may be trained at several sizes."""
+        return self.plan.buckets.enabled or self.images.has_train_sizes
 
-    def mask(self, picture: int) -> MaskSource | None:
-        """Return where a picture's loss mask comes from, if it has one."""
-        path = self.pictures.conditionings[picture]
-        return MaskSource(path or None) if path or self.subset(picture).alpha_mask else None
+    def mask(self, image: int) -> MaskSource | None:
+        """Return where an image's loss mask comes from, if it has one."""
+        path = self.images.conditionings[image]
+        return MaskSource(path or None) if path or self.subset(image).alpha_mask else None
 
     @property
     def num_train_images(self) -> int:
-        """Pictures in an epoch that are not regularisation pictures, repeats counted."""
+        """Images in an epoch that are not regularisation images, repeats counted."""
         is_train = [not subset.is_reg for subset in self.plan.subsets]
-        pairs = zip(self.pictures.subsets, self.pictures.repeats, strict=True)
+        pairs = zip(self.images.subsets, self.images.repeats, strict=True)
         return sum(repeats for subset, repeats in pairs if is_train[subset])
 
     @property
     def num_reg_images(self) -> int:
-        """Regularisation pictures, with the repeats asked for rather than those after balancing."""
+        """Regularisation images, with the repeats asked for rather than those after balancing."""
         repeats = [subset.num_repeats if subset.is_reg else 0 for subset in self.plan.subsets]
-        return sum(repeats[subset] for subset in self.pictures.subsets)
+        return sum(repeats[subset] for subset in self.images.subsets)
 
     @cached_property
     def buckets(self) -> dict[Size, Showings]:
-        """Every showing of every picture in an epoch, by bucket."""
+        """Every showing of every image in an epoch, by bucket."""
         found: dict[Size, Showings] = {}
-        if self.pictures.has_train_sizes:
-            for index, repeats in enumerate(self.pictures.repeats):
+        if self.images.has_train_sizes:
+            for index, repeats in enumerate(self.images.repeats):
                 found.setdefault(self.fit(index).bucket, Showings()).add(index, repeats)
             return found
         by_size: dict[Size, Showings] = {}
-        for index, (size, repeats) in enumerate(zip(self.pictures.sizes, self.pictures.repeats, strict=True)):
+        for index, (size, repeats) in enumerate(zip(self.images.sizes, self.images.repeats, strict=True)):
             if size not in by_size:
                 by_size[size] = found.setdefault(self.plan.buckets.fit(size).bucket, Showings())
             by_size[size].add(index, repeats)

@@ -21,11 +21,11 @@ from sfumato.errors import UserError
 
 
 class TrainingData(Protocol):
-    """What a run is trained on: folders of pictures (`TrainingSet`), or what a class makes (`UserSet`).
+    """What a run is trained on: folders of images (`TrainingSet`), or what a class makes (`UserSet`).
 
     Attributes:
-        validation: pictures that are held back from training, if there are any.
-        skipped: paths of pictures that turned out to be broken when they were loaded, with how often.
+        validation: images that are not trained but measured, if there are any.
+        skipped: paths of images that turned out to be broken when they were loaded, with how often.
         max_steps: length of the run in optimizer steps; set it before loading.
     """
 
@@ -35,17 +35,17 @@ class TrainingData(Protocol):
 
     @property
     def num_train_images(self) -> int:
-        """Pictures in an epoch that are not regularisation pictures, repeats counted."""
+        """Images in an epoch that are not regularisation images, repeats counted."""
         ...
 
     @property
     def num_reg_images(self) -> int:
-        """Regularisation pictures."""
+        """Regularisation images."""
         ...
 
     @property
     def num_showings(self) -> int:
-        """Pictures in an epoch of either kind, repeats counted."""
+        """Images in an epoch of either kind, repeats counted."""
         ...
 
     @property

@@ -1,4 +1,4 @@
-"""Which pictures meet in which batch, in which order: a pure function of seed and epoch.
+"""Which images meet in which batch, in which order: a pure function of seed and epoch.
 
 Batches never mix buckets or data sets; the last one of a bucket may be short.
 """
@@ -16,9 +16,9 @@ from sfumato.data.images.buckets import Size
 
 
 class OrderedImage(NamedTuple):
-    """One showing of a picture: its index in the data set, and which of its repeats this is."""
+    """One showing of an image: its index in the data set, and which of its repeats this is."""
 
-    picture: int
+    image: int
     repeat: int
 
 
@@ -26,26 +26,26 @@ class OrderedImage(NamedTuple):
 class Showings:
     """Items in two columns, so that a long epoch takes little memory."""
 
-    pictures: array[int] = field(default_factory=lambda: array("i"))
+    images: array[int] = field(default_factory=lambda: array("i"))
     repeats: array[int] = field(default_factory=lambda: array("i"))
 
-    def add(self, picture: int, num_repeats: int) -> None:
-        """Add every repeat of a picture."""
-        self.pictures.extend([picture] * num_repeats)
+    def add(self, image: int, num_repeats: int) -> None:
+        """Add every repeat of an image."""
+        self.images.extend([image] * num_repeats)
         self.repeats.extend(range(num_repeats))
 
     def take(self, other: Showings, order: Iterable[int]) -> None:
         """Add items of another in an order of its positions."""
         for at in order:
-            self.pictures.append(other.pictures[at])
+            self.images.append(other.images[at])
             self.repeats.append(other.repeats[at])
 
     def items(self, start: int, end: int) -> tuple[OrderedImage, ...]:
         """Return the items at positions from `start` to before `end`."""
-        return tuple(map(OrderedImage, self.pictures[start:end], self.repeats[start:end]))
+        return tuple(map(OrderedImage, self.images[start:end], self.repeats[start:end]))
 
     def __len__(self) -> int:
-        return len(self.pictures)
+        return len(self.images)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""One showing of a picture: its window, its colours, whether it is mirrored, and its loss mask."""
+"""One showing of an image: its window, its colours, whether it is mirrored, and its loss mask."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from sfumato.data.images.masks import MaskSource
 
 @dataclass(frozen=True)
 class ImageView:
-    """How a picture is shown.
+    """How an image is shown.
 
     Attributes:
         offset: the window's (top, left) as models that are told about cropping expect it.
@@ -33,7 +33,7 @@ class ImageView:
 
 
 def plain(size: Size, fit: Fit, *, flipped: bool = False, interpolation: str | None = None) -> ImageView:
-    """Return the view of a picture of that size that does not vary, but for being mirrored."""
+    """Return the view of an image of that size that does not vary, but for being mirrored."""
     offset = crop_offset(fit.bucket, size, flipped)
     return ImageView(framing.centred(fit), offset, flipped, interpolation=interpolation)
 
@@ -41,10 +41,10 @@ def plain(size: Size, fit: Fit, *, flipped: bool = False, interpolation: str | N
 def draw(
     path: str, size: Size, fit: Fit, subset: SubsetPlan, rng: random.Random, *, flipped: bool, own_size: bool
 ) -> ImageView:
-    """Draw a view as the subset wants its pictures varied.
+    """Draw a view as the subset wants its images varied.
 
     Args:
-        own_size: whether windows at random are cut out of the picture as it is, where it is large enough.
+        own_size: whether windows at random are cut out of the image as it is, where it is large enough.
     """
     window = _window(path, size, fit, subset, rng, own_size=own_size)
     tint = colour.draw(rng) if subset.color_aug else None
@@ -56,10 +56,10 @@ def draw(
 
 
 def render(path: str, view: ImageView, mask: MaskSource | None = None) -> tuple[Tensor, Tensor | None]:
-    """Return a picture as trained, (3, H, W) in [-1, 1], and its mask, (1, H, W) in [0, 1], if it has one.
+    """Return an image as trained, (3, H, W) in [-1, 1], and its mask, (1, H, W) in [0, 1], if it has one.
 
     Raises:
-        BrokenPictureError: the picture or its mask is damaged.
+        BrokenImageError: the image or its mask is damaged.
     """
     has_alpha = mask is not None and mask.is_alpha
     image = images.decode(path, alpha=has_alpha, at_least=view.framing.resized)
@@ -71,7 +71,7 @@ def render(path: str, view: ImageView, mask: MaskSource | None = None) -> tuple[
 
 
 def _grey(image: Image.Image, view: ImageView, mask: MaskSource) -> Image.Image:
-    """Return the mask of a picture that is resized and cut already, and its transparency with it."""
+    """Return the mask of an image that is resized and cut already, and its transparency with it."""
     if mask.path is None:
         return image.getchannel("A")
     return view.framing.cut(masks.decode_mask(mask.path), view.interpolation)

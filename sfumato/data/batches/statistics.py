@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from sfumato.data.batches.image_sets import PictureSet
+from sfumato.data.batches.image_sets import ImageSet
 from sfumato.data.captions.captions import tags
 from sfumato.data.config.plan import SubsetPlan
 
@@ -23,60 +23,60 @@ _CAPTION_OPTIONS = (
 )
 
 
-def describe(pictures: PictureSet) -> dict[str, Any]:
+def describe(image_set: ImageSet) -> dict[str, Any]:
     """Return one object of `ss_datasets`, keys in sd-scripts' order."""
-    plan, buckets = pictures.plan, pictures.plan.buckets
+    plan, buckets = image_set.plan, image_set.plan.buckets
     is_folders = all(subset.metadata_file is None for subset in plan.subsets)
     return {
         "is_dreambooth": is_folders,
         "batch_size_per_device": plan.batch_size,
-        "num_train_images": pictures.num_train_images,
-        "num_reg_images": pictures.num_reg_images,
+        "num_train_images": image_set.num_train_images,
+        "num_reg_images": image_set.num_reg_images,
         "resolution": list(buckets.resolution),
-        "enable_bucket": pictures.has_buckets,
+        "enable_bucket": image_set.has_buckets,
         "min_bucket_reso": buckets.min_size if buckets.enabled else None,
         "max_bucket_reso": buckets.max_size if buckets.enabled else None,
-        "tag_frequency": tag_frequency(pictures),
-        "bucket_info": bucket_info(pictures),
-        "subsets": [_describe_subset(pictures, index) for index in range(len(plan.subsets))],
+        "tag_frequency": tag_frequency(image_set),
+        "bucket_info": bucket_info(image_set),
+        "subsets": [_describe_subset(image_set, index) for index in range(len(plan.subsets))],
     }
 
 
-def bucket_info(pictures: PictureSet) -> dict[str, Any] | None:
-    """Return the buckets in use with their pictures (repeats counted) and the mean error of their ratios."""
-    if not pictures.has_buckets:
+def bucket_info(image_set: ImageSet) -> dict[str, Any] | None:
+    """Return the buckets in use with their images (repeats counted) and the mean error of their ratios."""
+    if not image_set.has_buckets:
         return None
     buckets = {
         str(number): {"resolution": list(size), "count": len(items)}
-        for number, (size, items) in enumerate(sorted(pictures.buckets.items()))
+        for number, (size, items) in enumerate(sorted(image_set.buckets.items()))
     }
-    errors = [abs(pictures.fit(index).ratio_error) for index in range(len(pictures.pictures))]
+    errors = [abs(image_set.fit(index).ratio_error) for index in range(len(image_set.images))]
     return {"buckets": buckets, "mean_img_ar_error": math.fsum(errors) / len(errors)}
 
 
-def tag_frequency(pictures: PictureSet) -> dict[str, dict[str, int]]:
-    """Return how many pictures of each folder have each tag, repeats not counted."""
+def tag_frequency(image_set: ImageSet) -> dict[str, dict[str, int]]:
+    """Return how many images of each folder have each tag, repeats not counted."""
     counts: dict[str, Counter[str]] = {}
-    for index, caption in enumerate(pictures.pictures.captions):
-        counts.setdefault(pictures.subset(index).name, Counter()).update(tags(caption))
+    for index, caption in enumerate(image_set.images.captions):
+        counts.setdefault(image_set.subset(index).name, Counter()).update(tags(caption))
     return {name: dict(counter) for name, counter in counts.items()}
 
 
-def folders(sets: Sequence[PictureSet], *, is_reg: bool) -> dict[str, dict[str, int]]:
+def folders(sets: Sequence[ImageSet], *, is_reg: bool) -> dict[str, dict[str, int]]:
     """Return `{name: {n_repeats, img_count}}` of each folder; a repeated name is numbered from 2."""
     found: dict[str, dict[str, int]] = {}
-    for pictures in sets:
-        for index, subset in enumerate(pictures.plan.subsets):
+    for image_set in sets:
+        for index, subset in enumerate(image_set.plan.subsets):
             if subset.is_reg == is_reg:
-                count = _num_pictures(pictures, index)
+                count = _num_images(image_set, index)
                 found[_free(subset.name, found)] = {"n_repeats": subset.num_repeats, "img_count": count}
     return found
 
 
-def _describe_subset(pictures: PictureSet, index: int) -> dict[str, Any]:
-    subset = pictures.plan.subsets[index]
+def _describe_subset(image_set: ImageSet, index: int) -> dict[str, Any]:
+    subset = image_set.plan.subsets[index]
     return {
-        "img_count": _num_pictures(pictures, index),
+        "img_count": _num_images(image_set, index),
         "num_repeats": subset.num_repeats,
         **{name: getattr(subset, name) for name in _SUBSET_OPTIONS},
         **{name: getattr(subset.captions, name) for name in _CAPTION_OPTIONS},
@@ -91,8 +91,8 @@ def _source(subset: SubsetPlan) -> dict[str, Any]:
     return folder | {"class_tokens": subset.class_tokens, "is_reg": subset.is_reg}
 
 
-def _num_pictures(pictures: PictureSet, subset: int) -> int:
-    return pictures.pictures.subsets.count(subset)
+def _num_images(image_set: ImageSet, subset: int) -> int:
+    return image_set.images.subsets.count(subset)
 
 
 def _free(name: str, taken: dict[str, dict[str, int]]) -> str:

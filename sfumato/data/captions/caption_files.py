@@ -1,4 +1,4 @@
-"""Caption files: which one belongs to a picture, and its words whatever they were encoded in.
+"""Caption files: which one belongs to an image, and its words whatever they were encoded in.
 
 Text is UTF-8, with or without byte order mark, or UTF-16 with one. Anything else comes from an older editor:
 it is read as Shift-JIS if that makes most of it Japanese, else as Windows-1252, and the user is told.
@@ -49,7 +49,7 @@ class CaptionFile(NamedTuple):
 
 
 def caption_file(image: str, names: Container[str], extension: str) -> str | None:
-    """Return the name of a picture's caption file, if it is among `names`."""
+    """Return the name of an image's caption file, if it is among `names`."""
     base = image.rpartition(".")[0]
     if base + extension in names:
         return base + extension

@@ -1,4 +1,4 @@
-"""From the words beside a picture to the words of one training step: prefix, dropout, wildcards, shuffling.
+"""From the words beside an image to the words of one training step: prefix, dropout, wildcards, shuffling.
 
 The order of the steps and of the random draws is that of sd-scripts, so that the same generator gives the
 same caption.
@@ -52,7 +52,7 @@ class CaptionSettings:
         return self.shuffle_caption or self.token_warmup_step > 0 or self.caption_tag_dropout_rate > 0
 
     def varying(self) -> list[str]:
-        """Return the names of the settings by which one picture's caption differs between steps."""
+        """Return the names of the settings by which one image's caption differs between steps."""
         names = ("shuffle_caption", "enable_wildcard", "token_warmup_step", "caption_dropout_rate")
         names += ("caption_dropout_every_n_epochs", "caption_tag_dropout_rate")
         return [name for name in names if getattr(self, name) > 0]
@@ -68,7 +68,7 @@ def process(
     max_steps: int = 0,
     replacements: Mapping[str, str | Sequence[str]] | None = None,
 ) -> str:
-    """Return the caption of one picture in one step.
+    """Return the caption of one image in one step.
 
     Args:
         caption: one line, or several where wildcards are enabled.

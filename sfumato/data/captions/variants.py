@@ -1,4 +1,4 @@
-"""Every caption that a picture may have in a run, where they can be listed: lines, wildcards, dropout.
+"""Every caption that an image may have in a run, where they can be listed: lines, wildcards, dropout.
 
 Shuffled, dropped or slowly added tags make too many of them.
 """
@@ -13,7 +13,7 @@ from sfumato.data.captions import captions
 from sfumato.data.captions.captions import CaptionSettings
 
 MOST = 64
-"""Combinations of choices for one picture up to which they are listed."""
+"""Combinations of choices for one image up to which they are listed."""
 
 _LISTED = ("enable_wildcard", "caption_dropout_rate", "caption_dropout_every_n_epochs")
 _ALMOST_ONE = 1 - 2**-53

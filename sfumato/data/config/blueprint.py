@@ -34,9 +34,9 @@ def plans(
     """Return the data sets that a run asks for.
 
     Args:
-        size_multiple: what sides of trained pictures must be multiples of: the family's downscale * patch.
-        seed: of the run; chooses the pictures for validation where no seed is given for that.
-        takes_latents: whether pictures may be there as latents alone, in files that sd-scripts wrote.
+        size_multiple: what sides of trained images must be multiples of: the family's downscale * patch.
+        seed: of the run; chooses the images for validation where no seed is given for that.
+        takes_latents: whether images may be there as latents alone, in files that sd-scripts wrote.
 
     Raises:
         UserError: something is missing, unknown, or of a wrong type.
@@ -55,7 +55,7 @@ def plans(
 def _check_kinds(dataset: Described, takes_partners: bool) -> None:
     """See that the subsets go together, and that each key says something about its kind of subset."""
     if not dataset.subsets:
-        raise UserError(f"{dataset.where} has no subsets; name at least one folder of pictures")
+        raise UserError(f"{dataset.where} has no subsets; name at least one folder of images")
     kinds: list[Kind] = [kind_of(subset) for subset in dataset.subsets]
     if not are_compatible(kinds):
         raise UserError(
@@ -116,7 +116,7 @@ def _plan(dataset: Described, options: Mapping[str, Any], weight: float, size_mu
 def _subset(values: Mapping[str, Any], where: str) -> SubsetPlan:
     kind = kind_of(values)
     if "image_dir" not in values and kind != "metadata":
-        raise UserError(f"{where}: a subset has no image_dir; name the folder of its pictures")
+        raise UserError(f"{where}: a subset has no image_dir; name the folder of its images")
     known = {name: value for name, value in values.items() if kind in KEYS[name].kinds}
     captions = {field.name for field in fields(CaptionSettings)}
     own = {field.name for field in fields(SubsetPlan)} - {"caption_extension", "image_dir"}
@@ -147,7 +147,7 @@ def _without_duplicates(subsets: Iterable[SubsetPlan], where: str) -> tuple[Subs
 def _with_resolution(
     values: Mapping[str, Any], subsets: Iterable[SubsetPlan], unit: int
 ) -> Mapping[str, Any]:
-    """Where no resolution is given, take it from metadata files that give one for each picture."""
+    """Where no resolution is given, take it from metadata files that give one for each image."""
     files = [subset.metadata_file for subset in subsets if subset.metadata_file]
     if "resolution" in values or not files:
         return values
@@ -160,11 +160,11 @@ def _with_resolution(
 
 
 def _refuse_own_sizes(subsets: Iterable[SubsetPlan], where: str) -> None:
-    """Raise UserError for a metadata file that gives every picture its size, which buckets would change."""
+    """Raise UserError for a metadata file that gives every image its size, which buckets would change."""
     for file in (subset.metadata_file for subset in subsets if subset.metadata_file):
         if train_sizes([file]):
             raise UserError(
-                f"{where}: bucket_no_upscale makes buckets of the pictures' sizes, and {file} says "
+                f"{where}: bucket_no_upscale makes buckets of the images' sizes, and {file} says "
                 "train_resolution; leave one of them out"
             )
 

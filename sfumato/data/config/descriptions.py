@@ -15,7 +15,7 @@ from typing import Any
 from sfumato.config.run.data.dataset import DatasetConfig
 from sfumato.config.run.file import FileConfig
 from sfumato.config.run.run import Run
-from sfumato.data.config.folders import has_pictures, subset_folders
+from sfumato.data.config.folders import has_images, subset_folders
 from sfumato.data.config.toml_keys import DATASET, GENERAL, SUBSET, read_table
 from sfumato.errors import UserError
 
@@ -55,7 +55,7 @@ def describe(run: Run) -> list[Described]:
 def _from_file(run: Run, path: Path) -> list[Described]:
     for name in _REPLACED:
         if getattr(run[DatasetConfig], name):
-            logger.warning("--%s is ignored: --dataset_config says where the pictures are", name)
+            logger.warning("--%s is ignored: --dataset_config says where the images are", name)
     content = _parse(path)
     for name in content.keys() - {"general", "datasets"}:
         raise UserError(f"{path}: {name!r} is not known here; the file has [general] and [[datasets]]")
@@ -105,14 +105,14 @@ def _from_options(run: Run) -> Described:
     config = run[DatasetConfig]
     if config.in_json:
         if config.conditioning_data_dir:
-            raise UserError("--in_json excludes --conditioning_data_dir: its pictures have no partners")
+            raise UserError("--in_json excludes --conditioning_data_dir: its images have no partners")
         subset = {"metadata_file": Path(config.in_json)}
         if config.train_data_dir:
             subset["image_dir"] = Path(config.train_data_dir)
         return Described("--in_json", {}, {}, (subset,))
     if not config.train_data_dir:
         raise UserError("no training data is given; use --dataset_config or --train_data_dir")
-    if config.conditioning_data_dir and has_pictures(config.train_data_dir):
+    if config.conditioning_data_dir and has_images(config.train_data_dir):
         subset = {"image_dir": Path(config.train_data_dir)}
         return Described("--train_data_dir", {}, {}, (_paired(subset, config.conditioning_data_dir),))
     return Described("--train_data_dir", {}, {}, tuple(_from_folders(config, run[FileConfig].strict)))
@@ -130,6 +130,6 @@ def _from_folders(config: DatasetConfig, strict: bool) -> list[dict[str, Any]]:
 
 
 def _paired(subset: dict[str, Any], partners: str) -> dict[str, Any]:
-    """Give a subset the folder of its control pictures: the sub-folder of the same name if there is one."""
+    """Give a subset the folder of its control images: the sub-folder of the same name if there is one."""
     own = os.path.join(partners, subset["image_dir"].name)
     return {**subset, "conditioning_data_dir": Path(own if os.path.isdir(own) else partners)}

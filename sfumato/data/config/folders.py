@@ -1,4 +1,4 @@
-"""The folder form of a data set: sub-folders named `10_cat`, ten repeats of pictures of the class `cat`."""
+"""The folder form of a data set: sub-folders named `10_cat`, ten repeats of images of the class `cat`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from sfumato.data.images.images import is_picture
+from sfumato.data.images.images import is_image
 from sfumato.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -34,10 +34,10 @@ def subset_folders(option: str, folder: str, *, strict: bool = False) -> list[di
     return subsets
 
 
-def has_pictures(folder: str) -> bool:
-    """Whether pictures lie in the folder itself."""
+def has_images(folder: str) -> bool:
+    """Whether images lie in the folder itself."""
     try:
-        return any(is_picture(name) for name in os.listdir(folder))
+        return any(is_image(name) for name in os.listdir(folder))
     except OSError:
         return False
 
@@ -52,8 +52,8 @@ def _subset(path: str, num_repeats: int, class_tokens: str) -> dict[str, Any]:
 
 
 def _advice(found: list[os.DirEntry[str]]) -> str:
-    has_some = any(is_picture(entry.name) for entry in found)
-    return "; move its pictures into one, 10_cat for example" if has_some else "; 10_cat for example"
+    has_some = any(is_image(entry.name) for entry in found)
+    return "; move its images into one, 10_cat for example" if has_some else "; 10_cat for example"
 
 
 def _warn(message: str, strict: bool) -> None:

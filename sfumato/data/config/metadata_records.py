@@ -18,7 +18,7 @@ from sfumato.errors import UserError
 
 
 class Record(NamedTuple):
-    """What a metadata file says of one picture.
+    """What a metadata file says of one image.
 
     Attributes:
         train_size: (width, height) to train it at; None leaves that to the buckets.
@@ -55,12 +55,12 @@ def read_records(path: Path) -> dict[str, Record]:
     except (json.JSONDecodeError, RecursionError) as error:
         raise UserError(f"metadata_file {path} is not valid JSON: {error}") from error
     if not isinstance(entries, dict) or not entries:
-        raise UserError(f"metadata_file {path} describes no pictures; it should map each to its caption")
+        raise UserError(f"metadata_file {path} describes no images; it should map each to its caption")
     return {key: _record(entry, f"{path}, {key!r}") for key, entry in entries.items()}
 
 
 def train_sizes(paths: Iterable[Path]) -> list[Size] | None:
-    """Return the training sizes that these files give; None unless every picture has one."""
+    """Return the training sizes that these files give; None unless every image has one."""
     sizes = [record.train_size for path in paths for record in read_records(path).values()]
     known = [size for size in sizes if size is not None]
     return known if len(known) == len(sizes) else None

@@ -13,18 +13,18 @@ from sfumato.data.images.buckets import Buckets
 
 @dataclass(frozen=True)
 class SubsetPlan:
-    """Pictures that share their settings.
+    """Images that share their settings.
 
     Attributes:
         image_dir: their folder; may be None where `metadata_file` names them by path.
-        num_repeats: how often each picture is seen in an epoch.
-        class_tokens: the caption of pictures that have none of their own.
-        is_reg: pictures that keep the model's idea of the class (prior preservation).
-        caption_extension: what a caption's file name ends in instead of the picture's suffix.
-        flip_aug: mirror each picture with probability 1/2.
+        num_repeats: how often each image is seen in an epoch.
+        class_tokens: the caption of images that have none of their own.
+        is_reg: images that keep the model's idea of the class (prior preservation).
+        caption_extension: what a caption's file name ends in instead of the image's suffix.
+        flip_aug: mirror each image with probability 1/2.
         cache_info: leave captions and sizes in a file for sd-scripts.
-        metadata_file: captions of the pictures in one file, instead of a file each.
-        conditioning_data_dir: folder of control pictures or loss masks, named like the pictures.
+        metadata_file: captions of the images in one file, instead of a file each.
+        conditioning_data_dir: folder of control images or loss masks, named like the images.
         custom_attributes: what the user notes about the subset; handed on with each batch.
         resize_interpolation: filter for resizing; None is area for shrinking, Lanczos for enlarging.
     """
@@ -48,7 +48,7 @@ class SubsetPlan:
 
     @property
     def source(self) -> Path:
-        """Where captions and pictures come from: the metadata file, or the folder."""
+        """Where captions and images come from: the metadata file, or the folder."""
         source = self.metadata_file or self.image_dir
         assert source is not None
         return source
@@ -64,13 +64,13 @@ class DatasetPlan:
     """Subsets that are trained at the same resolution and batch size.
 
     Attributes:
-        batch_size: pictures in a batch, per process.
-        network_multiplier: strength of the adapter while these pictures are trained.
-        prior_loss_weight: weight of the loss of regularisation pictures.
-        validation_split: share of each subset's pictures that is held back from training.
+        batch_size: images in a batch, per process.
+        network_multiplier: strength of the adapter while these images are trained.
+        prior_loss_weight: weight of the loss of regularisation images.
+        validation_split: share of each subset's images that is for validation, not trained.
         validation_seed: chooses them.
-        size_multiple: what sides of trained pictures must be multiples of.
-        takes_latents: pictures of metadata files may be there as latents alone; see `latents_alone.py`.
+        size_multiple: what sides of trained images must be multiples of.
+        takes_latents: images of metadata files may be there as latents alone; see `latents_alone.py`.
     """
 
     subsets: tuple[SubsetPlan, ...]

@@ -1,7 +1,7 @@
 """The three kinds of subsets, told apart by a key that only one of them has.
 
-A *folder* holds pictures with a caption file each (DreamBooth), a *metadata* subset has all its captions in
-one JSON file (fine-tuning), a *control* subset pairs each picture with a control picture or a loss mask.
+A *folder* holds images with a caption file each (DreamBooth), a *metadata* subset has all its captions in
+one JSON file (fine-tuning), a *control* subset pairs each image with a control image or a loss mask.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ Kind = Literal["folder", "metadata", "control"]
 ALL: tuple[Kind, ...] = ("folder", "metadata", "control")
 
 DESCRIBED: Mapping[Kind, str] = {
-    "folder": "plain folders of pictures",
+    "folder": "plain folders of images",
     "metadata": "subsets with metadata_file",
     "control": "subsets with conditioning_data_dir",
 }

@@ -27,12 +27,12 @@ _SHOWN = 60
 
 @dataclass(frozen=True)
 class Geometry:
-    """What pictures and latents of a model family are like.
+    """What images and latents of a model family are like.
 
     Attributes:
         channels: of latents.
-        downscale: sides of a picture over those of its latents.
-        multiple: what sides of pictures must be multiples of.
+        downscale: sides of an image over those of its latents.
+        multiple: what sides of images must be multiples of.
         scaled: from latents as cache files hold them to latents as the denoiser sees them; None where those
             are the same.
     """
@@ -47,7 +47,7 @@ def batch_of(example: Any, geometry: Geometry, where: str) -> Batch:
     """Return the batch that a mapping describes; see docs/datasets.md for its names.
 
     Args:
-        where: the mapping comes from, for messages and as the file name of its pictures.
+        where: the mapping comes from, for messages and as the file name of its images.
 
     Raises:
         UserError: something is missing, unknown, or of a wrong type, shape or range.
@@ -63,7 +63,7 @@ def _checked_names(example: Any, where: str) -> Mapping[str, Any]:
         known = ", ".join(USED)
         raise UserError(f"{where} has {strangers[0]!r}, which means nothing here; known are {known}")
     if "captions" not in given:
-        raise UserError(f"{where} has no captions; return one text for each picture")
+        raise UserError(f"{where} has no captions; return one text for each image")
     return given
 
 
@@ -97,7 +97,7 @@ class _Example:
         captions = self.given["captions"]
         is_list = isinstance(captions, Sequence) and not isinstance(captions, str)
         if not is_list or not captions or not all(isinstance(text, str) for text in captions):
-            raise self._wrong("captions", _shown(captions), "return a list of texts, one for each picture")
+            raise self._wrong("captions", _shown(captions), "return a list of texts, one for each image")
         return list(captions)
 
     def _pixels(self, count: int) -> Tensor:
@@ -124,7 +124,7 @@ class _Example:
         return geometry.scaled(latents) if geometry.scaled else latents
 
     def _size(self, latents: Tensor | None, pixels: Tensor | None) -> tuple[int, int]:
-        """Return (height, width) of the pictures, in pixels."""
+        """Return (height, width) of the images, in pixels."""
         if pixels is not None:
             return pixels.shape[2], pixels.shape[3]
         assert latents is not None

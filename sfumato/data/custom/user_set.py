@@ -1,4 +1,4 @@
-"""Batches of a user's own class (`--dataset_class package.module.Class`) instead of folders of pictures.
+"""Batches of a user's own class (`--dataset_class package.module.Class`) instead of folders of images.
 
 The class has `__len__`, the number of batches, and `__getitem__(index)`, which returns one batch as a
 mapping; no base class is needed. Order, resuming and processes are as with folders: which batch comes when is
@@ -68,7 +68,7 @@ class UserSet:
 
     @property
     def num_train_images(self) -> int:
-        """Pictures in an epoch: what the object says, or else as if all batches were like the first."""
+        """Images in an epoch: what the object says, or else as if all batches were like the first."""
         return getattr(self.batches_made, "num_train_images", 0) or self.num_batches * len(self.example)
 
     @property
@@ -78,7 +78,7 @@ class UserSet:
 
     @property
     def num_showings(self) -> int:
-        """Pictures in an epoch of any kind."""
+        """Images in an epoch of any kind."""
         return self.num_train_images
 
     @cached_property
@@ -101,7 +101,7 @@ class UserSet:
         Raises:
             UserError: what the object returns is no batch.
         """
-        return self._load(plan.epoch, plan.items[0].picture)
+        return self._load(plan.epoch, plan.items[0].image)
 
     def _load(self, epoch: int, index: int) -> Batch:
         getattr(self.batches_made, "set_current_epoch", lambda _epoch: None)(epoch)
@@ -153,7 +153,7 @@ def options_without_effect(run: Run, accepted: frozenset[str]) -> list[str]:
         if option.name not in {*told, *_STILL_MEANT, "dataset_class"}
         and getattr(section, option.name) != option.default
     ]
-    reason = "no effect with --dataset_class, which makes pictures and captions itself"
+    reason = "no effect with --dataset_class, which makes images and captions itself"
     return [f"{' and '.join(asked)} {'have' if len(asked) > 1 else 'has'} {reason}"] if asked else []
 
 

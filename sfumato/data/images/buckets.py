@@ -1,6 +1,6 @@
-"""Buckets: the few picture sizes of nearly equal area that a data set is trained at.
+"""Buckets: the few image sizes of nearly equal area that a data set is trained at.
 
-Each picture goes to the bucket of the nearest aspect ratio, is resized to cover it, and is cropped at the
+Each image goes to the bucket of the nearest aspect ratio, is resized to cover it, and is cropped at the
 centre. Sizes are (width, height) in pixels throughout.
 """
 
@@ -16,12 +16,12 @@ Size = tuple[int, int]
 
 
 class Fit(NamedTuple):
-    """How one picture meets its bucket.
+    """How one image meets its bucket.
 
     Attributes:
         bucket: the size trained at.
         resized: the size it is resized to before cropping; covers `bucket`.
-        ratio_error: the bucket's width/height minus the picture's.
+        ratio_error: the bucket's width/height minus the image's.
     """
 
     bucket: Size
@@ -31,13 +31,13 @@ class Fit(NamedTuple):
 
 @dataclass(frozen=True)
 class Buckets:
-    """The rule by which a data set's pictures are sorted into buckets.
+    """The rule by which a data set's images are sorted into buckets.
 
     Attributes:
         resolution: the size whose area no bucket exceeds.
         min_size, max_size: limits of a bucket's sides; multiples of `step`.
         step: what sides are multiples of.
-        no_upscale: never enlarge; then the limits do not count and buckets follow from the pictures.
+        no_upscale: never enlarge; then the limits do not count and buckets follow from the images.
         enabled: False makes `resolution` the only bucket.
     """
 
@@ -49,7 +49,7 @@ class Buckets:
     enabled: bool = True
 
     def fit(self, size: Size) -> Fit:
-        """Return the bucket of a picture of that size, and the size to resize it to."""
+        """Return the bucket of an image of that size, and the size to resize it to."""
         if not self.enabled:
             return covering(self.resolution, size)
         if self.no_upscale:
@@ -93,7 +93,7 @@ def _ratios(
 
 
 def covering(bucket: Size, size: Size) -> Fit:
-    """Return how a picture of that size is resized to cover the bucket, keeping its shape."""
+    """Return how an image of that size is resized to cover the bucket, keeping its shape."""
     ratio, target = size[0] / size[1], bucket[0] / bucket[1]
     scale = bucket[1] / size[1] if ratio > target else bucket[0] / size[0]
     resized = (int(size[0] * scale + 0.5), int(size[1] * scale + 0.5))
@@ -101,14 +101,14 @@ def covering(bucket: Size, size: Size) -> Fit:
 
 
 def centre_crop(resized: Size, bucket: Size) -> tuple[int, int]:
-    """Return (left, top) of the window of size `bucket` in the middle of a resized picture."""
+    """Return (left, top) of the window of size `bucket` in the middle of a resized image."""
     return (resized[0] - bucket[0]) // 2, (resized[1] - bucket[1]) // 2
 
 
 def crop_box(bucket: Size, size: Size) -> tuple[float, float, float, float]:
     """Return (left, top, right, bottom) as models that are told about cropping expect it.
 
-    It is the picture's own shape laid *inside* the bucket, not the window that is cut out; SDXL's published
+    It is the image's own shape laid *inside* the bucket, not the window that is cut out; SDXL's published
     fine-tunes were trained with these numbers.
     """
     width, height = bucket
@@ -121,7 +121,7 @@ def crop_box(bucket: Size, size: Size) -> tuple[float, float, float, float]:
 
 
 def crop_offset(bucket: Size, size: Size, flipped: bool) -> tuple[int, int]:
-    """Return the (top, left) of `crop_box`, seen in the mirrored picture if it is `flipped`."""
+    """Return the (top, left) of `crop_box`, seen in the mirrored image if it is `flipped`."""
     left, top, right, _ = crop_box(bucket, size)
     return int(top), int(bucket[0] - right if flipped else left)
 

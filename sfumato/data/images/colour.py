@@ -25,7 +25,7 @@ class Tint:
     gamma: float = 1.0
 
     def __call__(self, image: Image.Image) -> Image.Image:
-        """Return the changed RGB picture."""
+        """Return the changed RGB image."""
         if self.gamma != 1.0:
             image = image.point([round(255 * (level / 255) ** self.gamma) for level in range(256)] * 3)
         turn = round(self.hue_degrees * 256 / 360)
@@ -37,7 +37,7 @@ class Tint:
 
 
 def draw(rng: random.Random) -> Tint | None:
-    """Draw what to change: nothing for two thirds of all pictures, hue or gamma for a sixth each."""
+    """Draw what to change: nothing for two thirds of all images, hue or gamma for a sixth each."""
     if rng.random() >= _PROBABILITY:
         return None
     if rng.random() < 0.5:

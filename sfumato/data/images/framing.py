@@ -1,4 +1,4 @@
-"""Which window of a picture is trained: the middle, one at random, or one around a face.
+"""Which window of an image is trained: the middle, one at random, or one around a face.
 
 Sizes are (width, height) in pixels throughout.
 """
@@ -19,7 +19,7 @@ _FACE = re.compile(r"_(\d+)_(\d+)_(0*[1-9]\d*)_(0*[1-9]\d*)$")
 
 
 class Face(NamedTuple):
-    """Where a face lies in a picture, in pixels: its centre and its size."""
+    """Where a face lies in an image, in pixels: its centre and its size."""
 
     x: int
     y: int
@@ -28,11 +28,11 @@ class Face(NamedTuple):
 
 
 class Framing(NamedTuple):
-    """How a window is cut out of a picture.
+    """How a window is cut out of an image.
 
     Attributes:
-        resized: the size the picture is resized to first.
-        corner: (left, top) of the window in the resized picture.
+        resized: the size the image is resized to first.
+        corner: (left, top) of the window in the resized image.
         size: of the window.
     """
 
@@ -41,13 +41,13 @@ class Framing(NamedTuple):
     size: Size
 
     def cut(self, image: Image.Image, interpolation: str | None = None) -> Image.Image:
-        """Return the window; a picture of other proportions (a mask's) is stretched."""
+        """Return the window; an image of other proportions (a mask's) is stretched."""
         left, top = self.corner
         box = (left, top, left + self.size[0], top + self.size[1])
         return resize(image, self.resized, interpolation).crop(box)
 
     def offset(self, flipped: bool) -> tuple[int, int]:
-        """Return the window's (top, left), as seen in the mirrored picture if it is `flipped`."""
+        """Return the window's (top, left), as seen in the mirrored image if it is `flipped`."""
         left, top = self.corner
         return top, self.resized[0] - left - self.size[0] if flipped else left
 
@@ -58,7 +58,7 @@ def centred(fit: Fit) -> Framing:
 
 
 def at_random(resized: Size, window: Size, rng: random.Random) -> Framing:
-    """Return a window anywhere in the resized picture, every place as likely as the others."""
+    """Return a window anywhere in the resized image, every place as likely as the others."""
     left, top = (
         rng.randint(0, room) if room else 0 for room in (resized[0] - window[0], resized[1] - window[1])
     )
@@ -74,12 +74,12 @@ def around(
     *,
     wanders: bool = False,
 ) -> Framing:
-    """Return a window with the face in its middle, as far as the picture's edges let it.
+    """Return a window with the face in its middle, as far as the image's edges let it.
 
     Args:
-        size: of the picture.
+        size: of the image.
         crop_range: the window's short side, in sizes of the face; drawn between the two, but such that the
-            picture covers the window and is not enlarged without need.
+            image covers the window and is not enlarged without need.
         wanders: let the face lie anywhere, more often near the middle.
     """
     covering = max(window[0] / size[0], window[1] / size[1])

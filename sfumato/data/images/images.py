@@ -1,4 +1,4 @@
-"""Picture files: their size from the header alone, and their pixels.
+"""Image files: their size from the header alone, and their pixels.
 
 EXIF orientation is applied to sizes and pixels alike, so a portrait photograph is trained upright. PNG files
 are taken as they are: cameras do not write them, and their orientation may lie behind all their pixels.
@@ -23,12 +23,12 @@ from sfumato import installing
 from sfumato.data.images.buckets import Size
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".avif", ".jxl"})
-"""File name suffixes of pictures, in lower case; upper case is accepted too."""
+"""File name suffixes of images, in lower case; upper case is accepted too."""
 
 _ENDINGS = tuple(SUFFIXES)
 
 MAX_PIXELS = 2**29 // 3
-"""Pixels of the largest picture that is read: half a gigabyte of RGB. Pillow, too, stops there."""
+"""Pixels of the largest image that is read: half a gigabyte of RGB. Pillow, too, stops there."""
 
 _EXIF_ORIENTATION = 0x0112
 # What Pillow raises for files that are cut short or damaged, apart from OSError.
@@ -39,12 +39,12 @@ _JXL_STARTS = (b"\xff\x0a", b"\0\0\0\x0cJXL ")
 _LARGE_JPEG = 50_000_000
 
 
-class BrokenPictureError(Exception):
-    """A picture file that cannot be read; the message says why, without the path."""
+class BrokenImageError(Exception):
+    """An image file that cannot be read; the message says why, without the path."""
 
 
 class ImageHeader(NamedTuple):
-    """What is known of a picture without its pixels: upright (width, height); whether it has more frames."""
+    """What is known of an image without its pixels: upright (width, height); whether it has more frames."""
 
     size: Size
     is_animated: bool = False
@@ -53,7 +53,7 @@ class ImageHeader(NamedTuple):
         return f"{self.size[0]}x{self.size[1]}{' animated' if self.is_animated else ''}"
 
     @classmethod
-    @lru_cache(4096)  # many pictures have the same size
+    @lru_cache(4096)  # many images have the same size
     def parse(cls, text: str) -> ImageHeader:
         """Return the header that `str` made this text of."""
         size, _, kind = text.partition(" ")
@@ -61,13 +61,13 @@ class ImageHeader(NamedTuple):
         return cls((int(width), int(height)), bool(kind))
 
 
-def is_picture(name: str) -> bool:
-    """Whether a file of that name is a picture; `.png` alone is a hidden file without a suffix."""
+def is_image(name: str) -> bool:
+    """Whether a file of that name is an image; `.png` alone is a hidden file without a suffix."""
     return name.lower().endswith(_ENDINGS) and name.rpartition(".")[0].strip(".") != ""
 
 
 def stem(path: str) -> str:
-    """Return a picture's path or name without its suffix; `splitext` takes six times as long for it."""
+    """Return an image's path or name without its suffix; `splitext` takes six times as long for it."""
     return path.rpartition(".")[0]
 
 
@@ -80,14 +80,14 @@ def read_header(path: str | Path) -> ImageHeader:
     """Return size and kind from a file's header, without decoding its pixels.
 
     Raises:
-        BrokenPictureError: the header is damaged or of no known format, or the picture too large to read.
+        BrokenImageError: the header is damaged or of no known format, or the image too large to read.
     """
     with _naming_faults(), open(path, "rb") as file:
         start = file.read(256)
         if start.startswith(b"\x89PNG\r\n\x1a\n") and start[12:16] == b"IHDR":
             return _png_header(start)
         if not start:
-            raise BrokenPictureError("the file is empty")
+            raise BrokenImageError("the file is empty")
         _register_format(start)
         file.seek(0)
         with Image.open(file) as image:
@@ -97,7 +97,7 @@ def read_header(path: str | Path) -> ImageHeader:
 def decode(
     path: str | Path, *, alpha: bool = False, at_least: Size | None = None, large: int = _LARGE_JPEG
 ) -> Image.Image:
-    """Return the upright picture in RGB; of several frames the first.
+    """Return the upright image in RGB; of several frames the first.
 
     Args:
         alpha: return RGBA; otherwise transparency is dropped, and the colours stored below it show.
@@ -105,7 +105,7 @@ def decode(
             not smaller than this (width, height).
 
     Raises:
-        BrokenPictureError: the file is damaged, or the picture too large to read.
+        BrokenImageError: the file is damaged, or the image too large to read.
     """
     with _naming_faults(), open(path, "rb") as file:
         _register_format(file.read(12))
@@ -126,26 +126,26 @@ def to_tensor(image: Image.Image) -> Tensor:
 
 @contextmanager
 def _naming_faults() -> Iterator[None]:
-    """Turn everything that reading a damaged file may raise into BrokenPictureError."""
+    """Turn everything that reading a damaged file may raise into BrokenImageError."""
     try:
         yield
     except UnidentifiedImageError as error:
-        raise BrokenPictureError("not a picture, or of a format that Pillow cannot read here") from error
+        raise BrokenImageError("not an image, or of a format that Pillow cannot read here") from error
     except Image.DecompressionBombError as error:
-        raise BrokenPictureError(_TOO_LARGE) from error
+        raise BrokenImageError(_TOO_LARGE) from error
     except OSError as error:
-        raise BrokenPictureError(error.strerror or str(error)) from error
+        raise BrokenImageError(error.strerror or str(error)) from error
     except _DECODING_ERRORS as error:
-        raise BrokenPictureError(str(error)) from error
+        raise BrokenImageError(str(error)) from error
 
 
 def _png_header(start: bytes) -> ImageHeader:
     """Read the first 256 bytes of a PNG: ten times faster than Pillow's way, and most data sets are PNG."""
     if len(start) < 24:
-        raise BrokenPictureError("the file is cut short")
+        raise BrokenImageError("the file is cut short")
     width, height = struct.unpack(">II", start[16:24])
     if width * height > MAX_PIXELS:
-        raise BrokenPictureError(_TOO_LARGE)
+        raise BrokenImageError(_TOO_LARGE)
     return ImageHeader((width, height), b"acTL" in start)
 
 
@@ -153,7 +153,7 @@ def _register_format(start: bytes) -> None:
     """Let Pillow read the format of a file that begins so, where that takes a plugin."""
     if start.startswith(_JXL_STARTS):
         if importlib.util.find_spec("pillow_jxl") is None:
-            raise BrokenPictureError(f"JPEG XL needs a plugin: run {installing.command_for('pillow_jxl')}")
+            raise BrokenImageError(f"JPEG XL needs a plugin: run {installing.command_for('pillow_jxl')}")
         importlib.import_module("pillow_jxl")
 
 
@@ -163,7 +163,7 @@ def _is_animated(image: Image.Image) -> bool:
 
 
 def _in_colour(image: Image.Image, alpha: bool) -> Image.Image:
-    """Return a picture of any mode in RGB, or in RGBA with `alpha`."""
+    """Return an image of any mode in RGB, or in RGBA with `alpha`."""
     if image.mode.startswith("I"):
         # Pillow's own conversion cuts 16 bits off at 255: nearly everything white.
         values = np.asarray(image).astype(np.float32) / 257

@@ -1,4 +1,4 @@
-"""Loss masks: how much each pixel of a picture counts, from its transparency or from a picture beside it."""
+"""Loss masks: how much each pixel of an image counts, from its transparency or from an image beside it."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from sfumato.data.images.images import decode
 
 @dataclass(frozen=True)
 class MaskSource:
-    """Where a picture's mask comes from.
+    """Where an image's mask comes from.
 
     Attributes:
-        path: of the picture whose red channel is the mask; None where it is the picture's own transparency.
+        path: of the image whose red channel is the mask; None where it is the image's own transparency.
     """
 
     path: str | None = None
 
     @property
     def is_alpha(self) -> bool:
-        """Whether the mask is the picture's own transparency; opaque pictures count fully."""
+        """Whether the mask is the image's own transparency; opaque images count fully."""
         return self.path is None
 
 
 def decode_mask(path: str) -> Image.Image:
-    """Return the mask that a picture's red channel is: black does not count, 255 counts fully.
+    """Return the mask that an image's red channel is: black does not count, 255 counts fully.
 
     Raises:
-        BrokenPictureError: the file is damaged.
+        BrokenImageError: the file is damaged.
     """
     return decode(path).getchannel("R")
 

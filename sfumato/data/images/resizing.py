@@ -1,4 +1,4 @@
-"""Pictures resized: by area averaging where they shrink, by Lanczos where they grow, or by a chosen filter.
+"""Images resized: by area averaging where they shrink, by Lanczos where they grow, or by a chosen filter.
 
 Averaging is our own and exact: Pillow's BOX counts whole pixels only, and OpenCV, whose INTER_AREA is meant,
 would be a large dependency for one filter. Everything else is Pillow's.

@@ -1,7 +1,7 @@
-"""Captions and sizes of a folder's pictures in a file, as sd-scripts keeps them with `cache_info`.
+"""Captions and sizes of a folder's images in a file, as sd-scripts keeps them with `cache_info`.
 
-It is written for sd-scripts, which believes it without looking at the pictures. Nothing is read from it here:
-the index beside the pictures (`index.py`) saves the same work and knows when a file has changed.
+It is written for sd-scripts, which believes it without looking at the images. Nothing is read from it here:
+the index beside the images (`index.py`) saves the same work and knows when a file has changed.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from typing import Any
 
 from sfumato.checkpoints.atomic import atomic_file
 from sfumato.data.sources.complaints import Complaints
-from sfumato.data.sources.image_table import Picture
+from sfumato.data.sources.image_table import TrainingImage
 from sfumato.errors import UserError
 
 NAME = "metadata_cache.json"
 
 
-def kept(pictures: Iterable[Picture], folder: str, complaints: Complaints) -> Iterator[Picture]:
-    """Yield a folder's pictures; when all are known, write the file unless it says the same already."""
+def kept(images: Iterable[TrainingImage], folder: str, complaints: Complaints) -> Iterator[TrainingImage]:
+    """Yield a folder's images; when all are known, write the file unless it says the same already."""
     entries: dict[str, Any] = {}
-    for picture in pictures:
-        entries[picture.path] = {"caption": picture.caption, "resolution": list(picture.size)}
-        yield picture
+    for image in images:
+        entries[image.path] = {"caption": image.caption, "resolution": list(image.size)}
+        yield image
     if not entries:
         return
     text = json.dumps(entries, indent=2, ensure_ascii=False)

@@ -33,7 +33,7 @@ class Complaints:
     """Warnings about the data, or errors where the user asked for strictness.
 
     Attributes:
-        broken: (path, reason) of each picture that is left out.
+        broken: (path, reason) of each image that is left out.
         warnings: everything else that was said, in order.
         notes: what is worth knowing, though nothing is wrong.
     """
@@ -57,7 +57,7 @@ class Complaints:
             self.notes.append(Complaint(printable(message), tuple(files[:MOST_FILES]), kind))
 
     def leave_out(self, path: str, reason: str) -> None:
-        """Note a picture that cannot be used, and name it; once, though several data sets may have it."""
+        """Note an image that cannot be used, and name it; once, though several data sets may have it."""
         if self._say(f"{path} is left out: {reason}"):
             self.broken.append((path, reason))
 

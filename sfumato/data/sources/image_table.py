@@ -1,6 +1,6 @@
-"""The pictures of a data set in columns.
+"""The images of a data set in columns.
 
-An object for each picture would take several times the memory, and once more in every worker: looking at an
+An object for each image would take several times the memory, and once more in every worker: looking at an
 object writes its reference count, so that a forked process gets its own copy of the page.
 """
 
@@ -18,21 +18,21 @@ State = tuple[int, int]
 """What tells one file from another: its size in bytes, the time of its last change in ns."""
 
 _ROWS = 1000
-"""Pictures that become columns together: lists of them are fast to make, and of so few take little memory."""
+"""Images that become columns together: lists of them are fast to make, and of so few take little memory."""
 
 
-class Picture(NamedTuple):
-    """One picture of a data set.
+class TrainingImage(NamedTuple):
+    """One image of a data set.
 
     Attributes:
-        path: a string: with a hundred thousand pictures, Path objects would cost more than all the rest.
+        path: a string: with a hundred thousand images, Path objects would cost more than all the rest.
         size: upright (width, height).
         caption: one line, or several where wildcards are enabled.
         subset: index of its subset in the data set's plan.
-        num_repeats: how often it is seen in an epoch; for regularisation pictures after balancing.
+        num_repeats: how often it is seen in an epoch; for regularisation images after balancing.
         state: of its file, from before its header was read.
-        conditioning: path of its control picture or loss mask, where its subset has a folder of them.
-        train_size: (width, height) of its bucket, where that is given for each picture.
+        conditioning: path of its control image or loss mask, where its subset has a folder of them.
+        train_size: (width, height) of its bucket, where that is given for each image.
     """
 
     path: str
@@ -86,14 +86,14 @@ def _large_numbers() -> array[int]:
 
 
 @dataclass
-class PictureTable(Sequence[Picture]):
-    """Pictures by index; a `Picture` is made when it is asked for.
+class ImageTable(Sequence[TrainingImage]):
+    """Images by index; a `TrainingImage` is made when it is asked for.
 
     Attributes:
-        paths, captions, conditionings, widths, heights, subsets, repeats: what each picture has of these;
+        paths, captions, conditionings, widths, heights, subsets, repeats: what each image has of these;
             no conditioning is "".
-        num_bytes, times_ns: the state of each picture's file.
-        train_widths, train_heights: empty unless a size to train at is given for every picture.
+        num_bytes, times_ns: the state of each image's file.
+        train_widths, train_heights: empty unless a size to train at is given for every image.
     """
 
     paths: Texts = field(default_factory=Texts)
@@ -108,43 +108,43 @@ class PictureTable(Sequence[Picture]):
     num_bytes: array[int] = field(default_factory=_large_numbers)
     times_ns: array[int] = field(default_factory=_large_numbers)
 
-    def extend(self, pictures: Iterable[Picture]) -> None:
-        """Add pictures at the end."""
-        rows = iter(pictures)
+    def extend(self, images: Iterable[TrainingImage]) -> None:
+        """Add images at the end."""
+        rows = iter(images)
         while some := list(islice(rows, _ROWS)):
-            self._take_train_sizes([picture.train_size for picture in some])
-            self.paths.extend([picture.path for picture in some])
-            self.captions.extend([picture.caption for picture in some])
-            self.conditionings.extend([picture.conditioning or "" for picture in some])
-            self.widths.extend([picture.size[0] for picture in some])
-            self.heights.extend([picture.size[1] for picture in some])
-            self.subsets.extend([picture.subset for picture in some])
-            self.repeats.extend([picture.num_repeats for picture in some])
-            self.num_bytes.extend([picture.state[0] for picture in some])
-            self.times_ns.extend([picture.state[1] for picture in some])
+            self._take_train_sizes([image.train_size for image in some])
+            self.paths.extend([image.path for image in some])
+            self.captions.extend([image.caption for image in some])
+            self.conditionings.extend([image.conditioning or "" for image in some])
+            self.widths.extend([image.size[0] for image in some])
+            self.heights.extend([image.size[1] for image in some])
+            self.subsets.extend([image.subset for image in some])
+            self.repeats.extend([image.num_repeats for image in some])
+            self.num_bytes.extend([image.state[0] for image in some])
+            self.times_ns.extend([image.state[1] for image in some])
 
     @property
     def sizes(self) -> Iterator[Size]:
-        """Yield the upright (width, height) of each picture."""
+        """Yield the upright (width, height) of each image."""
         return zip(self.widths, self.heights, strict=True)
 
     @property
     def train_sizes(self) -> Iterator[Size | None]:
-        """Yield the (width, height) that each picture is to be trained at, or None for ever."""
+        """Yield the (width, height) that each image is to be trained at, or None for ever."""
         given = zip(self.train_widths, self.train_heights, strict=True)
         return given if self.has_train_sizes else repeat(None)
 
     def train_size(self, index: int) -> Size | None:
-        """Return the (width, height) that a picture is to be trained at, if that is given."""
+        """Return the (width, height) that an image is to be trained at, if that is given."""
         return (self.train_widths[index], self.train_heights[index]) if self.has_train_sizes else None
 
     @property
     def has_train_sizes(self) -> bool:
-        """Whether it is given for the pictures what size each is trained at."""
+        """Whether it is given for the images what size each is trained at."""
         return bool(self.train_widths)
 
     def _take_train_sizes(self, sizes: Sequence[Size | None]) -> None:
-        """Add the sizes of new pictures, or forget all sizes if one is missing."""
+        """Add the sizes of new images, or forget all sizes if one is missing."""
         given = [size for size in sizes if size is not None]
         if len(given) == len(sizes) and len(self.train_widths) == len(self):
             self.train_widths.extend([width for width, _ in given])
@@ -156,13 +156,13 @@ class PictureTable(Sequence[Picture]):
         return len(self.repeats)
 
     @overload
-    def __getitem__(self, index: int) -> Picture: ...
+    def __getitem__(self, index: int) -> TrainingImage: ...
     @overload
-    def __getitem__(self, index: slice) -> list[Picture]: ...
-    def __getitem__(self, index: int | slice) -> Picture | list[Picture]:
+    def __getitem__(self, index: slice) -> list[TrainingImage]: ...
+    def __getitem__(self, index: int | slice) -> TrainingImage | list[TrainingImage]:
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
-        return Picture(
+        return TrainingImage(
             path=self.paths[index],
             size=(self.widths[index], self.heights[index]),
             caption=self.captions[index],

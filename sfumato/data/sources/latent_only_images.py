@@ -1,4 +1,4 @@
-"""Pictures of which only latents are left: sd-scripts' `<picture>.npz`, with the picture's size in it.
+"""Images of which only latents are left: sd-scripts' `<image>.npz`, with the image's size in it.
 
 Pixels and loss masks are gone, so such files serve only where latents come from files.
 """
@@ -9,22 +9,22 @@ import zipfile
 
 import numpy as np
 
-from sfumato.data.images.images import BrokenPictureError, ImageHeader
+from sfumato.data.images.images import BrokenImageError, ImageHeader
 
 SUFFIX = ".npz"
 
 
 def read_header(path: str) -> ImageHeader:
-    """Return the (width, height) of the picture that the latents in a file were made of.
+    """Return the (width, height) of the image that the latents in a file were made of.
 
     Raises:
-        BrokenPictureError: the file is damaged, or holds no latents.
+        BrokenImageError: the file is damaged, or holds no latents.
     """
     try:
         with np.load(path, allow_pickle=False) as archive:
             if not {"latents", "original_size"} <= set(archive.files):
-                raise BrokenPictureError("it holds no latents, or not the size of their picture")
+                raise BrokenImageError("it holds no latents, or not the size of their image")
             width, height = archive["original_size"].tolist()
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise BrokenPictureError(f"it cannot be read: {error}") from error
+        raise BrokenImageError(f"it cannot be read: {error}") from error
     return ImageHeader((int(width), int(height)))

@@ -1,7 +1,7 @@
-"""Metadata files: captions, tags and training sizes of many pictures in one JSON file.
+"""Metadata files: captions, tags and training sizes of many images in one JSON file.
 
 The preparation tools write `{"<key>": {"caption": ..., "tags": ..., "train_resolution": [w, h]}}`, where a
-key is a path or the stem of a file in the picture folder. A `.jsonl` file has one object a line instead, with
+key is a path or the stem of a file in the image folder. A `.jsonl` file has one object a line instead, with
 its `image_path`.
 """
 
@@ -16,13 +16,13 @@ from typing import NamedTuple
 from sfumato.data.captions.captions import CaptionSettings
 from sfumato.data.config.metadata_records import read_records
 from sfumato.data.images.buckets import Size
-from sfumato.data.images.images import is_picture
+from sfumato.data.images.images import is_image
 from sfumato.data.sources import latent_only_images
 from sfumato.log import counted, plural
 
 
 class Entry(NamedTuple):
-    """A picture that was found: its path, its caption, and the (width, height) to train it at, if given."""
+    """An image that was found: its path, its caption, and the (width, height) to train it at, if given."""
 
     path: str
     caption: str
@@ -37,32 +37,32 @@ def entries(
     *,
     takes_latents: bool = False,
 ) -> list[Entry]:
-    """Return the pictures that a metadata file describes, in its order; `warn` is told what is missing.
+    """Return the images that a metadata file describes, in its order; `warn` is told what is missing.
 
     Args:
-        takes_latents: take a file of latents, `<key>.npz`, for a picture that is not there.
+        takes_latents: take a file of latents, `<key>.npz`, for an image that is not there.
 
     Raises:
         UserError: the file cannot be used.
     """
     records, find = read_records(path), Finder(image_dir)
-    found = {key: picture for key in records if (picture := find(key, takes_latents=takes_latents))}
+    found = {key: image for key in records if (image := find(key, takes_latents=takes_latents))}
     if missing := [key for key in records if key not in found]:
         kept = not takes_latents and any(find(key, takes_latents=True) for key in missing)
         hint = "; latents of some are: --cache_latents_to_disk may train from them" if kept else ""
         warn(
-            f"{len(missing)} of {counted(len(records), 'picture')} in {path} "
+            f"{len(missing)} of {counted(len(records), 'image')} in {path} "
             f"{plural(len(missing), 'is', 'are')} not {_where(image_dir)} and left out, "
             f"the first is {missing[0]!r}{hint}"
         )
     if silent := [key for key in found if not (records[key].caption or records[key].tags)]:
         warn(
-            f"{len(silent)} of {counted(len(records), 'picture')} in {path} "
+            f"{len(silent)} of {counted(len(records), 'image')} in {path} "
             f"{plural(len(silent), 'has', 'have')} neither caption nor tags: trained without a caption, "
             f"the first is {silent[0]!r}"
         )
     return [
-        Entry(picture, records[key].text(settings), records[key].train_size) for key, picture in found.items()
+        Entry(image, records[key].text(settings), records[key].train_size) for key, image in found.items()
     ]
 
 
@@ -71,20 +71,20 @@ def _where(image_dir: Path | None) -> str:
 
 
 class Finder:
-    """Finds the picture that a key stands for; each folder is listed once."""
+    """Finds the image that a key stands for; each folder is listed once."""
 
     def __init__(self, image_dir: Path | None) -> None:
         self._image_dir = None if image_dir is None else str(image_dir)
         self._listed = cache(_Listing.of)
 
     def __call__(self, key: str, *, takes_latents: bool = False) -> str | None:
-        """Return the path of the key's picture or, if they will do, its latents; None without either."""
-        return self._picture(key) or (self._latents(key) if takes_latents else None)
+        """Return the path of the key's image or, if they will do, its latents; None without either."""
+        return self._image(key) or (self._latents(key) if takes_latents else None)
 
-    def _picture(self, key: str) -> str | None:
-        """Return the key itself, or a file in the picture folder."""
+    def _image(self, key: str) -> str | None:
+        """Return the key itself, or a file in the image folder."""
         folder, name = os.path.split(key)
-        if (folder or self._image_dir is None) and name in self._listed(folder).pictures:
+        if (folder or self._image_dir is None) and name in self._listed(folder).images:
             return key
         if self._image_dir is None:
             return None
@@ -93,7 +93,7 @@ class Finder:
         return os.path.join(folder, found) if found else None
 
     def _latents(self, key: str) -> str | None:
-        """Return the file of latents beside the key, or of that name in the picture folder."""
+        """Return the file of latents beside the key, or of that name in the image folder."""
         beside = os.path.splitext(key)[0] + latent_only_images.SUFFIX
         places = [beside] if os.path.dirname(key) or self._image_dir is None else []
         if self._image_dir is not None:
@@ -108,9 +108,9 @@ class Finder:
 
 
 class _Listing(NamedTuple):
-    """The pictures in a folder, and their names by stem; of several with a stem the first counts."""
+    """The images in a folder, and their names by stem; of several with a stem the first counts."""
 
-    pictures: frozenset[str]
+    images: frozenset[str]
     by_stem: dict[str, str]
     latents: frozenset[str]
 
@@ -120,9 +120,9 @@ class _Listing(NamedTuple):
             names = sorted(os.listdir(folder or "."), reverse=True)
         except OSError:
             names = []
-        pictures = [name for name in names if is_picture(name)]
+        images = [name for name in names if is_image(name)]
         latents = frozenset(name for name in names if name.endswith(latent_only_images.SUFFIX))
-        return cls(frozenset(pictures), {os.path.splitext(name)[0]: name for name in pictures}, latents)
+        return cls(frozenset(images), {os.path.splitext(name)[0]: name for name in images}, latents)
 
     def named(self, name: str) -> str | None:
-        return name if name in self.pictures else self.by_stem.get(name)
+        return name if name in self.images else self.by_stem.get(name)

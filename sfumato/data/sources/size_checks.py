@@ -1,4 +1,4 @@
-"""Whether pictures have what their subset's settings need: masks that fit them, faces in their names."""
+"""Whether images have what their subset's settings need: masks that fit them, faces in their names."""
 
 from __future__ import annotations
 
@@ -8,44 +8,44 @@ from collections.abc import Iterable, Iterator
 from sfumato.data.config.plan import SubsetPlan
 from sfumato.data.images.buckets import Size
 from sfumato.data.images.framing import face_of
-from sfumato.data.images.images import BrokenPictureError, ImageHeader, read_header
+from sfumato.data.images.images import BrokenImageError, ImageHeader, read_header
 from sfumato.data.sources.complaints import Complaints
-from sfumato.data.sources.image_table import Picture
+from sfumato.data.sources.image_table import TrainingImage
 from sfumato.data.sources.index import Index
 from sfumato.log import counted, plural
 
-# Two sizes of one picture, rounded to whole pixels, differ by less.
+# Two sizes of one image, rounded to whole pixels, differ by less.
 _MOST_DIFFERENCE = 0.02
 
 
 def checked(
-    pictures: Iterable[Picture], subset: SubsetPlan, complaints: Complaints, index: Index
-) -> Iterator[Picture]:
-    """Yield the pictures without those whose mask or control picture is broken; name what does not fit."""
+    images: Iterable[TrainingImage], subset: SubsetPlan, complaints: Complaints, index: Index
+) -> Iterator[TrainingImage]:
+    """Yield the images without those whose mask or control image is broken; name what does not fit."""
     total, stretched, faceless = 0, [], []
-    for picture in pictures:
+    for image in images:
         total += 1
-        if picture.conditioning:
+        if image.conditioning:
             try:
-                size = _size(picture.conditioning, index)
-            except BrokenPictureError as error:
-                complaints.leave_out(picture.path, f"{picture.conditioning} beside it is broken: {error}")
+                size = _size(image.conditioning, index)
+            except BrokenImageError as error:
+                complaints.leave_out(image.path, f"{image.conditioning} beside it is broken: {error}")
                 continue
-            if not _are_alike(size, picture.size):
-                stretched.append(os.path.basename(picture.conditioning))
-        if subset.face_crop_aug_range and face_of(picture.path) is None:
-            faceless.append(os.path.basename(picture.path))
-        yield picture
+            if not _are_alike(size, image.size):
+                stretched.append(os.path.basename(image.conditioning))
+        if subset.face_crop_aug_range and face_of(image.path) is None:
+            faceless.append(os.path.basename(image.path))
+        yield image
     if stretched:
         complaints.warn(
-            f"{len(stretched)} of {counted(total, 'picture')} in {subset.conditioning_data_dir} "
+            f"{len(stretched)} of {counted(total, 'image')} in {subset.conditioning_data_dir} "
             f"{plural(len(stretched), 'is', 'are')} stretched to the proportions of what "
             f"{plural(len(stretched), 'it belongs', 'they belong')} to, the first is {stretched[0]}",
             stretched,
         )
     if faceless:
         complaints.warn(
-            f"{len(faceless)} of {counted(total, 'picture')} of {subset.source} "
+            f"{len(faceless)} of {counted(total, 'image')} of {subset.source} "
             f"{plural(len(faceless), 'has', 'have')} no face in the name "
             f"(_<centre x>_<centre y>_<width>_<height>), so that face_crop_aug_range does nothing to "
             f"{plural(len(faceless), 'it', 'them')}, the first is {faceless[0]}",

@@ -1,4 +1,4 @@
-"""What lies in a data set's folders: pictures, their sizes, their captions, and what is wrong with them.
+"""What lies in a data set's folders: images, their sizes, their captions, and what is wrong with them.
 
 Only names and headers are read, so that a mistake shows in seconds.
 """
@@ -15,10 +15,10 @@ from sfumato.data.captions.caption_files import CaptionFile, UnreadableCaptionEr
 from sfumato.data.config.plan import DatasetPlan, SubsetPlan
 from sfumato.data.images import conditioning
 from sfumato.data.images.buckets import Size
-from sfumato.data.images.images import BrokenPictureError, ImageHeader, is_picture, read_header, stem
+from sfumato.data.images.images import BrokenImageError, ImageHeader, is_image, read_header, stem
 from sfumato.data.sources import cache_info, latent_only_images, metadata_file, size_checks, validation
 from sfumato.data.sources.complaints import Complaints
-from sfumato.data.sources.image_table import Picture, PictureTable, State
+from sfumato.data.sources.image_table import ImageTable, State, TrainingImage
 from sfumato.data.sources.index import Index, Status
 from sfumato.errors import UserError
 from sfumato.log import counted, plural
@@ -26,17 +26,17 @@ from sfumato.log import counted, plural
 _CAPTION_SUFFIXES = (".txt", ".caption", ".tags", ".cap")
 
 
-def read(plan: DatasetPlan, complaints: Complaints, index: Index | None = None) -> PictureTable:
-    """Return the pictures to train on; see `read_split`."""
+def read(plan: DatasetPlan, complaints: Complaints, index: Index | None = None) -> ImageTable:
+    """Return the images to train on; see `read_split`."""
     return read_split(plan, complaints, index)[0]
 
 
 def read_split(
     plan: DatasetPlan, complaints: Complaints, index: Index | None = None
-) -> tuple[PictureTable, PictureTable]:
-    """Return the pictures to train on and those held back for validation.
+) -> tuple[ImageTable, ImageTable]:
+    """Return the images to train on, and the validation images.
 
-    The first are of all subsets, regularisation pictures repeated as often as the others need.
+    The first are of all subsets, regularisation images repeated as often as the others need.
 
     Args:
         index: what was found out about the files before; whatever is new is added.
@@ -45,18 +45,18 @@ def read_split(
         UserError: nothing to train on is left, or `complaints` is strict and something is wrong.
     """
     index = index or Index()
-    found, held_back = PictureTable(), PictureTable()
-    for pictures in _read_subsets(plan, complaints, index, is_reg=False):
+    found, held_back = ImageTable(), ImageTable()
+    for images in _read_subsets(plan, complaints, index, is_reg=False):
         if plan.validation_split:
-            trained, rest = validation.split(list(pictures), plan.validation_split, plan.validation_seed)
+            trained, rest = validation.split(list(images), plan.validation_split, plan.validation_seed)
             found.extend(trained)
-            held_back.extend(picture._replace(num_repeats=1) for picture in rest)
+            held_back.extend(image._replace(num_repeats=1) for image in rest)
         else:
-            found.extend(pictures)
+            found.extend(images)
     if plan.validation_split and found and not held_back:
         complaints.warn(
-            f"validation_split {plan.validation_split} of {counted(len(found), 'picture')} is less than one "
-            "picture of each subset: there is no validation"
+            f"validation_split {plan.validation_split} of {counted(len(found), 'image')} is less than one "
+            "image of each subset: there is no validation"
         )
     if not found:
         raise UserError(_why_none(plan, bool(held_back)))
@@ -67,19 +67,19 @@ def read_split(
     return found, held_back
 
 
-def _why_none(plan: DatasetPlan, is_held_back: bool) -> str:
+def _why_none(plan: DatasetPlan, is_validation: bool) -> str:
     folders = ", ".join(str(subset.source) for subset in plan.subsets if not subset.is_reg)
     if not folders:
-        return "every subset of the data set is_reg; add one of the pictures to train on"
-    if is_held_back:
+        return "every subset of the data set is_reg; add one of the images to train on"
+    if is_validation:
         share = plan.validation_split
-        return f"validation_split {share} holds back every picture of {folders}; use a smaller share"
-    return f"no pictures to train on in {folders}; check image_dir and num_repeats"
+        return f"validation_split {share} leaves no image of {folders} to train on; use a smaller share"
+    return f"no images to train on in {folders}; check image_dir and num_repeats"
 
 
 def _read_subsets(
     plan: DatasetPlan, complaints: Complaints, index: Index, *, is_reg: bool
-) -> Iterator[Iterator[Picture]]:
+) -> Iterator[Iterator[TrainingImage]]:
     for number, subset in enumerate(plan.subsets):
         if subset.is_reg == is_reg:
             found = _read_subset(number, subset, plan, complaints, index)
@@ -89,7 +89,7 @@ def _read_subsets(
 
 def _read_subset(
     number: int, subset: SubsetPlan, plan: DatasetPlan, complaints: Complaints, index: Index
-) -> Iterator[Picture]:
+) -> Iterator[TrainingImage]:
     if subset.num_repeats < 1:
         complaints.warn(f"{subset.source} is ignored: num_repeats is {subset.num_repeats}; use 1 or more")
         return
@@ -99,11 +99,11 @@ def _read_subset(
     rows = zip(headers, found.paths, found.captions, found.partners, found.train_sizes, strict=True)
     for (header, state), path, caption, partner, train_size in rows:
         if header is not None and caption is not None:
-            yield Picture(path, header.size, caption, number, repeats, state, partner, train_size)
+            yield TrainingImage(path, header.size, caption, number, repeats, state, partner, train_size)
 
 
 class _Found(NamedTuple):
-    """Pictures before their headers are read, in columns; a caption is None if it cannot be read."""
+    """Images before their headers are read, in columns; a caption is None if it cannot be read."""
 
     paths: Sequence[str] = ()
     captions: Sequence[str | None] = ()
@@ -134,9 +134,9 @@ def _in_folder(subset: SubsetPlan, _plan: DatasetPlan, complaints: Complaints, i
     names = _list(folder, complaints, "image_dir")
     if names is None:
         return _Found()
-    images = sorted(filter(is_picture, names))
+    images = sorted(filter(is_image, names))
     if not images:
-        complaints.warn(f"{folder} has no pictures and is ignored; check image_dir")
+        complaints.warn(f"{folder} has no images and is ignored; check image_dir")
         return _Found()
     partners = _partners(images, subset, complaints)
     if subset.conditioning_data_dir:
@@ -148,7 +148,7 @@ def _in_folder(subset: SubsetPlan, _plan: DatasetPlan, complaints: Complaints, i
 
 
 def _partners(images: Sequence[str], subset: SubsetPlan, complaints: Complaints) -> dict[str, str]:
-    """Return the control picture or mask of each picture, where the subset has a folder of them."""
+    """Return the control image or mask of each image, where the subset has a folder of them."""
     if subset.conditioning_data_dir is None:
         return {}
     folder = str(subset.conditioning_data_dir)
@@ -156,8 +156,8 @@ def _partners(images: Sequence[str], subset: SubsetPlan, complaints: Complaints)
     partners = conditioning.pairs(images, folder, names)
     if lonely := conditioning.lonely(images, partners):
         complaints.warn(
-            f"{len(lonely)} of {counted(len(images), 'picture')} in {subset.image_dir} "
-            f"{plural(len(lonely), 'has', 'have')} no picture of the same name in {folder} and "
+            f"{len(lonely)} of {counted(len(images), 'image')} in {subset.image_dir} "
+            f"{plural(len(lonely), 'has', 'have')} no image of the same name in {folder} and "
             f"{plural(len(lonely), 'is', 'are')} left out, the first is {lonely[0]}"
         )
     return partners
@@ -170,8 +170,8 @@ def _name_surplus(plan: DatasetPlan, partners: Iterable[str | None], complaints:
         names = _list(folder, complaints, "conditioning_data_dir") or set()
         if surplus := conditioning.surplus(used, folder, names):
             complaints.warn(
-                f"{counted(len(surplus), 'picture')} in {folder} {plural(len(surplus), 'belongs', 'belong')} "
-                f"to no picture that is trained, the first is {surplus[0]}"
+                f"{counted(len(surplus), 'image')} in {folder} {plural(len(surplus), 'belongs', 'belong')} "
+                f"to no image that is trained, the first is {surplus[0]}"
             )
 
 
@@ -188,7 +188,7 @@ def _list(folder: str, complaints: Complaints, key: str) -> set[str] | None:
 def _headers(
     paths: Sequence[str], subset: SubsetPlan, plan: DatasetPlan, complaints: Complaints, index: Index
 ) -> Iterator[tuple[ImageHeader | None, State]]:
-    """Yield the header of each picture, or None if it cannot be used, and the state of its file."""
+    """Yield the header of each image, or None if it cannot be used, and the state of its file."""
     least = plan.buckets.step if plan.buckets.enabled and plan.buckets.no_upscale else 1
     animated = []
     recalled = index.recall_all(zip(repeat("picture"), paths))
@@ -202,7 +202,7 @@ def _headers(
             animated.append(os.path.basename(path))
         yield header, (status.st_size, status.st_mtime_ns) if status else (0, 0)
     if animated:
-        number, verb = counted(len(animated), "picture"), plural(len(animated), "is", "are")
+        number, verb = counted(len(animated), "image"), plural(len(animated), "is", "are")
         message = f"{number} in {subset.source} {verb} animated, the first is {animated[0]}"
         complaints.note(f"{message}: of each, the first frame is trained", animated, "animated")
 
@@ -212,7 +212,7 @@ def _header(path: str, status: Status, complaints: Complaints, index: Index) -> 
     try:
         read = latent_only_images.read_header if path.endswith(latent_only_images.SUFFIX) else read_header
         header = read(path)
-    except BrokenPictureError as error:
+    except BrokenImageError as error:
         complaints.leave_out(path, str(error))
         return None
     index.learn("picture", path, str(header), status)
@@ -227,7 +227,7 @@ def _captions(
     complaints: Complaints,
     index: Index,
 ) -> list[str | None]:
-    """Return the caption of each picture; None if there is one that cannot be read."""
+    """Return the caption of each image; None if there is one that cannot be read."""
     extension = subset.caption_extension
     files = [caption_files.caption_file(name, names, extension) for name in images]
     captions = _read_captions(folder, images, files, subset, complaints, index)
@@ -289,7 +289,7 @@ def _caption(path: str, status: Status, index: Index) -> CaptionFile:
 
 
 def _name_twins(folder: str, images: Sequence[str], complaints: Complaints) -> None:
-    """Say which pictures differ by their suffix alone: `a.png` and `a.jpg` have one caption and one cache."""
+    """Say which images differ by their suffix alone: `a.png` and `a.jpg` have one caption and one cache."""
     if len(set(map(stem, images))) == len(images):
         return
     by_stem: dict[str, list[str]] = {}
@@ -297,7 +297,7 @@ def _name_twins(folder: str, images: Sequence[str], complaints: Complaints) -> N
         by_stem.setdefault(stem(name), []).append(name)
     twins = [names for names in by_stem.values() if len(names) > 1]
     complaints.warn(
-        f"pictures in {folder} share names, caption and cache files, the first are "
+        f"images in {folder} share names, caption and cache files, the first are "
         f"{' and '.join(twins[0])}; give them different names",
         [name for names in twins for name in names],
         "same name",
@@ -315,7 +315,7 @@ def _name_missing(
     """Say how many captions are missing and where they are, unless class tokens stand in."""
     extension = subset.caption_extension
     verb = plural(len(missing), "has", "have")
-    message = f"{len(missing)} of {counted(len(images), 'picture')} in {folder} {verb} no {extension} file"
+    message = f"{len(missing)} of {counted(len(images), 'image')} in {folder} {verb} no {extension} file"
     others = sorted({*_CAPTION_SUFFIXES, extension.upper()} - {extension})
     number, best = max((_count(images, names, other), other) for other in others)
     if number > len(images) - len(missing):
@@ -324,7 +324,7 @@ def _name_missing(
     elif subset.class_tokens:
         return
     else:
-        message = f"{message} and no class tokens: nothing but the picture is trained"
+        message = f"{message} and no class tokens: nothing but the image is trained"
     complaints.warn(message, missing, "missing captions")
 
 
@@ -332,17 +332,17 @@ def _count(images: Sequence[str], names: set[str], extension: str) -> int:
     return sum(caption_files.caption_file(image, names, extension) is not None for image in images)
 
 
-def _balance(reg: Sequence[Picture], num_train: int, complaints: Complaints) -> list[Picture]:
-    """Raise the repeats of regularisation pictures one by one until they are as many as the others."""
+def _balance(reg: Sequence[TrainingImage], num_train: int, complaints: Complaints) -> list[TrainingImage]:
+    """Raise the repeats of regularisation images one by one until they are as many as the others."""
     used, total = [], 0
-    for picture in reg:
+    for image in reg:
         if total >= num_train:
             break
-        used.append(picture.num_repeats)
-        total += picture.num_repeats
+        used.append(image.num_repeats)
+        total += image.num_repeats
     if unused := len(reg) - len(used):
         complaints.warn(
-            f"{unused} of {counted(len(reg), 'regularisation picture')} "
+            f"{unused} of {counted(len(reg), 'regularisation image')} "
             f"{plural(unused, 'is', 'are')} not used: too many"
         )
     rounds, rest = divmod(max(num_train - total, 0), len(used)) if used else (0, 0)

@@ -1,4 +1,4 @@
-"""Pictures held back from training, to measure the loss on."""
+"""Validation images: not trained, but measured."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from sfumato.data.config.plan import DatasetPlan, SubsetPlan
 T = TypeVar("T")
 
 
-def split(pictures: Sequence[T], share: float, seed: int) -> tuple[list[T], list[T]]:
-    """Return (trained, held back), each in order: a function of the seed and of the pictures' order alone.
+def split(images: Sequence[T], share: float, seed: int) -> tuple[list[T], list[T]]:
+    """Return (trained, for validation), each in order: a function of the seed and of the images' order alone.
 
-    The trained ones are those that sd-scripts trains. It rounds both numbers on their own, so that a picture
+    The trained ones are those that sd-scripts trains. It rounds both numbers on their own, so that an image
     may be in both; here none is.
     """
-    order = list(range(len(pictures)))
+    order = list(range(len(images)))
     random.Random(seed).shuffle(order)
-    num_trained = math.ceil(len(pictures) * (1 - share))
+    num_trained = math.ceil(len(images) * (1 - share))
     trained, held_back = (sorted(part) for part in (order[:num_trained], order[num_trained:]))
-    return [pictures[i] for i in trained], [pictures[i] for i in held_back]
+    return [images[i] for i in trained], [images[i] for i in held_back]
 
 
 def plan_for_validation(plan: DatasetPlan) -> DatasetPlan:
-    """Return the plan by which pictures that are held back are shown: once, and as they are."""
+    """Return the plan by which validation images are shown: once, and as they are."""
     return replace(plan, subsets=tuple(map(_plain, plan.subsets)))
 
 

@@ -61,7 +61,7 @@ class AutoencoderShape:
 
     Attributes:
         channels: of the latents.
-        widths: channels of each level, finest first; each level but the first halves the picture.
+        widths: channels of each level, finest first; each level but the first halves the image.
         resnets: residual blocks of each level of the encoder.
     """
 
@@ -72,7 +72,7 @@ class AutoencoderShape:
 
     @property
     def downscale(self) -> int:
-        """Picture pixels per latent pixel side."""
+        """Image pixels per latent pixel side."""
         return 2 ** (len(self.widths) - 1)
 
     @classmethod

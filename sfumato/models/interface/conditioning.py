@@ -10,7 +10,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class ImageSizes:
-    """How each picture of a batch was framed: (B, 2) int64, (height, width) or (top, left)."""
+    """How each image of a batch was framed: (B, 2) int64, (height, width) or (top, left)."""
 
     original: Tensor
     crop: Tensor
@@ -24,7 +24,7 @@ class Conditioning:
     Attributes:
         text: the text encoders' outputs by name, each (B, ...); cache files use the same names.
         guidance: (B,) distilled guidance scale, for the models that have one.
-        sizes: framing of each picture, for the models that are told.
+        sizes: framing of each image, for the models that are told.
     """
 
     text: Mapping[str, Tensor]

@@ -100,7 +100,7 @@ class Family(Protocol):
         ...
 
     def sampling_sigmas(self, num_steps: int, width: int, height: int) -> Tensor:
-        """Return (num_steps + 1,) noise levels from high to 0 for a picture of that size in pixels."""
+        """Return (num_steps + 1,) noise levels from high to 0 for an image of that size in pixels."""
         ...
 
     def blocks(self, part: str, model: nn.Module) -> list[nn.Module]:

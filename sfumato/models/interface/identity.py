@@ -29,14 +29,14 @@ class ModelIdentity:
 
 @dataclass(frozen=True)
 class SamplingDefaults:
-    """What a picture is made with where nobody says otherwise.
+    """What an image is made with where nobody says otherwise.
 
     Attributes:
         steps: sampler steps.
         guidance: distilled guidance scale; models that have none ignore it.
         cfg_scale: classifier-free guidance scale; 1 asks the denoiser once per step, without negative prompt.
         scale: which of the two the prompt-line option `--l` and the key `scale` set.
-        preview_steps: sampler steps of pictures made during training.
+        preview_steps: sampler steps of images made during training.
     """
 
     steps: int

@@ -16,7 +16,7 @@ class LatentSpace:
     scale: float
     shift: float = 0.0
     patch: int = 1
-    """Latent pixels per token side; picture sides must be multiples of `downscale * patch`."""
+    """Latent pixels per token side; image sides must be multiples of `downscale * patch`."""
 
     def scaled(self, raw: Tensor) -> Tensor:
         """Return the VAE's latents as the denoiser sees them."""
@@ -32,11 +32,11 @@ class CacheFormat:
     """How a family's cache files are called and what latent files hold, as sd-scripts has it.
 
     Attributes:
-        latents: what the names of latent files end in, behind the picture's name and size.
-        texts: what the names of text files end in, behind the picture's name.
+        latents: what the names of latent files end in, behind the image's name and size.
+        texts: what the names of text files end in, behind the image's name.
         is_scaled: latents are stored as the denoiser sees them; otherwise as the VAE makes them.
         is_sized: names within a latent file carry the latents' size, so that one file can hold several.
-        older: what the names of latent files ended in before, behind the picture's name; "" where there was
+        older: what the names of latent files ended in before, behind the image's name; "" where there was
             no other name.
     """
 

@@ -23,7 +23,7 @@ class PartChange(Protocol):
         """Change a part in place.
 
         Args:
-            device: the one that will compute with it; the part itself may lie in main memory.
+            device: the one that will compute with it; the part itself may lie in RAM.
         """
         ...
 
@@ -33,7 +33,7 @@ class PartChange(Protocol):
 
 
 Placing = Callable[[nn.Module], None]
-"""Brings a part that was loaded into main memory to the device, or as much of it as is to be there."""
+"""Brings a part that was loaded into RAM to the device, or as much of it as is to be there."""
 
 
 @dataclass
@@ -44,7 +44,7 @@ class Parts:
         dtypes: storage dtype by part; a part that is not listed takes float32.
         change: what is done to a part that was loaded, or None.
         keeps_memory: do not hand the memory of released parts back to the device.
-        placed: parts that are loaded into main memory, and what brings them to the device from there.
+        placed: parts that are loaded into RAM, and what brings them to the device from there.
         loaded: names of all parts that were ever loaded, in order.
     """
 

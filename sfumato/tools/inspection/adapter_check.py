@@ -78,7 +78,7 @@ class AdapterReport:
 
     Attributes:
         kind: with its article.
-        formats: how many tensors there are of each number format, the most frequent first.
+        formats: how many tensors there are of each dtype, the most frequent first.
         loaded: for each program, how many tensors it loads, and one that it does not.
         blocks: by their names, in order.
         broken: tensors that hold numbers that are not finite.

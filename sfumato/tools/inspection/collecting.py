@@ -12,7 +12,7 @@ from sfumato.config.run.training.length import LengthConfig
 from sfumato.config.tools.report import ReportConfig
 from sfumato.data.batches import dataset
 from sfumato.data.batches.dataset import TrainingSet
-from sfumato.data.batches.image_sets import PictureSet
+from sfumato.data.batches.image_sets import ImageSet
 from sfumato.data.batches.order import BatchPlan, OrderedImage
 from sfumato.data.config import blueprint
 from sfumato.data.sources.complaints import Complaints, printable
@@ -34,15 +34,15 @@ def collect(run: Run) -> DataReport:
     plans = blueprint.plans(run, size_multiple=multiple, seed=seed)
     training_set = dataset.read(plans, seed, complaints=complaints)
     found = _Gathered.of(training_set)
-    pictures = _first_epoch(found, run[LengthConfig])
+    images = _first_epoch(found, run[LengthConfig])
     readers = family.readers() if family else {}
-    _count_tokens(pictures, readers)
+    _count_tokens(images, readers)
     if not config.skip_pixels:
-        _look(pictures)
-    datasets = [_data_set(found, number, pictures) for number in range(len(found.sets))]
-    lengths = {name: _lengths(name, reader, pictures) for name, reader in readers.items()}
+        _look(images)
+    datasets = [_data_set(found, number, images) for number in range(len(found.sets))]
+    lengths = {name: _lengths(name, reader, images) for name, reader in readers.items()}
     if config.html and not config.skip_pixels:
-        _make_thumbnails(found.sets, pictures, config.thumbnails)
+        _make_thumbnails(found.sets, images, config.thumbnails)
     source = run[DatasetConfig].dataset_config or run[DatasetConfig].train_data_dir
     return DataReport(
         source=printable(str(source)),
@@ -50,14 +50,14 @@ def collect(run: Run) -> DataReport:
         is_complete=not config.skip_pixels,
         datasets=tuple(datasets),
         lengths=lengths,
-        problems=tuple(problems.find(complaints, datasets, pictures, lengths)),
-        pictures=tuple(pictures),
+        problems=tuple(problems.find(complaints, datasets, images, lengths)),
+        images=tuple(images),
     )
 
 
 @dataclass(frozen=True)
 class _Gathered:
-    """The pictures to train on, and behind them those that are held back.
+    """The images to train on, and behind them those for validation.
 
     Attributes:
         sets: of both.
@@ -66,7 +66,7 @@ class _Gathered:
 
     trained: TrainingSet
     held_back: TrainingSet | None
-    sets: Sequence[PictureSet]
+    sets: Sequence[ImageSet]
     num_trained: int
 
     @classmethod
@@ -78,7 +78,7 @@ class _Gathered:
 
 
 def _first_epoch(found: _Gathered, length: LengthConfig) -> list[Shown]:
-    """Return each picture as its first showing in the first epoch has it, by data set and index."""
+    """Return each image as its first showing in the first epoch has it, by data set and index."""
     training_set = found.trained
     batches = training_set.batches(1, num_per_step=length.gradient_accumulation_steps)
     num_steps = -(-len(batches) // length.gradient_accumulation_steps)
@@ -88,50 +88,50 @@ def _first_epoch(found: _Gathered, length: LengthConfig) -> list[Shown]:
     if held_back := found.held_back:
         items = ((plan, item) for plan in held_back.batches(1) for item in plan.items)
         shown += [_shown(held_back, plan, item, behind=found.num_trained) for plan, item in items]
-    return sorted(shown, key=lambda picture: (picture.dataset, picture.index))
+    return sorted(shown, key=lambda image: (image.dataset, image.index))
 
 
 def _shown(training_set: TrainingSet, plan: BatchPlan, item: OrderedImage, *, behind: int = 0) -> Shown:
-    """Return how a picture is shown.
+    """Return how an image is shown.
 
     Args:
-        behind: data sets that come before those of `training_set`, if its pictures are held back.
+        behind: data sets that come before those of `training_set`, if its images are for validation.
     """
-    pictures = training_set.sets[plan.dataset]
-    picture, caption, view = training_set.showing(plan, item)
-    mask = pictures.mask(item.picture)
+    images = training_set.sets[plan.dataset]
+    image, caption, view = training_set.showing(plan, item)
+    mask = images.mask(item.image)
     return Shown(
-        path=picture.path,
+        path=image.path,
         dataset=plan.dataset + behind,
-        index=item.picture,
-        size=picture.size,
+        index=item.image,
+        size=image.size,
         resized=view.framing.resized,
         bucket=view.framing.size,
         corner=view.framing.corner,
         is_flipped=view.flipped,
-        num_repeats=picture.num_repeats,
-        is_reg=pictures.subset(item.picture).is_reg,
+        num_repeats=image.num_repeats,
+        is_reg=images.subset(item.image).is_reg,
         caption=caption,
         mask="" if mask is None else mask.path or ALPHA,
-        is_held_back=behind > 0,
+        is_validation=behind > 0,
     )
 
 
-def _count_tokens(pictures: Sequence[Shown], readers: Mapping[str, CaptionReader]) -> None:
-    captions = [shown.caption for shown in pictures]
+def _count_tokens(images: Sequence[Shown], readers: Mapping[str, CaptionReader]) -> None:
+    captions = [shown.caption for shown in images]
     for name, reader in readers.items():
-        for shown, count in zip(pictures, reader.count(captions), strict=True):
+        for shown, count in zip(images, reader.count(captions), strict=True):
             shown.tokens[name] = count
     if readers:
         widest = max(readers.values(), key=lambda reader: reader.length)
-        for shown in pictures:
+        for shown in images:
             if all(shown.tokens[name] > reader.length for name, reader in readers.items()):
                 shown.cut_off = widest.cut_off(shown.caption)
 
 
-def _look(pictures: Sequence[Shown]) -> None:
+def _look(images: Sequence[Shown]) -> None:
     """Decode every file once, although several data sets may show it, and note what looks alike."""
-    paths = list(dict.fromkeys(shown.path for shown in pictures))
+    paths = list(dict.fromkeys(shown.path for shown in images))
     seen = dict(zip(paths, looking.look_at(paths), strict=True))
     whole = [(path, found.likeness) for path, found in seen.items() if found.likeness is not None]
     groups = duplicates.groups([likeness for _, likeness in whole])
@@ -140,50 +140,50 @@ def _look(pictures: Sequence[Shown]) -> None:
         for number, group in enumerate(groups, 1)
         for at, one in enumerate(group)
     }
-    for shown in pictures:
+    for shown in images:
         shown.fault = seen[shown.path].fault
         shown.alike, shown.group = alike.get(shown.path, ("", 0))
 
 
-def _data_set(found: _Gathered, number: int, pictures: Sequence[Shown]) -> DataSet:
-    pictures_of = found.sets[number]
-    own = [shown for shown in pictures if shown.dataset == number]
+def _data_set(found: _Gathered, number: int, images: Sequence[Shown]) -> DataSet:
+    images_of = found.sets[number]
+    own = [shown for shown in images if shown.dataset == number]
     by_size: dict[tuple[int, int], list[Shown]] = {}
     for shown in own:
         by_size.setdefault(shown.bucket, []).append(shown)
-    plan = pictures_of.plan
-    subsets = [*pictures_of.pictures.subsets]
+    plan = images_of.plan
+    subsets = [*images_of.images.subsets]
     return DataSet(
         resolution=plan.buckets.resolution,
         has_buckets=plan.buckets.enabled,
         batch_size=plan.batch_size,
-        num_batches=sum(-(-len(items) // plan.batch_size) for items in pictures_of.buckets.values()),
+        num_batches=sum(-(-len(items) // plan.batch_size) for items in images_of.buckets.values()),
         folders=tuple(
             Folder(printable(str(subset.source)), subsets.count(index), subset.num_repeats, subset.is_reg)
             for index, subset in enumerate(plan.subsets)
         ),
         buckets=tuple(Bucket.of(size, members) for size, members in sorted(by_size.items())),
-        is_held_back=number >= found.num_trained,
+        is_validation=number >= found.num_trained,
     )
 
 
-def _lengths(name: str, reader: CaptionReader, pictures: Sequence[Shown]) -> Lengths:
-    counts = [shown.tokens[name] for shown in pictures]
+def _lengths(name: str, reader: CaptionReader, images: Sequence[Shown]) -> Lengths:
+    counts = [shown.tokens[name] for shown in images]
     num_cut = sum(count > reader.length for count in counts)
     return Lengths(reader.length, min(counts), median(counts), max(counts), num_cut)
 
 
-def _make_thumbnails(sets: Sequence[PictureSet], pictures: Sequence[Shown], most: int) -> None:
-    for shown in _chosen(pictures, most):
+def _make_thumbnails(sets: Sequence[ImageSet], images: Sequence[Shown], most: int) -> None:
+    for shown in _chosen(images, most):
         shown.thumbnail = looking.thumbnail(shown.path)
         source = sets[shown.dataset].mask(shown.index)
         if source is not None:
             shown.mask_thumbnail = looking.mask_thumbnail(shown.path, source)
 
 
-def _chosen(pictures: Sequence[Shown], most: int) -> Iterator[Shown]:
-    """Choose whole pictures: those with marks first, then some evenly from all buckets."""
-    whole = [shown for shown in pictures if not shown.fault]
+def _chosen(images: Sequence[Shown], most: int) -> Iterator[Shown]:
+    """Choose whole images: those with marks first, then some evenly from all buckets."""
+    whole = [shown for shown in images if not shown.fault]
     marked = [shown for shown in whole if problems.marks(shown)]
     rest = sorted((s for s in whole if not problems.marks(s)), key=lambda s: (s.dataset, s.bucket, s.path))
     yield from marked[:most]

@@ -46,7 +46,7 @@ def inspect(run: Run) -> DataReport:
 
 
 def _named(run: Run) -> DatasetConfig:
-    """Return where the pictures are, if it was said without an option's name, too."""
+    """Return where the images are, if it was said without an option's name, too."""
     data, config = run[ReportConfig].data, run[DatasetConfig]
     if data is None:
         return config

@@ -1,7 +1,7 @@
-"""Pictures that look alike: the difference hash of 64 bits, and all pairs that differ in a few of them.
+"""Images that look alike: the difference hash of 64 bits, and all pairs that differ in a few of them.
 
-A picture is shrunk to 9 x 8 grey pixels; each bit says whether a pixel is darker than its right neighbour
-(Krawetz 2013, "Kind of like that"). Other sizes, formats and qualities of a picture hardly change it.
+An image is shrunk to 9 x 8 grey pixels; each bit says whether a pixel is darker than its right neighbour
+(Krawetz 2013, "Kind of like that"). Other sizes, formats and qualities of an image hardly change it.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from PIL import Image
 
 NUM_BITS = 64
 FEW_BITS = 4
-"""Bits in which two pictures that look alike may differ."""
+"""Bits in which two images that look alike may differ."""
 
 
 def difference_hash(image: Image.Image) -> int:
-    """Return the 64 bits of a picture."""
+    """Return the 64 bits of an image."""
     grey = np.asarray(image.convert("L").resize((9, 8), Image.Resampling.BOX), dtype=np.int16)
     bits = (grey[:, :-1] < grey[:, 1:]).flatten()
     return int.from_bytes(np.packbits(bits).tobytes(), "big")

@@ -1,4 +1,4 @@
-"""Look at the pixels of every picture: is it whole, what does it resemble, what does its thumbnail show."""
+"""Look at the pixels of every image: is it whole, what does it resemble, what does its thumbnail show."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from PIL import Image
 
 from sfumato import log
 from sfumato.data.images import images, masks
-from sfumato.data.images.images import BrokenPictureError
+from sfumato.data.images.images import BrokenImageError
 from sfumato.data.images.masks import MaskSource
 from sfumato.tools.inspection.duplicates import difference_hash
 
@@ -27,7 +27,7 @@ _STRIPE = 6
 
 @dataclass(frozen=True)
 class Seen:
-    """What the pixels of one picture told.
+    """What the pixels of one image told.
 
     Attributes:
         likeness: its difference hash; None if they cannot be decoded.
@@ -39,10 +39,10 @@ class Seen:
 
 
 def look_at(paths: Sequence[str]) -> list[Seen]:
-    """Decode every picture, on all cores: decoding lets other threads run."""
+    """Decode every image, on all cores: decoding lets other threads run."""
     with (
         ThreadPoolExecutor(os.cpu_count()) as pool,
-        log.progress(total=len(paths), unit="image", title="looking at pictures") as bar,
+        log.progress(total=len(paths), unit="image", title="looking at images") as bar,
     ):
         found = []
         for seen in pool.map(_look_at, paths):
@@ -52,16 +52,16 @@ def look_at(paths: Sequence[str]) -> list[Seen]:
 
 
 def thumbnail(path: str) -> str:
-    """Return the whole picture, small, as a data URI."""
+    """Return the whole image, small, as a data URI."""
     return _uri(_small(path), "JPEG", quality=82)
 
 
 def mask_thumbnail(path: str, source: MaskSource) -> str:
-    """Return stripes over what a picture's mask leaves out, as a data URI; "" where it is damaged."""
+    """Return stripes over what an image's mask leaves out, as a data URI; "" where it is damaged."""
     try:
         alone = images.decode(path, alpha=True).getchannel("A")
         mask = masks.decode_mask(source.path) if source.path else alone
-    except BrokenPictureError:
+    except BrokenImageError:
         return ""
     mask.thumbnail((THUMBNAIL, THUMBNAIL))
     veil = _stripes(mask.size)
@@ -79,7 +79,7 @@ def _stripes(size: tuple[int, int]) -> Image.Image:
 def _look_at(path: str) -> Seen:
     try:
         return Seen(difference_hash(_small(path)))
-    except BrokenPictureError as error:
+    except BrokenImageError as error:
         return Seen(None, str(error))
 
 

@@ -1,4 +1,4 @@
-"""A report as one page for a browser, which holds its pictures and needs nothing from elsewhere."""
+"""A report as one page for a browser, which holds its images and needs nothing from elsewhere."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _NUM_BINS = 32
 
 
 def as_html(report: DataReport) -> str:
-    """Return the page: problems first, then buckets, caption lengths and single pictures."""
+    """Return the page: problems first, then buckets, caption lengths and single images."""
     return "\n".join(
         [
             '<!doctype html><html lang="en"><head><meta charset="utf-8">',
@@ -38,10 +38,10 @@ def _head(report: DataReport) -> Iterable[str]:
     yield "<h1>What the model will see</h1>"
     yield f'<p class="path faint">{escape(report.source)}</p>'
     tiles = {
-        "pictures": report.num_trained,
+        "images": report.num_trained,
         "shown in an epoch": report.num_shown,
-        "batches an epoch": sum(found.num_batches for found in report.datasets if not found.is_held_back),
-        **({"held back": report.num_held_back} if report.num_held_back else {}),
+        "batches an epoch": sum(found.num_batches for found in report.datasets if not found.is_validation),
+        **({"validation": report.num_validation} if report.num_validation else {}),
         "buckets": sum(len(found.buckets) for found in report.datasets),
         "problems": report.num_serious,
     }
@@ -69,16 +69,16 @@ def _problems(problems: Sequence[Problem]) -> Iterable[str]:
 def _data_set(number: int, found: DataSet) -> str:
     width, height = found.resolution
     folders = "".join(
-        f'<p class="faint"><span class="path">{escape(folder.path)}</span>: {folder.num_pictures:,} '
-        f"{plural(folder.num_pictures, 'picture')} &times; {folder.num_repeats}"
+        f'<p class="faint"><span class="path">{escape(folder.path)}</span>: {folder.num_images:,} '
+        f"{plural(folder.num_images, 'image')} &times; {folder.num_repeats}"
         f"{', regularisation' if folder.is_reg else ''}</p>"
         for folder in found.folders
     )
-    most = max((bucket.num_pictures for bucket in found.buckets), default=1)
+    most = max((bucket.num_images for bucket in found.buckets), default=1)
     rows = "".join(_bucket(bucket, most) for bucket in found.buckets)
-    names = "pictures", "shown", "enlarged", "shrunk", "cropped, mean", "most"
-    held_back = " (held back for validation)" if found.is_held_back else ""
-    title = f"Data set {number}{held_back}: {width} &times; {height}, batches of {found.batch_size}"
+    names = "images", "shown", "enlarged", "shrunk", "cropped, mean", "most"
+    purpose = " (validation)" if found.is_validation else ""
+    title = f"Data set {number}{purpose}: {width} &times; {height}, batches of {found.batch_size}"
     return (
         f'<div class="panel"><h3>{title}</h3>{folders}<div class="scroll"><table><tr><th>size</th>'
         f"{''.join(f'<th>{name}</th>' for name in names)}<th></th></tr>{rows}</table></div></div>"
@@ -93,7 +93,7 @@ def _bucket(bucket: Bucket, most: int) -> str:
         f'width="{wide:.1f}" height="{high:.1f}"/></svg>'
     )
     values = (
-        f"{bucket.num_pictures:,}",
+        f"{bucket.num_images:,}",
         f"{bucket.num_shown:,}",
         f"{bucket.num_enlarged:,}",
         f"{bucket.num_shrunk:,}",
@@ -102,7 +102,7 @@ def _bucket(bucket: Bucket, most: int) -> str:
     )
     return (
         f"<tr><td>{shape}{width} &times; {height}</td>{''.join(f'<td>{value}</td>' for value in values)}"
-        f'<td class="bar"><i style="width:{bucket.num_pictures / most:.1%}"></i></td></tr>'
+        f'<td class="bar"><i style="width:{bucket.num_images / most:.1%}"></i></td></tr>'
     )
 
 
@@ -110,7 +110,7 @@ def _lengths(report: DataReport) -> Iterable[str]:
     if report.lengths:
         yield '<h2>Captions</h2><div class="lengths">'
         for name, length in report.lengths.items():
-            yield _histogram(name, length, [shown.tokens[name] for shown in report.pictures])
+            yield _histogram(name, length, [shown.tokens[name] for shown in report.images])
         yield "</div>"
 
 
@@ -135,21 +135,21 @@ def _histogram(name: str, length: Lengths, counts: Sequence[int]) -> str:
 
 
 def _cards(report: DataReport) -> Iterable[str]:
-    shown = [picture for picture in report.pictures if picture.thumbnail or picture.fault]
-    marked = [picture for picture in shown if marks(picture)]
+    shown = [image for image in report.images if image.thumbnail or image.fault]
+    marked = [image for image in shown if marks(image)]
     if shown:
         legend = "In the frame: what is left after cropping. Striped: what masks leave out."
         yield f'<p class="faint legend">{legend}</p>'
-    for title, pictures in (
-        ("Pictures that need a look", marked),
-        ("Other pictures", [picture for picture in shown if not marks(picture)]),
+    for title, images in (
+        ("Images that need a look", marked),
+        ("Other images", [image for image in shown if not marks(image)]),
     ):
-        if pictures:
+        if images:
             yield f'<h2>{title}</h2><div class="cards">'
-            yield from map(_card, pictures)
+            yield from map(_card, images)
             yield "</div>"
-    if shown and len(shown) < len(report.pictures):
-        yield f'<p class="faint">{len(shown):,} of {len(report.pictures):,} pictures are shown.</p>'
+    if shown and len(shown) < len(report.images):
+        yield f'<p class="faint">{len(shown):,} of {len(report.images):,} images are shown.</p>'
 
 
 def _card(shown: Shown) -> str:
@@ -157,7 +157,7 @@ def _card(shown: Shown) -> str:
     plain = [f"{shown.num_repeats} times an epoch"] if shown.num_repeats != 1 else []
     plain += ["mirrored"] if shown.is_flipped else []
     plain += ["regularisation"] if shown.is_reg else []
-    plain += ["held back"] if shown.is_held_back else []
+    plain += ["validation"] if shown.is_validation else []
     plain += [f"{name}: {count}" for name, count in shown.tokens.items()]
     crop = f", crop {shown.loss:.0%}" if shown.loss >= 0.005 else ""
     (width, height), (new_width, new_height) = shown.size, shown.bucket

@@ -1,4 +1,4 @@
-"""What is wrong with a data set, each with a remedy; a picture's own marks come from the same rules."""
+"""What is wrong with a data set, each with a remedy; an image's own marks come from the same rules."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from sfumato.log import counted, plural
 from sfumato.tools.inspection.report import DataSet, Lengths, Problem, Severity, Shown
 
 MUCH_ENLARGED = 1.25
-"""A picture that is enlarged more than this looks soft."""
+"""An image that is enlarged more than this looks soft."""
 
 MUCH_CROPPED = 0.2
-"""A picture that loses more of its area than this may lose what its caption speaks of."""
+"""An image that loses more of its area than this may lose what its caption speaks of."""
 
 
 _FEW_ALIKE = 4
 
 
 def marks(shown: Shown) -> list[str]:
-    """Return in a few words each what is wrong with one picture."""
+    """Return in a few words each what is wrong with one image."""
     return [
         *(["damaged"] if shown.fault else []),
         *([f"enlarged {shown.scale:.1f}x"] if shown.scale > MUCH_ENLARGED else []),
@@ -34,20 +34,20 @@ def marks(shown: Shown) -> list[str]:
 def find(
     complaints: Complaints,
     datasets: Sequence[DataSet],
-    pictures: Sequence[Shown],
+    images: Sequence[Shown],
     lengths: Mapping[str, Lengths],
 ) -> list[Problem]:
     """Return everything that is wrong or worth knowing, the worst first."""
     found = [
         _left_out(complaints.broken),
-        _damaged(pictures),
+        _damaged(images),
         *_said(complaints.warnings, "warning"),
-        _enlarged(pictures),
-        _cropped(pictures, datasets),
-        _cut_off(pictures, lengths),
-        _alike(pictures),
+        _enlarged(images),
+        _cropped(images, datasets),
+        _cut_off(images, lengths),
+        _alike(images),
         *_said(complaints.notes, "note"),
-        *_read_in_part(pictures, lengths),
+        *_read_in_part(images, lengths),
         *_small_buckets(datasets),
     ]
     return [problem for problem in found if problem is not None]
@@ -55,13 +55,13 @@ def find(
 
 def _left_out(broken: Sequence[tuple[str, str]]) -> Problem | None:
     lines = tuple(printable(f"{path}: {reason}") for path, reason in broken)
-    message = f"{_pictures(lines)} cannot be used and will be left out; mend or remove"
+    message = f"{_images(lines)} cannot be used and will be left out; mend or remove"
     return _problem("left out", "error", f"{message} {_it(lines)}", lines)
 
 
-def _damaged(pictures: Sequence[Shown]) -> Problem | None:
-    lines = tuple(printable(f"{shown.path}: {shown.fault}") for shown in pictures if shown.fault)
-    message = f"{_pictures(lines)} will be replaced by others while training, being damaged; mend or remove"
+def _damaged(images: Sequence[Shown]) -> Problem | None:
+    lines = tuple(printable(f"{shown.path}: {shown.fault}") for shown in images if shown.fault)
+    message = f"{_images(lines)} will be replaced by others while training, being damaged; mend or remove"
     return _problem("damaged", "error", f"{message} {_it(lines)}", lines)
 
 
@@ -72,28 +72,26 @@ def _said(complaints: Iterable[Complaint], severity: Severity) -> list[Problem]:
     ]
 
 
-def _enlarged(pictures: Sequence[Shown]) -> Problem | None:
-    much = sorted((s for s in pictures if s.scale > MUCH_ENLARGED), key=lambda s: -s.scale)
+def _enlarged(images: Sequence[Shown]) -> Problem | None:
+    much = sorted((s for s in images if s.scale > MUCH_ENLARGED), key=lambda s: -s.scale)
     lines = tuple(f"{printable(s.path)}: {_size(s.size)}, enlarged {s.scale:.1f} times" for s in much)
-    message = (
-        f"{_pictures(lines)} will be enlarged more than {MUCH_ENLARGED} times and look soft; use larger "
-    )
+    message = f"{_images(lines)} will be enlarged more than {MUCH_ENLARGED} times and look soft; use larger "
     return _problem("enlarged", "warning", f"{message}ones, a lower resolution or bucket_no_upscale", lines)
 
 
-def _cropped(pictures: Sequence[Shown], datasets: Sequence[DataSet]) -> Problem | None:
-    much = sorted((s for s in pictures if s.loss > MUCH_CROPPED), key=lambda s: -s.loss)
+def _cropped(images: Sequence[Shown], datasets: Sequence[DataSet]) -> Problem | None:
+    much = sorted((s for s in images if s.loss > MUCH_CROPPED), key=lambda s: -s.loss)
     lines = tuple(f"{printable(s.path)}: {_size(s.size)}, loses {s.loss:.0%}" for s in much)
     without = any(not datasets[s.dataset].has_buckets for s in much)
     remedy = (
         "turn on enable_bucket" if without else "crop by hand, or widen min_bucket_reso and max_bucket_reso"
     )
-    message = f"{_pictures(lines)} will lose more than {MUCH_CROPPED:.0%} of the area to cropping; {remedy}"
+    message = f"{_images(lines)} will lose more than {MUCH_CROPPED:.0%} of the area to cropping; {remedy}"
     return _problem("cropped", "warning", message, lines)
 
 
-def _cut_off(pictures: Sequence[Shown], lengths: Mapping[str, Lengths]) -> Problem | None:
-    cut = [s for s in pictures if s.cut_off]
+def _cut_off(images: Sequence[Shown], lengths: Mapping[str, Lengths]) -> Problem | None:
+    cut = [s for s in images if s.cut_off]
     lines = tuple(
         printable(f"{s.path}: {max(s.tokens.values())} tokens, unread: {_start(s.cut_off)}") for s in cut
     )
@@ -103,14 +101,14 @@ def _cut_off(pictures: Sequence[Shown], lengths: Mapping[str, Lengths]) -> Probl
     return _problem("cut off", "warning", f"{message}; shorten {_it(lines)}, or have more tokens read", lines)
 
 
-def _alike(pictures: Sequence[Shown]) -> Problem | None:
+def _alike(images: Sequence[Shown]) -> Problem | None:
     groups: dict[int, dict[str, None]] = {}
-    for shown in pictures:
+    for shown in images:
         if shown.group:
             groups.setdefault(shown.group, {})[shown.path] = None
     lines = tuple(_equation(list(group)) for group in groups.values())
-    number = counted(len(lines), "group of pictures looks", "groups of pictures look")
-    message = f"{number} alike, and each picture counts as often as it is there; keep one of each"
+    number = counted(len(lines), "group of images looks", "groups of images look")
+    message = f"{number} alike, and each image counts as often as it is there; keep one of each"
     return _problem("look alike", "warning", message, lines)
 
 
@@ -119,11 +117,11 @@ def _equation(paths: Sequence[str]) -> str:
     return printable(" = ".join(paths[:_FEW_ALIKE])) + (f" and {more} more" if more > 0 else "")
 
 
-def _read_in_part(pictures: Sequence[Shown], lengths: Mapping[str, Lengths]) -> list[Problem]:
+def _read_in_part(images: Sequence[Shown], lengths: Mapping[str, Lengths]) -> list[Problem]:
     """Say which captions one text encoder reads a part of, and another all."""
     found = []
     for name, length in lengths.items():
-        longer = [s for s in pictures if s.tokens[name] > length.limit and not s.cut_off]
+        longer = [s for s in images if s.tokens[name] > length.limit and not s.cut_off]
         lines = tuple(f"{printable(s.path)}: {s.tokens[name]} tokens" for s in longer)
         number = counted(len(lines), "caption is", "captions are")
         message = f"{number} longer than the {length.limit} tokens that {name} reads"
@@ -135,7 +133,7 @@ def _read_in_part(pictures: Sequence[Shown], lengths: Mapping[str, Lengths]) -> 
 
 def _small_buckets(datasets: Sequence[DataSet]) -> list[Problem]:
     found = []
-    for dataset in (found for found in datasets if not found.is_held_back):
+    for dataset in (found for found in datasets if not found.is_validation):
         small = [b for b in dataset.buckets if b.num_shown < dataset.batch_size]
         lines = tuple(f"{_size(b.size)}: {b.num_shown} in an epoch" for b in small)
         message = (
@@ -152,8 +150,8 @@ def _problem(kind: str, severity: Severity, message: str, lines: tuple[str, ...]
     return Problem(kind, severity, message, lines) if lines else None
 
 
-def _pictures(lines: Sequence[str]) -> str:
-    return counted(len(lines), "picture")
+def _images(lines: Sequence[str]) -> str:
+    return counted(len(lines), "image")
 
 
 def _it(lines: Sequence[str]) -> str:

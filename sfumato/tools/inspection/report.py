@@ -10,10 +10,10 @@ from typing import Literal
 from sfumato.data.images.buckets import Size
 
 ALPHA = "alpha"
-"""Stands for a picture's own transparency as its mask."""
+"""Stands for an image's own transparency as its mask."""
 
 Severity = Literal["error", "warning", "note"]
-"""Error: pictures are lost. Warning: probably not what was meant. Note: good to know."""
+"""Error: images are lost. Warning: probably not what was meant. Note: good to know."""
 
 
 @dataclass(frozen=True)
@@ -34,22 +34,22 @@ class Problem:
 
 @dataclass
 class Shown:
-    """One picture as it is trained the first time.
+    """One image as it is trained the first time.
 
     Attributes:
         dataset, index: its data set, and its place there, from 0.
         size, resized, bucket: (width, height): its own, before cropping, after.
-        corner: (left, top) of the window in the resized picture.
+        corner: (left, top) of the window in the resized image.
         is_flipped: whether it is mirrored.
         caption: as the text encoders get it.
         mask: its loss mask's file, or ALPHA; "" without one.
-        is_held_back: whether it is not trained, but measures the loss.
+        is_validation: whether it is not trained, but measures the loss.
         tokens: the caption's length by text encoder.
         cut_off: the end of the caption that no text encoder reads.
         fault: why its pixels cannot be decoded; "" if they can, or nobody looked.
-        alike: path of a picture that looks like it; "" if there is none.
-        group: number of its group of pictures that look alike, from 1; 0 if it is in none.
-        thumbnail, mask_thumbnail: data URIs of the whole picture and its mask; "" where not made.
+        alike: path of an image that looks like it; "" if there is none.
+        group: number of its group of images that look alike, from 1; 0 if it is in none.
+        thumbnail, mask_thumbnail: data URIs of the whole image and its mask; "" where not made.
     """
 
     path: str
@@ -64,7 +64,7 @@ class Shown:
     is_reg: bool
     caption: str
     mask: str = ""
-    is_held_back: bool = False
+    is_validation: bool = False
     tokens: dict[str, int] = field(default_factory=dict)
     cut_off: str = ""
     fault: str = ""
@@ -86,16 +86,16 @@ class Shown:
 
 @dataclass(frozen=True)
 class Bucket:
-    """The pictures of one size.
+    """The images of one size.
 
     Attributes:
-        num_shown: how often pictures of it are shown in an epoch.
-        num_enlarged, num_shrunk: pictures that are resized up or down.
+        num_shown: how often images of it are shown in an epoch.
+        num_enlarged, num_shrunk: images that are resized up or down.
         mean_loss, most_loss: shares of their areas that are cropped away.
     """
 
     size: Size
-    num_pictures: int
+    num_images: int
     num_shown: int
     num_enlarged: int
     num_shrunk: int
@@ -107,7 +107,7 @@ class Bucket:
         """Count what falls into a bucket."""
         return cls(
             size=size,
-            num_pictures=len(members),
+            num_images=len(members),
             num_shown=sum(shown.num_repeats for shown in members),
             num_enlarged=sum(shown.scale > 1 for shown in members),
             num_shrunk=sum(shown.scale < 1 for shown in members),
@@ -121,17 +121,17 @@ class Folder:
     """One subset."""
 
     path: str
-    num_pictures: int
+    num_images: int
     num_repeats: int
     is_reg: bool
 
 
 @dataclass(frozen=True)
 class DataSet:
-    """Pictures that are trained at the same resolution and batch size.
+    """Images that are trained at the same resolution and batch size.
 
     Attributes:
-        is_held_back: whether they are not trained, but measure the loss.
+        is_validation: whether they are not trained, but measure the loss.
     """
 
     resolution: Size
@@ -140,12 +140,12 @@ class DataSet:
     num_batches: int
     folders: tuple[Folder, ...]
     buckets: tuple[Bucket, ...]
-    is_held_back: bool = False
+    is_validation: bool = False
 
     @property
     def occasion(self) -> str:
         """When all of them are shown, in words."""
-        return "a measurement" if self.is_held_back else "an epoch"
+        return "a measurement" if self.is_validation else "an epoch"
 
 
 @dataclass(frozen=True)
@@ -171,7 +171,7 @@ class DataReport:
     Attributes:
         source: where the description of the data came from.
         seed: that augmentation and captions were drawn with.
-        is_complete: whether pictures were decoded, too.
+        is_complete: whether images were decoded, too.
     """
 
     source: str
@@ -180,22 +180,22 @@ class DataReport:
     datasets: tuple[DataSet, ...]
     lengths: Mapping[str, Lengths]
     problems: tuple[Problem, ...]
-    pictures: tuple[Shown, ...]
+    images: tuple[Shown, ...]
 
     @property
     def num_shown(self) -> int:
         """Showings in an epoch, repeats counted."""
-        return sum(shown.num_repeats for shown in self.pictures if not shown.is_held_back)
+        return sum(shown.num_repeats for shown in self.images if not shown.is_validation)
 
     @property
     def num_trained(self) -> int:
-        """Pictures that are trained."""
-        return len(self.pictures) - self.num_held_back
+        """Images that are trained."""
+        return len(self.images) - self.num_validation
 
     @property
-    def num_held_back(self) -> int:
-        """Pictures that measure the loss."""
-        return sum(shown.is_held_back for shown in self.pictures)
+    def num_validation(self) -> int:
+        """Images that measure the loss."""
+        return sum(shown.is_validation for shown in self.images)
 
     @property
     def num_serious(self) -> int:

@@ -19,15 +19,15 @@ def as_text(report: DataReport) -> str:
             _title(report),
             *_problems(report.problems),
             *(line for number, found in enumerate(report.datasets, 1) for line in _data_set(number, found)),
-            *_captions(report.lengths, len(report.pictures)),
+            *_captions(report.lengths, len(report.images)),
         ]
     )
 
 
 def _title(report: DataReport) -> str:
-    shown = f"{counted(report.num_trained, 'picture')}, {report.num_shown} shown in an epoch"
-    if report.num_held_back:
-        shown += f", and {report.num_held_back} held back for validation"
+    shown = f"{counted(report.num_trained, 'image')}, {report.num_shown} shown in an epoch"
+    if report.num_validation:
+        shown += f", and {report.num_validation} for validation"
     skipped = "" if report.is_complete else "; their pixels were not looked at"
     return f"{report.source}: {shown}{skipped}"
 
@@ -45,24 +45,24 @@ def _problems(problems: Sequence[Problem]) -> Iterator[str]:
 def _data_set(number: int, found: DataSet) -> Iterator[str]:
     width, height = found.resolution
     yield ""
-    held_back = " (held back for validation)" if found.is_held_back else ""
+    purpose = " (validation)" if found.is_validation else ""
     yield (
-        f"Data set {number}{held_back}: resolution {width}x{height}, batch size {found.batch_size}, "
+        f"Data set {number}{purpose}: resolution {width}x{height}, batch size {found.batch_size}, "
         f"{counted(found.num_batches, 'batch', 'batches')} {found.occasion}"
     )
     for folder in found.folders:
         kind = ", regularisation" if folder.is_reg else ""
-        yield f"  {folder.path}: {counted(folder.num_pictures, 'picture')} x {folder.num_repeats}{kind}"
-    yield "  bucket       pictures  shown  enlarged  shrunk  cropped away (mean, most)"
-    most = max((bucket.num_pictures for bucket in found.buckets), default=1)
+        yield f"  {folder.path}: {counted(folder.num_images, 'image')} x {folder.num_repeats}{kind}"
+    yield "  bucket       images  shown  enlarged  shrunk  cropped away (mean, most)"
+    most = max((bucket.num_images for bucket in found.buckets), default=1)
     yield from (_bucket(bucket, most) for bucket in found.buckets)
 
 
 def _bucket(bucket: Bucket, most: int) -> str:
     width, height = bucket.size
-    bar = "#" * max(1, _BAR * bucket.num_pictures // most)
+    bar = "#" * max(1, _BAR * bucket.num_images // most)
     return (
-        f"  {f'{width}x{height}':11} {bucket.num_pictures:9} {bucket.num_shown:6} {bucket.num_enlarged:9} "
+        f"  {f'{width}x{height}':11} {bucket.num_images:9} {bucket.num_shown:6} {bucket.num_enlarged:9} "
         f"{bucket.num_shrunk:7} {bucket.mean_loss:8.1%} {bucket.most_loss:7.1%}  {bar}"
     )
 

@@ -60,7 +60,7 @@ class NamesModels(Protocol):
 
 @dataclass(frozen=True)
 class Formats:
-    """Number formats of a merge: in which weights are added up, and in which they are written."""
+    """Dtypes of a merge: in which weights are added up, and in which they are written."""
 
     merge: torch.dtype
     save: torch.dtype

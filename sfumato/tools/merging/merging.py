@@ -51,7 +51,7 @@ class MergeSource:
     ratio: float
 
     def info(self, name: str) -> tuple[tuple[int, ...], torch.dtype]:
-        """Return shape and number format of a tensor."""
+        """Return shape and dtype of a tensor."""
         own = self.names[name]
         return self.file.shape(own), self.file.dtype(own)
 

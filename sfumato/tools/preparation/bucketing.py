@@ -1,4 +1,4 @@
-"""Give the pictures of a metadata file the sizes they are trained at."""
+"""Give the images of a metadata file the sizes they are trained at."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sfumato.config.run.model.precision import PrecisionConfig
 from sfumato.config.run.run import Run
 from sfumato.config.tools.preparation import BucketingConfig, PrecachingConfig
 from sfumato.data.images.buckets import Buckets, round_limits
-from sfumato.data.images.images import BrokenPictureError, read_size
+from sfumato.data.images.images import BrokenImageError, read_size
 from sfumato.data.sources.complaints import Complaints, printable
 from sfumato.errors import UserError
 from sfumato.log import counted, progress
@@ -28,9 +28,9 @@ logger = logging.getLogger(__name__)
 
 
 def prepared(options: BucketingConfig) -> Run:
-    """Write the metadata file with a training size for each picture; return the run that reads it.
+    """Write the metadata file with a training size for each image; return the run that reads it.
 
-    Pictures in the folder that the file does not know are added; records of other pictures stay as they are.
+    Images in the folder that the file does not know are added; records of other images stay as they are.
 
     Raises:
         UserError: a file or option will not do.
@@ -38,23 +38,23 @@ def prepared(options: BucketingConfig) -> Run:
     run = _run(options)
     found, buckets = records.read(Path(options.in_json), "IN_JSON"), _buckets(options, run[ImageConfig])
     complaints, seen = Complaints(), set()
-    pictures = records.pictures(options.train_data_dir, recursive=options.recursive)
+    images = records.images(options.train_data_dir, recursive=options.recursive)
     require_writable("OUT_JSON", Path(options.out_json))
-    for picture in progress(pictures, unit="picture", title="reading sizes"):
-        key = records.key_of(picture, full_path=options.full_path)
+    for image in progress(images, unit="image", title="reading sizes"):
+        key = records.key_of(image, full_path=options.full_path)
         if key in seen:
-            complaints.warn(f"{picture} is left out: another picture has its name, and one record serves one")
+            complaints.warn(f"{image} is left out: another image has its name, and one record serves one")
             continue
         seen.add(key)
         try:
-            bucket = buckets.fit(read_size(picture)).bucket
-        except BrokenPictureError as error:
-            complaints.leave_out(str(picture), str(error))
+            bucket = buckets.fit(read_size(image)).bucket
+        except BrokenImageError as error:
+            complaints.leave_out(str(image), str(error))
             continue
         found.setdefault(key, {})["train_resolution"] = [side // _UNIT * _UNIT for side in bucket]
     if strangers := [key for key, record in found.items() if "train_resolution" not in record]:
         logger.warning(
-            "%d of %s: no picture in %s that can be read, and no training size, the first is %s",
+            "%d of %s: no image in %s that can be read, and no training size, the first is %s",
             len(strangers),
             counted(len(found), "record"),
             options.train_data_dir,
@@ -65,7 +65,7 @@ def prepared(options: BucketingConfig) -> Run:
 
 
 def _run(options: BucketingConfig) -> Run:
-    """Return the run that encodes the pictures, once the metadata file is written."""
+    """Return the run that encodes the images, once the metadata file is written."""
     source = located(options.model_name_or_path)
     if source is None:
         raise UserError("MODEL_NAME_OR_PATH is empty; give a model or an autoencoder, as a file or a folder")

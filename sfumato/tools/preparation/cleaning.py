@@ -1,7 +1,7 @@
 """Clean the captions and tags that taggers and captioners write.
 
 Tags lose their underscores, the rating, what another tag says more precisely, and, where several people are
-in the picture, looks of which nobody knows whose they are. Captions call drawn people simply boys and girls.
+in the image, looks of which nobody knows whose they are. Captions call drawn people simply boys and girls.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def clean(options: CleaningConfig) -> None:
     found = records.read(Path(options.in_json), "IN_JSON")
     require_writable("OUT_JSON", Path(options.out_json))
     lacking: dict[str, list[str]] = {}
-    for key, record in progress(found.items(), unit="picture", title="cleaning"):
+    for key, record in progress(found.items(), unit="image", title="cleaning"):
         for kind, cleaned in (("tags", clean_tags), ("caption", clean_caption)):
             text = record.get(kind)
             if not isinstance(text, str):
@@ -67,7 +67,7 @@ def clean(options: CleaningConfig) -> None:
                 logger.info("%s: %s -> %s", printable(key), printable(text), printable(record[kind]))
     for kind, keys in lacking.items():
         first = printable(keys[0])
-        number = counted(len(found), "picture")
+        number = counted(len(found), "image")
         logger.warning("%d of %s without %s, the first is %s", len(keys), number, kind, first)
     records.write(Path(options.out_json), found)
 

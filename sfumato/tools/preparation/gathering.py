@@ -1,4 +1,4 @@
-"""Gather the text files beside pictures in one metadata file: as captions, or as tags."""
+"""Gather the text files beside images in one metadata file: as captions, or as tags."""
 
 from __future__ import annotations
 
@@ -20,31 +20,31 @@ logger = logging.getLogger(__name__)
 
 
 def gather(options: GatheringConfig, kind: Literal["caption", "tags"]) -> None:
-    """Write the metadata file with the texts of all pictures that have one; those of others are kept.
+    """Write the metadata file with the texts of all images that have one; those of others are kept.
 
     Raises:
-        UserError: there are no pictures or no texts, or a file cannot be read or written.
+        UserError: there are no images or no texts, or a file cannot be read or written.
     """
     out, source = Path(options.out_json), _source(options)
     found = records.read(source, "--in_json") if source else {}
-    pictures = records.pictures(options.train_data_dir, recursive=options.recursive)
+    images = records.images(options.train_data_dir, recursive=options.recursive)
     require_writable("OUT_JSON", out)
     num_read = 0
-    for picture in progress(pictures, unit="picture", title="reading captions"):
-        text = _text(picture, options.suffix)
+    for image in progress(images, unit="image", title="reading captions"):
+        text = _text(image, options.suffix)
         if text is None:
             continue
         num_read += 1
-        found.setdefault(records.key_of(picture, full_path=options.full_path), {})[kind] = text
+        found.setdefault(records.key_of(image, full_path=options.full_path), {})[kind] = text
         if options.debug:
-            logger.info("%s: %s", printable(str(picture)), printable(text))
+            logger.info("%s: %s", printable(str(image)), printable(text))
     if not num_read:
         raise UserError(
-            f"no picture in {options.train_data_dir} has a {options.suffix} file; give --caption_extension"
+            f"no image in {options.train_data_dir} has a {options.suffix} file; give --caption_extension"
         )
-    if num_read < len(pictures):
-        missing = len(pictures) - num_read
-        logger.warning("%d of %s without %s file", missing, counted(len(pictures), "picture"), options.suffix)
+    if num_read < len(images):
+        missing = len(images) - num_read
+        logger.warning("%d of %s without %s file", missing, counted(len(images), "image"), options.suffix)
     records.write(out, found)
 
 
@@ -56,9 +56,9 @@ def _source(options: GatheringConfig) -> Path | None:
     return out if out.exists() else None
 
 
-def _text(picture: Path, suffix: str) -> str | None:
-    """Return the whole text beside a picture, None where there is none that can be read."""
-    path = os.path.splitext(picture)[0] + suffix
+def _text(image: Path, suffix: str) -> str | None:
+    """Return the whole text beside an image, None where there is none that can be read."""
+    path = os.path.splitext(image)[0] + suffix
     if not os.path.exists(path):
         return None
     try:

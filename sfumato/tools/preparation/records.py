@@ -1,6 +1,6 @@
 """Metadata files as the preparation tools rewrite them: everything they do not change stays as it was.
 
-A file maps the key of each picture, its path or its name without suffix, to `caption`, `tags`,
+A file maps the key of each image, its path or its name without suffix, to `caption`, `tags`,
 `train_resolution` and whatever else there is.
 """
 
@@ -39,7 +39,7 @@ def read(path: Path, option: str) -> Records:
     except ValueError as error:
         raise UserError(f"{option} {path} is not valid JSON: {error}") from error
     if not isinstance(records, dict) or not all(isinstance(record, dict) for record in records.values()):
-        raise UserError(f"{option} {path} is no metadata file; it should map each picture to its caption")
+        raise UserError(f"{option} {path} is no metadata file; it should map each image to its caption")
     return records
 
 
@@ -47,24 +47,24 @@ def write(path: Path, records: Records) -> None:
     """Write the records, whole or not at all."""
     with atomic_file(path) as file:
         file.write(json.dumps(records, indent=2, ensure_ascii=False).encode("utf-8"))
-    logger.info("%s now in %s", counted(len(records), "picture"), path)
+    logger.info("%s now in %s", counted(len(records), "image"), path)
 
 
-def pictures(folder: str, *, recursive: bool) -> list[Path]:
-    """Return the pictures in a folder, and those in the folders below it with `recursive`, sorted.
+def images(folder: str, *, recursive: bool) -> list[Path]:
+    """Return the images in a folder, and those in the folders below it with `recursive`, sorted.
 
     Raises:
         UserError: there are none, or the folder cannot be read.
     """
     found = sorted(path for path in _files(folder, recursive) if path.suffix.lower() in SUFFIXES)
     if not found:
-        raise UserError(f"{folder} has no pictures{'' if recursive else '; --recursive looks below it'}")
+        raise UserError(f"{folder} has no images{'' if recursive else '; --recursive looks below it'}")
     return found
 
 
-def key_of(picture: Path, *, full_path: bool) -> str:
-    """Return the key that stands for a picture."""
-    return str(picture) if full_path else picture.stem
+def key_of(image: Path, *, full_path: bool) -> str:
+    """Return the key that stands for an image."""
+    return str(image) if full_path else image.stem
 
 
 def _files(folder: str, recursive: bool) -> Iterator[Path]:

@@ -1,4 +1,4 @@
-"""Smaller copies of pictures in several sizes, each made from the one before."""
+"""Smaller copies of images in several sizes, each made from the one before."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sfumato.checkpoints.atomic import atomic_file
 from sfumato.checkpoints.name_trial import try_folder
 from sfumato.config.tools.preparation import ShrinkingConfig
 from sfumato.data.images.buckets import Size, centre_crop
-from sfumato.data.images.images import SUFFIXES, BrokenPictureError, decode
+from sfumato.data.images.images import SUFFIXES, BrokenImageError, decode
 from sfumato.data.images.resizing import resize
 from sfumato.data.sources import index
 from sfumato.data.sources.complaints import Complaints
@@ -29,37 +29,37 @@ logger = logging.getLogger(__name__)
 
 
 def shrink(options: ShrinkingConfig) -> None:
-    """Write `<name>+<size>.jpg` for every picture and size, and copy all other files as they are.
+    """Write `<name>+<size>.jpg` for every image and size, and copy all other files as they are.
 
     Raises:
-        UserError: a folder cannot be read or written, or no picture can be read.
+        UserError: a folder cannot be read or written, or no image can be read.
     """
     source, target = Path(options.src_img_folder), Path(options.dst_img_folder)
     files, complaints = _files(source), Complaints()
-    pictures = [path for path in files if path.suffix.lower() in SUFFIXES]
+    images = [path for path in files if path.suffix.lower() in SUFFIXES]
     others = [path for path in files if path.suffix.lower() not in SUFFIXES]
-    if not pictures:
-        raise UserError(f"{source} has no pictures")
+    if not images:
+        raise UserError(f"{source} has no images")
     try_folder(target, "choose another folder for the copies")
-    with progress(total=len(pictures), unit="picture", title="resizing pictures") as bar:
-        for path in pictures:
+    with progress(total=len(images), unit="image", title="resizing images") as bar:
+        for path in images:
             try:
                 _write_copies(decode(path), path.stem, target, options)
-            except BrokenPictureError as error:
+            except BrokenImageError as error:
                 complaints.leave_out(str(path), str(error))
             bar.update()
-    if len(complaints.broken) == len(pictures):
-        raise UserError(f"no picture in {source} can be read")
-    _copy(others, pictures, target, options)
-    number = counted(len(pictures) - len(complaints.broken), "picture")
+    if len(complaints.broken) == len(images):
+        raise UserError(f"no image in {source} can be read")
+    _copy(others, images, target, options)
+    number = counted(len(images) - len(complaints.broken), "image")
     logger.info("copies of %s are in %s", number, target)
 
 
 def fit_area(size: Size, limit: Size, divisible_by: int) -> tuple[Size, Size]:
-    """Return what a picture is resized to, and what is then cut out of its middle.
+    """Return what an image is resized to, and what is then cut out of its middle.
 
     Args:
-        size, limit: (width, height); the area of `limit` is not exceeded, nor is the picture enlarged.
+        size, limit: (width, height); the area of `limit` is not exceeded, nor is the image enlarged.
         divisible_by: what both sides of the cut are multiples of.
 
     Raises:
@@ -87,7 +87,7 @@ def _write_copies(image: Image.Image, stem: str, folder: Path, options: Shrinkin
         try:
             resized, cut = fit_area(image.size, limit, options.divisible_by)
         except ValueError as error:
-            raise BrokenPictureError(f"{error}: too narrow for --divisible_by and {text}") from None
+            raise BrokenImageError(f"{error}: too narrow for --divisible_by and {text}") from None
         left, top = centre_crop(resized, cut)
         image = resize(image, resized, interpolation).crop((left, top, left + cut[0], top + cut[1]))
         suffix = ".png" if options.save_as_png else ".jpg"
@@ -98,9 +98,9 @@ def _write_copies(image: Image.Image, stem: str, folder: Path, options: Shrinkin
                 image.save(file, "JPEG", quality=JPEG_QUALITY, subsampling=0)
 
 
-def _copy(others: Sequence[Path], pictures: Sequence[Path], folder: Path, options: ShrinkingConfig) -> None:
-    """Copy what is no picture; on request, once more for each copy of a picture that it belongs to."""
-    stems = {path.stem for path in pictures}
+def _copy(others: Sequence[Path], images: Sequence[Path], folder: Path, options: ShrinkingConfig) -> None:
+    """Copy what is no image; on request, once more for each copy of an image that it belongs to."""
+    stems = {path.stem for path in images}
     for path in others:
         _copy_file(path, folder / path.name)
         parts = path.name.split(".")

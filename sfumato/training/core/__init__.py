@@ -1,4 +1,4 @@
-"""Arithmetic of a run: its course, its processes, its number formats, the figures of a step.
+"""Arithmetic of a run: its course, its processes, its dtypes, the figures of a step.
 
 May import nothing else in `training/`.
 """

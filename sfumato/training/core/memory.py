@@ -1,6 +1,6 @@
 """How a run trades time for memory, and memory for time: what is done to the blocks of its models.
 
-Which blocks wait in main memory, and whether blocks can be compiled, is found before any weight is loaded.
+Which blocks wait in RAM, and whether blocks can be compiled, is found before any weight is loaded.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Swap:
         device: torch.device,
         after_backward: Callable[[nn.Module], None] | None = None,
     ) -> offload.BlockSwap:
-        """Let these blocks of a model in main memory travel, and bring everything else to the device.
+        """Let these blocks of a model in RAM travel, and bring everything else to the device.
 
         Args:
             after_backward: as `BlockSwap` has it.
@@ -53,7 +53,7 @@ class Swap:
         offload.move_others(model, chosen, device)
         swap = offload.BlockSwap(chosen, carrier_for(device), after_backward)
         logger.info(
-            "%d of %d blocks, %.2f GB, wait in main memory; they take turns in %.2f GB on the device",
+            "%d of %d blocks, %.2f GB, wait in RAM; they take turns in %.2f GB on the device",
             *(len(chosen), len(blocks), swap.num_bytes / 1e9, swap.slot_bytes / 1e9),
         )
         self._placed.append(swap)

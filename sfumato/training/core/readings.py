@@ -37,7 +37,7 @@ class Reading:
         loss: mean over the step's micro-batches.
         grad_norm: L2 norm before clipping.
         rates: of each parameter group.
-        paths: the pictures this process computed.
+        paths: the images this process computed.
         figures: what else the trainable reports, by the name under which it is recorded.
     """
 

@@ -1,4 +1,4 @@
-"""Pictures made while a model is trained, from the weights as they are, without leaving a trace in the run.
+"""Images made while a model is trained, from the weights as they are, without leaving a trace in the run.
 
 Weights, random numbers, modes and memory are after a preview what they were before it, and a preview that
 fails is a warning: a run with previews trains exactly what it would have trained without.
@@ -27,7 +27,7 @@ from sfumato.models.interface.family import DENOISER, VAE, Family, Prediction
 from sfumato.models.interface.parts import Parts
 from sfumato.sampling import sampler_names
 from sfumato.sampling.encoding import encode_prompt, tokenize_prompt
-from sfumato.sampling.output import write_picture
+from sfumato.sampling.output import write_image
 from sfumato.sampling.pipeline import Pipeline, Text
 from sfumato.sampling.prompts import PromptOptions, read_prompts
 from sfumato.sampling.request import Request, random_seed
@@ -44,8 +44,8 @@ FOLDER = "sample"
 SIDE = 512
 MINIMUM_SIDE = 64
 
-OnPicture = Callable[[int, str, Path, Image.Image], None]
-"""`on_picture(index, prompt, path, picture)`: told each preview, for trackers; prompts count from 0."""
+OnImage = Callable[[int, str, Path, Image.Image], None]
+"""`on_image(index, prompt, path, image)`: told each preview, for trackers; prompts count from 0."""
 
 
 def plan(run: Run, family: Family) -> Previews | None:
@@ -69,7 +69,7 @@ def plan(run: Run, family: Family) -> Previews | None:
 
 
 def file_for(names: Names, mark: str, index: int, seed: int | None) -> Path:
-    """Return the file of a picture that is made now, as sd-scripts names it."""
+    """Return the file of an image that is made now, as sd-scripts names it."""
     pieces = [names.name, mark, f"{index:02d}", time.strftime("%Y%m%d%H%M%S"), seed]
     stem = "_".join(str(piece) for piece in pieces if piece is not None)
     return names.folder / FOLDER / f"{stem}.png"
@@ -115,17 +115,17 @@ def _positive(every: int | None, name: str) -> int | None:
 
 @dataclass(frozen=True)
 class PreviewPrompt:
-    """One picture to be made again and again.
+    """One image to be made again and again.
 
     Attributes:
-        is_seeded: whether the prompt gives its seed; otherwise each picture gets a new one.
+        is_seeded: whether the prompt gives its seed; otherwise each image gets a new one.
     """
 
     request: Request
     is_seeded: bool
 
     def now(self) -> Request:
-        """Return the request with the seed that the next picture takes."""
+        """Return the request with the seed that the next image takes."""
         return self.request if self.is_seeded else replace(self.request, seed=random_seed())
 
 
@@ -136,7 +136,7 @@ class Previews:
     Attributes:
         zero_terminal: whether the schedule that is trained with ends in pure noise.
         texts: outputs of the encoders that are not trained, on the CPU, by prompt.
-        encoders: these encoders; the others run anew for each picture.
+        encoders: these encoders; the others run anew for each image.
     """
 
     family: Family
@@ -172,7 +172,7 @@ class Previews:
         processes: Processes,
         *,
         evaluating: Callable[[], AbstractContextManager[object]] = nullcontext,
-        on_picture: OnPicture = lambda index, prompt, path, picture: None,
+        on_image: OnImage = lambda index, prompt, path, image: None,
         should_stop: Callable[[], bool] = lambda: False,
     ) -> PreviewObserver:
         """Return what makes the previews, one observer in each process.
@@ -180,11 +180,11 @@ class Previews:
         Args:
             parts: with the denoiser that is trained or adapted.
             network: the adapters at work on it, if there are any.
-            names: of the run's files; pictures lie in the folder `sample` beside them.
+            names: of the run's files; images lie in the folder `sample` beside them.
             evaluating: the context in which weights are as they would be saved. It must leave them bit for
                 bit as they were.
-            on_picture: must not raise.
-            should_stop: asked before each sampler step; True leaves the remaining pictures out.
+            on_image: must not raise.
+            should_stop: asked before each sampler step; True leaves the remaining images out.
         """
         vae_dtype = parts.dtypes.get(VAE, precision.compute)  # with --no_half_vae it computes in float32
         pipeline = Pipeline(
@@ -195,13 +195,13 @@ class Previews:
             zero_terminal=self.zero_terminal,
         )
         return PreviewObserver(
-            self, pipeline, network, names, precision, processes, evaluating, on_picture, should_stop
+            self, pipeline, network, names, precision, processes, evaluating, on_image, should_stop
         )
 
 
 @dataclass
 class PreviewObserver:
-    """An observer of the loop: makes every n-th prompt's picture, where n is the number of processes."""
+    """An observer of the loop: makes every n-th prompt's image, where n is the number of processes."""
 
     previews: Previews
     pipeline: Pipeline
@@ -210,7 +210,7 @@ class PreviewObserver:
     precision: Precision
     processes: Processes
     evaluating: Callable[[], AbstractContextManager[object]]
-    on_picture: OnPicture
+    on_image: OnImage
     should_stop: Callable[[], bool]
 
     def at_first(self) -> None:
@@ -225,18 +225,18 @@ class PreviewObserver:
             self._make_all(mark, {"epoch": step.epoch, "step": step.number})
 
     def read(self, reading: Reading) -> None:
-        """Do nothing: pictures do not depend on the figures."""
+        """Do nothing: images do not depend on the figures."""
 
     def _make_all(self, mark: str, details: Mapping[str, int]) -> None:
         device = self.pipeline.parts.device
-        # Processes without a picture of their own go through the same contexts: their weights stay equal.
+        # Processes without an image of their own go through the same contexts: their weights stay equal.
         with self.evaluating(), at_rest(self.network), same_random_numbers(device), self._same_memory():
             for index, prompt in enumerate(self.previews.prompts):
                 if index % self.processes.world == self.processes.rank and not self.should_stop():
                     self._try(index, prompt, mark, details)
 
     def _try(self, index: int, prompt: PreviewPrompt, mark: str, details: Mapping[str, int]) -> None:
-        """Make one picture; a failure (a full disk, too little memory) must not end the training."""
+        """Make one image; a failure (a full disk, too little memory) must not end the training."""
         try:
             self._make(index, prompt, mark, details)
         except (UserError, RuntimeError) as error:
@@ -247,11 +247,11 @@ class PreviewObserver:
         request = prompt.now()
         seed = request.seed if prompt.is_seeded else None
         texts = {text: self._text(text) for text in request.prompts()}
-        picture = self.pipeline(request, texts, self._stop_if_asked)
+        image = self.pipeline(request, texts, self._stop_if_asked)
         path = file_for(self.names, mark, index, seed)
-        write_picture(picture, path, request, self._model() | dict(details))
+        write_image(image, path, request, self._model() | dict(details))
         logger.info("preview %s", path)
-        self.on_picture(index, request.prompt, path, picture)
+        self.on_image(index, request.prompt, path, image)
 
     def _text(self, text: str) -> Text:
         """Return what a prompt was encoded to at the start, and what trained encoders now make of it."""
@@ -271,7 +271,7 @@ class PreviewObserver:
 
     @contextmanager
     def _same_memory(self) -> Iterator[None]:
-        """Release the parts that were loaded only for the pictures."""
+        """Release the parts that were loaded only for the images."""
         family, parts = self.previews.family, self.pipeline.parts
         absent = [part for part in (*family.text_outputs, DENOISER, VAE) if part not in parts]
         try:
@@ -346,6 +346,6 @@ def _say_what_differs(lines: Sequence[PromptOptions], default_sampler: str, pred
         unknown = [name for name in missing if name not in known]
         hint = f" ({', '.join(unknown)} is no sampler's name)" if unknown else ""
         preferred = sampler_names.PREFERRED[prediction]
-        logger.warning("previews are drawn with %s instead of %s%s", preferred, ", ".join(missing), hint)
+        logger.warning("previews are generated with %s instead of %s%s", preferred, ", ".join(missing), hint)
     if any(line.strengths for line in lines):
         logger.warning("--m has no effect in --sample_prompts: the adapter that is trained acts fully")

@@ -37,12 +37,12 @@ class Averages:
 
 
 class Bar:
-    """The progress bar: loss, rate, pictures a second, memory, time left."""
+    """The progress bar: loss, rate, images a second, memory, time left."""
 
-    def __init__(self, plan: Plan, pictures_per_step: float, finished: int = 0) -> None:
+    def __init__(self, plan: Plan, images_per_step: float, finished: int = 0) -> None:
         self._bar = log.progress(total=plan.num_steps, initial=finished, unit="step", title="training")
         self._averages = Averages(plan.steps_per_epoch)
-        self._pictures_per_step = pictures_per_step
+        self._images_per_step = images_per_step
         self._started = self._shown = time.monotonic()
         self._finished = finished
         self._last: Reading | None = None
@@ -68,7 +68,7 @@ class Bar:
     def _show(self, reading: Reading) -> None:
         self._shown = time.monotonic()
         elapsed_s = self._shown - self._started
-        speed = (reading.step.number - self._finished) * self._pictures_per_step / max(elapsed_s, 1e-9)
+        speed = (reading.step.number - self._finished) * self._images_per_step / max(elapsed_s, 1e-9)
         rate = reading.rates[-1].effective
         self._bar.set_postfix_str(
             f"loss {self.average:.4f}, lr {rate:.2e}, {speed:.2f} images/s, {_memory()}", refresh=False

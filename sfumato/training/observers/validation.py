@@ -1,4 +1,4 @@
-"""The loss on pictures that are not trained, with the same noise each time, so that figures compare."""
+"""The loss on images that are not trained, with the same noise each time, so that figures compare."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class ValidationObserver:
     """An observer of the loop: measures the loss of the weights as they would be saved.
 
     Attributes:
-        pictures: those that are not trained.
+        images: those that are not trained.
         evaluating: the context in which weights are as they would be saved.
         averages: of the loss in training, for comparison.
         before: brings these up to date.
@@ -65,7 +65,7 @@ class ValidationObserver:
     """
 
     trainable: Trainable
-    pictures: TrainingSet
+    images: TrainingSet
     loader: Loader
     rhythm: ValidationRhythm
     processes: Processes
@@ -95,9 +95,9 @@ class ValidationObserver:
         self.average = self.averages.add(reading.loss)
 
     def measure(self) -> float | None:
-        """Return the mean loss of a picture over all processes, or None if it was given up."""
+        """Return the mean loss of an image over all processes, or None if it was given up."""
         device = self.processes.device
-        totals = torch.zeros(3, device=device)  # loss, pictures, whether somebody gave up
+        totals = torch.zeros(3, device=device)  # loss, images, whether somebody gave up
         with self.evaluating(), at_rest(self.network), same_random_numbers(device), torch.no_grad():
             for number, batch in self._batches():
                 if self.should_stop():
@@ -107,18 +107,18 @@ class ValidationObserver:
                 totals[0] += losses.sum()
                 totals[1] += len(losses)
         self.processes.sum_(totals)
-        loss, num_pictures, given_up = totals.tolist()
-        return None if given_up else loss / num_pictures
+        loss, num_images, given_up = totals.tolist()
+        return None if given_up else loss / num_images
 
     def _batches(self) -> Iterator[tuple[int, Batch]]:
         """Yield this process's batches, always those of the first epoch, with their numbers."""
-        plan = self.pictures.batches(1)
+        plan = self.images.batches(1)
         mine = range(len(plan))[: self.rhythm.max_batches][self.processes.rank :: self.processes.world]
         return zip(mine, self.loader(plan.select(mine)), strict=True)
 
     def _reseed(self, number: int) -> torch.Generator:
-        """Make every draw of a batch a function of the pictures' seed and the batch's number."""
-        derived = seeds.derive("validation", self.pictures.seed, number)
+        """Make every draw of a batch a function of the images' seed and the batch's number."""
+        derived = seeds.derive("validation", self.images.seed, number)
         torch.manual_seed(derived)
         random.seed(derived)
-        return torch.Generator().manual_seed(seeds.derive("validation noise", self.pictures.seed, number))
+        return torch.Generator().manual_seed(seeds.derive("validation noise", self.images.seed, number))

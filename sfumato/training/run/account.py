@@ -1,7 +1,7 @@
 """What a run will hold in memory, byte by byte, found before any weight is loaded.
 
 Two steps of the run are taken without numbers (see `nn/dry_run.py`): the first makes the optimizer's state,
-the second is what all later ones are like. Its batch is the largest of the run. Encoding pictures and
+the second is what all later ones are like. Its batch is the largest of the run. Encoding images and
 captions beforehand is counted likewise, as if nothing were cached yet. Previews are not counted.
 """
 
@@ -24,7 +24,7 @@ from sfumato.config.run.run import Run
 from sfumato.config.run.training.length import LengthConfig
 from sfumato.data.batches.collate import Batch
 from sfumato.data.batches.dataset import TrainingSet
-from sfumato.data.batches.image_sets import PictureSet
+from sfumato.data.batches.image_sets import ImageSet
 from sfumato.data.custom.user_set import UserSet
 from sfumato.data.images.buckets import Size
 from sfumato.models.interface.family import DENOISER, VAE, Family
@@ -46,7 +46,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class MemoryItem:
-    """Something that takes memory; in bytes, on the device and in main memory."""
+    """Something that takes memory; in bytes, on the device and in RAM."""
 
     name: str
     device: int
@@ -67,7 +67,7 @@ class Phase:
 
     @property
     def host(self) -> int:
-        """Bytes in main memory that is set aside for the device, pinned if possible."""
+        """Bytes in RAM that is set aside for the device, pinned if possible."""
         return sum(item.host for item in self.items)
 
 
@@ -115,7 +115,7 @@ class Account:
         """Return a table for people, in GB of 10^9 bytes."""
         lines = []
         for phase in self.phases:
-            lines += ["", _row(phase.name, "device", "main memory")]
+            lines += ["", _row(phase.name, "device", "RAM")]
             lines += [_row(f"  {item.name}", _gb(item.device), _gb(item.host)) for item in phase.items]
             lines.append(_row("  together", _gb(phase.device), _gb(phase.host)))
         return "\n".join(lines[1:])
@@ -180,11 +180,11 @@ class _Dry:
         self._texts: Shapes = {}
 
     def caching(self) -> Iterator[Phase]:
-        """Yield what encodes pictures and captions once."""
+        """Yield what encodes images and captions once."""
         config, encoders = self._run[CachingConfig], self._session.cached_encoders
         with torch.no_grad(), self._session.precision.autocast():
             if config.cache_latents:
-                yield self._encoding("encoding pictures", [VAE], self._encode_pictures)
+                yield self._encoding("encoding images", [VAE], self._encode_images)
             if encoders:
                 yield self._encoding("encoding captions", encoders, self._encode_captions)
 
@@ -216,7 +216,7 @@ class _Dry:
         self._parts.release(*parts)
         return Phase(name, [*weights, MemoryItem("working memory", self._tally.peak - before)])
 
-    def _encode_pictures(self) -> None:
+    def _encode_images(self) -> None:
         count, (width, height) = _largest(self._session, self._run[CachingConfig].vae_batch_size)
         pixels = torch.empty(count, 3, height, width)
         self._family.encode_image(self._parts[VAE], pixels, torch.Generator())
@@ -362,23 +362,23 @@ def _uncompiled(run: Run) -> Run:
 
 
 def _largest(session: TrainingSession, at_once: int | None = None) -> tuple[int, Size]:
-    """Return how many pictures of which size the batch with most pixels has."""
+    """Return how many images of which size the batch with most pixels has."""
     batches = [
-        (min(len(items), at_once or pictures.plan.batch_size), size)
-        for pictures in _sets(session)
-        for size, items in pictures.buckets.items()
+        (min(len(items), at_once or image_set.plan.batch_size), size)
+        for image_set in _sets(session)
+        for size, items in image_set.buckets.items()
     ]
     return max(batches, key=lambda batch: batch[0] * batch[1][0] * batch[1][1])
 
 
 def _longest_caption(session: TrainingSession) -> str:
     return max(
-        (caption for pictures in _sets(session) for caption in pictures.pictures.captions),
+        (caption for image_set in _sets(session) for caption in image_set.images.captions),
         key=len,
         default="",
     )
 
 
-def _sets(session: TrainingSession) -> Sequence[PictureSet]:
+def _sets(session: TrainingSession) -> Sequence[ImageSet]:
     assert isinstance(session.training_set, TrainingSet)
     return session.training_set.sets

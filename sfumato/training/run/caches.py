@@ -21,7 +21,7 @@ from sfumato.training.core.distributed import Processes
 
 
 def sets_of(training_set: TrainingSet) -> list[TrainingSet]:
-    """Return the pictures that are trained, and those that are held back if there are any."""
+    """Return the images that are trained, and the validation images if there are any."""
     held_back = training_set.validation
     return [training_set] if held_back is None else [training_set, held_back]
 
@@ -29,33 +29,33 @@ def sets_of(training_set: TrainingSet) -> list[TrainingSet]:
 def check_places(
     training_set: TrainingSet, family: Family, remedy: str, *, latents: bool, texts: bool
 ) -> None:
-    """Raise UserError if a folder does not take the cache files that its pictures still lack.
+    """Raise UserError if a folder does not take the cache files that its images still lack.
 
     Args:
         remedy: what to do then.
         latents, texts: which files will be written.
     """
-    for pictures in sets_of(training_set):
+    for images in sets_of(training_set):
         caches: list[LatentCache | TextCache] = []
-        caches += [LatentCache(pictures.sets, family.caches, family.latents)] if latents else []
-        caches += [TextCache(pictures.sets, family.caches.texts, ())] if texts else []
+        caches += [LatentCache(images.sets, family.caches, family.latents)] if latents else []
+        caches += [TextCache(images.sets, family.caches.texts, ())] if texts else []
         for cache in caches:
-            _try_longest_names(pictures, cache.path, remedy)
+            _try_longest_names(images, cache.path, remedy)
 
 
 def _try_longest_names(training_set: TrainingSet, path: Callable[[int, int], Path], remedy: str) -> None:
     """Try the cache file with the longest name in each folder, unless the folder has all of them."""
-    for dataset, pictures in enumerate(training_set.sets):
+    for dataset, image_set in enumerate(training_set.sets):
         longest: dict[str, tuple[int, int]] = {}
-        for index, picture in enumerate(pictures.pictures.paths):
-            folder, _, name = picture.rpartition(os.sep)
+        for index, image in enumerate(image_set.images.paths):
+            folder, _, name = image.rpartition(os.sep)
             longest[folder] = max(longest.get(folder, (0, 0)), (len(os.fsencode(name)), index))
         for folder, (_, index) in longest.items():
             refusal = _refusal(path(dataset, index), remedy)
             if refusal and not all(
                 os.path.exists(path(dataset, other))
-                for other, picture in enumerate(pictures.pictures.paths)
-                if picture.rpartition(os.sep)[0] == folder
+                for other, image in enumerate(image_set.images.paths)
+                if image.rpartition(os.sep)[0] == folder
             ):
                 raise refusal
 
@@ -68,14 +68,14 @@ def _refusal(path: Path, remedy: str) -> UserError | None:
     return None
 
 
-def cache_pictures(
+def cache_images(
     run: Run, training_set: TrainingSet, family: Family, parts: Parts, processes: Processes
 ) -> None:
-    """Encode every picture once, then let go of the autoencoder."""
+    """Encode every image once, then let go of the autoencoder."""
     config = run[CachingConfig]
-    for pictures in sets_of(training_set):
+    for images in sets_of(training_set):
         fill_latents(
-            pictures,
+            images,
             family,
             parts,
             batch_size=config.vae_batch_size,
@@ -95,9 +95,9 @@ def cache_captions(
 ) -> None:
     """Encode every caption once with these text encoders; they stay loaded, for previews."""
     config = run[CachingConfig]
-    for pictures in sets_of(training_set):
+    for images in sets_of(training_set):
         fill_texts(
-            pictures,
+            images,
             family,
             parts,
             encoders,

@@ -18,7 +18,7 @@ def run_or_save(loop: Loop, interrupt: Interrupt, saver: Saver | None, guard: Fi
 
     Raises:
         StoppedError: a signal ended the run.
-        UserError: a process that loads pictures died.
+        UserError: a process that loads images died.
     """
     if loop.finished == loop.plan.num_steps:
         # The run was killed after its last step's state and before its last file.
@@ -38,7 +38,7 @@ def run_or_save(loop: Loop, interrupt: Interrupt, saver: Saver | None, guard: Fi
     if interrupt.signal is not None:
         raise StoppedError(f"{interrupt.signal.name} ended the run: {how}", interrupt.signal)
     raise UserError(
-        f"a process that loads pictures died ({death}), most often for lack of memory; "
+        f"a process that loads images died ({death}), most often for lack of memory; "
         f"lower --max_data_loader_n_workers: {how}"
     )
 

@@ -74,7 +74,7 @@ class Loop:
         self._tell(self._late.flush())
 
     def _take(self, step: Step) -> list[str]:
-        """Take one optimizer step; return the files of this process's pictures."""
+        """Take one optimizer step; return the files of this process's images."""
         processes = self.update.processes
         paths: list[str] = []
         self.trainable.step_begins(step)

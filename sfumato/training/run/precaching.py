@@ -1,4 +1,4 @@
-"""Latents and captions encoded ahead of training, into the files beside the pictures that it looks for."""
+"""Latents and captions encoded ahead of training, into the files beside the images that it looks for."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from sfumato.caching.latents import require_constant_pictures
+from sfumato.caching.latents import require_constant_images
 from sfumato.caching.texts import require_cacheable_captions
 from sfumato.config.run.data.caching import CachingConfig
 from sfumato.config.run.distributed import DistributedConfig
@@ -31,26 +31,26 @@ from sfumato.nn.precision import dtype_named
 from sfumato.training.core import distributed
 from sfumato.training.core.distributed import Processes
 from sfumato.training.core.precision import Precision, for_device, precision_for
-from sfumato.training.run.caches import cache_captions, cache_pictures, check_places
+from sfumato.training.run.caches import cache_captions, cache_images, check_places
 
 logger = logging.getLogger(__name__)
 
 
 def cache_latents(run: Run) -> None:
-    """Encode the pictures of a run's data into files beside them.
+    """Encode the images of a run's data into files beside them.
 
     Raises:
         UserError: something is wrong that the user can mend, mostly before any weight is loaded.
     """
     with _workplace(run, (VAE,)) as place:
-        require_constant_pictures(place.training_set)
+        require_constant_images(place.training_set)
         place.check(latents=True)
-        cache_pictures(place.run, place.training_set, place.family, place.parts, place.processes)
-        logger.info("latents of %s are in files", counted(place.num_pictures, "picture"))
+        cache_images(place.run, place.training_set, place.family, place.parts, place.processes)
+        logger.info("latents of %s are in files", counted(place.num_images, "image"))
 
 
 def cache_texts(run: Run) -> None:
-    """Encode the captions of a run's data with every text encoder, into files beside the pictures.
+    """Encode the captions of a run's data with every text encoder, into files beside the images.
 
     Raises:
         UserError: something is wrong that the user can mend, mostly before any weight is loaded.
@@ -60,7 +60,7 @@ def cache_texts(run: Run) -> None:
         require_cacheable_captions(place.training_set, to_disk=True)
         place.check(latents=False)
         cache_captions(place.run, place.training_set, place.family, place.parts, place.processes, encoders)
-        logger.info("encoded captions of %s are in files", counted(place.num_pictures, "picture"))
+        logger.info("encoded captions of %s are in files", counted(place.num_images, "image"))
 
 
 @dataclass(frozen=True)
@@ -78,8 +78,8 @@ class _Workplace:
             check_places(self.training_set, self.family, remedy, latents=latents, texts=not latents)
 
     @property
-    def num_pictures(self) -> int:
-        return sum(len(found.pictures) for found in self.training_set.sets)
+    def num_images(self) -> int:
+        return sum(len(found.images) for found in self.training_set.sets)
 
 
 @contextmanager
@@ -123,7 +123,7 @@ def _to_disk(run: Run) -> CachingConfig:
 
 
 def _dtypes(run: Run, parts: Sequence[str], precision: Precision) -> dict[str, torch.dtype]:
-    """Return the number format of each part: that of training, or its own where one is asked for."""
+    """Return the dtype of each part: that of training, or its own where one is asked for."""
     kept = (VAE,) if run[ModelConfig].no_half_vae else ()
     asked = {part: run.values().get(f"{part}_dtype") for part in parts}
     return {

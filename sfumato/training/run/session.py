@@ -15,7 +15,7 @@ from torch import nn
 
 from sfumato import seeds
 from sfumato.adapters.network.network import Network
-from sfumato.caching.latents import require_constant_pictures
+from sfumato.caching.latents import require_constant_images
 from sfumato.caching.texts import require_cacheable_captions
 from sfumato.config.public import public_values, to_toml
 from sfumato.config.run.data.caching import CachingConfig
@@ -44,7 +44,7 @@ from sfumato.training.observers.preview import PreviewObserver, Previews
 from sfumato.training.observers.progress import Averages, Bar
 from sfumato.training.observers.saving import Keeping, Names, Saver
 from sfumato.training.observers.validation import ValidationObserver, rhythm_for
-from sfumato.training.run.caches import cache_captions, cache_pictures, check_places
+from sfumato.training.run.caches import cache_captions, cache_images, check_places
 from sfumato.training.run.ending import run_or_save
 from sfumato.training.run.interrupt import Interrupt
 from sfumato.training.run.loop import Loop, Observer
@@ -65,7 +65,7 @@ class TrainingSession:
 
     Attributes:
         state: to resume from, or None.
-        swap: blocks that wait in main memory, or None.
+        swap: blocks that wait in RAM, or None.
         finished: steps that count as done.
         started_at: Unix seconds.
     """
@@ -100,9 +100,9 @@ class TrainingSession:
         return [name for name in self.family.text_outputs if name not in self.cached_encoders]
 
     def check_caching(self) -> None:
-        """Raise UserError if pictures or captions that vary are to be encoded once."""
+        """Raise UserError if images or captions that vary are to be encoded once."""
         if self.run[CachingConfig].cache_latents:
-            require_constant_pictures(self._pictures)
+            require_constant_images(self._images)
         if self.run[CachingConfig].cache_text_encoder_outputs:
             if not self.cached_encoders:
                 raise UserError(
@@ -110,7 +110,7 @@ class TrainingSession:
                     "drop it, or train fewer of them"
                 )
             to_disk = self.run[CachingConfig].cache_text_encoder_outputs_to_disk
-            require_cacheable_captions(self._pictures, to_disk=to_disk)
+            require_cacheable_captions(self._images, to_disk=to_disk)
         if self.processes.is_first:
             self._check_cache_files(self.run[CachingConfig])
 
@@ -119,11 +119,11 @@ class TrainingSession:
         texts = config.cache_text_encoder_outputs_to_disk and bool(self.cached_encoders)
         if latents or texts:
             remedy = "let the folder be written to, or cache without _to_disk"
-            check_places(self._pictures, self.family, remedy, latents=latents, texts=texts)
+            check_places(self._images, self.family, remedy, latents=latents, texts=texts)
 
     @property
-    def _pictures(self) -> TrainingSet:
-        """The folders of pictures that caches lie beside; options see to it that there are some."""
+    def _images(self) -> TrainingSet:
+        """The folders of images that caches lie beside; options see to it that there are some."""
         assert isinstance(self.training_set, TrainingSet)
         return self.training_set
 
@@ -166,9 +166,9 @@ class TrainingSession:
         tools = self.family, parts, self.processes
         with self.precision.autocast():
             if self.run[CachingConfig].cache_latents:
-                cache_pictures(self.run, self._pictures, *tools)
+                cache_images(self.run, self._images, *tools)
             if self.cached_encoders:
-                cache_captions(self.run, self._pictures, *tools, self.cached_encoders)
+                cache_captions(self.run, self._images, *tools, self.cached_encoders)
             if self.previews is not None:
                 trained = self.method.trained_encoders
                 self.previews.encode(
@@ -239,7 +239,7 @@ class TrainingSession:
         observers: Sequence[Observer],
         interrupt: Interrupt,
     ) -> ValidationObserver | None:
-        """Return what measures the loss of pictures that are held back, if there are any."""
+        """Return what measures the loss of the validation images, if there are any."""
         held_back = self.training_set.validation
         if held_back is None:
             return None
@@ -263,7 +263,7 @@ class TrainingSession:
         )
 
     def _observers(self, trainable: Trainable, guard: FiniteGuard, saver: Saver | None) -> list[Observer]:
-        observers: list[Observer] = [guard, Bar(self.plan, self._pictures_per_step(), self.finished)]
+        observers: list[Observer] = [guard, Bar(self.plan, self._images_per_step(), self.finished)]
         if saver is None:
             return observers
         self.names.settings().write_text(to_toml(public_values(self.run)), "utf-8")
@@ -274,7 +274,7 @@ class TrainingSession:
         observers.append(saver)
         return observers
 
-    def _pictures_per_step(self) -> float:
+    def _images_per_step(self) -> float:
         return self.training_set.num_showings / self.plan.steps_per_epoch
 
     def _saver(self, trainable: Trainable, update: WeightUpdate, guard: FiniteGuard) -> Saver:
@@ -325,10 +325,10 @@ class TrainingSession:
             started_at=self.started_at,
         )
 
-    def _loader(self, pictures: TrainingData) -> Loader:
+    def _loader(self, images: TrainingData) -> Loader:
         config = self.run[LoaderConfig]
         return Loader(
-            pictures,
+            images,
             num_workers=min(config.max_data_loader_n_workers, os.cpu_count() or 1),
             persistent=config.persistent_data_loader_workers,
             pin=self.processes.device.type == "cuda",

@@ -79,7 +79,7 @@ def count(run: Run) -> Account:
 
 
 def prepare(run: Run, processes: Processes) -> TrainingSession:
-    """Check options, headers, pictures and disk space; return the run, ready to load its models.
+    """Check options, headers, images and disk space; return the run, ready to load its models.
 
     Raises:
         UserError: the run cannot work.
@@ -214,11 +214,13 @@ def _finished(config: LengthConfig, plan: Plan, state: State | None, names: Name
 def _report(data: TrainingData, plan: Plan, seed: int) -> None:
     if data.validation is not None:
         num = data.validation.num_train_images
-        logger.info("%s held back to measure the loss on", counted(num, "picture"))
+        logger.info(
+            "%s for validation: the loss is measured on them, and they are not trained", counted(num, "image")
+        )
     logger.info(
         "%s (with repeats) and %s, %s an epoch, %s, %s, seed %d",
-        counted(data.num_train_images, "picture"),
-        counted(data.num_reg_images, "regularisation picture"),
+        counted(data.num_train_images, "image"),
+        counted(data.num_reg_images, "regularisation image"),
         counted(plan.num_batches, "batch", "batches"),
         counted(plan.num_epochs, "epoch"),
         counted(plan.num_steps, "step"),

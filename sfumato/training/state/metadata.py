@@ -180,7 +180,7 @@ def _base_model(config: ModelConfig) -> dict[str, str]:
 
 def _data_set(run: Run, training_set: TrainingSet, world: int) -> dict[str, Any]:
     sets = training_set.sets
-    described = [statistics.describe(pictures) for pictures in sets]
+    described = [statistics.describe(images) for images in sets]
     values = {
         "ss_dataset_dirs": json.dumps(statistics.folders(sets, is_reg=False)),
         "ss_tag_frequency": json.dumps(_tags(training_set)),
@@ -217,6 +217,6 @@ def _validation(run: Run, held_back: TrainingSet) -> dict[str, Any]:
 def _tags(training_set: TrainingSet) -> dict[str, dict[str, int]]:
     """Count the tags of each folder; a folder that several data sets share counts once."""
     merged: dict[str, dict[str, int]] = {}
-    for pictures in training_set.sets:
-        merged = statistics.tag_frequency(pictures) | merged
+    for images in training_set.sets:
+        merged = statistics.tag_frequency(images) | merged
     return merged

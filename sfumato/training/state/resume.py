@@ -246,7 +246,7 @@ def _is_new(name: str, prefix: str, reader: TensorReader) -> bool:
 
 
 def _is_same(live: Tensor, saved: Tensor) -> bool:
-    """Return whether a tensor holds just what was saved, in its own number format."""
+    """Return whether a tensor holds just what was saved, in its own dtype."""
     saved = saved.to(live.device, live.dtype)
     one, other = (tensor.detach().reshape(-1).view(torch.uint8) for tensor in (live, saved))
     return torch.equal(one, other)

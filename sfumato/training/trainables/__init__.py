@@ -50,7 +50,7 @@ class Trainable(Protocol):
         ...
 
     def loss(self, batch: Batch, rng: torch.Generator) -> StepLoss:
-        """Return the loss of each picture; all that is random comes from `rng` or the global generators."""
+        """Return the loss of each image; all that is random comes from `rng` or the global generators."""
         ...
 
     def step_begins(self, step: Step) -> None:

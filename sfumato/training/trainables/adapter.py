@@ -158,7 +158,7 @@ class AdapterTraining:
         return figures
 
     def loss(self, batch: Batch, rng: torch.Generator) -> StepLoss:
-        """Return the loss of each picture of `batch`."""
+        """Return the loss of each image of `batch`."""
         self.network.set_strength(float(batch.network_multipliers[0]))  # one data set, one strength
         return self.denoising.loss(batch, rng)
 

@@ -28,7 +28,7 @@ def objective_of(run: Run, family: Family) -> Objective:
 
 @dataclass
 class Denoising:
-    """From a batch to the loss of each of its pictures, by the models as they are.
+    """From a batch to the loss of each of its images, by the models as they are.
 
     Attributes:
         live_encoders: text encoders that run in every step, because their outputs are not cached.
@@ -47,7 +47,7 @@ class Denoising:
         self.objective = objective_of(self.run, self.family)
 
     def loss(self, batch: Batch, rng: torch.Generator) -> StepLoss:
-        """Return the loss of each picture of `batch`; noise and timesteps come from `rng`."""
+        """Return the loss of each image of `batch`; noise and timesteps come from `rng`."""
         device = self.precision.device
         batch = batch.to(device, non_blocking=device.type == "cuda")
         with self.precision.autocast():

@@ -1,4 +1,4 @@
-"""What saved files have in common, whatever was trained: their number format and what they say."""
+"""What saved files have in common, whatever was trained: their dtype and what they say."""
 
 from __future__ import annotations
 

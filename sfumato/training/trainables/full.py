@@ -87,7 +87,7 @@ class FullTraining:
         return [ParameterGroup(list(self.model.parameters()), rate, "unet")]
 
     def loss(self, batch: Batch, rng: torch.Generator) -> StepLoss:
-        """Return the loss of each picture of `batch`."""
+        """Return the loss of each image of `batch`."""
         return self.denoising.loss(batch, rng)
 
     def step_begins(self, step: Step) -> None:

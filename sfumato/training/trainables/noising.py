@@ -64,7 +64,7 @@ class FlowNoising:
         shift: factor towards more noise, for the samplings `sigma` and `shift`.
         sigmoid_scale: spread of the levels, for the samplings that take a sigmoid.
         logit_mean, logit_std, mode_scale: parameters of the scheme's density.
-        patch: latent pixels per token side, for the sampling that shifts by the picture's size.
+        patch: latent pixels per token side, for the sampling that shifts by the image's size.
         low, high: levels are squeezed into this range.
         perturbation: standard deviation of extra noise that only the input takes, relative to the noise.
     """

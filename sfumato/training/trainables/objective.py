@@ -1,4 +1,4 @@
-"""What one training step measures: noise in, a prediction out, one loss per picture."""
+"""What one training step measures: noise in, a prediction out, one loss per image."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class StepLoss:
     """What a step measured.
 
     Attributes:
-        per_sample: (B,) float32, each picture's loss; the step's loss is their mean.
+        per_sample: (B,) float32, each image's loss; the step's loss is their mean.
         timesteps: (B,) float32 in [0, 1000], on the same device.
     """
 
@@ -102,7 +102,7 @@ class Objective:
             latents: (B, C, H/8, W/8), scaled, on the device that everything runs on.
             rng: a CPU generator; the step depends on nothing else that is random.
             mask: (B, 1, H, W) in [0, 1], of pixels or of latents: where the loss counts.
-            weights: (B,), each picture's weight (regularisation pictures have another than the rest).
+            weights: (B,), each image's weight (regularisation images have another than the rest).
         """
         noised = self.noising(latents.float(), rng)
         output = predict(noised.noisy.to(latents.dtype), noised.timesteps).float()

@@ -290,7 +290,7 @@ def test_the_change_is_one_product_with_the_sum_where_that_is_faster(monkeypatch
         output = module(inputs)
         layer.change(inputs, output)
         layer.float().change(inputs, output)
-    assert sums == [(3, 5, 10), (3, 10)], "pictures have their channels first, and float32 stays as it is"
-    pictures = inputs.to(memory_format=torch.channels_last)
-    layer.bfloat16().change(pictures, module.to(memory_format=torch.channels_last)(pictures))
+    assert sums == [(3, 5, 10), (3, 10)], "images have their channels first, and float32 stays as it is"
+    images = inputs.to(memory_format=torch.channels_last)
+    layer.bfloat16().change(images, module.to(memory_format=torch.channels_last)(images))
     assert sums[2] == (3, 10, 4, 4)

@@ -258,6 +258,6 @@ def test_an_argument_that_another_overrules_is_a_warning(
     arguments: list[str], options: dict[str, Any], said: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):
-        resolve(*argument_values, **options)
+        resolve(*arguments, **options)
     assert len(caplog.messages) == bool(said)
     assert said in "".join(caplog.messages)

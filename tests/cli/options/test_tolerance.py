@@ -129,7 +129,7 @@ def test_what_changes_no_training_is_left_out_with_a_line_that_says_so(tmp_path:
     parsed = _parse(tmp_path, text)
     (line,) = parsed.warnings
     assert re.search(
-        "sample_sampler: 'magic' is not one of ddim.*; it is left out: it only draws previews", line
+        "sample_sampler: 'magic' is not one of ddim.*; it is left out: it only generates previews", line
     )
     assert parsed.run.values()["sample_sampler"] == "ddim"
     with pytest.raises(UserError, match="magic"):

@@ -20,7 +20,7 @@ from sfumato.data.captions.captions import CaptionSettings
 from sfumato.data.config.plan import DatasetPlan, SubsetPlan
 from sfumato.data.images.buckets import Buckets, round_limits
 from sfumato.errors import UserError
-from tests.data.folders import folder, picture, pixels, plan, subset
+from tests.data.folders import folder, image, pixels, plan, subset
 from tests.golden.derived import settings
 
 FIXTURE = settings("c_dataset_seed")
@@ -69,12 +69,12 @@ class TestAgainstSdScripts:
         if expected:
             assert info["mean_img_ar_error"] == pytest.approx(expected["mean_img_ar_error"], abs=1e-12)
 
-    def test_repeats_of_every_picture_are_equal(self, case: dict, recorded: Path) -> None:
-        (pictures,) = dataset.read([recorded_plan(recorded, case["config"])], seed=1).sets
-        repeats = {name(p.path): p.num_repeats for p in pictures.pictures}
+    def test_repeats_of_every_image_are_equal(self, case: dict, recorded: Path) -> None:
+        (image_set,) = dataset.read([recorded_plan(recorded, case["config"])], seed=1).sets
+        repeats = {name(p.path): p.num_repeats for p in image_set.images}
         assert repeats == case["reg_repeats"]
 
-    def test_every_epoch_shows_the_same_pictures_with_the_same_framing(
+    def test_every_epoch_shows_the_same_images_with_the_same_framing(
         self, case: dict, recorded: Path
     ) -> None:
         training_set = dataset.read([recorded_plan(recorded, case["config"])], seed=1)
@@ -95,7 +95,7 @@ def of_batch(batch: Batch, case: dict) -> list[tuple]:
     if not VARIED & case["config"]["sub"].keys():
         framing.append(batch.crop_offsets)
     if not case["bucket_info"]:
-        # Without buckets sd-scripts records the size after cropping; here pictures are resized to the bucket.
+        # Without buckets sd-scripts records the size after cropping; here images are resized to the bucket.
         framing = [batch.target_sizes]
     shape = tuple(batch.pixels.shape[1:])
     sizes = [tuple(tuple(rows[i].tolist()) for rows in framing) for i in range(len(batch))]
@@ -138,7 +138,7 @@ def augmented(tmp_path: Path) -> TrainingSet:
     path = folder(tmp_path / "cat", SIZES)
     folder(tmp_path / "masks", SIZES)
     folder(tmp_path / "dog", [])
-    picture(tmp_path / "dog" / "x_40_30_20_20.png", (80, 64), "dog")
+    image(tmp_path / "dog" / "x_40_30_20_20.png", (80, 64), "dog")
     everything = {"flip_aug": True, "color_aug": True, "random_crop": True}
     subsets = [
         subset(path, **everything, alpha_mask=True),
@@ -164,7 +164,7 @@ def test_augmented_batches_do_not_depend_on_the_number_of_workers(
             assert one.masks is None or torch.equal(one.masks, other.masks)
 
 
-def test_every_epoch_varies_pictures_anew(augmented: TrainingSet) -> None:
+def test_every_epoch_varies_images_anew(augmented: TrainingSet) -> None:
     def shown(epoch: int) -> set[tuple]:
         batches = [augmented[p] for p in augmented.batches(epoch)]
         return {(path, p.sum().item()) for b in batches for path, p in zip(b.paths, b.pixels, strict=True)}
@@ -173,7 +173,7 @@ def test_every_epoch_varies_pictures_anew(augmented: TrainingSet) -> None:
     assert shown(1) == shown(1)
 
 
-def test_pictures_without_a_mask_count_fully_beside_pictures_with_one(augmented: TrainingSet) -> None:
+def test_images_without_a_mask_count_fully_beside_images_with_one(augmented: TrainingSet) -> None:
     found: dict[str, list[float]] = {"cat": [], "dog": []}
     for batch in (augmented[p] for epoch in (1, 2, 3) for p in augmented.batches(epoch)):
         if batch.masks is not None:
@@ -211,7 +211,7 @@ def test_loading_leaves_the_global_generators_alone(varied: TrainingSet) -> None
 def test_batches_never_mix_buckets_or_data_sets_and_show_everything_once(varied: TrainingSet) -> None:
     plans = varied.batches(1)
     for p in plans:
-        buckets = {varied.sets[p.dataset].fit(item.picture).bucket for item in p.items}
+        buckets = {varied.sets[p.dataset].fit(item.image).bucket for item in p.items}
         assert len(buckets) == 1
         assert len(p.items) <= varied.sets[p.dataset].plan.batch_size
     shown = Counter((p.dataset, item) for p in plans for item in p.items)
@@ -250,9 +250,9 @@ def test_a_flipped_sample_is_the_mirror_of_the_other(tmp_path: Path) -> None:
     assert all(torch.equal(pixels.flip(-1), shown[0]) for pixels in mirrored)
 
 
-def test_repeats_of_one_picture_draw_different_captions(tmp_path: Path) -> None:
+def test_repeats_of_one_image_draw_different_captions(tmp_path: Path) -> None:
     path = tmp_path / "cat"
-    picture(path / "x.png", (64, 64), ", ".join("abcdefgh"))
+    image(path / "x.png", (64, 64), ", ".join("abcdefgh"))
     shuffled = subset(path, num_repeats=8, captions=CaptionSettings(shuffle_caption=True))
     training_set = dataset.read([plan(shuffled, batch_size=8)], seed=1)
     assert len(set(training_set[training_set.batches(1)[0]].captions)) > 5
@@ -266,7 +266,7 @@ def test_every_nth_epoch_counts_from_one(tmp_path: Path) -> None:
     assert captions == ["a0, b0, c0, d0", "", "a0, b0, c0, d0", ""]
 
 
-def test_a_picture_that_decodes_badly_is_replaced_counted_and_named(tmp_path: Path) -> None:
+def test_an_image_that_decodes_badly_is_replaced_counted_and_named(tmp_path: Path) -> None:
     path = folder(tmp_path / "cat", [(64, 64)] * 4)
     broken = path / "im2.png"
     broken.write_bytes(broken.read_bytes()[:600])
@@ -279,16 +279,16 @@ def test_a_picture_that_decodes_badly_is_replaced_counted_and_named(tmp_path: Pa
         assert all(str(broken) not in batch.paths for batch in batches)
 
 
-def test_a_bucket_of_nothing_but_broken_pictures_stops_with_one_line(tmp_path: Path) -> None:
+def test_a_bucket_of_nothing_but_broken_images_stops_with_one_line(tmp_path: Path) -> None:
     path = folder(tmp_path / "cat", [(64, 64)] * 2)
     for file in path.glob("*.png"):
         file.write_bytes(file.read_bytes()[:600])
     training_set = dataset.read([plan(subset(path))], seed=1)
-    with pytest.raises(UserError, match=r"every picture of bucket 64x64 is broken; replace .*im\d.png"):
+    with pytest.raises(UserError, match=r"every image of bucket 64x64 is broken; replace .*im\d.png"):
         training_set[training_set.batches(1)[0]]
 
 
-def test_regularisation_pictures_carry_the_prior_weight_and_sets_their_multiplier(tmp_path: Path) -> None:
+def test_regularisation_images_carry_the_prior_weight_and_sets_their_multiplier(tmp_path: Path) -> None:
     train, reg = folder(tmp_path / "cat", [(64, 64)] * 2), folder(tmp_path / "reg", [(64, 64)])
     subsets = (subset(train), subset(reg, is_reg=True))
     training_set = dataset.read([plan(*subsets, prior_loss_weight=0.25, network_multiplier=0.5)], seed=1)
@@ -299,7 +299,7 @@ def test_regularisation_pictures_carry_the_prior_weight_and_sets_their_multiplie
     assert {m for b in batches for m in b.network_multipliers.tolist()} == {0.5}
 
 
-def test_a_batch_carries_the_notes_about_each_picture_s_subset(tmp_path: Path) -> None:
+def test_a_batch_carries_the_notes_about_each_image_s_subset(tmp_path: Path) -> None:
     noted = subset(folder(tmp_path / "cat", [(64, 64)]), custom_attributes={"source": "x"})
     training_set = dataset.read([plan(noted, subset(folder(tmp_path / "dog", [(64, 64)])))], seed=1)
     (batch,) = Loader(training_set)(training_set.batches(1))
@@ -310,7 +310,7 @@ def test_a_batch_carries_the_notes_about_each_picture_s_subset(tmp_path: Path) -
 def test_a_batch_moves_as_a_whole(tmp_path: Path) -> None:
     path = folder(tmp_path / "cat", [(64, 64)])
     training_set = dataset.read([plan(subset(path))], seed=1)
-    training_set.texts = lambda dataset, picture, caption: {"t5_out": torch.zeros(3, 4)}
+    training_set.texts = lambda dataset, image, caption: {"t5_out": torch.zeros(3, 4)}
     batch = training_set[training_set.batches(1)[0]].to("meta")
     assert {batch.pixels.device.type, batch.loss_weights.device.type, batch.text["t5_out"].device.type} == {
         "meta"

@@ -13,7 +13,7 @@ from sfumato.data.images import framing, images, masks
 from sfumato.data.images.buckets import Buckets, crop_offset
 from sfumato.data.images.masks import MaskSource
 from sfumato.data.images.resizing import resize
-from tests.data.folders import picture, pixels, subset
+from tests.data.folders import image, pixels, subset
 
 SQUARE = Buckets((32, 32), enabled=False)
 SIZE = (100, 50)
@@ -31,12 +31,12 @@ def draws(path: Path, num: int = 40, *, own_size: bool = False, **options: objec
 
 @pytest.fixture
 def photo(tmp_path: Path) -> Path:
-    return picture(tmp_path / "x.png", SIZE)
+    return image(tmp_path / "x.png", SIZE)
 
 
 @pytest.fixture
 def translucent(tmp_path: Path) -> Path:
-    """A picture whose transparency falls from left to right."""
+    """An image whose transparency falls from left to right."""
     path = tmp_path / "alpha.png"
     alpha = np.broadcast_to(np.linspace(255, 0, 100), (50, 100)).astype(np.uint8)
     Image.fromarray(np.dstack([pixels("alpha", 100, 50), alpha])).save(path)
@@ -55,7 +55,7 @@ def test_a_subset_without_augmentation_is_shown_plainly(photo: Path) -> None:
         assert view == render.plain(SIZE, FIT, flipped=view.flipped)
 
 
-def test_a_chosen_filter_reaches_the_picture(photo: Path) -> None:
+def test_a_chosen_filter_reaches_the_image(photo: Path) -> None:
     (view,) = draws(photo, 1, resize_interpolation="nearest")
     nearest = np.array(resize(Image.open(photo), (64, 32), "nearest"))[:, 16:48]
     assert torch.equal(render.render(str(photo), view)[0], images.to_tensor(Image.fromarray(nearest)))
@@ -70,7 +70,7 @@ def test_windows_at_random_tell_their_true_place(photo: Path) -> None:
         assert view.offset == (0, 64 - 32 - left if view.flipped else left)
 
 
-def test_windows_at_random_are_cut_out_of_the_picture_as_it_is_without_buckets(photo: Path) -> None:
+def test_windows_at_random_are_cut_out_of_the_image_as_it_is_without_buckets(photo: Path) -> None:
     found = draws(photo, random_crop=True, own_size=True)
     assert {view.framing.resized for view in found} == {SIZE}
     assert max(view.framing.corner[0] for view in found) > 32
@@ -79,8 +79,8 @@ def test_windows_at_random_are_cut_out_of_the_picture_as_it_is_without_buckets(p
     assert torch.equal(render.render(str(photo), found[0])[0], images.to_tensor(Image.fromarray(shown)))
 
 
-def test_a_picture_that_is_too_small_for_its_window_is_still_enlarged(tmp_path: Path) -> None:
-    path, small = picture(tmp_path / "small.png", (60, 20)), (60, 20)
+def test_an_image_that_is_too_small_for_its_window_is_still_enlarged(tmp_path: Path) -> None:
+    path, small = image(tmp_path / "small.png", (60, 20)), (60, 20)
     view = render.draw(
         str(path),
         small,
@@ -103,7 +103,7 @@ def test_faces_are_framed_where_the_name_tells_of_them(tmp_path: Path) -> None:
     assert view.offset == crop_offset(FIT.bucket, SIZE, False)
 
 
-def test_mirroring_turns_picture_and_mask_around(translucent: Path) -> None:
+def test_mirroring_turns_image_and_mask_around(translucent: Path) -> None:
     straight = render.render(str(translucent), render.plain(SIZE, FIT), MaskSource())
     mirrored = render.render(str(translucent), render.plain(SIZE, FIT, flipped=True), MaskSource())
     for one, other in zip(straight, mirrored, strict=True):
@@ -113,9 +113,7 @@ def test_mirroring_turns_picture_and_mask_around(translucent: Path) -> None:
         assert not torch.equal(one, other)
 
 
-def test_transparency_becomes_the_mask_and_opaque_pictures_count_fully(
-    translucent: Path, photo: Path
-) -> None:
+def test_transparency_becomes_the_mask_and_opaque_images_count_fully(translucent: Path, photo: Path) -> None:
     mask = render.render(str(translucent), render.plain(SIZE, FIT), MaskSource())[1]
     assert mask is not None
     assert mask.shape == (1, 32, 32)
@@ -134,7 +132,7 @@ def test_without_a_mask_transparency_is_dropped_and_the_colours_below_are_traine
         assert torch.equal(found, images.to_tensor(Image.fromarray(flat)))
 
 
-def test_the_red_channel_of_another_picture_is_a_mask_and_is_cut_like_the_picture(tmp_path: Path) -> None:
+def test_the_red_channel_of_another_image_is_a_mask_and_is_cut_like_the_image(tmp_path: Path) -> None:
     noise = pixels("both", *SIZE)
     path, beside = tmp_path / "a.png", tmp_path / "b.png"
     Image.fromarray(noise).save(path)
@@ -145,7 +143,7 @@ def test_the_red_channel_of_another_picture_is_a_mask_and_is_cut_like_the_pictur
         assert (mask[0] - (found[0] + 1) / 2).abs().max() < 1e-6
 
 
-def test_a_mask_of_another_size_is_stretched_over_the_picture(photo: Path, tmp_path: Path) -> None:
+def test_a_mask_of_another_size_is_stretched_over_the_image(photo: Path, tmp_path: Path) -> None:
     half = np.zeros((10, 10), np.uint8)
     half[:, :5] = 255
     Image.fromarray(half).save(tmp_path / "half.png")

@@ -199,12 +199,12 @@ def described(*subsets: str, own: str = "resolution = 512") -> str:
     [
         (
             described("metadata_file = 'm.json'\nis_reg = true"),
-            r"\[\[datasets.subsets\]\] 1: is_reg belongs to plain folders of pictures; here are subsets with "
+            r"\[\[datasets.subsets\]\] 1: is_reg belongs to plain folders of images; here are subsets with "
             "metadata_file",
         ),
         (
             described("image_dir = 'a'\nconditioning_data_dir = 'b'\nalpha_mask = true"),
-            "alpha_mask belongs to plain folders of pictures and subsets with metadata_file",
+            "alpha_mask belongs to plain folders of images and subsets with metadata_file",
         ),
         (
             described("metadata_file = 'm.json'\nconditioning_data_dir = 'b'"),
@@ -241,10 +241,10 @@ def test_what_means_nothing_to_any_subset_is_said(tmp_path: Path, caplog: pytest
 
 
 def test_in_json_is_one_subset_with_the_repeats_of_the_command_line() -> None:
-    where = DatasetConfig(train_data_dir="pictures", in_json="m.json", dataset_repeats=3)
+    where = DatasetConfig(train_data_dir="images", in_json="m.json", dataset_repeats=3)
     (found,) = blueprint.plans(run(where, ImageConfig(resolution="64")))
     (only,) = found.subsets
-    assert (only.metadata_file, only.image_dir, only.num_repeats) == (Path("m.json"), Path("pictures"), 3)
+    assert (only.metadata_file, only.image_dir, only.num_repeats) == (Path("m.json"), Path("images"), 3)
     assert only.name == "m.json"
 
 
@@ -354,9 +354,9 @@ def test_numbered_sub_folders_are_subsets(tmp_path: Path, caplog: pytest.LogCapt
         blueprint.plans(run(where, ImageConfig(resolution="64"), FileConfig(strict=True)))
 
 
-def test_pictures_outside_a_numbered_sub_folder_get_advice(tmp_path: Path) -> None:
+def test_images_outside_a_numbered_sub_folder_get_advice(tmp_path: Path) -> None:
     folder(tmp_path / "train", [(40, 40)])
-    with pytest.raises(UserError, match="no sub-folder named <repeats>_<class>; move its pictures into one"):
+    with pytest.raises(UserError, match="no sub-folder named <repeats>_<class>; move its images into one"):
         blueprint.plans(run(DatasetConfig(train_data_dir=str(tmp_path / "train"))))
 
 

@@ -20,7 +20,7 @@ def pixels(height: int = 32, width: int = 48, count: int = 2) -> torch.Tensor:
     return torch.linspace(-1, 1, count * 3 * height * width).view(count, 3, height, width)
 
 
-def test_pictures_and_captions_are_all_that_is_needed() -> None:
+def test_images_and_captions_are_all_that_is_needed() -> None:
     batch = batch_of({"images": pixels(), "captions": CAPTIONS}, GEOMETRY, WHERE)
     assert batch.pixels is not None
     assert torch.equal(batch.pixels, pixels())
@@ -75,8 +75,8 @@ def test_sizes_of_latents_are_told_in_pixels() -> None:
 @pytest.mark.parametrize(
     ("changes", "complaint"),
     [
-        ({"captions": None}, " has no captions; return one text for each picture"),
-        ({"captions": "a cat"}, ": captions is 'a cat'; return a list of texts, one for each picture"),
+        ({"captions": None}, " has no captions; return one text for each image"),
+        ({"captions": "a cat"}, ": captions is 'a cat'; return a list of texts, one for each image"),
         ({"captions": ["a cat", 3]}, ": captions is ['a cat', 3]; return a list"),
         ({"captions": []}, ": captions is []; return a list"),
         ({"images": None}, " has neither images nor latents; return one of them"),

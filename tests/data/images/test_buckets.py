@@ -16,7 +16,7 @@ FIXTURE = settings("c_buckets")
 
 
 @pytest.mark.parametrize("case", FIXTURE["cases"], ids=lambda case: case["id"])
-def test_every_picture_meets_the_bucket_that_sd_scripts_chooses(case: dict) -> None:
+def test_every_image_meets_the_bucket_that_sd_scripts_chooses(case: dict) -> None:
     step = case["bucket_reso_steps"]
     limits = round_limits(case["min_bucket_reso"], case["max_bucket_reso"], step)
     assert limits == (case["adjusted_min"], case["adjusted_max"])
@@ -45,7 +45,7 @@ def framing(buckets: Buckets, size: tuple[int, int]) -> dict:
     }
 
 
-def test_a_picture_covers_its_bucket_whatever_its_shape() -> None:
+def test_an_image_covers_its_bucket_whatever_its_shape() -> None:
     buckets = Buckets((512, 512))
     for size in [(33, 2000), (2000, 33), (511, 513), (1, 1)]:
         fit = buckets.fit(size)
@@ -54,7 +54,7 @@ def test_a_picture_covers_its_bucket_whatever_its_shape() -> None:
 
 
 @pytest.mark.parametrize("size", [(96, 64), (64, 96), (4000, 40), (40, 4000)])
-def test_a_small_resolution_leaves_a_long_picture_one_step_in_height(size: tuple[int, int]) -> None:
+def test_a_small_resolution_leaves_a_long_image_one_step_in_height(size: tuple[int, int]) -> None:
     fit = Buckets((64, 64), 64, 64, 64, no_upscale=True).fit(size)
     assert min(fit.bucket) == 64
     assert fit.resized[0] >= fit.bucket[0]

@@ -19,7 +19,7 @@ def hue(image: Image.Image) -> float:
     return colorsys.rgb_to_hsv(red, green, blue)[0] * 360
 
 
-def test_a_third_of_all_pictures_vary_half_in_hue_and_half_in_gamma() -> None:
+def test_a_third_of_all_images_vary_half_in_hue_and_half_in_gamma() -> None:
     rng = random.Random(0)
     tints = [colour.draw(rng) for _ in range(6000)]
     hues = [tint.hue_degrees for tint in tints if tint and tint.gamma == 1]
@@ -50,5 +50,5 @@ def test_gamma_raises_every_channel_to_its_power() -> None:
     assert np.abs(np.asarray(Tint(gamma=1.05)(NOISE)) - expected).max() <= 0.5 + 1e-9
 
 
-def test_no_change_leaves_a_picture_as_it_is() -> None:
+def test_no_change_leaves_an_image_as_it_is() -> None:
     assert Tint()(NOISE).tobytes() == NOISE.tobytes()

@@ -8,19 +8,19 @@ import pytest
 from sfumato.data.sources import sources
 from sfumato.data.sources.complaints import Complaints
 from sfumato.errors import UserError
-from tests.data.folders import folder, picture, plan, subset
+from tests.data.folders import folder, image, plan, subset
 
 
 @pytest.fixture
 def masked(tmp_path: Path) -> tuple[Path, Path]:
-    """A folder of three pictures and one of three masks, one of them in another format."""
+    """A folder of three images and one of three masks, one of them in another format."""
     images, masks = folder(tmp_path / "cat", [(40, 40)] * 3), tmp_path / "masks"
     for name in ("im0.png", "im1.JPG", "im2.png"):
-        picture(masks / name, (40, 40))
+        image(masks / name, (40, 40))
     return images, masks
 
 
-def test_each_picture_has_the_one_of_its_name_whatever_the_format(masked: tuple[Path, Path]) -> None:
+def test_each_image_has_the_one_of_its_name_whatever_the_format(masked: tuple[Path, Path]) -> None:
     images, masks = masked
     found = sources.read(plan(subset(images, conditioning_data_dir=masks)), Complaints(strict=True))
     assert [(Path(p.path).name, p.conditioning) for p in found] == [
@@ -30,7 +30,7 @@ def test_each_picture_has_the_one_of_its_name_whatever_the_format(masked: tuple[
     ]
 
 
-def test_pictures_without_a_partner_are_left_out_and_said_so_in_one_line(
+def test_images_without_a_partner_are_left_out_and_said_so_in_one_line(
     masked: tuple[Path, Path], caplog: pytest.LogCaptureFixture
 ) -> None:
     images, masks = masked
@@ -40,25 +40,25 @@ def test_pictures_without_a_partner_are_left_out_and_said_so_in_one_line(
     found = sources.read(wanted, Complaints())
     assert [Path(p.path).name for p in found] == ["im0.png"]
     assert [record.getMessage() for record in caplog.records] == [
-        f"2 of 3 pictures in {images} have no picture of the same name in {masks} and are left out, "
+        f"2 of 3 images in {images} have no image of the same name in {masks} and are left out, "
         "the first is im1.png"
     ]
-    with pytest.raises(UserError, match="2 of 3 pictures"):
+    with pytest.raises(UserError, match="2 of 3 images"):
         sources.read(wanted, Complaints(strict=True))
 
 
-def test_partners_of_no_picture_are_named_once_for_all_subsets(
+def test_partners_of_no_image_are_named_once_for_all_subsets(
     masked: tuple[Path, Path], caplog: pytest.LogCaptureFixture
 ) -> None:
     images, masks = masked
     other = images.with_name("dog")
     other.mkdir()
     shutil.move(images / "im1.png", other / "im1.png")
-    picture(masks / "im7.png", (40, 40))
+    image(masks / "im7.png", (40, 40))
     subsets = [subset(path, class_tokens="cat", conditioning_data_dir=masks) for path in (images, other)]
     assert len(sources.read(plan(*subsets), Complaints())) == 3
     assert [record.getMessage() for record in caplog.records] == [
-        f"1 picture in {masks} belongs to no picture that is trained, the first is im7.png"
+        f"1 image in {masks} belongs to no image that is trained, the first is im7.png"
     ]
 
 

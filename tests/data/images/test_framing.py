@@ -39,13 +39,13 @@ def test_windows_at_random_reach_every_place() -> None:
     assert corners == {(left, top) for left in range(5) for top in range(2)}
 
 
-def test_the_offset_is_the_corner_as_the_mirrored_picture_has_it() -> None:
+def test_the_offset_is_the_corner_as_the_mirrored_image_has_it() -> None:
     window = Framing((100, 80), (30, 7), (64, 64))
     assert window.offset(False) == (7, 30)
     assert window.offset(True) == (7, 6)
 
 
-def test_cutting_a_mirrored_picture_at_the_mirrored_offset_gives_the_mirrored_window() -> None:
+def test_cutting_a_mirrored_image_at_the_mirrored_offset_gives_the_mirrored_window() -> None:
     noise = pixels("mirror", 100, 80)
     window = Framing((100, 80), (30, 7), (64, 64))
     top, left = window.offset(True)
@@ -87,7 +87,7 @@ def test_a_face_lies_in_the_middle_if_the_range_leaves_no_choice() -> None:
     assert window == Framing((576, 384), (288 - 128, 192 - 96), WINDOW)
 
 
-def test_a_face_at_the_edge_is_framed_within_the_picture() -> None:
+def test_a_face_at_the_edge_is_framed_within_the_image() -> None:
     for seed in range(50):
         window = framing.around(
             Face(5, 595, 60, 60), SIZE, WINDOW, (1.5, 5.0), random.Random(seed), wanders=seed % 2 == 0
@@ -109,7 +109,7 @@ def test_a_wandering_face_is_more_often_near_the_middle() -> None:
 
 
 @pytest.mark.parametrize("size", [(100, 80), (257, 193), (3000, 150)])
-def test_pictures_always_cover_the_window_and_are_enlarged_no_more_than_that_takes(
+def test_images_always_cover_the_window_and_are_enlarged_no_more_than_that_takes(
     size: tuple[int, int],
 ) -> None:
     face = Face(50, 40, 30, 30)

@@ -12,7 +12,7 @@ from tests.golden.derived import arrays, cases, exists, recorded_parts
 CASES = [case for case in cases("c_resize_seed") if not case["random_crop"]]
 EXPECTED = arrays("c_resize_seed")
 NEWER = arrays("c_resize_head") if exists("c_resize_head") else {}
-"""What newer versions make of pictures that shrink in one direction alone."""
+"""What newer versions make of images that shrink in one direction alone."""
 
 SHRUNK = [
     case
@@ -35,7 +35,7 @@ def original(case: dict) -> Image.Image:
 
 
 def levels_apart(ours: np.ndarray, recorded: dict[str, torch.Tensor], case: dict) -> int:
-    """Return the largest difference of a picture and what is recorded of it."""
+    """Return the largest difference of an image and what is recorded of it."""
     parts = recorded_parts(torch.from_numpy(ours), recorded, case["id"])
     return max(int((a - b.to(a.dtype)).abs().max()) for a, b in parts)
 
@@ -47,7 +47,7 @@ def test_resized_pixels_are_within_one_level_of_sd_scripts(case: dict) -> None:
 
 
 @pytest.mark.parametrize("case", SHRUNK, ids=lambda case: case["id"])
-def test_pictures_that_shrink_in_one_direction_are_averaged_on_request_as_newer_sd_scripts_do(
+def test_images_that_shrink_in_one_direction_are_averaged_on_request_as_newer_sd_scripts_do(
     case: dict,
 ) -> None:
     ours = cut(resize(original(case), tuple(case["resized"]), "area"), case["bucket"])
@@ -55,7 +55,7 @@ def test_pictures_that_shrink_in_one_direction_are_averaged_on_request_as_newer_
     assert levels_apart(ours, EXPECTED, case) > 20
 
 
-def test_averaging_keeps_the_mean_of_a_picture() -> None:
+def test_averaging_keeps_the_mean_of_an_image() -> None:
     colours = pixels("mean", 97, 61)
     small = np.asarray(resize(Image.fromarray(colours), (31, 17)))
     assert abs(small.mean() - colours.mean()) < 0.5

@@ -9,7 +9,7 @@ from sfumato.data.batches import dataset
 from sfumato.data.sources import sources
 from sfumato.data.sources.cache_info import NAME
 from sfumato.data.sources.complaints import Complaints
-from tests.data.folders import folder, picture, plan, subset
+from tests.data.folders import folder, image, plan, subset
 
 
 def test_captions_and_sizes_are_left_for_sd_scripts(tmp_path: Path) -> None:
@@ -29,7 +29,7 @@ def test_the_file_is_written_only_when_it_would_change_and_never_believed(tmp_pa
     before = (path / NAME).stat().st_mtime_ns
     sources.read(wanted, Complaints())
     assert (path / NAME).stat().st_mtime_ns == before
-    picture(path / "im0.png", (32, 32), "ü, other")
+    image(path / "im0.png", (32, 32), "ü, other")
     (found,) = sources.read(wanted, Complaints())
     assert (found.size, found.caption) == ((32, 32), "ü, other")
     assert '"caption": "ü, other"' in (path / NAME).read_text("utf-8")

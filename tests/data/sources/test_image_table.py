@@ -9,30 +9,32 @@ import pytest
 from sfumato import seeds
 from sfumato.data.batches.order import BatchPlan, OrderedImage, Showings, plan_epoch
 from sfumato.data.images.buckets import Buckets, bucket_sizes
-from sfumato.data.sources.image_table import Picture, PictureTable
+from sfumato.data.sources.image_table import ImageTable, TrainingImage
 
-PICTURES = [
-    Picture("/a/ü 1.png", (640, 480), "one, two", 0, 3, (5, 2**61)),
-    Picture(os.fsdecode(b"/a/\xff.png"), (1, 70_000), "", 1, 1, (0, -(2**40))),
-    Picture("", (2, 2), "línea\notra", 2, 2_000_000, (2**40, 7), "/masks/x.png"),
+IMAGES = [
+    TrainingImage("/a/ü 1.png", (640, 480), "one, two", 0, 3, (5, 2**61)),
+    TrainingImage(os.fsdecode(b"/a/\xff.png"), (1, 70_000), "", 1, 1, (0, -(2**40))),
+    TrainingImage("", (2, 2), "línea\notra", 2, 2_000_000, (2**40, 7), "/masks/x.png"),
 ]
 
 
-def test_a_table_gives_back_the_pictures_that_were_put_in() -> None:
-    table = PictureTable()
-    table.extend(PICTURES)
-    assert list(table) == PICTURES
-    assert table[-1] == PICTURES[-1]
-    assert table[1:] == PICTURES[1:]
-    assert list(table.sizes) == [picture.size for picture in PICTURES]
+def test_a_table_gives_back_the_images_that_were_put_in() -> None:
+    table = ImageTable()
+    table.extend(IMAGES)
+    assert list(table) == IMAGES
+    assert table[-1] == IMAGES[-1]
+    assert table[1:] == IMAGES[1:]
+    assert list(table.sizes) == [image.size for image in IMAGES]
     assert pickle.loads(pickle.dumps(table)) == table
     with pytest.raises(IndexError):
         table[3]
 
 
-def test_a_picture_takes_little_more_than_its_words() -> None:
-    table = PictureTable()
-    table.extend(Picture(f"/folder/{i:06d}.png", (64, 64), "x" * 40, 0, 1, (i, i)) for i in range(10_000))
+def test_an_image_takes_little_more_than_its_words() -> None:
+    table = ImageTable()
+    table.extend(
+        TrainingImage(f"/folder/{i:06d}.png", (64, 64), "x" * 40, 0, 1, (i, i)) for i in range(10_000)
+    )
     assert len(pickle.dumps(table)) < 10_000 * (18 + 40 + 64)
 
 
@@ -40,13 +42,13 @@ def test_an_epoch_is_a_shuffle_of_each_bucket_cut_and_shuffled_again() -> None:
     sizes = {(64, 64): 5, (96, 32): 4, (32, 96): 1}
     buckets = {size: Showings() for size in sizes}
     for size, number in sizes.items():
-        for picture in range(number):
-            buckets[size].add(picture, 2)
+        for image in range(number):
+            buckets[size].add(image, 2)
     found = plan_epoch([buckets, buckets], [3, 2], seed=4, epoch=2, num_per_step=4)
     rng, cuts = random.Random(seeds.derive("order", 4, 2)), []
     for dataset, batch_size in enumerate([3, 2]):
         for _, number in sorted(sizes.items()):
-            items = [OrderedImage(picture, repeat) for picture in range(number) for repeat in range(2)]
+            items = [OrderedImage(image, repeat) for image in range(number) for repeat in range(2)]
             rng.shuffle(items)
             cuts += [(dataset, tuple(items[i : i + batch_size])) for i in range(0, 2 * number, batch_size)]
     rng.shuffle(cuts)

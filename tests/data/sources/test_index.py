@@ -16,7 +16,7 @@ from sfumato.data.captions import caption_files
 from sfumato.data.captions.captions import CaptionSettings
 from sfumato.data.sources import index, sources
 from sfumato.data.sources.index import Index
-from tests.data.folders import folder, picture, plan, subset
+from tests.data.folders import folder, image, plan, subset
 
 LONG_AGO_NS = 1_600_000_000_000_000_000
 
@@ -28,7 +28,7 @@ def age(path: Path, ns: int = LONG_AGO_NS) -> None:
 
 @pytest.fixture
 def opened(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """Name the pictures and captions that are opened."""
+    """Name the images and captions that are opened."""
     seen: list[str] = []
 
     def noting(function):
@@ -63,7 +63,7 @@ def test_a_restart_opens_nothing_and_reads_the_same(cats: Path, opened: list[str
     first = read(cats)
     assert len(opened) == 6
     opened.clear()
-    assert read(cats).sets[0].pictures == first.sets[0].pictures
+    assert read(cats).sets[0].images == first.sets[0].images
     assert opened == []
 
 
@@ -72,12 +72,12 @@ def test_only_what_changed_is_opened_though_its_size_is_the_same(cats: Path, ope
     opened.clear()
     (cats / "im1.txt").write_text((cats / "im1.txt").read_text()[::-1])
     age(cats / "im1.txt", LONG_AGO_NS + 1)
-    picture(cats / "im2.png", (80, 40))
+    image(cats / "im2.png", (80, 40))
     age(cats / "im2.png", LONG_AGO_NS - 1)
-    (pictures,) = read(cats).sets
+    (image_set,) = read(cats).sets
     assert opened == ["im1.txt", "im2.png"]
-    assert pictures.pictures[1].caption == "1d ,1c ,1b ,1a"
-    assert pictures.size(2) == (80, 40)
+    assert image_set.images[1].caption == "1d ,1c ,1b ,1a"
+    assert image_set.size(2) == (80, 40)
     opened.clear()
     read(cats)
     assert opened == []
@@ -94,11 +94,11 @@ def test_files_that_may_change_within_the_same_tick_are_opened_again(cats: Path,
 def test_captions_by_other_rules_need_no_opening(cats: Path, opened: list[str]) -> None:
     (cats / "im0.txt").write_text("one\r\ntwo\n")
     age(cats)
-    assert read(cats).sets[0].pictures[0].caption == "one"
+    assert read(cats).sets[0].images[0].caption == "one"
     opened.clear()
     wild = CaptionSettings(enable_wildcard=True)
     found = dataset.read([plan(subset(cats, captions=wild))], seed=1)
-    assert found.sets[0].pictures[0].caption == "one\ntwo"
+    assert found.sets[0].images[0].caption == "one\ntwo"
     assert opened == []
 
 
@@ -106,7 +106,7 @@ def test_files_that_are_gone_are_forgotten_when_the_index_changes(cats: Path) ->
     read(cats)
     (cats / "im1.png").unlink()
     (cats / "im1.txt").unlink()
-    picture(cats / "new.png", (64, 64), "x")
+    image(cats / "new.png", (64, 64), "x")
     age(cats)
     read(cats)
     names = {f"{stem}.{suffix}" for stem in ("im0", "im2", "new") for suffix in ("png", "txt")}
@@ -141,7 +141,7 @@ def test_a_folder_that_cannot_hold_an_index_does_without_and_says_so_once(
         training_set.index.save()
     assert caplog.text.count(f"{cats} has no index of its files") == 1
     opened.clear()
-    assert len(read(cats).sets[0].pictures) == 3
+    assert len(read(cats).sets[0].images) == 3
     assert len(opened) == 6
 
 
@@ -151,7 +151,7 @@ def test_names_that_are_no_text_are_read_each_time(tmp_path: Path, opened: list[
     age(path)
     for _ in range(2):
         opened.clear()
-        assert read(path).sets[0].pictures[0].size == (64, 64)
+        assert read(path).sets[0].images[0].size == (64, 64)
     assert opened == [os.fsdecode(b"\xff.png")]
 
 

@@ -7,7 +7,7 @@ import pytest
 from sfumato.data.sources import sources
 from sfumato.data.sources.complaints import Complaints
 from sfumato.errors import UserError
-from tests.data.folders import folder, picture, plan, subset
+from tests.data.folders import folder, image, plan, subset
 
 
 @pytest.fixture
@@ -24,31 +24,31 @@ def test_masks_of_the_same_proportions_fit_whatever_their_size(cats: Path) -> No
 
 def test_masks_of_other_proportions_are_named_before_they_are_stretched(cats: Path) -> None:
     masks = cats.with_name("masks")
-    picture(masks / "im1.png", (40, 40))
+    image(masks / "im1.png", (40, 40))
     complaints = Complaints()
     assert len(sources.read(plan(subset(cats, conditioning_data_dir=masks)), complaints)) == 3
     (said,) = complaints.warnings
-    assert said.message.startswith(f"1 of 3 pictures in {masks} is stretched to the proportions")
+    assert said.message.startswith(f"1 of 3 images in {masks} is stretched to the proportions")
     assert said.files == ("im1.png",)
 
 
-def test_a_picture_whose_mask_is_broken_is_left_out_and_both_are_named(cats: Path) -> None:
+def test_an_image_whose_mask_is_broken_is_left_out_and_both_are_named(cats: Path) -> None:
     masks = cats.with_name("masks")
-    (masks / "im2.png").write_bytes(b"no picture at all")
+    (masks / "im2.png").write_bytes(b"no image at all")
     masked = subset(cats, conditioning_data_dir=masks)
     complaints = Complaints()
     assert len(sources.read(plan(masked), complaints)) == 2
     ((path, reason),) = complaints.broken
     assert path == str(cats / "im2.png")
-    assert reason.startswith(f"{masks / 'im2.png'} beside it is broken: not a picture")
+    assert reason.startswith(f"{masks / 'im2.png'} beside it is broken: not an image")
     with pytest.raises(UserError, match="beside it is broken"):
         sources.read(plan(masked), Complaints(strict=True))
 
 
-def test_pictures_without_a_face_in_their_names_are_counted(cats: Path) -> None:
-    picture(cats / "im3_20_10_8_8.png", (64, 32), "cat")
+def test_images_without_a_face_in_their_names_are_counted(cats: Path) -> None:
+    image(cats / "im3_20_10_8_8.png", (64, 32), "cat")
     complaints = Complaints()
     sources.read(plan(subset(cats, face_crop_aug_range=(2.0, 4.0))), complaints)
     (said,) = complaints.warnings
-    assert said.message.startswith(f"3 of 4 pictures of {cats} have no face in the name")
+    assert said.message.startswith(f"3 of 4 images of {cats} have no face in the name")
     assert said.files == ("im0.png", "im1.png", "im2.png")

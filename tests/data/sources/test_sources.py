@@ -14,26 +14,26 @@ from sfumato.data.images import images
 from sfumato.data.images.buckets import Buckets
 from sfumato.data.sources import sources
 from sfumato.data.sources.complaints import Complaints
-from sfumato.data.sources.image_table import PictureTable
+from sfumato.data.sources.image_table import ImageTable
 from sfumato.errors import UserError
-from tests.data.bad_pictures import bad_folder
-from tests.data.folders import folder, picture, plan, subset
+from tests.data.bad_images import bad_folder
+from tests.data.folders import folder, image, plan, subset
 
 
-def captions(found: PictureTable) -> dict[str, str]:
+def captions(found: ImageTable) -> dict[str, str]:
     return {Path(p.path).name: p.caption for p in found}
 
 
-def test_pictures_of_every_known_suffix_are_found_sorted_and_not_below(tmp_path: Path) -> None:
+def test_images_of_every_known_suffix_are_found_sorted_and_not_below(tmp_path: Path) -> None:
     for name in ["b.PNG", "a.jpg", "c.webp", "d.BMP", "e e ü.jpeg", "sub/x.png"]:
-        picture(tmp_path / name, (40, 40), "x")
+        image(tmp_path / name, (40, 40), "x")
     (tmp_path / "notes.md").write_text("")
     found = sources.read(plan(subset(tmp_path)), Complaints())
     assert [Path(p.path).name for p in found] == ["a.jpg", "b.PNG", "c.webp", "d.BMP", "e e ü.jpeg"]
 
 
 def test_a_caption_is_the_first_line_or_all_lines_with_wildcards(tmp_path: Path) -> None:
-    picture(tmp_path / "x.png", (40, 40))
+    image(tmp_path / "x.png", (40, 40))
     (tmp_path / "x.txt").write_bytes(b"\xef\xbb\xbf one, two \r\n\r\n three \r\n")
     wild = CaptionSettings(enable_wildcard=True)
     assert sources.read(plan(subset(tmp_path)), Complaints())[0].caption == "one, two"
@@ -41,8 +41,8 @@ def test_a_caption_is_the_first_line_or_all_lines_with_wildcards(tmp_path: Path)
 
 
 def test_face_positions_in_a_name_may_lack_in_its_caption_file(tmp_path: Path) -> None:
-    picture(tmp_path / "my_cat_10_20_30_40.png", (40, 40))
-    picture(tmp_path / "a_b_c_d.png", (40, 40))
+    image(tmp_path / "my_cat_10_20_30_40.png", (40, 40))
+    image(tmp_path / "a_b_c_d.png", (40, 40))
     (tmp_path / "my_cat.txt").write_text("a cat")
     found = sources.read(plan(subset(tmp_path, class_tokens="cls")), Complaints())
     assert captions(found) == {"my_cat_10_20_30_40.png": "a cat", "a_b_c_d.png": "cls"}
@@ -54,24 +54,24 @@ def test_missing_captions_are_counted_and_another_suffix_is_named(
     path = folder(tmp_path / "cat", [(40, 40)] * 3)
     wrong = plan(subset(path, caption_extension=".caption"))
     sources.read(wrong, Complaints())
-    assert "3 of 3 pictures" in caplog.text
+    assert "3 of 3 images" in caplog.text
     assert "3 have a .txt file: did you mean caption_extension .txt?" in caplog.text
     with pytest.raises(UserError, match=r"did you mean caption_extension \.txt"):
         sources.read(wrong, Complaints(strict=True))
 
 
 def test_class_tokens_stand_in_for_captions_without_a_complaint(tmp_path: Path) -> None:
-    picture(tmp_path / "x.png", (40, 40))
+    image(tmp_path / "x.png", (40, 40))
     found = sources.read(plan(subset(tmp_path, class_tokens="sks cat")), Complaints(strict=True))
     assert found[0].caption == "sks cat"
 
 
 def test_class_tokens_do_not_hide_that_the_captions_have_another_suffix(tmp_path: Path) -> None:
-    picture(tmp_path / "x.png", (40, 40))
+    image(tmp_path / "x.png", (40, 40))
     (tmp_path / "x.txt").write_text("a cat")
     wrong = plan(subset(tmp_path, class_tokens="sks cat", caption_extension=".caption"))
     with pytest.raises(
-        UserError, match=r"1 of 1 picture in .* has no .caption file; 1 has a .txt file: did you mean"
+        UserError, match=r"1 of 1 image in .* has no .caption file; 1 has a .txt file: did you mean"
     ):
         sources.read(wrong, Complaints(strict=True))
 
@@ -79,7 +79,7 @@ def test_class_tokens_do_not_hide_that_the_captions_have_another_suffix(tmp_path
 def test_an_empty_caption_file_is_an_empty_caption_and_mentioned(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    picture(tmp_path / "x.png", (40, 40), "")
+    image(tmp_path / "x.png", (40, 40), "")
     assert sources.read(plan(subset(tmp_path, class_tokens="cls")), Complaints())[0].caption == ""
     assert "1 caption file" in caplog.text
 
@@ -87,14 +87,14 @@ def test_an_empty_caption_file_is_an_empty_caption_and_mentioned(
 def test_a_caption_in_an_older_encoding_is_read_and_mentioned(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    picture(tmp_path / "x.png", (40, 40))
+    image(tmp_path / "x.png", (40, 40))
     (tmp_path / "x.txt").write_bytes("café".encode("latin-1"))
     assert sources.read(plan(subset(tmp_path)), Complaints())[0].caption == "café"
     assert "1 caption file" in caplog.text
     assert "read as Windows-1252, the first is x.txt; UTF-8 is safe" in caplog.text
 
 
-def test_a_picture_whose_caption_cannot_be_read_is_left_out(tmp_path: Path) -> None:
+def test_an_image_whose_caption_cannot_be_read_is_left_out(tmp_path: Path) -> None:
     folder(tmp_path, [(40, 40)] * 2)
     (tmp_path / "im0.txt").write_bytes(b"\x81\x8d")
     complaints = Complaints()
@@ -105,9 +105,9 @@ def test_a_picture_whose_caption_cannot_be_read_is_left_out(tmp_path: Path) -> N
         sources.read(plan(subset(tmp_path)), Complaints(strict=True))
 
 
-def test_pictures_that_share_a_caption_are_named(tmp_path: Path) -> None:
-    picture(tmp_path / "a.png", (40, 40), "one")
-    picture(tmp_path / "a.jpg", (40, 40))
+def test_images_that_share_a_caption_are_named(tmp_path: Path) -> None:
+    image(tmp_path / "a.png", (40, 40), "one")
+    image(tmp_path / "a.jpg", (40, 40))
     complaints = Complaints()
     sources.read(plan(subset(tmp_path)), complaints)
     message = complaints.warnings[0].message
@@ -121,14 +121,14 @@ def test_the_first_frame_of_an_animation_is_used_which_is_said_even_when_strict(
         frames[0].save(tmp_path / f"moving{suffix[1:]}{suffix}", save_all=True, append_images=frames[1:])
     complaints = Complaints(strict=True)
     found = sources.read(plan(subset(tmp_path, class_tokens="x")), complaints)
-    assert complaints.notes[0].message.startswith("2 pictures in")
+    assert complaints.notes[0].message.startswith("2 images in")
     assert [images.decode(p.path).getpixel((5, 5))[0] > 200 for p in found] == [True, True]
 
 
 def test_names_with_line_breaks_are_shown_on_one_line(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    picture(tmp_path / "good.png", (40, 40), "x")
+    image(tmp_path / "good.png", (40, 40), "x")
     (tmp_path / "two\nlines.png").write_bytes(b"")
     (tmp_path / b"not \xff unicode.png".decode("utf-8", "surrogateescape")).write_bytes(b"")
     with pytest.raises(UserError, match=r"not \\udcff unicode\.png is left out"):
@@ -143,10 +143,10 @@ def test_a_folder_in_which_everything_is_wrong_leaves_what_can_be_trained(tmp_pa
         "huge.png": "it has more than 178 million pixels, the most that are read; make it smaller",
         "no_text.png": "its caption no_text.txt is not text in an encoding that is known here; "
         "save it as UTF-8",
-        "web_page.jpg": "not a picture, or of a format that Pillow cannot read here",
+        "web_page.jpg": "not an image, or of a format that Pillow cannot read here",
         "zero_byte.png": "the file is empty",
     }
-    found = {Path(p.path).name: p.caption for p in training_set.sets[0].pictures}
+    found = {Path(p.path).name: p.caption for p in training_set.sets[0].images}
     assert found["bom.png"] == "byte order mark"
     assert found["utf_16.png"] == "sixteen bits each"
     assert found["western.png"] == "caf\xe9 d\u2019\xe9t\xe9"
@@ -154,7 +154,7 @@ def test_a_folder_in_which_everything_is_wrong_leaves_what_can_be_trained(tmp_pa
     assert len(found) == 29
 
 
-def test_broken_pictures_are_left_out_named_once_and_stop_a_strict_run(
+def test_broken_images_are_left_out_named_once_and_stop_a_strict_run(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = folder(tmp_path / "cat", [(40, 40)] * 3)
@@ -169,7 +169,7 @@ def test_broken_pictures_are_left_out_named_once_and_stop_a_strict_run(
         dataset.read(both, seed=1, strict=True)
 
 
-def test_a_picture_too_small_for_any_bucket_is_left_out(tmp_path: Path) -> None:
+def test_an_image_too_small_for_any_bucket_is_left_out(tmp_path: Path) -> None:
     path = folder(tmp_path / "cat", [(40, 100), (64, 64)])
     buckets = Buckets((128, 128), step=64, no_upscale=True)
     training_set = dataset.read([DatasetPlan((subset(path),), buckets)], seed=1)
@@ -177,7 +177,7 @@ def test_a_picture_too_small_for_any_bucket_is_left_out(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("make", ["missing", "empty"])
-def test_a_folder_without_pictures_is_ignored_unless_nothing_is_left(
+def test_a_folder_without_images_is_ignored_unless_nothing_is_left(
     tmp_path: Path, make: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     bad = tmp_path / "bad"
@@ -186,7 +186,7 @@ def test_a_folder_without_pictures_is_ignored_unless_nothing_is_left(
     good = subset(folder(tmp_path / "cat", [(40, 40)]))
     assert len(sources.read(plan(good, subset(bad)), Complaints())) == 1
     assert "bad" in caplog.text
-    with pytest.raises(UserError, match=r"no pictures to train on in .*bad; check image_dir"):
+    with pytest.raises(UserError, match=r"no images to train on in .*bad; check image_dir"):
         sources.read(plan(subset(bad)), Complaints())
 
 
@@ -194,10 +194,10 @@ def test_a_folder_without_pictures_is_ignored_unless_nothing_is_left(
     ("options", "share", "says"),
     [
         ({"is_reg": True}, 0.0, "every subset of the data set is_reg; add one"),
-        ({}, 1.0, r"validation_split 1.0 holds back every picture of .*cat; use a smaller share"),
+        ({}, 1.0, r"validation_split 1.0 leaves no image of .*cat to train on; use a smaller share"),
     ],
 )
-def test_why_no_picture_is_left_to_train_on_is_said(
+def test_why_no_image_is_left_to_train_on_is_said(
     options: dict[str, bool], share: float, says: str, tmp_path: Path
 ) -> None:
     cat = subset(folder(tmp_path / "cat", [(40, 40)]), **options)
@@ -229,7 +229,7 @@ def test_a_subset_without_repeats_is_ignored(tmp_path: Path, caplog: pytest.LogC
     ("num_train", "num_reg", "repeats", "expected"),
     [(5, 3, 1, [2, 2, 1]), (6, 3, 1, [2, 2, 2]), (2, 3, 1, [1, 1]), (5, 2, 2, [3, 2]), (3, 2, 2, [2, 2])],
 )
-def test_regularisation_pictures_are_repeated_one_by_one_until_they_suffice(
+def test_regularisation_images_are_repeated_one_by_one_until_they_suffice(
     tmp_path: Path, num_train: int, num_reg: int, repeats: int, expected: list[int]
 ) -> None:
     train, reg = folder(tmp_path / "t", [(40, 40)] * num_train), folder(tmp_path / "r", [(40, 40)] * num_reg)
@@ -238,7 +238,7 @@ def test_regularisation_pictures_are_repeated_one_by_one_until_they_suffice(
     assert [p.num_repeats for p in found if p.subset == 1] == expected
 
 
-def test_surplus_regularisation_pictures_are_mentioned(
+def test_surplus_regularisation_images_are_mentioned(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     subsets = (
@@ -246,7 +246,7 @@ def test_surplus_regularisation_pictures_are_mentioned(
         subset(folder(tmp_path / "r", [(40, 40)] * 3), is_reg=True),
     )
     sources.read(plan(*subsets), Complaints())
-    assert "2 of 3 regularisation pictures" in caplog.text
+    assert "2 of 3 regularisation images" in caplog.text
 
 
 def test_the_same_complaint_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
@@ -257,6 +257,6 @@ def test_the_same_complaint_is_logged_once(caplog: pytest.LogCaptureFixture) -> 
     assert len(caplog.records) == 1
 
 
-def test_a_picture_travels_to_another_process(tmp_path: Path) -> None:
+def test_an_image_travels_to_another_process(tmp_path: Path) -> None:
     found = sources.read(plan(subset(folder(tmp_path / "cat", [(40, 40)]))), Complaints())
     assert pickle.loads(pickle.dumps(found)) == found

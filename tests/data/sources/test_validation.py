@@ -17,14 +17,14 @@ from sfumato.errors import UserError
 from tests.data.folders import folder, plan, subset
 
 
-def names(pictures: TrainingSet | None) -> list[str]:
-    return [] if pictures is None else [Path(p.path).name for s in pictures.sets for p in s.pictures]
+def names(images: TrainingSet | None) -> list[str]:
+    return [] if images is None else [Path(p.path).name for s in images.sets for p in s.images]
 
 
 @pytest.mark.parametrize(
     ("count", "share", "trained"), [(10, 0.2, 8), (10, 0.25, 8), (3, 0.5, 2), (7, 0.1, 7), (4, 1.0, 0)]
 )
-def test_a_picture_is_either_trained_or_held_back(count: int, share: float, trained: int) -> None:
+def test_an_image_is_either_trained_or_for_validation(count: int, share: float, trained: int) -> None:
     first, second = split(range(count), share, seed=3)
     assert len(first) == trained
     assert sorted(first + second) == list(range(count))
@@ -35,7 +35,7 @@ def test_the_trained_ones_are_the_first_of_a_seeded_shuffle() -> None:
     assert split(range(10), 0.3, seed=42) == ([2, 3, 5, 6, 7, 8, 9], [0, 1, 4])
 
 
-def test_pictures_held_back_are_shown_once_and_as_they_are(tmp_path: Path) -> None:
+def test_validation_images_are_shown_once_and_as_they_are(tmp_path: Path) -> None:
     varied = CaptionSettings(caption_dropout_rate=1.0, caption_tag_dropout_rate=0.9, token_warmup_step=9)
     own = subset(folder(tmp_path / "cat", [(64, 64)] * 10), num_repeats=3, flip_aug=True, captions=varied)
     reg = subset(folder(tmp_path / "reg", [(64, 64)]), is_reg=True)
@@ -52,15 +52,15 @@ def test_pictures_held_back_are_shown_once_and_as_they_are(tmp_path: Path) -> No
     }
 
 
-def test_without_a_share_nothing_is_held_back(tmp_path: Path) -> None:
+def test_without_a_share_no_image_is_for_validation(tmp_path: Path) -> None:
     found = dataset.read([plan(subset(folder(tmp_path / "cat", [(64, 64)] * 4)))], seed=1)
     assert found.validation is None
     assert len(names(found)) == 4
 
 
-def test_a_share_of_less_than_one_picture_is_said(tmp_path: Path) -> None:
+def test_a_share_of_less_than_one_image_is_said(tmp_path: Path) -> None:
     wanted = plan(subset(folder(tmp_path / "cat", [(64, 64)] * 4)), validation_split=0.1)
-    with pytest.raises(UserError, match=r"validation_split 0.1 of 4 pictures is less than one picture"):
+    with pytest.raises(UserError, match=r"validation_split 0.1 of 4 images is less than one image"):
         dataset.read([wanted], seed=1, strict=True)
 
 

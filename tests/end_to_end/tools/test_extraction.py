@@ -89,17 +89,17 @@ def make(kind: str, folder: Path) -> tuple[Path, list[str]]:
 
 
 def draw(arguments: list[str], model: Path, other: Path, folder: Path, *options: str) -> np.ndarray:
-    """Return a picture that `other` draws in the place of a model."""
+    """Return an image that `other` draws in the place of a model."""
     swapped = [str(other) if word == str(model) else word for word in arguments]
     common = shlex.split("--width 64 --height 64 --steps 2 --seed 5 --dtype fp32 --prompt 'a red cat'")
     assert main(["generate", *swapped, *common, "--output_dir", str(folder), *options]) == 0
     (path,) = folder.glob("*.png")
-    with Image.open(path) as picture:
-        return np.asarray(picture).astype(int)
+    with Image.open(path) as image:
+        return np.asarray(image).astype(int)
 
 
 @pytest.mark.parametrize("kind", ["flux", "sd", "sd2", "sdxl"])
-def test_what_was_merged_comes_back_and_draws_the_same_picture(kind: str, tmp_path: Path) -> None:
+def test_what_was_merged_comes_back_and_draws_the_same_image(kind: str, tmp_path: Path) -> None:
     model, arguments = make(kind, tmp_path)
     lora, tuned = tuned_by_a_lora(model)
     found = tmp_path / "found.safetensors"
@@ -113,15 +113,15 @@ def test_what_was_merged_comes_back_and_draws_the_same_picture(kind: str, tmp_pa
     assert shapes[0] == shapes[1]
     if kind == "sd2":
         return
-    pictures = {
+    images = {
         "plain": draw(arguments, model, model, tmp_path / "plain"),
         "merged": draw(arguments, model, tuned, tmp_path / "merged"),
         "live": draw(arguments, model, model, tmp_path / "live", "--lora_weights", str(lora)),
         "extracted": draw(arguments, model, model, tmp_path / "extracted", "--lora_weights", str(found)),
     }
-    assert np.abs(pictures["plain"] - pictures["merged"]).mean() > 1
+    assert np.abs(images["plain"] - images["merged"]).mean() > 1
     for name in ("live", "extracted"):
-        assert np.abs(pictures[name] - pictures["merged"]).max() <= 1, name
+        assert np.abs(images[name] - images["merged"]).max() <= 1, name
 
 
 def test_folders_in_diffusers_layout_are_compared_with_files(tmp_path: Path) -> None:

@@ -18,13 +18,13 @@ from sfumato.data.batches import dataset
 from sfumato.data.config import blueprint
 from sfumato.tools.inspection.duplicates import difference_hash, groups
 from tests import tiny
-from tests.data.bad_pictures import bad_folder
-from tests.data.folders import picture, pixels
+from tests.data.bad_images import bad_folder
+from tests.data.folders import image, pixels
 
 DEFECTS = {
     "truncated.jpg": "truncated",
     "zero_byte.png": "the file is empty",
-    "web_page.jpg": "not a picture",
+    "web_page.jpg": "not an image",
     "huge.png": "more than 178 million pixels",
     "no_text.png": "not text in an encoding",
     "western.txt": "Windows-1252",
@@ -107,8 +107,8 @@ def test_every_defect_of_a_bad_folder_is_named_as_text_json_and_page(
 
 def test_the_figures_of_a_report_are_those_of_its_data(tmp_path: Path, sd: tiny.TinyCheckpoint) -> None:
     for number in range(3):
-        picture(tmp_path / "a" / f"square_{number}.png", (64, 64), "cat " * (70 + 5 * number))
-    picture(tmp_path / "a" / "wide.png", (100, 50), "dog")
+        image(tmp_path / "a" / f"square_{number}.png", (64, 64), "cat " * (70 + 5 * number))
+    image(tmp_path / "a" / "wide.png", (100, 50), "dog")
     found = records(
         tmp_path,
         [described(tmp_path / "a", subset="num_repeats = 3"), "--family", "sd", *sd.arguments],
@@ -116,10 +116,10 @@ def test_the_figures_of_a_report_are_those_of_its_data(tmp_path: Path, sd: tiny.
     assert found["num_shown"] == 12
     data_set = found["datasets"][0]
     assert data_set["num_batches"] == 5 + 2
-    assert [folder["num_pictures"] for folder in data_set["folders"]] == [4]
+    assert [folder["num_images"] for folder in data_set["folders"]] == [4]
     square, wide = data_set["buckets"]
     assert square["size"] == [64, 64]
-    assert (square["num_pictures"], square["num_shown"], square["num_shrunk"]) == (3, 9, 0)
+    assert (square["num_images"], square["num_shown"], square["num_shrunk"]) == (3, 9, 0)
     assert wide["size"] == [80, 48]
     assert (wide["num_shrunk"], wide["num_enlarged"]) == (1, 0)
     assert wide["most_loss"] == pytest.approx(1 - 80 * 48 / (96 * 48))
@@ -130,19 +130,19 @@ def test_the_figures_of_a_report_are_those_of_its_data(tmp_path: Path, sd: tiny.
         "most": 80,
         "num_cut": 1,
     }
-    longest = next(shown for shown in found["pictures"] if shown["path"].endswith("square_2.png"))
+    longest = next(shown for shown in found["images"] if shown["path"].endswith("square_2.png"))
     assert longest["cut_off"] == " ".join(["cat"] * 5)
     assert [p["kind"] for p in found["problems"]] == ["cut off"]
 
 
 def test_a_report_shows_captions_and_windows_as_training_draws_them(tmp_path: Path) -> None:
     for number in range(4):
-        picture(tmp_path / "a" / f"im{number}.png", (160, 64), "one, two, three, four, five")
+        image(tmp_path / "a" / f"im{number}.png", (160, 64), "one, two, three, four, five")
     data = described(tmp_path / "a", "shuffle_caption = true\nflip_aug = true\nrandom_crop = true")
     found = records(tmp_path, [data, "--seed", "7"])
     run = parse(script_named("inspect"), ["--dataset_config", data], prog="x").run
     training_set = dataset.read(blueprint.plans(run), 7)
-    shown = {shown["path"]: shown for shown in found["pictures"]}
+    shown = {shown["path"]: shown for shown in found["images"]}
     for plan in training_set.batches(1):
         batch = training_set[plan]
         for path, caption, (_, left) in zip(
@@ -152,41 +152,39 @@ def test_a_report_shows_captions_and_windows_as_training_draws_them(tmp_path: Pa
             corner = shown[path]["corner"][0]
             mirrored = shown[path]["resized"][0] - corner - shown[path]["bucket"][0]
             assert left == (mirrored if shown[path]["is_flipped"] else corner)
-    assert len({shown["caption"] for shown in found["pictures"]}) > 1
-    assert {shown["is_flipped"] for shown in found["pictures"]} == {True, False}
+    assert len({shown["caption"] for shown in found["images"]}) > 1
+    assert {shown["is_flipped"] for shown in found["images"]} == {True, False}
 
 
-def test_pictures_that_are_held_back_are_shown_and_marked(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_validation_images_are_shown_and_marked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for number in range(8):
-        picture(tmp_path / "a" / f"im{number}.png", (64, 64), "x")
-        picture(tmp_path / "b" / f"small{number}.png", (40 + number, 40), "y")
+        image(tmp_path / "a" / f"im{number}.png", (64, 64), "x")
+        image(tmp_path / "b" / f"small{number}.png", (40 + number, 40), "y")
     data = described(tmp_path / "a", subset="num_repeats = 3\nflip_aug = true")
     second = f'[[datasets]]\nvalidation_split = 0.25\n[[datasets.subsets]]\nimage_dir = "{tmp_path / "b"}"\n'
     Path(data).write_text(Path(data).read_text() + second)
     argv = [data, "--validation_split", "0.5", "--validation_seed", "3", "--html", str(tmp_path / "x.html")]
     found = records(tmp_path, argv)
     first, other, held, held_other = found["datasets"]
-    assert [d["is_held_back"] for d in found["datasets"]] == [False, False, True, True]
-    assert [d["folders"][0]["num_pictures"] for d in (first, other, held, held_other)] == [4, 6, 4, 2]
+    assert [d["is_validation"] for d in found["datasets"]] == [False, False, True, True]
+    assert [d["folders"][0]["num_images"] for d in (first, other, held, held_other)] == [4, 6, 4, 2]
     assert found["num_shown"] == 3 * 4 + 6
     assert sum(bucket["num_shown"] for bucket in held["buckets"]) == 4, "shown once in a measurement"
-    kept = [shown for shown in found["pictures"] if shown["is_held_back"]]
+    kept = [shown for shown in found["images"] if shown["is_validation"]]
     assert [shown["dataset"] for shown in kept] == [2] * 4 + [3] * 2
     assert not any(shown["is_flipped"] for shown in kept)
-    assert len({shown["path"] for shown in found["pictures"]}) == 16
+    assert len({shown["path"] for shown in found["images"]}) == 16
     (enlarged,) = [p for p in found["problems"] if p["kind"] == "enlarged"]
-    assert len(enlarged["details"]) == 8, "those that are held back, too"
+    assert len(enlarged["details"]) == 8, "validation images, too"
     html = (tmp_path / "x.html").read_text("utf-8")
-    assert html.count("<span>held back</span>") == 6
+    assert html.count("<span>validation</span>") == 6
     text = capsys.readouterr().out
-    assert "10 pictures, 18 shown in an epoch, and 6 held back for validation" in text
-    assert re.search(r"Data set 3 \(held back for validation\): .*, 2 batches a measurement", text)
+    assert "10 images, 18 shown in an epoch, and 6 for validation" in text
+    assert re.search(r"Data set 3 \(validation\): .*, 2 batches a measurement", text)
 
 
 def test_a_page_needs_nothing_from_elsewhere_and_takes_any_text_for_text(tmp_path: Path) -> None:
-    picture(tmp_path / "a" / "<b>&.png", (64, 64), "<script>alert('x')</script>")
+    image(tmp_path / "a" / "<b>&.png", (64, 64), "<script>alert('x')</script>")
     page = tmp_path / "report.html"
     assert main(["inspect", described(tmp_path / "a"), "--html", str(page)]) == 0
     html = page.read_text("utf-8")
@@ -197,7 +195,7 @@ def test_a_page_needs_nothing_from_elsewhere_and_takes_any_text_for_text(tmp_pat
     assert re.findall(r"https?://|@import|url\(", html) == []
 
 
-def test_the_page_shows_the_whole_picture_its_window_and_what_its_mask_leaves_out(tmp_path: Path) -> None:
+def test_the_page_shows_the_whole_image_its_window_and_what_its_mask_leaves_out(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     rgba = np.dstack([pixels("rgba", 128, 64), np.full((64, 128), 255, np.uint8)])
     rgba[:, :64, 3] = 0
@@ -220,20 +218,20 @@ def image_in(html: str, kind: str) -> Image.Image:
     return Image.open(io.BytesIO(base64.b64decode(found[1])))
 
 
-def test_thumbnails_are_limited_and_pictures_with_problems_come_first(tmp_path: Path) -> None:
+def test_thumbnails_are_limited_and_images_with_problems_come_first(tmp_path: Path) -> None:
     for number in range(6):
-        picture(tmp_path / "a" / f"im{number}.png", (64, 64), "good")
-    picture(tmp_path / "a" / "small.png", (20, 20), "bad")
+        image(tmp_path / "a" / f"im{number}.png", (64, 64), "good")
+    image(tmp_path / "a" / "small.png", (20, 20), "bad")
     page = tmp_path / "report.html"
     assert main(["inspect", described(tmp_path / "a"), "--html", str(page), "--thumbnails", "3"]) == 0
     html = page.read_text("utf-8")
     assert html.count('<article class="card">') == 3
     assert 'small.png</div><div class="meta">20 &times; 20' in html
-    assert "3 of 7 pictures are shown" in html
+    assert "3 of 7 images are shown" in html
 
 
 def test_pixels_can_be_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    picture(tmp_path / "a" / "x.png", (64, 64), "x")
+    image(tmp_path / "a" / "x.png", (64, 64), "x")
     monkeypatch.setattr("sfumato.data.images.images.decode", None)
     argv = [described(tmp_path / "a"), "--skip_pixels", "--html", str(tmp_path / "x.html")]
     found = records(tmp_path, argv)
@@ -244,7 +242,7 @@ def test_pixels_can_be_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_a_strict_inspection_fails_where_something_is_wrong(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    picture(tmp_path / "a" / "x.png", (64, 64), "x")
+    image(tmp_path / "a" / "x.png", (64, 64), "x")
     data = described(tmp_path / "a")
     assert main(["inspect", data, "--strict"]) == 0
     (tmp_path / "a" / "y.png").write_bytes(b"")
@@ -276,9 +274,9 @@ def test_a_mistake_is_one_line(
 def test_a_folder_of_repeats_and_classes_can_be_named_too(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    picture(tmp_path / "a" / "4_cat" / "x.png", (64, 64))
+    image(tmp_path / "a" / "4_cat" / "x.png", (64, 64))
     text = inspect(capsys, str(tmp_path / "a"), "--resolution", "64")
-    assert "1 picture, 4 shown in an epoch" in text
+    assert "1 image, 4 shown in an epoch" in text
     assert "No problems found." in text
 
 
@@ -286,13 +284,13 @@ def test_a_folder_of_repeats_and_classes_can_be_named_too(
 def test_a_trainer_shows_its_data_without_loading_any_model(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    picture(tmp_path / "a" / "x.png", (64, 64), "cat")
+    image(tmp_path / "a" / "x.png", (64, 64), "cat")
     makers = {"flux_train_network": tiny.flux, "train_network": tiny.sd, "sdxl_train_network": tiny.sdxl}
     tokenizers = makers[name](tmp_path / "model").tokenizers
     argv = ["--dataset_config", described(tmp_path / "a"), "--tokenizer_cache_dir", str(tokenizers)]
     argv += ["--pretrained_model_name_or_path", str(tmp_path / "none.safetensors"), "--debug_dataset"]
     assert script(name, [*argv, "--output_dir", str(tmp_path / "out"), "--output_name", "x"]) == 0
-    assert "1 picture, 1 shown in an epoch" in capsys.readouterr().out
+    assert "1 image, 1 shown in an epoch" in capsys.readouterr().out
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["dataset.html"]
 
 
@@ -317,12 +315,12 @@ def test_groups_of_likeness_are_those_of_comparing_all_pairs() -> None:
     assert together == pairs
 
 
-def test_pictures_linked_by_a_third_are_one_group() -> None:
+def test_images_linked_by_a_third_are_one_group() -> None:
     assert groups([0b111100001111, 0b1111, 0, 1 << 40]) == [[0, 1, 2, 3]]
     assert groups([5, 5, 1 << 20 | 1 << 30 | 1 << 40 | 1 << 50 | 7, 2**64 - 1]) == [[0, 1]]
 
 
-def test_size_and_quality_hardly_change_the_hash_and_other_pictures_do() -> None:
+def test_size_and_quality_hardly_change_the_hash_and_other_images_do() -> None:
     image = Image.fromarray(pixels("hash", 12, 12)).resize((400, 300), Image.Resampling.BICUBIC)
     stream = io.BytesIO()
     image.resize((133, 100)).save(stream, "JPEG", quality=40)

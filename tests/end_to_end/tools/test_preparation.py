@@ -1,4 +1,4 @@
-"""Metadata files and copies of pictures are what sd-scripts' preparation tools write."""
+"""Metadata files and copies of images are what sd-scripts' preparation tools write."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_what_was_read_is_shown_on_request(
     assert main(["clean-captions", out, cleaned, "--debug"]) == 0
     log = capfd.readouterr().err
     assert "picture_00.png: long_hair" in log
-    assert "1 of 2 pictures without .txt file" in log
+    assert "1 of 2 images without .txt file" in log
     assert "picture_00: long_hair -> long hair" in log
 
 
@@ -140,8 +140,8 @@ def test_cleaning_leaves_alone_what_it_does_not_know(
     assert script("finetune/clean_captions_and_tags", [str(source), str(out)]) == 0
     assert read(out) == {"ä": {"tags": "a b", "train_resolution": [64, 64]}, "c": {"caption": "girl"}}
     log = capfd.readouterr().err
-    assert "1 of 2 pictures without caption, the first is ä" in log
-    assert "1 of 2 pictures without tags, the first is c" in log
+    assert "1 of 2 images without caption, the first is ä" in log
+    assert "1 of 2 images without tags, the first is c" in log
 
 
 @pytest.mark.parametrize(
@@ -150,19 +150,19 @@ def test_cleaning_leaves_alone_what_it_does_not_know(
         (["merge-captions", "data", "o.json", "--recursive"], "--recursive needs --full_path"),
         (
             ["merge-captions", "data", "o.json", "--caption_extension", ".cap"],
-            "no picture in data has",
+            "no image in data has",
         ),
         (["merge-captions", "data", "o.json", "--in_json", "no.json"], "--in_json no.json cannot be read"),
         (["merge-captions", "data", "o.json", "--in_json", "list.json"], "is no metadata file"),
-        (["merge-captions", "empty", "o.json"], "empty has no pictures"),
+        (["merge-captions", "empty", "o.json"], "empty has no images"),
         (["merge-tags", "nowhere", "o.json"], "nowhere cannot be read"),
         (["clean-captions", "bad.json", "o.json"], "IN_JSON bad.json is not valid JSON"),
         (["clean-captions", "bad.json"], "required: out_json"),
         (["resize-images", "nowhere", "o"], "nowhere cannot be read"),
-        (["resize-images", "empty", "o"], "empty has no pictures"),
+        (["resize-images", "empty", "o"], "empty has no images"),
         (["resize-images", "data", "o", "--max_resolution", "512"], "--max_resolution has '512'"),
         (["resize-images", "data", "o", "--divisible_by", "0"], "--divisible_by is 0"),
-        (["resize-images", "broken", "o"], "no picture in broken can be read"),
+        (["resize-images", "broken", "o"], "no image in broken can be read"),
         (["prepare-buckets", "data", "list.json", "o.json", "no.ckpt"], "MODEL_NAME_OR_PATH is no.ckpt"),
         (
             ["prepare-buckets", "data", "list.json", "o.json", "m", "--bucket_reso_steps", "4"],
@@ -181,7 +181,7 @@ def test_mistakes_are_one_line_and_write_nothing(
     monkeypatch.chdir(tmp_path)
     for name in ("empty", "broken"):
         (tmp_path / name).mkdir()
-    (tmp_path / "broken" / "a.png").write_bytes(b"no picture")
+    (tmp_path / "broken" / "a.png").write_bytes(b"no image")
     (tmp_path / "bad.json").write_text("{")
     (tmp_path / "list.json").write_text("[]")
     assert main(argv) == 2
@@ -252,7 +252,7 @@ def test_copies_do_not_exceed_the_area(
     assert fit_area(size, limit, divisible_by) == expected
 
 
-def test_a_picture_that_would_vanish_is_left_out(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_an_image_that_would_vanish_is_left_out(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     tiny.pictures(tmp_path / "from", 1, (64, 64))
     Image.new("RGB", (64, 4)).save(tmp_path / "from" / "narrow.png")
     argv = [str(tmp_path / "from"), str(tmp_path / "to"), "--max_resolution", "32x32", "--divisible_by", "8"]
@@ -267,7 +267,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def prepare(folder: Path, model: Path, **options: Any) -> tuple[Run, dict[str, Any]]:
-    """Return the run that encodes the pictures, and the training size of each record."""
+    """Return the run that encodes the images, and the training size of each record."""
     names = {"in_json": folder.with_name("in.json"), "out_json": folder.with_name("out.json")}
     paths = {"train_data_dir": folder, "model_name_or_path": model, **names}
     run = prepared(BucketingConfig(**{name: str(path) for name, path in paths.items()}, **options))
@@ -292,8 +292,8 @@ def test_training_sizes_are_those_of_the_buckets(
     run, sizes = prepare(tmp_path / "data", model, **options)
     assert sizes == {"picture_00": size}
     (plan,) = blueprint.plans(run)
-    (pictures,) = dataset.read([plan], 0).sets
-    assert list(pictures.fit(0).bucket) == size
+    (image_set,) = dataset.read([plan], 0).sets
+    assert list(image_set.fit(0).bucket) == size
 
 
 def test_what_gets_no_training_size_is_named(
@@ -302,13 +302,13 @@ def test_what_gets_no_training_size_is_named(
     folder = tmp_path / "data"
     tiny.pictures(folder, 1, (64, 64))
     tiny.pictures(folder, 1, (64, 128), suffix=".webp")
-    (folder / "broken.png").write_bytes(b"no picture")
+    (folder / "broken.png").write_bytes(b"no image")
     (tmp_path / "in.json").write_text(json.dumps({"gone": {"tags": "x"}, "broken": {"caption": "y"}}))
     _, sizes = prepare(folder, model)
     assert sizes == {"gone": None, "broken": None, "picture_00": [512, 512]}
-    assert "picture_00.webp is left out: another picture has its name" in caplog.text
-    assert "broken.png is left out: not a picture" in caplog.text
-    assert "2 of 3 records: no picture" in caplog.text
+    assert "picture_00.webp is left out: another image has its name" in caplog.text
+    assert "broken.png is left out: not an image" in caplog.text
+    assert "2 of 3 records: no image" in caplog.text
 
 
 def test_the_run_that_encodes_has_what_was_asked_for(model: Path, tmp_path: Path) -> None:

@@ -122,8 +122,8 @@ def made(folder: Path) -> list[Path]:
 
 
 def pixels(path: Path) -> bytes:
-    with Image.open(path) as picture:
-        return picture.tobytes()
+    with Image.open(path) as image:
+        return image.tobytes()
 
 
 class Learner:
@@ -212,7 +212,7 @@ def test_a_run_with_previews_trains_the_same_weights_bit_for_bit(
     assert plain.keys() == watched.keys()
     assert all(torch.equal(plain[name], watched[name]) for name in plain)
     seeded = [pixels(path) for path in made(tmp_path) if path.stem.endswith("_1")]
-    assert len(set(seeded)) == 5, "every step changes the picture of the same seed"
+    assert len(set(seeded)) == 5, "every step changes the image of the same seed"
 
 
 def test_files_are_named_by_epoch_step_prompt_moment_and_given_seed(tmp_path: Path) -> None:
@@ -305,7 +305,7 @@ def test_what_a_prompt_leaves_open_is_as_in_sd_scripts(tmp_path: Path) -> None:
         ("a", "ddim", "euler", None),
         ("a", "k_euler", "euler", None),
         ("a --ss heun", "lms", "heun", None),
-        ("a", "dpmsolver++", "euler", "previews are drawn with euler instead of dpmsolver++"),
+        ("a", "dpmsolver++", "euler", "previews are generated with euler instead of dpmsolver++"),
         ("a --ss lms\nb --ss pndm", "ddim", "euler", "with euler instead of lms, pndm"),
         ("a --ss oiler", "ddim", "euler", "instead of oiler (oiler is no sampler's name)"),
     ],
@@ -342,8 +342,8 @@ def test_kept_texts_draw_what_live_encoders_draw(tmp_path: Path) -> None:
         previews = planned(tmp_path, "a --s 2 --d 3")
         previews.encode(parts := Parts(previews.family, CPU), encoders)
         observer(previews, tmp_path / name, parts).after(Plan(2, 1, 2).step(1))
-    pictures = {pixels(made(tmp_path / name)[0]) for name in ("kept", "mixed", "live")}
-    assert len(pictures) == 1
+    images = {pixels(made(tmp_path / name)[0]) for name in ("kept", "mixed", "live")}
+    assert len(images) == 1
 
 
 @pytest.mark.parametrize("adapted", ["first", DENOISER])
@@ -368,7 +368,7 @@ def test_previews_show_the_adapter_as_trained_so_far(adapted: str, tmp_path: Pat
     assert np.abs(apart).max() <= 1, "no dropout, full strength"
 
 
-def test_parts_loaded_for_pictures_alone_are_released_and_others_stay(tmp_path: Path) -> None:
+def test_parts_loaded_for_images_alone_are_released_and_others_stay(tmp_path: Path) -> None:
     previews = planned(tmp_path, "a --s 1")
     parts = Parts(previews.family, CPU)
     denoiser = parts[DENOISER]
@@ -433,7 +433,7 @@ def test_processes_share_the_prompts(tmp_path: Path) -> None:
             previews,
             tmp_path / str(rank),
             processes=OneOf(rank, 2),
-            on_picture=lambda index, prompt, path, picture: told.append((index, prompt, picture.mode)),
+            on_image=lambda index, prompt, path, image: told.append((index, prompt, image.mode)),
         ).after(Plan(2, 1, 2).step(1))
     assert told == [(0, "a", "RGB"), (2, "c", "RGB"), (1, "b", "RGB")]
     assert [path.name.split("_")[2] for rank in "01" for path in made(tmp_path / rank)] == ["00", "02", "01"]
@@ -446,12 +446,12 @@ def test_first_previews_come_only_if_asked_for(tmp_path: Path) -> None:
     assert made(tmp_path)[0].name.startswith("cat_e000000_00_")
 
 
-def test_a_picture_tells_what_it_was_made_from(tmp_path: Path) -> None:
+def test_an_image_tells_what_it_was_made_from(tmp_path: Path) -> None:
     observer(planned(tmp_path, "a red cat --s 1"), tmp_path).after(Plan(2, 1, 4).step(3))
     (path,) = made(tmp_path)
     assert (read_request(path).prompt, read_request(path).width) == ("a red cat", 64)
-    with Image.open(path) as picture:
-        assert "Epoch: 2, Step: 3" in picture.info["parameters"]
+    with Image.open(path) as image:
+        assert "Epoch: 2, Step: 3" in image.info["parameters"]
 
 
 @pytest.mark.parametrize("error", [UserError("the disk is full"), RuntimeError("out of memory\nlong story")])
@@ -484,9 +484,7 @@ def test_a_folder_that_cannot_be_written_is_a_warning(
     assert "preview 0 is left out, training goes on" in caplog.text
 
 
-def test_who_ends_the_run_need_not_wait_for_pictures(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_who_ends_the_run_need_not_wait_for_images(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     previews = planned(tmp_path, "a --s 9\nb --s 9")
     parts = Parts(previews.family, CPU)
     watching = observer(

@@ -24,7 +24,7 @@ from tests.data.folders import folder, plan, subset
 
 
 class Guess:
-    """A trainable whose loss is the mean brightness of a picture, plus noise."""
+    """A trainable whose loss is the mean brightness of an image, plus noise."""
 
     def loss(self, batch: Batch, rng: torch.Generator) -> StepLoss:
         assert batch.pixels is not None
@@ -47,18 +47,18 @@ class Processes:
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> TrainingSet:
+def images(tmp_path_factory: pytest.TempPathFactory) -> TrainingSet:
     path = folder(tmp_path_factory.mktemp("held") / "back", [(64, 64)] * 5)
     return dataset.read([plan(subset(path))], seed=3)
 
 
 def observer(
-    pictures: TrainingSet, processes: Processes | None = None, record: Any = None, **config: Any
+    images: TrainingSet, processes: Processes | None = None, record: Any = None, **config: Any
 ) -> ValidationObserver:
     return ValidationObserver(
         cast("Any", Guess()),
-        pictures,
-        Loader(pictures),
+        images,
+        Loader(images),
         rhythm_for(ValidationConfig(**config)),
         cast("Any", processes or Processes()),
         None,
@@ -81,53 +81,53 @@ def test_the_loss_is_measured_every_epoch_unless_something_else_is_asked_for() -
     assert marks(validate_every_n_steps=0) == marks()
 
 
-def test_a_second_measurement_is_the_first_again(pictures: TrainingSet) -> None:
-    measuring = observer(pictures)
+def test_a_second_measurement_is_the_first_again(images: TrainingSet) -> None:
+    measuring = observer(images)
     assert measuring.measure() == measuring.measure()
 
 
-def test_the_loss_is_the_mean_over_pictures_not_over_batches(pictures: TrainingSet) -> None:
+def test_the_loss_is_the_mean_over_images_not_over_batches(images: TrainingSet) -> None:
     class Brightness:
         def loss(self, batch: Batch, rng: torch.Generator) -> StepLoss:
             assert batch.pixels is not None
             return StepLoss(batch.pixels.mean(dim=(1, 2, 3)), torch.zeros(len(batch)))
 
-    measuring, plans = observer(pictures), pictures.batches(1)
+    measuring, plans = observer(images), images.batches(1)
     measuring.trainable = cast("Any", Brightness())
-    each = [Brightness().loss(batch, torch.Generator()).per_sample for batch in Loader(pictures)(plans)]
+    each = [Brightness().loss(batch, torch.Generator()).per_sample for batch in Loader(images)(plans)]
     assert sorted(map(len, each)) == [1, 2, 2]
     assert measuring.measure() == pytest.approx(torch.cat(each).mean().item(), rel=1e-6)
 
 
-def test_measuring_leaves_every_generator_as_it_was(pictures: TrainingSet) -> None:
+def test_measuring_leaves_every_generator_as_it_was(images: TrainingSet) -> None:
     torch.manual_seed(1)
     random.seed(1)
     before = torch.get_rng_state(), random.getstate()
-    observer(pictures).measure()
+    observer(images).measure()
     assert torch.equal(torch.get_rng_state(), before[0])
     assert random.getstate() == before[1]
 
 
-def test_two_processes_measure_what_one_does(pictures: TrainingSet) -> None:
-    alone = observer(pictures).measure()
+def test_two_processes_measure_what_one_does(images: TrainingSet) -> None:
+    alone = observer(images).measure()
     second = Processes(1, 2)
-    observer(pictures, second).measure()
+    observer(images, second).measure()
     assert second.sums[0][1] < 5
-    first = observer(pictures, Processes(0, 2, others=second.sums[0]))
+    first = observer(images, Processes(0, 2, others=second.sums[0]))
     assert first.measure() == pytest.approx(alone, rel=1e-6)
 
 
-def test_at_most_so_many_batches_are_measured(pictures: TrainingSet) -> None:
+def test_at_most_so_many_batches_are_measured(images: TrainingSet) -> None:
     processes = Processes()
-    observer(pictures, processes, max_validation_steps=1).measure()
+    observer(images, processes, max_validation_steps=1).measure()
     assert processes.sums[0][1] in (1, 2)  # batches of 2, 2 and 1
     assert processes.sums[0][1] < 5
 
 
-def test_figures_are_recorded_beside_the_average_of_the_training(pictures: TrainingSet) -> None:
+def test_figures_are_recorded_beside_the_average_of_the_training(images: TrainingSet) -> None:
     recorded: list[tuple[int, Mapping[str, float]]] = []
     measuring = observer(
-        pictures,
+        images,
         record=lambda step, figures: recorded.append((step.number, figures)),
         validate_every_n_steps=2,
     )
@@ -141,11 +141,9 @@ def test_figures_are_recorded_beside_the_average_of_the_training(pictures: Train
     assert recorded == [(2, expected)]
 
 
-def test_a_measurement_that_one_process_gives_up_counts_for_none(
-    pictures: TrainingSet, tmp_path: Path
-) -> None:
+def test_a_measurement_that_one_process_gives_up_counts_for_none(images: TrainingSet, tmp_path: Path) -> None:
     stopping = Processes()
-    measuring = observer(pictures, stopping)
+    measuring = observer(images, stopping)
     measuring.should_stop = lambda: True
     assert measuring.measure() is None
-    assert observer(pictures, Processes(0, 2, others=stopping.sums[0])).measure() is None
+    assert observer(images, Processes(0, 2, others=stopping.sums[0])).measure() is None

@@ -15,8 +15,8 @@ from sfumato.training.run.caches import check_places
 FAMILY: Any = SimpleNamespace(caches=SimpleNamespace(texts="_te.npz"))
 
 
-def check(*pictures: Path) -> None:
-    table = SimpleNamespace(pictures=SimpleNamespace(paths=[str(path) for path in pictures]))
+def check(*images: Path) -> None:
+    table = SimpleNamespace(images=SimpleNamespace(paths=[str(path) for path in images]))
     training_set: Any = SimpleNamespace(sets=[table], validation=None)
     check_places(training_set, FAMILY, "move it", latents=False, texts=True)
 
@@ -40,9 +40,9 @@ def test_a_folder_that_takes_no_cache_files_is_refused_unless_it_has_them_all(
         raise UserError(f"{path} cannot be written: Read-only file system; {remedy}")
 
     monkeypatch.setattr(caches, "try_file", refuse)
-    pictures = [tmp_path / "cat.png", tmp_path / "horse.png"]
+    images = [tmp_path / "cat.png", tmp_path / "horse.png"]
     (tmp_path / "horse_te.npz").touch()
     with pytest.raises(UserError, match="Read-only file system; move it"):
-        check(*pictures)
+        check(*images)
     (tmp_path / "cat_te.npz").touch()
-    check(*pictures)
+    check(*images)

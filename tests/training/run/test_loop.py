@@ -29,7 +29,7 @@ STEP = Plan(1, 1, 1).step(1)
 
 @dataclass
 class Numbers:
-    """A batch of the toy problem: one number a picture."""
+    """A batch of the toy problem: one number an image."""
 
     values: Tensor
     paths: list[str]

@@ -83,7 +83,7 @@ def test_the_model_is_shown_the_mixture_at_its_timestep() -> None:
     assert loss.per_sample.dtype == torch.float32
 
 
-def test_weights_scale_each_picture_by_itself() -> None:
+def test_weights_scale_each_image_by_itself() -> None:
     objective = Objective(RAW, ElementLoss())
     plain = step(objective).per_sample
     weighted = step(objective, weights=torch.tensor([1.0, 0.5, 0.0])).per_sample
@@ -143,7 +143,7 @@ def test_timesteps_stay_within_the_range_asked_for(sampling: Any) -> None:
     assert 0.35 < levels.max() <= 0.4
 
 
-def test_larger_pictures_are_trained_at_more_noise() -> None:
+def test_larger_images_are_trained_at_more_noise() -> None:
     noising = FlowNoising(sampling="flux_shift", patch=2)
     small, large = (noising.levels(torch.Size((500, 16, side, side)), rng()).mean() for side in (32, 128))
     assert large > small + 0.1

@@ -10,14 +10,14 @@ class CachingConfig:
     """Caches of latents and of text encoder outputs."""
 
     cache_latents: bool = False
-    """Encode every picture once, then free the autoencoder. Excludes `color_aug`, `random_crop` and
+    """Encode every image once, then free the autoencoder. Excludes `color_aug`, `random_crop` and
     `face_crop_aug_range`."""
 
     cache_latents_to_disk: bool = False
-    """Keep the cached latents beside the pictures for later runs; implies `cache_latents`."""
+    """Keep the cached latents beside the images for later runs; implies `cache_latents`."""
 
     vae_batch_size: int = 1
-    """Pictures encoded together while latents are cached."""
+    """Images encoded together while latents are cached."""
 
     skip_cache_check: bool = False
     """Trust caches on disk without opening them. Quicker for large data; a stale cache goes unnoticed."""
@@ -26,7 +26,7 @@ class CachingConfig:
     """Encode every caption once, then free the text encoders. Excludes captions that vary."""
 
     cache_text_encoder_outputs_to_disk: bool = False
-    """Keep the encoded captions beside the pictures for later runs; implies `cache_text_encoder_outputs`."""
+    """Keep the encoded captions beside the images for later runs; implies `cache_text_encoder_outputs`."""
 
     text_encoder_batch_size: int | None = None
     """Captions encoded together while they are cached; `train_batch_size` when not given."""

@@ -1,4 +1,4 @@
-"""How a picture's caption is found and varied."""
+"""How an image's caption is found and varied."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -11,7 +11,7 @@ class CaptionConfig:
     """Captions."""
 
     caption_extension: str = ".caption"
-    """Suffix of the caption files beside the pictures, `.txt` for example."""
+    """Suffix of the caption files beside the images, `.txt` for example."""
 
     caption_extention: str | None = None
     """Old spelling of `caption_extension`, still read."""
@@ -20,7 +20,7 @@ class CaptionConfig:
     """What parts a caption into tags, for shuffling, keeping and dropping."""
 
     shuffle_caption: bool = False
-    """Put the tags in another order each time a picture is seen, except those kept in front."""
+    """Put the tags in another order each time an image is seen, except those kept in front."""
 
     keep_tokens: int = 0
     """Number of tags at the front of a caption that are neither shuffled nor dropped."""
@@ -47,7 +47,7 @@ class CaptionConfig:
     """Steps until captions have all their tags; a value below 1 is a fraction of the run, 0 is at once."""
 
     caption_dropout_rate: float = 0.0
-    """Probability, 0 to 1, that a picture is trained with an empty caption."""
+    """Probability, 0 to 1, that an image is trained with an empty caption."""
 
     caption_dropout_every_n_epochs: int = 0
     """In every n-th epoch all captions are empty; 0 is never."""

@@ -1,4 +1,4 @@
-"""Where the pictures are."""
+"""Where the images are."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,13 +11,13 @@ class DatasetConfig:
     """Data sets: either folders given here or a TOML file that describes several."""
 
     train_data_dir: str | None = None
-    """Folder of training pictures. Its sub-folders are named `10_cat`: ten repeats an epoch, class `cat`."""
+    """Folder of training images. Its sub-folders are named `10_cat`: ten repeats an epoch, class `cat`."""
 
     reg_data_dir: str | None = None
-    """Folder of regularisation pictures in the same form; they keep what the base knows of the class."""
+    """Folder of regularisation images in the same form; they keep what the base knows of the class."""
 
     in_json: str | None = None
-    """JSON file of captions and sizes made by the preparation tools; `train_data_dir` holds its pictures."""
+    """JSON file of captions and sizes made by the preparation tools; `train_data_dir` holds its images."""
 
     dataset_config: Path | None = None
     """TOML file that describes data sets and their subsets; replaces the folder options."""
@@ -26,25 +26,25 @@ class DatasetConfig:
     """Class of your own data set, as `package.module.Class`."""
 
     dataset_repeats: int = 1
-    """How often each picture is seen in an epoch, for data described by `in_json`."""
+    """How often each image is seen in an epoch, for data described by `in_json`."""
 
     train_batch_size: int = 1
-    """Pictures in one forward pass on one device."""
+    """Images in one forward pass on one device."""
 
     cache_info: bool = False
-    """Keep captions and picture sizes in a file beside the data, so that the next start is quicker."""
+    """Keep captions and image sizes in a file beside the data, so that the next start is quicker."""
 
     conditioning_data_dir: str | None = None
-    """Folder of control pictures or loss masks, named like the training pictures."""
+    """Folder of control images or loss masks, named like the training images."""
 
     debug_dataset: bool = False
     """Show what the data set would deliver, then stop without training."""
 
     validation_seed: int | None = None
-    """Seed that chooses the pictures held back for validation; `seed` when not given."""
+    """Seed that chooses the validation images; `seed` when not given."""
 
     validation_split: float = 0.0
-    """Share of the pictures, 0 to 1, that is held back from training to measure the loss on."""
+    """Share of the images, 0 to 1, that is not trained: validation images, to measure the loss on."""
 
     def __post_init__(self) -> None:
         at_least(self, 1, "train_batch_size", "dataset_repeats")

@@ -1,4 +1,4 @@
-"""How pictures are sized, framed and varied."""
+"""How images are sized, framed and varied."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -15,7 +15,7 @@ class ImageConfig:
     """Training size in pixels: `1024`, or `width,height`. With buckets it is the area that matters."""
 
     enable_bucket: bool = False
-    """Group pictures by shape, so that each keeps about its own aspect ratio instead of being cropped."""
+    """Group images by shape, so that each keeps about its own aspect ratio instead of being cropped."""
 
     min_bucket_reso: int = 256
     """Shortest side of a bucket, in pixels."""
@@ -27,24 +27,24 @@ class ImageConfig:
     """Sides of buckets are multiples of this number of pixels."""
 
     bucket_no_upscale: bool = False
-    """Never enlarge a picture: buckets are made from the pictures' own sizes."""
+    """Never enlarge an image: buckets are made from the images' own sizes."""
 
     color_aug: bool = False
     """Vary colours slightly each time. Excludes cached latents."""
 
     flip_aug: bool = False
-    """Mirror every second picture at random. Not for subjects whose left and right differ."""
+    """Mirror every second image at random. Not for subjects whose left and right differ."""
 
     face_crop_aug_range: str | None = None
     """Crop around faces, the crop's short side so many faces long: `2.0,4.0`. Needs file names that end in
     `_<centre x>_<centre y>_<width>_<height>`. Excludes cached latents."""
 
     random_crop: bool = False
-    """Crop at a random place instead of the centre; without buckets out of the picture in its own size.
+    """Crop at a random place instead of the centre; without buckets out of the image in its own size.
     Excludes cached latents."""
 
     alpha_mask: bool = False
-    """Use the transparency of pictures as loss mask: what is transparent is not learned. `masked_loss` is not
+    """Use the transparency of images as loss mask: what is transparent is not learned. `masked_loss` is not
     needed for that."""
 
     resize_interpolation: (

@@ -1,4 +1,4 @@
-"""The processes that read pictures while the device computes."""
+"""The processes that read images while the device computes."""
 
 from dataclasses import dataclass
 

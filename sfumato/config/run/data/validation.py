@@ -1,4 +1,4 @@
-"""When the loss is measured on pictures that are not trained."""
+"""When the loss is measured on images that are not trained."""
 
 from dataclasses import dataclass
 

@@ -1,1 +1,1 @@
-"""Options about the model: its files, what is learned, number formats, memory."""
+"""Options about the model: its files, what is learned, dtypes, memory."""

@@ -25,7 +25,7 @@ class FlowConfig:
     timestep_sampling: Literal["sigma", "uniform", "sigmoid", "shift", "flux_shift"] = "sigma"
     """How noise levels are drawn: by `weighting_scheme` from the schedule (sigma), evenly (uniform), as the
     sigmoid of a normal number (sigmoid), or that shifted by `discrete_flow_shift` (shift) or by the size of
-    the picture (flux_shift)."""
+    the image (flux_shift)."""
 
     sigmoid_scale: float = 1.0
     """Factor on the normal number for sigmoid, shift and flux_shift; larger spreads the noise levels out."""

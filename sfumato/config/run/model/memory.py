@@ -14,11 +14,11 @@ class MemoryConfig:
     """Recompute activations in the backward pass instead of keeping them: far less memory, a third slower."""
 
     cpu_offload_checkpointing: bool = False
-    """Keep what checkpointing keeps in main memory instead of the device's. Sets `gradient_checkpointing`,
+    """Keep what checkpointing keeps in RAM instead of the device's. Sets `gradient_checkpointing`,
     excludes `blocks_to_swap` and `split_mode`."""
 
     blocks_to_swap: int | None = None
-    """Number of blocks whose weights make room: they wait in main memory and travel to the device when
+    """Number of blocks whose weights make room: they wait in RAM and travel to the device when
     their turn comes."""
 
     split_mode: bool = False
@@ -26,7 +26,7 @@ class MemoryConfig:
     device. Needs `--network_args train_blocks=single`."""
 
     lowram: bool = False
-    """Load models straight onto the device, for machines with little main memory."""
+    """Load models straight onto the device, for machines with little RAM."""
 
     highvram: bool = False
     """Do not hand freed device memory back between phases: a little quicker where there is plenty."""

@@ -1,4 +1,4 @@
-"""Which number formats a run computes and stores in."""
+"""Which dtypes a run computes and stores in."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -6,7 +6,7 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class PrecisionConfig:
-    """Number formats."""
+    """Dtypes."""
 
     mixed_precision: Literal["no", "fp16", "bf16"] = "no"
     """Format of the computation; trained weights stay float32. bf16 where the device has it."""

@@ -26,7 +26,7 @@ class MetadataConfig:
     """How to use it well."""
 
     metadata_thumbnail: str | None = None
-    """Small preview: a data URL or the address of a picture."""
+    """Small preview: a data URL or the address of an image."""
 
     metadata_merged_from: str | None = None
     """Models that it was merged from, parted by commas."""
@@ -35,7 +35,7 @@ class MetadataConfig:
     """Words of a prompt that call it up."""
 
     metadata_preprocessor: str | None = None
-    """What input pictures have to go through first, for control models."""
+    """What input images have to go through first, for control models."""
 
     metadata_is_negative_embedding: str | None = None
     """`true` for an embedding that is meant for negative prompts."""

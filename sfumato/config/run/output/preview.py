@@ -1,4 +1,4 @@
-"""Pictures made while a model is trained."""
+"""Images made while a model is trained."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -6,16 +6,16 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class PreviewConfig:
-    """Preview pictures."""
+    """Preview images."""
 
     sample_every_n_steps: int | None = None
-    """Make pictures after every n-th step; 0 is never."""
+    """Make images after every n-th step; 0 is never."""
 
     sample_at_first: bool = False
     """Make them before the first step too."""
 
     sample_every_n_epochs: int | None = None
-    """Make pictures after every n-th epoch; wins over `sample_every_n_steps`; 0 is never."""
+    """Make images after every n-th epoch; wins over `sample_every_n_steps`; 0 is never."""
 
     sample_prompts: str | None = None
     """File of prompts: text with one a line, TOML or JSON."""

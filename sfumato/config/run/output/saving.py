@@ -27,7 +27,7 @@ class SavingConfig:
     the layout of diffusers."""
 
     save_precision: Literal[None, "float", "fp16", "bf16"] = None
-    """Number format of saved weights; that of training when not given."""
+    """Dtype of saved weights; that of training when not given."""
 
     save_every_n_epochs: int | None = None
     """Save after every n-th epoch."""

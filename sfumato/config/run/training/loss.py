@@ -35,10 +35,10 @@ class LossConfig:
     """Weigh each step by the inverse root of its signal-to-noise ratio."""
 
     prior_loss_weight: float = 1.0
-    """Weight of regularisation pictures relative to training pictures."""
+    """Weight of regularisation images relative to training images."""
 
     masked_loss: bool = False
-    """Learn only what a mask shows: the control picture's red channel, or the transparency of the picture."""
+    """Learn only what a mask shows: the control image's red channel, or the transparency of the image."""
 
     def __post_init__(self) -> None:
         above(self, 0, "huber_c", "huber_scale")

@@ -10,7 +10,7 @@ class NoiseConfig:
     """Noise and timesteps."""
 
     noise_offset: float | None = None
-    """Strength of a constant added to each channel's noise, about 0.1: darker and brighter pictures."""
+    """Strength of a constant added to each channel's noise, about 0.1: darker and brighter images."""
 
     noise_offset_random_strength: bool = False
     """Draw the offset's strength anew between 0 and `noise_offset`."""
@@ -28,7 +28,7 @@ class NoiseConfig:
     """Draw that strength anew between 0 and `ip_noise_gamma`."""
 
     adaptive_noise_scale: float | None = None
-    """Added to `noise_offset` in proportion to the picture's own mean brightness. Needs `noise_offset`."""
+    """Added to `noise_offset` in proportion to the image's own mean brightness. Needs `noise_offset`."""
 
     zero_terminal_snr: bool = False
     """Rescale the noise schedule so that its last step is pure noise."""

@@ -230,7 +230,7 @@ class Checkpoint:
             other = f"the autoencoder makes {latents.channels} channels and the UNet takes {channels}"
             raise UserError(
                 f"{self._option(VAE)} is {self.vae or self.path}: {other}; give {self.layout.what} that "
-                "draws whole pictures, with its own kind of autoencoder"
+                "generates whole images, with its own kind of autoencoder"
             )
 
     def _config(self, part: str) -> dict[str, Any]:

@@ -1,6 +1,6 @@
-"""Transformers of diffusers' UNets between pictures with channels last, whose pixels lie as tokens do.
+"""Transformers of diffusers' UNets between images with channels last, whose pixels lie as tokens do.
 
-There a picture is a sequence of tokens and a sequence a picture, without a copy. diffusers makes a picture
+There an image is a sequence of tokens and a sequence an image, without a copy. diffusers makes an image
 with channels first of each transformer's result, and with that every layer up to the next one, forward and
 backward, has to reconcile two layouts.
 """
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def keep_layout(model: nn.Module) -> None:
-    """Let the transformers of a UNet hand on the layout of the pictures that they get."""
+    """Let the transformers of a UNet hand on the layout of the images that they get."""
     from diffusers.models.transformers.transformer_2d import Transformer2DModel
 
     for layer in model.modules():
@@ -33,7 +33,7 @@ def _forward(
     return_dict: bool = True,
     **others: Any,
 ) -> Any:
-    """Return what `layer` makes of pictures (B, C, H, W) and texts (B, S, W'); diffusers chose the names.
+    """Return what `layer` makes of images (B, C, H, W) and texts (B, S, W'); diffusers chose the names.
 
     Args:
         return_dict, others: False and None in a UNet without masks; else `layer` computes as built.
@@ -48,15 +48,15 @@ def _forward(
     for block in own.transformer_blocks:
         x = block(x, encoder_hidden_states=encoder_hidden_states)
     size = hidden_states.shape[2:]
-    x = _picture(own.proj_out(x), size) if own.use_linear_projection else own.proj_out(_picture(x, size))
+    x = _image(own.proj_out(x), size) if own.use_linear_projection else own.proj_out(_image(x, size))
     return (x + hidden_states,)
 
 
 def _tokens(x: Tensor) -> Tensor:
-    """Return (B, H W, C) of a picture (B, C, H, W): a view, if its channels lie last."""
+    """Return (B, H W, C) of an image (B, C, H, W): a view, if its channels lie last."""
     return x.permute(0, 2, 3, 1).flatten(1, 2)
 
 
-def _picture(x: Tensor, size: torch.Size) -> Tensor:
+def _image(x: Tensor, size: torch.Size) -> Tensor:
     """Return (B, C, H, W), channels last, of tokens (B, H W, C)."""
     return x.unflatten(1, size).permute(0, 3, 1, 2)

@@ -26,7 +26,7 @@ HEAD_WIDTH = 64
 NUM_HEADS = 8
 """Attention heads of every level of Stable Diffusion 1."""
 SIZE_WIDTH = 256
-"""Dimensions in which each of the six numbers of a picture's framing is told."""
+"""Dimensions in which each of the six numbers of an image's framing is told."""
 
 _PUBLISHED_GROUPS = 32
 

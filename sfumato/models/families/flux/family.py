@@ -1,7 +1,7 @@
 """FLUX.1, dev and schnell: one rectified-flow transformer, CLIP-L, T5-XXL and an autoencoder.
 
 The two variants differ in their tensors alone: dev was distilled to take a guidance scale, and samples with
-noise levels shifted by picture size; schnell does neither.
+noise levels shifted by image size; schnell does neither.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from sfumato.models.families.flux import targets, text
 from sfumato.models.families.flux.files import CLIP_L, PARTS, T5XXL, FluxFiles
 from sfumato.models.families.flux.network import Flux
 from sfumato.models.families.flux.options import FluxGenerationOptions, FluxMergeOptions, FluxOptions
-from sfumato.models.families.flux.packing import PATCH, pack, picture_ids, unpack
+from sfumato.models.families.flux.packing import PATCH, image_ids, pack, unpack
 from sfumato.models.families.flux.transformer import save_transformer
 from sfumato.models.interface.conditioning import Conditioning
 from sfumato.models.interface.family import DENOISER, VAE, Prediction
@@ -163,7 +163,7 @@ class FluxFamily:
         t5_out, (batch, _, height, width) = words["t5_out"], noisy.shape
         tokens = denoiser(
             img=pack(noisy).to(dtype),
-            img_ids=picture_ids(batch, height, width, noisy.device),
+            img_ids=image_ids(batch, height, width, noisy.device),
             txt=t5_out.to(dtype),
             txt_ids=torch.zeros(*t5_out.shape[:2], 3, device=noisy.device),
             timesteps=timesteps / 1000,
@@ -174,7 +174,7 @@ class FluxFamily:
         return unpack(tokens, height, width).to(noisy.dtype)
 
     def sampling_sigmas(self, num_steps: int, width: int, height: int) -> Tensor:
-        """Return (num_steps + 1,) noise levels from 1 to 0; for dev, the higher the larger the picture is."""
+        """Return (num_steps + 1,) noise levels from 1 to 0; for dev, the higher the larger the image is."""
         unit = self.latents.downscale * self.latents.patch
         num_tokens = (width // unit) * (height // unit)
         return flow_sigmas(num_steps, shift_exponent(num_tokens) if self.variant == "dev" else None)

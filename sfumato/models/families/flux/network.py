@@ -1,9 +1,9 @@
-"""The FLUX.1 transformer (Black Forest Labs 2024): text and picture tokens in one stream of attention.
+"""The FLUX.1 transformer (Black Forest Labs 2024): text and image tokens in one stream of attention.
 
 Module names equal the tensor names of the published files, so a file loads without renaming and an adapter's
 key is its module's path. Class names and attribute paths are public: other people's adapters select by them.
 
-Legend: B batch, L picture tokens, T text tokens, C hidden size, H heads, D = C / H.
+Legend: B batch, L image tokens, T text tokens, C hidden size, H heads, D = C / H.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class FluxShape:
 
 
 def axes_of(head_dim: int) -> tuple[int, int, int]:
-    """Divide a head's dimensions among (picture index, row, column) as 1/8, 7/16, 7/16, each even."""
+    """Divide a head's dimensions among (image index, row, column) as 1/8, 7/16, 7/16, each even."""
     side = 2 * (head_dim * 7 // 32)
     return head_dim - 2 * side, side, side
 
@@ -120,7 +120,7 @@ def time_embedding(values: Tensor, width: int = _TIME_WIDTH, max_period: float =
 
 
 class Flux(nn.Module):
-    """Predict the velocity from clean picture to noise, token by token."""
+    """Predict the velocity from clean image to noise, token by token."""
 
     def __init__(self, shape: FluxShape) -> None:
         super().__init__()
@@ -251,7 +251,7 @@ class Modulation(nn.Module):
 
 
 class DoubleStreamBlock(nn.Module):
-    """Text and picture keep their own weights and meet in one attention."""
+    """Text and image keep their own weights and meet in one attention."""
 
     def __init__(self, shape: FluxShape) -> None:
         super().__init__()
@@ -279,7 +279,7 @@ class DoubleStreamBlock(nn.Module):
 
 
 class SingleStreamBlock(nn.Module):
-    """Attention and feed-forward side by side, over text and picture in one sequence."""
+    """Attention and feed-forward side by side, over text and image in one sequence."""
 
     def __init__(self, shape: FluxShape) -> None:
         super().__init__()
@@ -304,7 +304,7 @@ class SingleStreamBlock(nn.Module):
 
 
 class LastLayer(nn.Module):
-    """Bring picture tokens back to latent channels."""
+    """Bring image tokens back to latent channels."""
 
     def __init__(self, hidden_size: int, out_channels: int) -> None:
         super().__init__()
@@ -343,9 +343,9 @@ def _split_heads(qkv: Tensor, num_heads: int) -> tuple[Tensor, Tensor, Tensor]:
     return query, key, value
 
 
-def _mask_text(text: Tensor, num_picture_tokens: int) -> Tensor:
-    """Extend the text's mask (B, T) over the picture tokens, which are always visible."""
-    return visible_keys(F.pad(text.bool(), (0, num_picture_tokens), value=True))
+def _mask_text(text: Tensor, num_image_tokens: int) -> Tensor:
+    """Extend the text's mask (B, T) over the image tokens, which are always visible."""
+    return visible_keys(F.pad(text.bool(), (0, num_image_tokens), value=True))
 
 
 def _count_blocks(names: Iterable[str], kind: str) -> int:

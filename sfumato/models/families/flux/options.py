@@ -31,7 +31,7 @@ class FluxOptions:
     """Which variant of the architecture the base is."""
 
     controlnet_model_name_or_path: str | None = None
-    """File of a ControlNet for preview pictures."""
+    """File of a ControlNet for preview images."""
 
     def __post_init__(self) -> None:
         at_least(self, 1, "t5xxl_max_token_length")
@@ -39,7 +39,7 @@ class FluxOptions:
 
 @dataclass(frozen=True)
 class FluxGenerationOptions:
-    """FLUX.1 files and number formats."""
+    """FLUX.1 files and dtypes."""
 
     ckpt_path: str = field(default="", metadata={"required": True})
     """File or folder of the denoiser."""
@@ -57,16 +57,16 @@ class FluxGenerationOptions:
     """Hide the padding behind a prompt from T5 and from the attention of the denoiser."""
 
     clip_l_dtype: str | None = None
-    """Number format of the CLIP-L text encoder; `dtype` when not given."""
+    """Dtype of the CLIP-L text encoder; `dtype` when not given."""
 
     ae_dtype: str | None = None
-    """Number format of the autoencoder; `dtype` when not given."""
+    """Dtype of the autoencoder; `dtype` when not given."""
 
     t5xxl_dtype: str | None = None
-    """Number format of the T5-XXL text encoder; `dtype` when not given."""
+    """Dtype of the T5-XXL text encoder; `dtype` when not given."""
 
     flux_dtype: str | None = None
-    """Number format of the denoiser, fp8 for example; `dtype` when not given."""
+    """Dtype of the denoiser, fp8 for example; `dtype` when not given."""
 
     model_type: Literal["flux", "chroma"] = "flux"
     """Which variant of the architecture the files hold."""
@@ -77,7 +77,7 @@ class FluxTextOptions:
     """FLUX.1's text encoders."""
 
     t5xxl_dtype: str | None = None
-    """Number format of the T5-XXL text encoder; that of `mixed_precision` when not given."""
+    """Dtype of the T5-XXL text encoder; that of `mixed_precision` when not given."""
 
 
 @dataclass(frozen=True)

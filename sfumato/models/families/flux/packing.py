@@ -21,7 +21,7 @@ def unpack(tokens: Tensor, height: int, width: int) -> Tensor:
     return patches.permute(0, 3, 1, 4, 2, 5).reshape(tokens.shape[0], -1, height, width)
 
 
-def picture_ids(batch: int, height: int, width: int, device: torch.device) -> Tensor:
+def image_ids(batch: int, height: int, width: int, device: torch.device) -> Tensor:
     """Return (B, H/2 * W/2, 3): (0, row, column) of each token of latents of that height and width."""
     rows = torch.arange(height // PATCH, device=device, dtype=torch.float32)
     columns = torch.arange(width // PATCH, device=device, dtype=torch.float32)

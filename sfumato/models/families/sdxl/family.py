@@ -1,4 +1,4 @@
-"""SDXL: a UNet that is also told how its pictures were framed, two CLIP text encoders and an autoencoder.
+"""SDXL: a UNet that is also told how its images were framed, two CLIP text encoders and an autoencoder.
 
 Both text encoders are listened to one layer before their end, without the last norm; the second also gives a
 projected summary of the text (Podell et al. 2023, arXiv:2307.01952).
@@ -96,7 +96,7 @@ class SdxlFamily(StableDiffusion):
         """Return noise or velocity, shaped like `noisy` (B, C, H/8, W/8); timesteps (B,) in [0, 1000]."""
         words, sizes = conditioning.text, conditioning.sizes
         if sizes is None:
-            raise ValueError("this model must be told how its pictures are framed: Conditioning.sizes")
+            raise ValueError("this model must be told how its images are framed: Conditioning.sizes")
         context = torch.cat([words["hidden_state1"], words["hidden_state2"].to(words["hidden_state1"])], -1)
         told = {"text_embeds": words["pool2"], "time_ids": framing(sizes).to(noisy.device)}
         return unet.predict(denoiser, noisy, timesteps, context, told)

@@ -1,4 +1,4 @@
-"""Transformers that hand on the layout of their pictures: diffusers' numbers, and no picture turned over."""
+"""Transformers that hand on the layout of their images: diffusers' numbers, and no image turned over."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ def output_and_gradient(layer: Transformer2DModel, x: Tensor, text: Tensor) -> t
 def test_a_transformer_gives_what_it_gives_otherwise_in_the_layout_that_it_gets(
     layer: Transformer2DModel,
 ) -> None:
-    pictures, text = torch.randn(2, 8, 4, 6), torch.randn(2, 3, 5)
-    last = pictures.to(memory_format=torch.channels_last)
-    plain = output_and_gradient(layer, pictures, text)
+    images, text = torch.randn(2, 8, 4, 6), torch.randn(2, 3, 5)
+    last = images.to(memory_format=torch.channels_last)
+    plain = output_and_gradient(layer, images, text)
     keep_layout(layer)
     found = output_and_gradient(layer, last, text)
     assert found[0].is_contiguous(memory_format=torch.channels_last)

@@ -14,7 +14,7 @@ from sfumato.errors import UserError
 from sfumato.models.families.flux.family import FluxFamily
 from sfumato.models.families.flux.keys import to_diffusers
 from sfumato.models.families.flux.options import FluxGenerationOptions, FluxOptions
-from sfumato.models.families.flux.packing import pack, picture_ids, unpack
+from sfumato.models.families.flux.packing import image_ids, pack, unpack
 from sfumato.models.interface.conditioning import Conditioning
 from sfumato.models.interface.family import Family
 from sfumato.models.interface.parts import Parts
@@ -230,7 +230,7 @@ def test_packing_is_undone_and_follows_the_places() -> None:
     tokens = pack(latents)
     assert tokens.shape == (2, 6, 12)
     assert torch.equal(unpack(tokens, 4, 6), latents)
-    ids = picture_ids(2, 4, 6, CPU)
+    ids = image_ids(2, 4, 6, CPU)
     assert ids[0].tolist() == [[0, 0, 0], [0, 0, 1], [0, 0, 2], [0, 1, 0], [0, 1, 1], [0, 1, 2]]
     assert tokens[0, 4].tolist() == latents[0, :, 2:4, 2:4].flatten().tolist()
 

@@ -1,4 +1,4 @@
-"""A folder in which everything is wrong that a folder of pictures can have, one of each."""
+"""A folder in which everything is wrong that a folder of images can have, one of each."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ HUGE = (20_000, 20_000)
 
 
 def bad_folder(folder: Path) -> Path:
-    """Write one file of each defect, and six flawless pictures, into a new folder."""
+    """Write one file of each defect, and six flawless images, into a new folder."""
     folder.mkdir(parents=True)
     for number in range(6):
-        _picture(folder / f"good_{number}.png", (96, 64), f"photo of a cat, number {number}")
+        _image(folder / f"good_{number}.png", (96, 64), f"photo of a cat, number {number}")
     _broken(folder)
     _odd_modes(folder)
     _odd_names(folder)
@@ -27,11 +27,11 @@ def bad_folder(folder: Path) -> Path:
 
 
 def _broken(folder: Path) -> None:
-    whole = _picture(folder / "truncated.jpg", (320, 240), "truncated")
+    whole = _image(folder / "truncated.jpg", (320, 240), "truncated")
     whole.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
-    _picture(folder / "zero_byte.png", (64, 64), "zero").write_bytes(b"")
-    _picture(folder / "web_page.jpg", (64, 64), "page").write_bytes(b"<html>not found</html>")
-    _picture(folder / "huge.png", (64, 64), "huge").write_bytes(png_of_size(HUGE))
+    _image(folder / "zero_byte.png", (64, 64), "zero").write_bytes(b"")
+    _image(folder / "web_page.jpg", (64, 64), "page").write_bytes(b"<html>not found</html>")
+    _image(folder / "huge.png", (64, 64), "huge").write_bytes(png_of_size(HUGE))
 
 
 def _odd_modes(folder: Path) -> None:
@@ -46,19 +46,19 @@ def _odd_modes(folder: Path) -> None:
     exif[0x0112] = 6
     Image.fromarray(pixels("rotated", 100, 60)).save(folder / "rotated.jpg", exif=exif)
     for name in ("cmyk", "sixteen_bit", "palette", "animated", "rotated"):
-        (folder / f"{name}.txt").write_text(f"a picture called {name}")
+        (folder / f"{name}.txt").write_text(f"an image called {name}")
 
 
 def _odd_names(folder: Path) -> None:
     for name in ("with spaces.png", "名前 ünïcode.png", "SHOUTED.PNG", "two\nlines.png"):
-        _picture(folder / name, (64, 64), f"odd name {len(name)}")
-    _picture(folder / "twin.png", (64, 64), "one caption for two")
-    _picture(folder / "twin.jpg", (64, 96), None)
-    copied = _picture(folder / "copy_a.png", (96, 96), "a copy")
+        _image(folder / name, (64, 64), f"odd name {len(name)}")
+    _image(folder / "twin.png", (64, 64), "one caption for two")
+    _image(folder / "twin.jpg", (64, 96), None)
+    copied = _image(folder / "copy_a.png", (96, 96), "a copy")
     Image.open(copied).resize((192, 192)).save(folder / "copy_b.jpg", quality=90)
     (folder / "copy_b.txt").write_text("the same again, larger")
-    _picture(folder / "tiny.png", (16, 24), "far too small")
-    _picture(folder / "panorama.png", (600, 60), "far too wide")
+    _image(folder / "tiny.png", (16, 24), "far too small")
+    _image(folder / "panorama.png", (600, 60), "far too wide")
 
 
 def _odd_captions(folder: Path) -> None:
@@ -72,13 +72,13 @@ def _odd_captions(folder: Path) -> None:
         "long": b"a cat, " * 120,
     }
     for name, text in texts.items():
-        _picture(folder / f"{name}.png", (64, 64), None)
+        _image(folder / f"{name}.png", (64, 64), None)
         (folder / f"{name}.txt").write_bytes(text)
-    _picture(folder / "no_caption.png", (64, 64), None)
+    _image(folder / "no_caption.png", (64, 64), None)
 
 
-def _picture(path: Path, size: tuple[int, int], caption: str | None) -> Path:
-    """Write noise of low frequency, so that no two pictures look alike and scaling keeps them alike."""
+def _image(path: Path, size: tuple[int, int], caption: str | None) -> Path:
+    """Write noise of low frequency, so that no two images look alike and scaling keeps them alike."""
     small = Image.fromarray(pixels(path.name, 12, 12))
     small.resize(size, Image.Resampling.BICUBIC).save(path)
     if caption is not None:
