@@ -30,8 +30,9 @@ def exists(name: str) -> bool:
     return _read(f"{name}.json") is not None
 
 
+@cache
 def settings(name: str) -> dict[str, Any]:
-    """Return one fixture's JSON."""
+    """Return one fixture's JSON; it must not be changed."""
     return json.loads(_needed(f"{name}.json"))
 
 

@@ -1,8 +1,8 @@
 """U-Net adapters have the layers, ranks, outputs, gradients and merged weights that sd-scripts gives them."""
 
-import copy
 import hashlib
 import random
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
@@ -38,14 +38,64 @@ NOT_MERGED_BY_THEM = {"oft_conv": ("down_blocks.0.resnets.0.conv1.weight",)}
 """Weights that sd-scripts overlooks when it merges; what was recorded of the whole model lacks them too."""
 
 
-@pytest.fixture(scope="module")
-def denoisers() -> dict[str, nn.Module]:
-    return {recorded.fixture: recorded.denoiser() for recorded in (SD, SDXL)}
+@dataclass(repr=False)
+class Adapted:
+    """The models with their numbers and each case's adapters on them, made once.
+
+    Attributes:
+        models: the two text encoders of SDXL have no numbers, for none of theirs were recorded.
+        made: the adapters of a case, and what they have learned.
+    """
+
+    models: dict[str, dict[str, nn.Module]]
+    made: dict[str, tuple[AdapterNetwork, dict[str, Tensor]]] = field(default_factory=dict)
+
+    def denoiser(self, recorded: Recorded) -> nn.Module:
+        return self.models[recorded.fixture][DENOISER]
+
+    def network(self, recorded: Recorded, case: dict[str, Any]) -> AdapterNetwork:
+        return self._made(recorded, case)[0]
+
+    def trained(self, recorded: Recorded, case: dict[str, Any], part: str | None = None) -> AdapterNetwork:
+        """Return the recorded adapter with its derived numbers, or its layers of one part."""
+        whole, learned = self._made(recorded, case)
+        network = AdapterNetwork([layer for layer in whole.layers if part in (None, layer.target.part)])
+        for name, tensor in network.state_dict(keep_vars=True).items():
+            if name in learned:
+                tensor.data.copy_(learned[name])
+                tensor.grad = None
+        network.set_strength(1.0)
+        return network.train(case["module"] == NESTED)
+
+    def _made(self, recorded: Recorded, case: dict[str, Any]) -> tuple[AdapterNetwork, dict[str, Tensor]]:
+        key = f"{recorded.fixture}/{case['id']}"
+        if key not in self.made:
+            network = build(recorded, case, self.models[recorded.fixture])
+            std = 0.05 if "oft" in case["module"] else settings(recorded.fixture)["lora_weight_std"]
+            shapes = {k: v.shape for k, v in network.state_dict().items() if not k.endswith(".alpha")}
+            learned = {k: rule(recorded.key_prefix + k, shape) * std for k, shape in shapes.items()}
+            self.made[key] = network, learned
+        return self.made[key]
 
 
 @pytest.fixture(scope="module")
-def parts() -> dict[str, dict[str, nn.Module]]:
-    return {recorded.fixture: recorded.models() for recorded in (SD, SDXL)}
+def adapted() -> Adapted:
+    return Adapted({recorded.fixture: with_numbers(recorded) for recorded in (SD, SDXL)})
+
+
+@torch.no_grad()
+def with_numbers(recorded: Recorded) -> dict[str, nn.Module]:
+    """Return a U-Net with its derived numbers, and a single text encoder with its own; two stay without."""
+    models, sizes = recorded.models(), settings(recorded.fixture)["model"]
+    for part in recorded.texts if len(recorded.texts) == 1 else ():
+        encoder = models[part].to_empty(device="cpu").requires_grad_(False).eval()
+        for name, tensor in clip_tensors(encoder).items():
+            key = f"{recorded.key_prefix}text_model.{name}"
+            tensor.copy_(weight(key, tensor.shape, sizes["text_encoder"]["weight_std"]))
+        for name, buffer in encoder.named_buffers():
+            assert name.endswith("position_ids")
+            buffer.copy_(torch.arange(buffer.shape[-1]).expand(1, -1))
+    return {**models, DENOISER: recorded.denoiser()}
 
 
 def build(recorded: Recorded, case: dict[str, Any], models: dict[str, nn.Module]) -> AdapterNetwork:
@@ -58,23 +108,10 @@ def build(recorded: Recorded, case: dict[str, Any], models: dict[str, nn.Module]
     plan = network_modules.resolve(Run("", recorded.family, [config]))
     network = plan.build(family_for(Run("", recorded.family, ())), models)
     assert isinstance(network, AdapterNetwork)
-    return network
-
-
-def trained(
-    recorded: Recorded, case: dict[str, Any], models: dict[str, nn.Module], part: str | None = None
-) -> AdapterNetwork:
-    """Return the recorded adapter with its derived numbers, or its layers of one part."""
-    built = build(recorded, case, models)
-    network = AdapterNetwork([layer for layer in built.layers if part in (None, layer.target.part)])
-    std = 0.05 if "oft" in case["module"] else settings(recorded.fixture)["lora_weight_std"]
-    state, prefix = network.state_dict(), recorded.key_prefix
-    learned = {k: rule(prefix + k, v.shape) * std for k, v in state.items() if not k.endswith(".alpha")}
-    network.load_state_dict(state | learned)
     for layer in network.layers:
         if isinstance(layer, Lora) and layer.nested:
             layer.nested = NestedRanks(layer.nested.unit, lambda count: random.randint(0, count - 1))
-    return network.train(case["module"] == NESTED)
+    return network
 
 
 def size(layer: Any) -> int:
@@ -87,10 +124,8 @@ def strengths(case: dict[str, Any]) -> tuple[tuple[float, str], ...]:
 
 
 @pytest.mark.parametrize(("recorded", "case"), CASES)
-def test_layers_ranks_and_keys_equal(
-    recorded: Recorded, case: dict[str, Any], parts: dict[str, dict[str, nn.Module]]
-) -> None:
-    network = build(recorded, case, parts[recorded.fixture])
+def test_layers_ranks_and_keys_equal(recorded: Recorded, case: dict[str, Any], adapted: Adapted) -> None:
+    network = adapted.network(recorded, case)
     found: list[Any] = [[layer.name, size(layer), layer.alpha.item()] for layer in network.layers]  # type: ignore[attr-defined]
     if case["modules"]:
         assert found == case["modules"]
@@ -106,11 +141,10 @@ def test_layers_ranks_and_keys_equal(
 def test_outputs_equal_at_both_strengths(
     recorded: Recorded,
     case: dict[str, Any],
-    denoisers: dict[str, nn.Module],
-    parts: dict[str, dict[str, nn.Module]],
+    adapted: Adapted,
 ) -> None:
-    numbers, model = NUMBERS[recorded.fixture], denoisers[recorded.fixture]
-    network = trained(recorded, case, {**parts[recorded.fixture], DENOISER: model}, DENOISER)
+    numbers, model = NUMBERS[recorded.fixture], adapted.denoiser(recorded)
+    network = adapted.trained(recorded, case, DENOISER)
     network.attach()
     for strength, name in strengths(case):
         network.set_strength(strength)
@@ -120,37 +154,41 @@ def test_outputs_equal_at_both_strengths(
     network.detach()
 
 
+@torch.no_grad()
 @pytest.mark.parametrize(("recorded", "case"), MERGED)
 def test_merged_models_and_weights_equal(
     recorded: Recorded,
     case: dict[str, Any],
-    denoisers: dict[str, nn.Module],
-    parts: dict[str, dict[str, nn.Module]],
+    adapted: Adapted,
 ) -> None:
-    numbers, overlooked = NUMBERS[recorded.fixture], NOT_MERGED_BY_THEM.get(case["id"], ())
+    numbers, model = NUMBERS[recorded.fixture], adapted.denoiser(recorded)
+    overlooked = NOT_MERGED_BY_THEM.get(case["id"], ())
     output = "out" if overlooked else "merged_out"
+    network = adapted.trained(recorded, case, DENOISER)
+    targets = [layer.target.module.get_parameter("weight") for layer in network.layers]
+    plain = [target.clone() for target in targets]
     for strength in (0.5, 1.0):
-        model = copy.deepcopy(denoisers[recorded.fixture])
-        network = trained(recorded, case, {**parts[recorded.fixture], DENOISER: model}, DENOISER)
+        for target, before in zip(targets, plain, strict=True):
+            target.copy_(before)
         network.merge(strength)
-        with torch.no_grad():
-            assert error(recorded.predict(model), numbers[f"{case['id']}/{output}_m{strength}"]) < 2e-5
+        assert error(recorded.predict(model), numbers[f"{case['id']}/{output}_m{strength}"]) < 2e-5
     stem = f"{case['id']}/merged/"
     names = quantities(numbers, stem.rstrip("/"))
     assert names
     for name in set(names).difference(overlooked):
         assert_recorded(model.get_parameter(name), numbers, stem + name, 2e-5)
+    for target, before in zip(targets, plain, strict=True):
+        target.copy_(before)
 
 
 @pytest.mark.parametrize(("recorded", "case"), TRAINED)
 def test_loss_and_gradients_equal(
     recorded: Recorded,
     case: dict[str, Any],
-    denoisers: dict[str, nn.Module],
-    parts: dict[str, dict[str, nn.Module]],
+    adapted: Adapted,
 ) -> None:
-    numbers, model = NUMBERS[recorded.fixture], denoisers[recorded.fixture]
-    network = trained(recorded, case, {**parts[recorded.fixture], DENOISER: model}, DENOISER)
+    numbers, model = NUMBERS[recorded.fixture], adapted.denoiser(recorded)
+    network = adapted.trained(recorded, case, DENOISER)
     state = network.state_dict(keep_vars=True)
     for name in case["grads"]:
         if name in state:  # what LoRA-FA freezes was recorded as well
@@ -179,19 +217,11 @@ def gradient(state: dict[str, Tensor], name: str) -> Tensor:
 
 
 @pytest.mark.parametrize(("recorded", "case"), ENCODED)
-def test_text_encoder_outputs_equal(
-    recorded: Recorded, case: dict[str, Any], parts: dict[str, dict[str, nn.Module]]
-) -> None:
+def test_text_encoder_outputs_equal(recorded: Recorded, case: dict[str, Any], adapted: Adapted) -> None:
     numbers, model = NUMBERS[recorded.fixture], settings(recorded.fixture)["model"]
-    part = next(iter(recorded.texts))
-    encoder = recorded.models()[part].to_empty(device="cpu").requires_grad_(False).eval()
-    std = model["text_encoder"]["weight_std"]
-    for name, tensor in clip_tensors(encoder).items():
-        tensor.copy_(weight(f"{recorded.key_prefix}text_model.{name}", tensor.shape, std))
-    for name, buffer in encoder.named_buffers():
-        assert name.endswith("position_ids")
-        buffer.copy_(torch.arange(buffer.shape[-1]).expand(1, -1))
-    network = trained(recorded, case, {**parts[recorded.fixture], part: encoder}, part)
+    (part,) = recorded.texts
+    encoder = adapted.models[recorded.fixture][part]
+    network = adapted.trained(recorded, case, part)
     network.attach()
     for strength, name in strengths(case):
         network.set_strength(strength)
@@ -199,17 +229,17 @@ def test_text_encoder_outputs_equal(
         with torch.no_grad():
             states = encoder(torch.tensor(model["te_input_ids"])).last_hidden_state
         assert_recorded(states, numbers, f"{case['id']}/te_m{name}", 2e-5)
+    network.detach()
 
 
 @pytest.mark.parametrize(("recorded", "case"), LIMITED)
 def test_norms_are_limited_as_recorded(
     recorded: Recorded,
     case: dict[str, Any],
-    denoisers: dict[str, nn.Module],
-    parts: dict[str, dict[str, nn.Module]],
+    adapted: Adapted,
 ) -> None:
     numbers = NUMBERS[recorded.fixture]
-    network = trained(recorded, case, parts[recorded.fixture])
+    network = adapted.trained(recorded, case)
     (name,) = (name for name in case if name.startswith("max_norm_") and name != "max_norm_key")
     figures = network.limit_norms(float(name.removeprefix("max_norm_")))
     assert [figure.item() for figure in figures.values()] == pytest.approx(case[name], rel=1e-6)
