@@ -171,6 +171,8 @@ def run(arguments: Sequence[str]) -> int:
     """Run a command in place of this process, where the system can, so that signals reach it directly."""
     if arguments[1:3] == ["-m", "pytest"]:
         os.chdir(ROOT)
+        # Else each worker, and each process that a test starts, would compile every module it imports again.
+        os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     if os.name != "nt":
         sys.stdout.flush()
         os.execv(arguments[0], list(arguments))

@@ -6,6 +6,7 @@ quick is no list, but a limit for each test, which holds in every run.
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 from collections.abc import Generator, Iterator
@@ -28,6 +29,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     return True if collection_path in WHOLE_SCRIPTS and config.getoption("quick") else None
+
+
+def pytest_collection_finish() -> None:
+    """Spare the garbage collector what all tests share: modules and records are most of what it looks at."""
+    gc.freeze()
 
 
 @pytest.hookimpl(wrapper=True)
