@@ -1,8 +1,10 @@
 """Stable Diffusion 1, 2 and XL on tiny models in the real file formats, beside diffusers' pipelines."""
 
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +34,34 @@ CPU = torch.device("cpu")
 KINDS = ("sd1", "sd2", "sdxl")
 PROMPTS = ["a cat photo", "red sky"]
 AnyFamily = SdFamily | SdxlFamily
+ROOTS: list[Path] = []
+"""Where the files lie that `write` copies."""
+
 PROJECTION = "conditioner.embedders.1.model.text_projection"
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _originals(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    write_once.cache_clear()
+    ROOTS.append(tmp_path_factory.mktemp("originals"))
+    yield
+    ROOTS.clear()
+
+
 def write(kind: str, folder: Path, **options: Any) -> tiny.TinyCheckpoint:
-    return tiny.sdxl(folder, **options) if kind == "sdxl" else tiny.sd(folder, v2=kind == "sd2", **options)
+    """Write a tiny checkpoint into a folder: a copy of what all tests share that ask for the same."""
+    root, written = write_once(kind, **options)
+    shutil.copytree(root, folder, dirs_exist_ok=True)
+    path, tokenizers = (folder / place.relative_to(root) for place in (written.path, written.tokenizers))
+    return replace(written, path=path, tokenizers=tokenizers)
+
+
+@cache
+def write_once(kind: str, **options: Any) -> tuple[Path, tiny.TinyCheckpoint]:
+    root = ROOTS[-1] / str(write_once.cache_info().currsize)
+    if kind == "sdxl":
+        return root, tiny.sdxl(root, **options)
+    return root, tiny.sd(root, v2=kind == "sd2", **options)
 
 
 def family_of(kind: str, path: Path, tokenizers: Path | None, **options: Any) -> AnyFamily:
