@@ -76,13 +76,17 @@ def load_all(family: AnyFamily, dtype: torch.dtype = torch.float32) -> dict[str,
 
 @dataclass(frozen=True)
 class Files:
-    """One tiny model in both layouts, ours and diffusers' pipeline of the same weights."""
+    """One tiny model in both layouts, our parts of the file and diffusers' pipeline of the same weights.
+
+    Nobody may change the parts; a test that does loads its own.
+    """
 
     kind: str
     file: Path
     folder: Path
     tokenizers: Path
     public: Any
+    models: dict[str, nn.Module]
 
     def family(self, layout: str = "file", **options: Any) -> AnyFamily:
         if layout == "file":
@@ -96,7 +100,8 @@ def files(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     written = write(request.param, root, as_folder=True)
     file = root / f"{request.param}.safetensors"
     public = pipeline_from(file, request.param, written.tokenizers)
-    return Files(request.param, file, written.path, written.tokenizers, public)
+    models = load_all(family_of(request.param, file, written.tokenizers))
+    return Files(request.param, file, written.path, written.tokenizers, public, models)
 
 
 def framed(batch: int = 2) -> ImageSizes:
@@ -118,7 +123,7 @@ def difference(actual: Tensor, expected: Tensor) -> float:
 def test_every_part_computes_what_diffusers_does(files: Files, layout: str) -> None:
     family, public = files.family(layout), files.public
     family.check([*family.text_outputs, DENOISER, VAE])
-    models = load_all(family)
+    models = load_all(family) if layout == "folder" else files.models
     words = family.encode_text(models, family.tokenize(PROMPTS))
     told = {}
     if files.kind == "sdxl":
@@ -212,7 +217,7 @@ def test_a_pickled_checkpoint_counts_on_from_its_base(tmp_path: Path) -> None:
 
 def test_single_parts_are_written_under_published_names(files: Files, tmp_path: Path) -> None:
     family, whole = files.family(), load_file(files.file)
-    for part, model in load_all(family).items():
+    for part, model in files.models.items():
         path = tmp_path / f"{part}.safetensors"
         family.save(part, model, path, torch.float32, {})
         found = load_file(path)
@@ -322,7 +327,7 @@ def test_folders_come_in_several_forms(weights_format: str, tmp_path: Path) -> N
 @torch.no_grad()
 def test_small_number_formats_compute_nearly_the_same(files: Files, dtype: torch.dtype) -> None:
     family = files.family()
-    exact, small = load_all(family), load_all(family, dtype)
+    exact, small = files.models, load_all(family, dtype)
     noisy, steps = (
         torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(1)),
         torch.tensor([3.0, 871.0]),
@@ -340,7 +345,7 @@ def test_checkpointed_blocks_give_the_same_gradients(files: Files) -> None:
     family = files.family()
     denoiser = family.load(DENOISER, torch.float32, CPU)
     with torch.no_grad():
-        words = family.encode_text(load_all(family), family.tokenize(PROMPTS))
+        words = family.encode_text(files.models, family.tokenize(PROMPTS))
     noisy, steps = (
         torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(1)),
         torch.tensor([3.0, 871.0]),
@@ -366,7 +371,7 @@ def test_blocks_are_listed_in_execution_order(files: Files) -> None:
     blocks, seen = family.blocks(DENOISER, denoiser), []
     for block in blocks:
         block.register_forward_hook(lambda module, *_: seen.append(module))
-    words = family.encode_text(load_all(family), family.tokenize(PROMPTS))
+    words = family.encode_text(files.models, family.tokenize(PROMPTS))
     family.predict(
         denoiser, torch.zeros(2, 4, 8, 8), torch.tensor([1.0, 2.0]), Conditioning(words, sizes=framed())
     )
@@ -385,8 +390,7 @@ def test_long_captions_and_emphasis_come_from_the_runs_options(files: Files) -> 
     tokens = family.tokenize(["a (cat:1.5)"])
     assert set(tokens) == {n for part in family.text_outputs for n in (part, f"{part}_weights")}
     assert all(tensor.shape == (1, 2, 77) for tensor in tokens.values())
-    encoders = {part: family.load(part, torch.float32, CPU) for part in family.text_outputs}
-    states = family.encode_text(encoders, tokens)
+    states = family.encode_text(files.models, tokens)
     assert {tensor.shape[1] for tensor in states.values() if tensor.ndim == 3} == {152}
     assert set(states) == {name for names in family.text_outputs.values() for name in names}
 
