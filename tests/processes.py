@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -112,6 +113,7 @@ def _run(
     os.dup2(output, 1)
     os.dup2(output, 2)
     torch.set_num_threads(1)
+    gc.freeze()  # what the server imported is no garbage, and takes long to be looked through
     if meddle:
         meddle(*extra)
     sys.exit(script(name, arguments))

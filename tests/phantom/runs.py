@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import warnings
 from collections import Counter
@@ -50,6 +51,7 @@ def train(script: str, arguments: Sequence[str], log: Path, fault: str | None = 
 
     begun: list[Counter[tuple[str, str]]] = []
     take = Loop._take
+    gc.freeze()  # what is imported is no garbage, and takes long to be looked through
 
     def noted(self: Loop, step: Any) -> list[str]:
         begun.append(card.waits.copy())
