@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,15 @@ from sfumato.cli.main import script
 
 Known = dict[tuple[str, ...], dict[str, Tensor]]
 """What plain runs trained, by their options."""
+
+
+def others_slow(rows: Iterable[object], normal: Container[object]) -> list[object]:
+    """Return the rows of a parametrised test; those that are not in `normal` are run by hand only."""
+    slow = pytest.mark.slow
+    return [
+        row if row in normal else pytest.param(*(row if isinstance(row, tuple) else (row,)), marks=slow)
+        for row in rows
+    ]
 
 
 class Runs:

@@ -24,6 +24,7 @@ from sfumato.training.run.loop import Loop
 from sfumato.training.run.session import TrainingSession
 from sfumato.training.run.setup import prepare
 from tests import tiny
+from tests.runs import others_slow
 
 SHORT = """
 --resolution 128 --caption_extension .txt --max_data_loader_n_workers 0 --max_train_steps 2 --seed 5
@@ -46,9 +47,10 @@ OTHERS = (
     "--train_batch_size 2",
 )
 GUESTS = ("algo=lora dora_wd=True", "algo=loha", "algo=lokr", "algo=tlora", "algo=dylora block_size=4")
+SWAPPED = "adapter, 8 bits, checkpointed, swapped"
 SETTINGS = {
     "adapter": (*LORA, ""),
-    "adapter, 8 bits, checkpointed, swapped": (
+    SWAPPED: (
         *LORA,
         f"{BF16} --fp8_base --gradient_checkpointing --blocks_to_swap 1 --gradient_accumulation_steps 2",
     ),
@@ -61,6 +63,7 @@ SETTINGS = {
         f"{BF16} --full_bf16 {ADAFACTOR} --fused_backward_pass --gradient_checkpointing --blocks_to_swap 1",
     ),
 }
+OFTEN = [name for name in SETTINGS if name not in ("whole model", "whole model in bfloat16")]
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +95,7 @@ def test_networks_of_others_are_counted(
     test_account_is_what_the_tensors_of_a_step_take(network_args, model, images, tmp_path, monkeypatch)
 
 
-@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize("name", others_slow(SETTINGS, OFTEN))
 def test_account_is_what_the_tensors_of_a_step_take(
     name: str, model: tiny.TinyFlux, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -152,7 +155,7 @@ def _status(name: str) -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
 
 
-@pytest.mark.parametrize("name", ["adapter", "adapter, 8 bits, checkpointed, swapped"])
+@pytest.mark.parametrize("name", others_slow(["adapter", SWAPPED], ["adapter"]))
 def test_counting_changes_nothing_that_is_trained(
     name: str, model: tiny.TinyFlux, images: Path, tmp_path: Path
 ) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from sfumato.cli.main import script
 from tests import tiny
+from tests.runs import others_slow
 
 SHORT = "--resolution 64 --caption_extension .txt --network_dim 2 --learning_rate 1e-2 --max_train_steps 2"
 LYCORIS_LOHA = "lycoris.kohya algo=loha preset=full conv_dim=2 conv_alpha=1"
@@ -36,6 +37,12 @@ RUNS = [
     ("flux", "networks.oft_flux enable_all_linear=True", "0"),
     ("flux", "networks.lora_flux split_qkv=True ggpo_sigma=0.03 ggpo_beta=0.01", "weight"),
 ]
+OFTEN = [
+    row
+    for row in RUNS
+    if row[0] != "sdxl" or not row[1].startswith(("networks.lora_fa", "networks.dylora", "networks.oft"))
+]
+"""What normal runs try: LoRA-FA, DyLoRA and OFT with one U-Net only."""
 """Family, kind, and the tensors that are zero before training."""
 SCRIPTS = {
     "sd": ("train_network", "te_text_model", "unet_mid_block"),
@@ -73,7 +80,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
     }
 
 
-@pytest.mark.parametrize(("family", "kind", "zeros"), RUNS)
+@pytest.mark.parametrize(("family", "kind", "zeros"), others_slow(RUNS, OFTEN))
 def test_a_kind_trains_and_goes_on_from_its_file(
     family: str, kind: str, zeros: str, models: dict[str, list[str]], images: Path, tmp_path: Path
 ) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shlex
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from sfumato.models.registry.families import family_for
 from sfumato.sampling.loaded_adapters import AdapterFile, Attachments
 from tests import tiny
 from tests.pipelines import pipeline_from
+from tests.runs import others_slow
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of diffusers and peft
 
@@ -63,7 +65,7 @@ class Compared:
         return folder / "lora.safetensors"
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
+@pytest.fixture(scope="module")
 def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Compared:
     folder = tmp_path_factory.mktemp(request.param)
     tiny.pictures(folder / "data" / "1_cat", 2)
@@ -141,7 +143,11 @@ def relative(actual: Tensor, expected: Tensor) -> float:
     return ((actual - expected).abs().max() / expected.abs().max()).item()
 
 
-@pytest.mark.parametrize("options", ["", CONV], ids=["lierla", "c3lier"])
+@pytest.mark.parametrize(
+    ("model", "options"),
+    others_slow(product(FAMILIES, ["", CONV]), [("sd1", CONV), ("sd2", ""), ("sdxl", CONV)]),
+    indirect=["model"],
+)
 def test_diffusers_changes_as_ours_does(options: str, model: Compared, tmp_path: Path) -> None:
     file = model.train(tmp_path, *shlex.split(options))
     assert any("conv1" in name or "in_layers" in name for name in load_file(file)) == bool(options)
@@ -160,6 +166,7 @@ def test_diffusers_changes_as_ours_does(options: str, model: Compared, tmp_path:
         assert max(found) < LIMIT
 
 
+@pytest.mark.parametrize("model", others_slow(FAMILIES, ["sdxl"]), indirect=True)
 def test_layers_that_an_alpha_of_0_switches_off_act_as_if_they_were_not_there(
     model: Compared, tmp_path: Path
 ) -> None:

@@ -22,7 +22,7 @@ from tests import tiny
 from tests.end_to_end.test_resume import CACHED, WORKERS, arguments, assert_same_weights, run
 from tests.end_to_end.test_resume import images as images
 from tests.end_to_end.test_resume import model as model
-from tests.runs import error_of
+from tests.runs import error_of, others_slow
 
 EVERY_STEP = ["--save_every_n_steps", "1", "--save_state"]
 
@@ -207,7 +207,7 @@ def test_a_loading_process_that_ends_costs_no_finished_step(
     assert_same_weights(tmp_path / "whole", out)
 
 
-@pytest.mark.parametrize("workers", WORKERS)
+@pytest.mark.parametrize("workers", others_slow(WORKERS, [2]))
 def test_a_damaged_cache_file_is_one_line_from_workers_too(
     workers: int, model: tiny.TinyFlux, images: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -25,6 +25,7 @@ from tests.end_to_end.test_resume import (
     without_network,
 )
 from tests.end_to_end.test_resume import model as model
+from tests.runs import others_slow
 
 pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="there is no SIGKILL on Windows")
 
@@ -153,7 +154,7 @@ def test_a_killed_run_goes_on_to_the_same_weights(
     _check(model, tmp_path, options, seed=1, times=1)
 
 
-@pytest.mark.parametrize("optimizer", ["Adafactor", "AdamW8bit"])
+@pytest.mark.parametrize("optimizer", others_slow(["Adafactor", "AdamW8bit"], ["Adafactor"]))
 def test_a_killed_fine_tuning_with_swap_and_fused_backward_goes_on_to_the_same_weights(
     optimizer: str, tmp_path: Path
 ) -> None:

@@ -20,6 +20,7 @@ from sfumato.models.families.flux.options import FluxOptions
 from sfumato.models.interface.family import Family
 from sfumato.models.registry.families import family_for
 from tests import tiny
+from tests.runs import others_slow
 
 KINDS = {
     "lora": ("flux", "networks.lora_flux", 4, 2.0, ()),
@@ -40,6 +41,9 @@ KINDS = {
     "oft xl": ("sdxl", "networks.oft", 4, 1e-2, ("enable_all_linear=True",)),
 }
 """Family, module, rank, alpha and further arguments."""
+OFTEN = ("lora", "lora split", "loha flux", "lokr flux", "oft flux")
+OFTEN += ("c3lier", "lora_fa", "dylora", "loha", "lokr xl", "oft xl")
+"""What normal runs try: each kind of adapter once or twice, and each family."""
 MERGING = {"sd": "merge_lora", "sdxl": "sdxl_merge_lora"}
 COMMON = "--width 64 --height 64 --steps 1 --cfg_scale 1 --seed 5 --dtype fp32 --prompt cat"
 
@@ -120,7 +124,7 @@ def merged_files(name: str, words: list[str], adapter: Path) -> list[str]:
     return [renamed.get(word, word) for word in words]
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", others_slow(KINDS, OFTEN))
 def test_live_and_merged_draw_the_same_image(
     name: str,
     models: dict[str, tuple[list[str], Family]],

@@ -2,6 +2,7 @@
 
 import copy
 from collections import Counter
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from sfumato.nn import precision
 from tests.adapters import lycoris_algorithms
 from tests.golden.flux_model import SHAPE
 from tests.golden.unet_models import SD, SDXL
+from tests.runs import others_slow
 
 RECORDED = {recorded.family: recorded for recorded in (SD, SDXL)}
 COUNTS = {
@@ -78,8 +80,13 @@ def ours_from(path: Path, family: str, models: dict[str, nn.Module]) -> AdapterN
     return network_from_file(path, targets)
 
 
-@pytest.mark.parametrize("algo", ["loha", "lokr"])
-@pytest.mark.parametrize("family", ["sd", "sdxl", "flux"])
+@pytest.mark.parametrize(
+    ("algo", "family"),
+    others_slow(
+        product(["loha", "lokr"], ["sd", "sdxl", "flux"]),
+        [("loha", "sd"), ("lokr", "sdxl"), ("loha", "flux")],
+    ),
+)
 def test_its_files_carry_the_names_of_published_files_and_load_again(
     algo: str, family: str, models: dict[str, dict[str, nn.Module]], tmp_path: Path
 ) -> None:

@@ -15,10 +15,12 @@ from torch import Tensor
 from sfumato.cli.main import script
 from sfumato.diffusion import losses
 from tests import tiny
+from tests.runs import others_slow
 
 SIDE = 64
 SHORT = shlex.split("--resolution 64 --caption_extension .txt --network_dim 2 --seed 1 --learning_rate 1e-2")
 CACHED = ["--cache_latents", "--cache_latents_to_disk"]
+SCRIPTS = ("flux_train_network", "train_network", "sdxl_train_network")
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +85,7 @@ def hidden_halves(gradients: list[Tensor]) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("name", ["flux_train_network", "train_network", "sdxl_train_network"])
+@pytest.mark.parametrize("name", others_slow(SCRIPTS, ["flux_train_network", "train_network"]))
 @pytest.mark.parametrize("caching", [[], CACHED], ids=["live", "cached"])
 @pytest.mark.parametrize("mask", ["alpha", "beside"])
 def test_what_a_mask_hides_has_no_gradient_mirrored_or_not(

@@ -12,6 +12,7 @@ import pytest
 
 from sfumato.cli.main import main, script
 from tests import tiny
+from tests.runs import others_slow
 
 DATA = shlex.split("--resolution 64 --caption_extension .txt --flip_aug")
 TRAINERS = {"sd": "train_network", "sdxl": "sdxl_train_network", "flux": "flux_train_network"}
@@ -52,7 +53,7 @@ def arrays(folder: Path) -> dict[str, dict[str, np.ndarray]]:
     }
 
 
-@pytest.mark.parametrize("kind", TRAINERS)
+@pytest.mark.parametrize("kind", others_slow(TRAINERS, ["sdxl", "flux"]))
 def test_training_finds_what_the_tools_encoded_and_would_have_made_the_same(
     kind: str,
     models: dict[str, tiny.TinyFlux | tiny.TinyCheckpoint],
@@ -162,7 +163,7 @@ def test_the_data_is_shown_instead_on_request(
     assert arrays(images) == {}
 
 
-@pytest.mark.parametrize("kind", ["sd", "sdxl"])
+@pytest.mark.parametrize("kind", others_slow(["sd", "sdxl"], ["sd"]))
 def test_a_metadata_file_gets_training_sizes_and_training_finds_the_latents(
     kind: str,
     models: dict[str, tiny.TinyFlux | tiny.TinyCheckpoint],

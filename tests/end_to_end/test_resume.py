@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from sfumato.cli.main import script
 from tests import tiny
-from tests.runs import refusal
+from tests.runs import others_slow, refusal
 
 OPTIMIZERS = {
     "AdamW": [],
@@ -36,6 +36,9 @@ CACHED = {
     ],
     "live, with CLIP-L": [],
 }
+
+OFTEN = list(zip(OPTIMIZERS, [*CACHED] * 3, strict=True))
+"""What normal runs try: every optimizer, and both kinds of caching three times."""
 
 WORKERS = {count: ["--max_data_loader_n_workers", str(count)] for count in (0, 2)}
 
@@ -95,7 +98,7 @@ def check(
     assert_same_weights(tmp_path / "whole", tmp_path / "resumed")
 
 
-@pytest.mark.parametrize(("optimizer", "cached"), list(product(OPTIMIZERS, CACHED)))
+@pytest.mark.parametrize(("optimizer", "cached"), others_slow(product(OPTIMIZERS, CACHED), OFTEN))
 def test_a_resumed_run_equals_an_uninterrupted_one(
     optimizer: str, cached: str, model: tiny.TinyFlux, images: Path, tmp_path: Path
 ) -> None:

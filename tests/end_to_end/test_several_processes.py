@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from safetensors.torch import load_file
 from sfumato.cli.main import script
 from sfumato.training.core.distributed import missing_processes
 from tests import tiny
+from tests.runs import others_slow
 
 ROOT = Path(__file__).parents[2]
 DROP_IN = ROOT / "sd-scripts" / "flux_train_network.py"
@@ -27,7 +29,7 @@ sys.path.insert(0, {root!r})
 from sfumato.cli import main
 from sfumato.config.run.distributed import DistributedConfig
 from sfumato.errors import UserError
-from sfumato.training import distributed
+from sfumato.training.core import distributed
 
 def work(_):
     processes = distributed.start(DistributedConfig())
@@ -45,7 +47,7 @@ import sys
 sys.path.insert(0, {root!r})
 from sfumato import log
 from sfumato.config.run.distributed import DistributedConfig
-from sfumato.training import distributed
+from sfumato.training.core import distributed
 
 log.set_up()
 distributed.start(DistributedConfig())
@@ -66,17 +68,17 @@ def torchrun(*command: str) -> subprocess.CompletedProcess[str]:
 
 
 def options(model: tiny.TinyFlux, data: Path, out: Path, *more: str) -> list[str]:
-    """Return the arguments of three epochs of five images: the last step of each has one of its two."""
+    """Return the arguments of six epochs of five images: the last step of each has one of its two."""
     prompts = data.parent / "prompts.txt"
     prompts.write_text("a cat --w 64 --h 64 --s 1 --d 1\na dog --w 64 --h 64 --s 1 --d 2\n")
     return [
         *model.arguments,
         *("--output_dir", str(out), "--output_name", "lora", "--logging_dir", str(out / "logs")),
         *("--train_data_dir", str(data), "--resolution", "64", "--caption_extension", ".txt"),
-        *("--max_train_epochs", "3", "--learning_rate", "1e-2", "--seed", "5", "--save_every_n_epochs", "2"),
+        *("--max_train_epochs", "6", "--learning_rate", "1e-2", "--seed", "5", "--save_every_n_epochs", "4"),
         *("--network_module", "networks.lora_flux", "--network_dim", "2", "--network_train_unet_only"),
         *("--max_data_loader_n_workers", "0", "--cache_latents_to_disk", "--cache_text_encoder_outputs"),
-        *("--sample_prompts", str(prompts), "--sample_every_n_epochs", "3", *more),
+        *("--sample_prompts", str(prompts), "--sample_every_n_epochs", "6", *more),
     ]
 
 
@@ -86,19 +88,35 @@ def files(folder: Path) -> list[str]:
     return sorted("".join(c for c in name.split("tfevents")[0] if not c.isdigit()) for name in names)
 
 
-def test_two_processes_train_what_one_trains_with_twice_the_accumulation_and_do_the_rest_once(
-    tmp_path: Path,
-) -> None:
-    model = tiny.flux(tmp_path / "model")
-    for name in ("one", "two"):
-        tiny.pictures(tmp_path / name / "data" / "1_cat", 5)
-    one, two = (tmp_path / name / "out" for name in ("one", "two"))
-    done = torchrun(str(DROP_IN), *options(model, tmp_path / "two" / "data", two))
+@dataclass(frozen=True)
+class Uninterrupted:
+    """A run of two processes, from its first step to its last."""
+
+    model: tiny.TinyFlux
+    data: Path
+    out: Path
+    shown: str
+
+
+@pytest.fixture(scope="module")
+def by_two(tmp_path_factory: pytest.TempPathFactory) -> Uninterrupted:
+    folder = tmp_path_factory.mktemp("two")
+    model = tiny.flux(folder / "model", hidden=32, heads=1)
+    tiny.pictures(folder / "data" / "1_cat", 5)
+    done = torchrun(str(DROP_IN), *options(model, folder / "data", folder / "out"))
     assert done.returncode == 0, done.stderr[-3000:]
+    return Uninterrupted(model, folder / "data", folder / "out", done.stderr)
+
+
+def test_two_processes_train_what_one_trains_with_twice_the_accumulation_and_do_the_rest_once(
+    by_two: Uninterrupted, tmp_path: Path
+) -> None:
+    one, two = tmp_path / "out", by_two.out
+    tiny.pictures(tmp_path / "data" / "1_cat", 5)
     assert (
         script(
             "flux_train_network",
-            options(model, tmp_path / "one" / "data", one, "--gradient_accumulation_steps", "2"),
+            options(by_two.model, tmp_path / "data", one, "--gradient_accumulation_steps", "2"),
         )
         == 0
     )
@@ -112,35 +130,31 @@ def test_two_processes_train_what_one_trains_with_twice_the_accumulation_and_do_
         for out in (one, two)
     ]
     assert losses[0] == pytest.approx(losses[1], abs=1e-6)
-    assert len(losses[1]) == 9
+    assert len(losses[1]) == 18
     assert files(one) == files(two)
     assert len(list((two / "sample").iterdir())) == 2
-    assert len(list((tmp_path / "two" / "data" / "1_cat").glob("*.npz"))) == 5
-    saved = [f"saved {two / name}" for name in ("lora.safetensors", "lora-000002.safetensors")]
+    assert len(list((by_two.data / "1_cat").glob("*.npz"))) == 5
+    saved = [f"saved {two / name}" for name in ("lora.safetensors", "lora-000004.safetensors")]
     for line in (*saved, "encoding images: 100%", "differs from its defaults"):
-        assert done.stderr.count(line) == 1, line
+        assert by_two.shown.count(line) == 1, line
 
 
 def test_a_signal_ends_all_processes_after_one_step_and_the_resumed_run_is_the_uninterrupted_one(
-    tmp_path: Path,
+    by_two: Uninterrupted, tmp_path: Path
 ) -> None:
-    model = tiny.flux(tmp_path / "model")
-    tiny.pictures(tmp_path / "data" / "1_cat", 5)
-    whole, ended = (
-        options(model, tmp_path / "data", tmp_path / name, "--max_train_epochs", "6") for name in "ab"
-    )
-    assert torchrun(str(DROP_IN), *whole).returncode == 0
-    metrics = tmp_path / "b" / "lora.metrics.jsonl"
+    out = tmp_path / "out"
+    ended = options(by_two.model, by_two.data, out)
+    metrics = out / "lora.metrics.jsonl"
     with start(str(DROP_IN), *ended) as process:
         while process.poll() is None and (not metrics.exists() or metrics.read_bytes().count(b"\n") < 2):
             time.sleep(0.001)
         process.send_signal(signal.SIGTERM)
         _, errors = process.communicate()
     assert errors.count("SIGTERM ended the run") == 1, errors[-3000:]
-    assert not (tmp_path / "b" / "lora.safetensors").exists()
-    (state,) = (tmp_path / "b").glob("*-state")
+    assert not (out / "lora.safetensors").exists()
+    (state,) = out.glob("*-state")
     assert torchrun(str(DROP_IN), *ended, "--resume", str(state)).returncode == 0
-    theirs, ours = (load_file(tmp_path / name / "lora.safetensors") for name in "ab")
+    theirs, ours = (load_file(folder / "lora.safetensors") for folder in (by_two.out, out))
     assert all(torch.equal(ours[name], tensor) for name, tensor in theirs.items())
     assert metrics.read_bytes().count(b"\n") == 18
 
@@ -191,7 +205,7 @@ def test_accelerate_that_starts_one_process_instead_of_two_is_noticed(tmp_path: 
     assert "accelerate was asked for --num_processes 2 and started 1" in done.stderr
 
 
-@pytest.mark.parametrize("is_swapped", [False, True])
+@pytest.mark.parametrize("is_swapped", others_slow([False, True], [True]))
 def test_two_processes_change_weights_within_the_backward_pass_alike(
     is_swapped: bool, tmp_path: Path
 ) -> None:

@@ -14,13 +14,17 @@ from tests import processes, tiny
 from tests.end_to_end.test_resume import CACHED, WORKERS, arguments, assert_same_weights, metrics, run
 from tests.end_to_end.test_resume import images as images
 from tests.end_to_end.test_resume import model as model
+from tests.runs import others_slow
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="signals to groups of processes are POSIX's")
 
 
 @pytest.mark.parametrize(
     ("number", "workers", "status"),
-    [(signal.SIGINT, 2, 130), (signal.SIGTERM, 2, 143), (signal.SIGINT, 0, 130), (signal.SIGHUP, 2, 129)],
+    others_slow(
+        [(signal.SIGINT, 2, 130), (signal.SIGTERM, 2, 143), (signal.SIGINT, 0, 130), (signal.SIGHUP, 2, 129)],
+        [(signal.SIGTERM, 2, 143), (signal.SIGINT, 0, 130), (signal.SIGHUP, 2, 129)],
+    ),
 )
 def test_a_signal_saves_and_names_the_state_to_resume(
     number: signal.Signals, workers: int, status: int, model: tiny.TinyFlux, images: Path, tmp_path: Path

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from sfumato.cli.main import main, script
 from tests import tiny
-from tests.runs import refusal
+from tests.runs import others_slow, refusal
 
 ROOT = Path(__file__).parents[2]
 DROP_IN = ROOT / "sd-scripts" / "flux_train_network.py"
@@ -130,7 +130,7 @@ def assert_equal(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]
     assert [name for name in first if not torch.equal(first[name], second[name])] == []
 
 
-@pytest.mark.parametrize("launcher", ["python", "accelerate"])
+@pytest.mark.parametrize("launcher", others_slow(["python", "accelerate"], ["accelerate"]))
 def test_sd_scripts_example_for_24_gb_runs_as_written(
     launcher: str, model: tiny.TinyFlux, config: Path, tmp_path: Path
 ) -> None:
@@ -155,7 +155,8 @@ def test_sd_scripts_example_for_24_gb_runs_as_written(
 
 
 def test_sd_scripts_example_for_16_gb_runs(model: tiny.TinyFlux, config: Path, tmp_path: Path) -> None:
-    run(*arguments(model, tmp_path, *LORA_16_GB, "--dataset_config", str(config)))
+    short = ["--max_train_epochs", "1"]
+    run(*arguments(model, tmp_path, *LORA_16_GB, "--dataset_config", str(config), *short))
     record = metadata(tmp_path / "lora.safetensors")
     assert record["ss_optimizer"] == (
         "transformers.optimization.Adafactor(relative_step=False,scale_parameter=False,warmup_init=False)"

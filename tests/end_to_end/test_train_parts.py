@@ -13,7 +13,7 @@ from torch import Tensor
 from sfumato.cli.main import script
 from sfumato.models.interface.parts import Parts
 from tests import runs, tiny
-from tests.runs import differing
+from tests.runs import differing, others_slow
 
 DENOISER, CLIP_L, T5 = "lora_unet", "lora_te1", "lora_te3"
 COUNTS = {DENOISER: 26, CLIP_L: 12, T5: 14}
@@ -111,16 +111,15 @@ def test_a_rate_of_what_is_not_trained_is_refused_when_strict(
     assert complaint in refusal(capfd, *arguments(model, images, tmp_path, *options, "--strict"))
 
 
-@pytest.mark.parametrize(("options", "trained", "cached"), ROWS.values(), ids=ROWS)
+@pytest.mark.parametrize("row", others_slow(ROWS, ["FLUX", "FLUX + CLIP-L", "CLIP-L + T5"]))
 def test_what_is_asked_for_is_trained_and_what_is_cached_is_not_loaded_again(
-    options: tuple[str, ...],
-    trained: tuple[str, ...],
-    cached: tuple[str, ...],
+    row: str,
     model: tiny.TinyFlux,
     tmp_path: Path,
     loaded: list[str],
     capfd: pytest.CaptureFixture[str],
 ) -> None:
+    options, trained, cached = ROWS[row]
     tiny.pictures(tmp_path / "data" / "1_sks cat", 2, (32, 32))
     here = (model, tmp_path / "data")
     if not cached:

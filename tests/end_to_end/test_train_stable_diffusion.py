@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 from sfumato.cli.main import main, script
 from tests import tiny
+from tests.runs import others_slow
 
 SHORT = shlex.split("--resolution 64 --caption_extension .txt --network_dim 2 --seed 1 --learning_rate 1e-3")
 KINDS = ("sd1", "sd2", "sdxl")
@@ -60,7 +61,7 @@ def test_a_lora_is_trained_on_denoiser_and_text_encoders(
     assert sum(bool(up.any()) for up in ups) > 0.8 * len(ups)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", others_slow(KINDS, ["sd2", "sdxl"]))
 def test_a_folder_and_a_single_file_train_alike(
     kind: str, models: dict[str, tiny.TinyCheckpoint], images: Path, tmp_path: Path
 ) -> None:
@@ -79,7 +80,11 @@ def test_a_folder_and_a_single_file_train_alike(
 
 @pytest.mark.parametrize(
     ("kind", "network"),
-    [("sd1", ""), ("sdxl", ""), ("sd1", "--network_module networks.dylora --network_args unit=1")],
+    [
+        pytest.param("sd1", "", marks=pytest.mark.slow),
+        ("sdxl", ""),
+        ("sd1", "--network_module networks.dylora --network_args unit=1"),
+    ],
     ids=["sd1", "sdxl", "ranks drawn in every step"],
 )
 def test_a_resumed_run_equals_an_uninterrupted_one(

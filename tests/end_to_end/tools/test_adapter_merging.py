@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import weakref
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,7 @@ from sfumato.models.interface.targets import AdapterTarget
 from sfumato.models.registry.families import family_for
 from sfumato.tools.merging import adapter_merging
 from tests import tiny
+from tests.runs import others_slow
 
 CPU = torch.device("cpu")
 RATIO = 0.7
@@ -153,8 +155,12 @@ def test_a_folder_of_diffusers_and_a_lora_of_its_names_merge_into_a_published_fi
     )
 
 
-@pytest.mark.parametrize("kind", ["sd1", "sd2", "sdxl"])
-@pytest.mark.parametrize("as_folder", [False, True], ids=["file", "folder"])
+@pytest.mark.parametrize(
+    ("as_folder", "kind"),
+    others_slow(
+        product([False, True], ["sd1", "sd2", "sdxl"]), [(False, "sd1"), (True, "sd2"), (True, "sdxl")]
+    ),
+)
 def test_a_whole_checkpoint_becomes_what_live_adapters_make_it(
     kind: str, as_folder: bool, tmp_path: Path
 ) -> None:

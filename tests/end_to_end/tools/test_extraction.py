@@ -27,6 +27,7 @@ from sfumato.models.registry.version_options import InsistenceOptions
 from sfumato.models.registry.whole_models import open_model
 from sfumato.tools.extracting.extraction import Pair
 from tests import tiny
+from tests.runs import others_slow
 
 RANK, CONV_RANK = 3, 2
 CPU = torch.device("cpu")
@@ -98,7 +99,7 @@ def draw(arguments: list[str], model: Path, other: Path, folder: Path, *options:
         return np.asarray(image).astype(int)
 
 
-@pytest.mark.parametrize("kind", ["flux", "sd", "sd2", "sdxl"])
+@pytest.mark.parametrize("kind", others_slow(["flux", "sd", "sd2", "sdxl"], ["flux", "sd2", "sdxl"]))
 def test_what_was_merged_comes_back_and_draws_the_same_image(kind: str, tmp_path: Path) -> None:
     model, arguments = make(kind, tmp_path)
     lora, tuned = tuned_by_a_lora(model)
