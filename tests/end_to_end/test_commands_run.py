@@ -38,7 +38,8 @@ def workplace(furnished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def start(command: str) -> int:
-    words = shlex.split(command)
+    """Start a command in this process; none trains for more than two epochs."""
+    words = shlex.split(re.sub(r"(--max_train_epochs) (?!1\b)\d+", r"\1 2", command))
     if words[0] == "accelerate":
         number = next(number for number, word in enumerate(words) if word.startswith("sd-scripts/"))
         return script(Path(words[number]).stem, [*words[number + 1 :], *SMALLER["train"]])
@@ -55,7 +56,7 @@ def test_the_commands_of_a_page_work_one_after_the_other(page: Path, workplace: 
         if used and not (workplace / used[1]).exists():
             pytest.fail(f"{page.name} uses a LoRA that none of its commands makes: {command}")
         assert start(command) == 0, command
-        if name and not command.startswith("sfumato account"):
+        if name and not command.startswith("sfumato plan"):
             assert (workplace / "outputs" / f"{name[1]}.safetensors").exists()
 
 
