@@ -269,3 +269,20 @@ def test_packages_that_another_extra_has_brought_are_not_installed_again(
     quickstart.write_stamp(project / ".venv", {**stamp, "extras": ["dev"]})
     monkeypatch.setattr(quickstart, "pip", lambda *_, **__: pytest.fail("nothing is missing"))
     quickstart.prepare(project, None, {"adam8bit": "", "optimizers": "", "wandb": ""})
+
+
+@pytest.mark.skipif(os.name == "nt", reason="only where the system can run a command in place of a process")
+def test_tests_may_keep_bytecode(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[str | None] = []
+
+    def execv(*_: object) -> None:
+        started.append(os.environ.get("PYTHONDONTWRITEBYTECODE"))
+        raise SystemExit
+
+    monkeypatch.chdir(quickstart.ROOT)
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    monkeypatch.setattr(os, "execv", execv)
+    for command in (["demo"], ["test"]):
+        with pytest.raises(SystemExit):
+            quickstart.run(quickstart.command_line(Path("python"), command))
+    assert started == ["1", None]
