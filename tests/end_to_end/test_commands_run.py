@@ -38,8 +38,8 @@ def workplace(furnished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def start(command: str) -> int:
-    """Start a command in this process; none trains for more than two epochs."""
-    words = shlex.split(re.sub(r"(--max_train_epochs) (?!1\b)\d+", r"\1 2", command))
+    """Start a command in this process; none trains for more than three epochs."""
+    words = shlex.split(re.sub(r"(--max_train_epochs) (?![1-3]\b)\d+", r"\1 2", command))
     if words[0] == "accelerate":
         number = next(number for number, word in enumerate(words) if word.startswith("sd-scripts/"))
         return script(Path(words[number]).stem, [*words[number + 1 :], *SMALLER["train"]])
