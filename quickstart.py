@@ -44,7 +44,7 @@ USAGE = """\
 usage: python quickstart.py [--torch BUILD] COMMAND ...
 
   demo               train a LoRA on a toy FLUX and look at the images (about a minute)
-  test ...           run the tests (--quick: none that runs a whole script); what follows goes to pytest
+  test ...           run the tests (--quick: none of whole scripts or models); what follows goes to pytest
   install EXTRA ...  only make the environment: for every optimizer, or with these extras of pyproject.toml
   FILE.py ...        run a script in the environment, e.g. sd-scripts/flux_train_network.py
   anything else      a sfumato command: train, generate, options, ...

@@ -1,7 +1,8 @@
 """What every test can rely on: one thread, and logging as if no program had been started before.
 
-`--quick` leaves out `tests/end_to_end/` and `tests/phantom/`, where whole scripts run. What keeps the rest
-quick is no list, but a limit for each test, which holds in every run.
+`--quick` leaves out `tests/end_to_end/` and `tests/phantom/`, where whole scripts run, and what has the mark
+`whole_model`: it computes with a UNet or a pipeline, a second for each test. What keeps the rest quick is no
+list, but a limit for each test, which holds in every run.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ one that needs a large library pays for importing it."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--quick", action="store_true", help="leave out the tests that run whole scripts")
+    parser.addoption(
+        "--quick", action="store_true", help="leave out the tests that run whole scripts or models"
+    )
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
@@ -36,6 +39,12 @@ def pytest_configure() -> None:
     """Let the end of a terminal be a signal like any other, also where `nohup` has it ignored."""
     if hasattr(signal, "SIGHUP"):
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what computes with whole models, where only quick tests are wanted."""
+    if config.getoption("quick"):
+        items[:] = [item for item in items if not item.get_closest_marker("whole_model")]
 
 
 def pytest_collection_finish() -> None:

@@ -17,6 +17,8 @@ from sfumato.demo.muon import Muon, orthogonal
 from sfumato.demo.photographs import KNOWN, SIZE_PX, SUBJECT, psnr_db
 from sfumato.demo.sheet import TILE_PX, Row, Tile, contact_sheet
 
+pytestmark = pytest.mark.whole_model
+
 PACKAGE = Path(base.__file__).parent
 
 

@@ -11,6 +11,8 @@ from sfumato.models.components.tensor_views import TensorView
 from tests import tiny
 from tests.golden.derived import arrays, assert_recorded, cases, error, inputs, settings, weight
 
+pytestmark = pytest.mark.whole_model
+
 NUMBERS = arrays("a_sd_vae")
 PREFIX = settings("a_sd_vae").get("key_prefix", "")
 SAMPLES = [name for name in NUMBERS if name.startswith("sample_seed")]

@@ -22,6 +22,8 @@ from sfumato.models.registry.families import family_for
 from tests.golden.derived import arrays, assert_recorded, cases, error, quantities, rule, settings, weight
 from tests.golden.unet_models import SD, SDXL, Recorded
 
+pytestmark = pytest.mark.whole_model
+
 CASES = [
     pytest.param(recorded, case, id=f"{recorded.family}-{case['id']}")
     for recorded in (SD, SDXL)

@@ -18,6 +18,8 @@ from tests.golden.derived import cases
 from tests.golden.group_sizes import recorded_size
 from tests.golden.unet_models import SD, SDXL
 
+pytestmark = pytest.mark.whole_model
+
 CASES = cases("g_blocks")
 RATES = [case for case in CASES if "block_lr_weight" in case]
 SIZES = [case for case in CASES if "result" in case]

@@ -25,6 +25,8 @@ from tests.golden.derived import (
     weight,
 )
 
+pytestmark = pytest.mark.whole_model
+
 CPU = torch.device("cpu")
 # Where each channel is a group of its own, the norm takes out what the timestep adds: that gradient is 0, and
 # what is recorded of it is rounding.

@@ -19,6 +19,8 @@ from sfumato.sampling.pipeline import Pipeline
 from sfumato.sampling.request import Request
 from tests.sampling.fake import WIDTH, FakeFamily
 
+pytestmark = pytest.mark.whole_model
+
 REQUEST = Request("a cat", width=32, height=32, steps=3, seed=3)
 SHAPES = {"lora_unet_mix": (4, 4), "lora_unet_read": (2 * WIDTH, 4), "lora_te1_all": (WIDTH, WIDTH)}
 

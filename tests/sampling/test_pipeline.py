@@ -18,6 +18,8 @@ from sfumato.sampling.pipeline import Pipeline
 from sfumato.sampling.request import Request
 from tests.sampling.fake import FakeFamily
 
+pytestmark = pytest.mark.whole_model
+
 CPU = torch.device("cpu")
 REQUEST = Request("a cat", width=32, height=48, steps=4, seed=3)
 

@@ -30,6 +30,8 @@ from sfumato.nn import checkpointing
 from tests import tiny
 from tests.pipelines import pipeline_from
 
+pytestmark = pytest.mark.whole_model
+
 CPU = torch.device("cpu")
 KINDS = ("sd1", "sd2", "sdxl")
 PROMPTS = ["a cat photo", "red sky"]
