@@ -356,7 +356,7 @@ Tensor& copy_(Tensor& target, const Tensor& source, bool is_asynchronous) {
   return target;
 }
 
-void record_stream(Tensor& tensor, c10::Stream) {
+void keep_source(const Tensor& tensor) {
   std::lock_guard<std::mutex> guard(copies_lock);
   for (auto& copy : copies)
     if (overlap(copy.source, tensor)) copy.is_source_kept = true;
@@ -514,7 +514,6 @@ TORCH_LIBRARY_IMPL(aten, CUDA, library) {
   library.impl("resize_", resize);
   library.impl("set_.source_Storage_storage_offset", set_storage);
   library.impl("set_.source_Tensor", set_tensor);
-  library.impl("record_stream", record_stream);
   for (auto* name : {"convolution", "convolution_backward"})  // they would choose a kernel of CUDA's
     library.impl(name, torch::CppFunction::makeFromBoxedFunction<&compute>());
 }
@@ -533,6 +532,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
   module.def("reset_peak", [] { peak = live.load(); });
   module.def("current_stream", [] { return current_stream; });
   module.def("set_stream", [](Number stream) { return std::exchange(current_stream, stream); });
+  module.def("keep_source", keep_source);
   module.def("num_copies", [] { return num_copies.load(); });
   module.def("make_copies", [](Number stream, Number last) { make_copies(stream, last < 0 ? EVERYTHING : last); });
   module.def("default_generator", [] { return default_generator(); });

@@ -61,6 +61,8 @@ def insert() -> None:
                 setattr(module, name, value)
     for name, value in _answers().items():
         setattr(torch._C, name, value)
+    # Its compiled form takes none of our streams.
+    torch.Tensor.record_stream = lambda tensor, stream: card.keep_source(tensor)  # type: ignore[method-assign]
     card.listen(lambda what: waits.update([(what, _place())]))
 
 
