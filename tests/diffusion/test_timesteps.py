@@ -61,6 +61,11 @@ def test_median_of_shifted_levels_is_the_shift() -> None:
     assert median == pytest.approx(3 / 4, abs=0.01)
 
 
+def test_a_restricted_range_keeps_the_order_of_levels() -> None:
+    levels = timesteps.restrict(torch.tensor([0.0, 0.25, 1.0]), 0.2, 0.6)
+    assert levels.tolist() == pytest.approx([0.2, 0.3, 0.6])
+
+
 def test_mode_prefers_the_middle_levels() -> None:
     plain = weighting.density("none", NUM, rng())
     middle = weighting.density("mode", NUM, rng())
