@@ -54,7 +54,7 @@ class LowRank:
 
     def truncated(self, rank: int) -> LowRank:
         """Return the best approximation of a smaller rank; only for an exact decomposition."""
-        dropped = _exact(self.values[rank:]).square().sum().item()
+        dropped = exact(self.values[rank:]).square().sum().item()
         error = math.sqrt(self.error**2 + dropped)
         return LowRank(self.left[:, :rank], self.values[:rank], self.right[:rank], self.norm, error, error)
 
@@ -174,9 +174,9 @@ def _largest_value_outside(matrix: Tensor, basis: Tensor, draw: torch.Generator)
     vectors = outside(matrix @ probes)
     for _ in range(_PROBE_ROUNDS):
         lengths = vectors.norm(dim=0).clamp(min=torch.finfo(vectors.dtype).tiny)
-        grown += _exact(lengths).log()  # powers would overflow
+        grown += exact(lengths).log()  # powers would overflow
         vectors = outside(matrix @ _backward(matrix, vectors / lengths))
-    logs = grown + _exact(vectors.norm(dim=0)).log()
+    logs = grown + exact(vectors.norm(dim=0)).log()
     power = 2 * _PROBE_ROUNDS + 1
     return math.exp((logs.max().item() + math.log(_PROBE_FACTOR * math.sqrt(2 / math.pi))) / power)
 
@@ -188,9 +188,9 @@ def _backward(matrix: Tensor, vectors: Tensor) -> Tensor:
 
 def _squared(values: Tensor) -> float:
     """Return the sum of squares, row by row in float32 and over rows in float64."""
-    return _exact(values.norm(dim=-1)).square().sum().item()
+    return exact(values.norm(dim=-1)).square().sum().item()
 
 
-def _exact(values: Tensor) -> Tensor:
+def exact(values: Tensor) -> Tensor:
     """Return a few numbers in float64, on the CPU: not every device has that format."""
     return values.cpu().double()

@@ -166,15 +166,15 @@ def _turn(blocks: Tensor, constraint: float) -> Tensor:
     norm = torch.linalg.vector_norm(skew)
     limit = constraint * blocks.shape[0] * blocks.shape[1]
     skew = skew * ((norm.clamp(max=limit) + 1e-8) / (norm + 1e-8))  # sd-scripts' way not to divide by 0
-    rotation: Any = _Cayley.apply(skew, limit / math.sqrt(2))  # eigenvalues of Q come in pairs +-i
-    return rotation - torch.eye(blocks.shape[-1], device=blocks.device)
+    turn: Any = _Cayley.apply(skew, limit / math.sqrt(2))  # eigenvalues of Q come in pairs +-i
+    return turn
 
 
 class _Cayley(torch.autograd.Function):
-    """R = (I - Q)(I + Q)^-1 of skew-symmetric Q (k, n, n).
+    """R - I of R = (I - Q)(I + Q)^-1 and skew-symmetric Q (k, n, n).
 
-    With A = (I + Q)^-1 it is R = 2 A - I, and dR = -2 A dQ A: the backward pass needs R alone, and no second
-    inverse.
+    With A = (I + Q)^-1 it is R - I = -2 Q A, which loses no digits where Q is small, as 2 A - 2 I would; and
+    dR = -2 A dQ A: the backward pass needs no second inverse.
     """
 
     @staticmethod
@@ -182,7 +182,7 @@ class _Cayley(torch.autograd.Function):
         eye = torch.eye(skew.shape[-1], dtype=skew.dtype, device=skew.device)
         inverse = _inverse(eye + skew, largest)
         ctx.save_for_backward(inverse)
-        return 2 * inverse - eye
+        return -2 * skew @ inverse
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:

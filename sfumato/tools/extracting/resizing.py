@@ -24,7 +24,7 @@ from sfumato.errors import UserError
 from sfumato.log import progress
 from sfumato.nn.device import device_named
 from sfumato.nn.precision import dtype_named
-from sfumato.tools.lowrank import LowRank, decomposed_product, seeded
+from sfumato.tools.lowrank import LowRank, decomposed_product, exact, seeded
 from sfumato.tools.outputs import adapter_output
 
 logger = logging.getLogger(__name__)
@@ -57,7 +57,7 @@ class Resized:
     @property
     def kept(self) -> float:
         """How much of the change's norm is left, at most 1."""
-        squares = self.values.cpu().double().square()  # not every device has float64
+        squares = exact(self.values).square()
         whole = squares.sum().item()
         return (squares[: self.rank].sum().item() / whole) ** 0.5 if whole else 1.0
 

@@ -8,7 +8,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from sfumato.checkpoints.finite import largest_on_device
@@ -38,8 +37,9 @@ class FiniteGuard:
     def check_weights(self, step: Step, tensors: Iterable[tuple[str, Tensor]]) -> None:
         """Raise UserError rather than save weights that a step made infinite."""
         looked_at = {name: tensor for name, tensor in tensors if tensor.is_floating_point()}
-        largest = to_host((largest_on_device(tensor), torch.float64) for tensor in looked_at.values())
-        for name, size in zip(looked_at, largest, strict=True):
+        sizes = (largest_on_device(tensor) for tensor in looked_at.values())
+        fetched = to_host((size, size.dtype) for size in sizes)
+        for name, size in zip(looked_at, fetched, strict=True):
             if not size.isfinite():
                 raise UserError(
                     f"step {step.number} left {name} infinite or not a number; lower --learning_rate "

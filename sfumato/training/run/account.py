@@ -151,8 +151,7 @@ def account(session: TrainingSession, kind: str) -> Account:
     Args:
         kind: of the device that is meant, e.g. "cuda"; it need not be there.
     """
-    # Found by trying, which takes numbers; the answer is kept.
-    logger.debug("weights can be stepped one by one: %s", session.optimizer.steps_apart)
+    _ = session.optimizer.steps_apart  # found by trying, which takes numbers; the answer is kept
     with dry_run.without_numbers(kind) as tally:
         dry = _Dry(session, tally)
         return Account([*dry.caching(), dry.training()])

@@ -28,6 +28,8 @@ TAKES_ONE_RATE = ("Prodigy", "DAdaptAdam", "DAdaptAdamPreprint", "DAdaptLion", "
 """Those of them that fail in their first step if parameter groups have different rates."""
 
 PROCESSOR = torch.device("cpu")
+_FUSES = ("cpu", "cuda", "xpu")
+"""Devices on which AdamW can be fused in every PyTorch that is supported."""
 
 OPTION = "--optimizer_args"
 
@@ -205,18 +207,8 @@ def _implied_arguments(
 ) -> dict[str, Any]:
     if name.startswith("sgdnesterov"):
         return {"momentum": 0.9, "nesterov": True}
-    is_known_to_fuse = device.type in ("cpu", "cuda", "xpu")  # on others, as of which version differs
-    if (
-        is_known_to_fuse
-        and kind is torch.optim.AdamW
-        and not arguments.keys()
-        & {
-            "fused",
-            "foreach",
-            "capturable",
-            "differentiable",
-        }
-    ):
+    can_fuse = kind is torch.optim.AdamW and device.type in _FUSES
+    if can_fuse and not arguments.keys() & {"fused", "foreach", "capturable", "differentiable"}:
         return {"fused": True}  # one kernel for all parameters: seven times faster than the loop on a CPU
     return {}
 

@@ -130,7 +130,7 @@ def test_two_threads_turn_as_one_does() -> None:
             torch.set_num_threads(threads)
             skew = torch.randn(3, 256, 256, generator=torch.Generator().manual_seed(0)) / 40
             skew = (skew - skew.mT).requires_grad_()
-            rotation = _Cayley.apply(skew, 2.0)
+            rotation = _Cayley.apply(skew, 2.0) + torch.eye(256)
             rotation.pow(3).sum().backward()
             assert skew.grad is not None
             found.append((rotation.detach(), skew.grad))
@@ -140,6 +140,15 @@ def test_two_threads_turn_as_one_does() -> None:
     assert (two @ two.mT - torch.eye(256)).abs().max() < 1e-5
     torch.testing.assert_close(two, one, rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(slope_of_two, slope, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("size", [1e-2, 1e-4, 1e-6])
+def test_a_small_turn_loses_no_digits(size: float) -> None:
+    skew = torch.randn(4, 8, 8, generator=torch.Generator().manual_seed(0)) * size
+    skew = skew - skew.mT
+    eye = torch.eye(8, dtype=torch.float64)
+    expected = torch.linalg.solve(eye + skew.double(), eye - skew.double()) - eye
+    assert (_Cayley.apply(skew, 1.0) - expected).norm() < 1e-6 * expected.norm()
 
 
 def test_halves_are_turned_as_whole_numbers_are() -> None:
