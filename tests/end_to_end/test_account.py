@@ -185,6 +185,11 @@ def test_a_count_is_printed_as_a_table_or_as_figures(
     assert not list(tmp_path.glob("*.safetensors"))
 
 
+def test_programs_find_phases_by_the_names_they_always_had() -> None:
+    counted = Account([Phase(name, []) for name in ("encoding images", "encoding captions", "training")])
+    assert [*counted.as_dict()] == ["encoding pictures", "encoding captions", "training"]
+
+
 def test_a_device_that_is_too_small_is_foreseen() -> None:
     weights, passing = (
         MemoryItem("denoiser in bfloat16", 24_000_000_000),

@@ -41,6 +41,10 @@ from sfumato.training.update.optimizer_step import WeightUpdate
 Shapes = dict[str, tuple[tuple[int, ...], torch.dtype]]
 """Shape and dtype of tensors by name."""
 
+_ENCODING_IMAGES = "encoding images"
+_KEYS = {_ENCODING_IMAGES: "encoding pictures"}
+"""Names of phases for programs, where people read another one."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -101,9 +105,9 @@ class Account:
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """Return all figures, in bytes."""
+        """Return all figures, in bytes, under names that stay the same for programs."""
         return {
-            phase.name: {
+            _KEYS.get(phase.name, phase.name): {
                 "device": phase.device,
                 "host": phase.host,
                 "items": {item.name: {"device": item.device, "host": item.host} for item in phase.items},
@@ -183,7 +187,7 @@ class _Dry:
         config, encoders = self._run[CachingConfig], self._session.cached_encoders
         with torch.no_grad(), self._session.precision.autocast():
             if config.cache_latents:
-                yield self._encoding("encoding images", [VAE], self._encode_images)
+                yield self._encoding(_ENCODING_IMAGES, [VAE], self._encode_images)
             if encoders:
                 yield self._encoding("encoding captions", encoders, self._encode_captions)
 

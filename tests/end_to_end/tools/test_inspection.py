@@ -174,6 +174,9 @@ def test_validation_images_are_shown_and_marked(tmp_path: Path, capsys: pytest.C
     assert [shown["dataset"] for shown in kept] == [2] * 4 + [3] * 2
     assert not any(shown["is_flipped"] for shown in kept)
     assert len({shown["path"] for shown in found["images"]}) == 16
+    assert found["pictures"] == found["images"], "as version 0.1 called them"
+    assert [d["is_held_back"] for d in found["datasets"]] == [False, False, True, True]
+    assert held["folders"][0]["num_pictures"] == 4
     (enlarged,) = [p for p in found["problems"] if p["kind"] == "enlarged"]
     assert len(enlarged["details"]) == 8, "validation images, too"
     html = (tmp_path / "x.html").read_text("utf-8")
