@@ -2,6 +2,7 @@
 
     python tests/phantom/card.py sd-scripts/train_network.py --pretrained_model_name_or_path ...
     python tests/phantom/card.py -m sfumato generate sd ...
+    python -m pytest -p tests.phantom.card tests/training
 
 `card.cpp` makes tensors on `cuda:0` whose memory is the host's and whose kernels are the processor's; this
 file builds it, and stands in for the part of `torch.cuda` that is written in Python: streams, events ...
@@ -41,6 +42,11 @@ waits: Counter[tuple[str, str]] = Counter()
 """How often the host waited for the card: for what, and at which place of the project."""
 
 card: Any = None
+
+
+def pytest_configure() -> None:
+    """Run tests on the card: `pytest -p tests.phantom.card` gives it to a whole test run."""
+    insert()
 
 
 def insert() -> None:
