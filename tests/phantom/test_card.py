@@ -68,7 +68,7 @@ RUNS = {
     "flux, state saved": ("flux_train_network", f"{FLUX} {CACHED} --network_train_unet_only --save_state"),
 }
 QUICK = ("flux, adapter, swapped",)
-"""Five seconds for each run and fault; a U-Net takes half a minute, and shows no more of how tensors travel."""
+"""Five seconds for each run and fault; a U-Net takes half a minute, and shows no more of how tensors go."""
 FAULTS = {
     "a block is used before it has come": "flux, adapter, swapped",
     "blocks are read before they are home": "flux, full, fused, swapped",
