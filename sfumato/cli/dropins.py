@@ -8,8 +8,8 @@ from pathlib import Path
 
 from sfumato.cli import folder_package
 from sfumato.cli.options.flags import make_parser, parse_flags
-from sfumato.cli.script import Script
 from sfumato.cli.scripts import SCRIPTS
+from sfumato.config.scripts.script import Script
 from sfumato.errors import UserError
 
 _TEMPLATE = '''"""{summary} `--help` lists the options."""

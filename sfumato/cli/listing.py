@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sfumato.cli.options.flags import Option, make_parser, parse_flags
+from sfumato.cli.options.flags import make_parser, parse_flags
 from sfumato.cli.options.help_texts import field_docs
 from sfumato.cli.product import show
-from sfumato.cli.script import Script
 from sfumato.cli.scripts import script_named
+from sfumato.config.scripts.option import Option
+from sfumato.config.scripts.script import Script
 
 
 def main(argv: Sequence[str]) -> int:

@@ -5,14 +5,15 @@ A new script is a new row in `rows`: parsing, `sfumato options`, the drop-in and
 
 from dataclasses import replace
 
-from sfumato.cli.options.effects import because
-from sfumato.cli.options.flags import did_you_mean, options_of
+from sfumato.cli.options.flags import did_you_mean
 from sfumato.cli.rows.data_tools import DATA_TOOLS
 from sfumato.cli.rows.file_tools import FILE_TOOLS
 from sfumato.cli.rows.generators import GENERATORS
 from sfumato.cli.rows.trainers import TRAINERS
-from sfumato.cli.script import Script
+from sfumato.config.rules.effects import because
 from sfumato.config.run.run import Run
+from sfumato.config.scripts.option import options_of
+from sfumato.config.scripts.script import Script
 from sfumato.errors import UserError
 from sfumato.models.families.flux.options import FluxOptions, FluxTextOptions
 from sfumato.models.registry.family_choice import FamilyChoice

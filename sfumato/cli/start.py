@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from sfumato.cli.commands import WORK
 from sfumato.cli.options.parse import Parsed, parse, write_config
 from sfumato.cli.requirements import check_requirements
-from sfumato.cli.script import Script
 from sfumato.config.public import public_values, to_toml
 from sfumato.config.rules.conflicts import check_conflicts
 from sfumato.config.rules.implied import imply
 from sfumato.config.run.console import ConsoleConfig
 from sfumato.config.run.run import Run
+from sfumato.config.scripts.script import Script
 from sfumato.errors import UserError
 
 logger = logging.getLogger(__name__)

@@ -6,15 +6,16 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from sfumato.cli.options.effects import IDLE_WITHOUT, WHY_UNSUPPORTED
-from sfumato.cli.options.flags import Option, did_you_mean, make_parser, parse_flags
+from sfumato.cli.options.flags import did_you_mean, make_parser, parse_flags
 from sfumato.cli.options.tolerance import TRAINS_ALIKE
 from sfumato.cli.options.toml_file import FileOptions, read_options, toml_path
-from sfumato.cli.script import Script
 from sfumato.cli.scripts import for_chosen_family
 from sfumato.config.public import public_values, to_toml
+from sfumato.config.rules.effects import IDLE_WITHOUT, WHY_UNSUPPORTED
 from sfumato.config.run.file import FileConfig
 from sfumato.config.run.run import Run
+from sfumato.config.scripts.option import Option
+from sfumato.config.scripts.script import Script
 from sfumato.config.secrets import ENVIRONMENT
 from sfumato.errors import UserError
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sfumato.cli.options.flags import Option
+from sfumato.config.scripts.option import Option
 
 ZERO_MEANS_UNSET: Mapping[str, str] = {
     "log_with": "no tracker has that name; front-ends send it for an empty choice",

@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sfumato.cli.options.flags import WANTED, Option, read_text
+from sfumato.cli.options.flags import WANTED, read_text
 from sfumato.cli.options.tolerance import LOWER_CASE, is_not_given, meaning
+from sfumato.config.scripts.option import Option
 from sfumato.config.secrets import ENVIRONMENT
 from sfumato.errors import UserError
 from sfumato.installing import command

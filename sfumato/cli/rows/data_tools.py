@@ -1,9 +1,7 @@
 """The scripts that look into data sets and prepare them."""
 
-from sfumato.cli.options.effects import ALWAYS_OURS
 from sfumato.cli.rows import precaching
-from sfumato.cli.rows.sections import DATA
-from sfumato.cli.script import Script, names
+from sfumato.config.rules.effects import ALWAYS_OURS
 from sfumato.config.run.console import ConsoleConfig
 from sfumato.config.run.data.captions import CaptionConfig
 from sfumato.config.run.data.dataset import DatasetConfig
@@ -12,6 +10,8 @@ from sfumato.config.run.file import FileConfig
 from sfumato.config.run.model.model import ModelConfig
 from sfumato.config.run.training.length import LengthConfig
 from sfumato.config.run.training.loss import LossConfig
+from sfumato.config.scripts.script import Script, names
+from sfumato.config.scripts.sections import DATA
 from sfumato.config.tools.preparation import (
     BucketingConfig,
     CleaningConfig,

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from sfumato.cli.script import Script, names
+from sfumato.config.scripts.script import Script, names
 from sfumato.config.tools.adapter_merging import (
     AdapterExchangeConfig,
     AdapterMergingConfig,

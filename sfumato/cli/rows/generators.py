@@ -1,8 +1,8 @@
 """The scripts that make images."""
 
-from sfumato.cli.script import Script, names
 from sfumato.config.run.generation import GenerationConfig
 from sfumato.config.run.model.model import ModelConfig
+from sfumato.config.scripts.script import Script, names
 from sfumato.models.families.flux.options import FluxGenerationOptions
 
 GENERATORS: tuple[Script, ...] = (

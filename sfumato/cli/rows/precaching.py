@@ -2,8 +2,7 @@
 
 from collections.abc import Mapping
 
-from sfumato.cli.options.effects import because
-from sfumato.cli.options.flags import options_of
+from sfumato.config.rules.effects import because
 from sfumato.config.run.distributed import DistributedConfig
 from sfumato.config.run.file import FileConfig
 from sfumato.config.run.model.flow import FlowConfig
@@ -17,6 +16,7 @@ from sfumato.config.run.output.tracking import TrackingConfig
 from sfumato.config.run.training.length import LengthConfig
 from sfumato.config.run.training.loss import LossConfig
 from sfumato.config.run.training.noise import NoiseConfig
+from sfumato.config.scripts.option import options_of
 from sfumato.models.families.flux.options import FluxOptions
 
 _TRAINING = (

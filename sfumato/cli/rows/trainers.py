@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping
 
-from sfumato.cli.options.effects import ALWAYS_OURS, NOT_BUILT_FOR_TRAINING, NOT_WITH_FLOW
-from sfumato.cli.rows.sections import DATA, OUTPUT, TRAINING
-from sfumato.cli.script import Script, names
+from sfumato.config.rules.effects import ALWAYS_OURS, NOT_BUILT_FOR_TRAINING, NOT_WITH_FLOW
 from sfumato.config.run.model.flow import FlowConfig
 from sfumato.config.run.model.network import NetworkConfig
 from sfumato.config.run.model.whole_model import WholeModelConfig
 from sfumato.config.run.output.saving import FOLDER_FORMATS
+from sfumato.config.scripts.script import Script, names
+from sfumato.config.scripts.sections import DATA, OUTPUT, TRAINING
 from sfumato.models.families.flux.options import FluxOptions
 
 _FLUX_WITHOUT_EFFECT: Mapping[str, str] = {

@@ -154,8 +154,8 @@ def test_a_single_value_can_be_missing_from_an_option_that_is_built() -> None:
 
 
 def test_every_option_that_the_tables_name_exists() -> None:
-    from sfumato.cli.options.effects import IDLE_WITHOUT
     from sfumato.cli.scripts import SCRIPTS
+    from sfumato.config.rules.effects import IDLE_WITHOUT
 
     known = set().union(*(script.options() for script in SCRIPTS))
     tables = set(IDLE_WITHOUT) | {text.split()[0] for texts in IDLE_WITHOUT.values() for text in texts}

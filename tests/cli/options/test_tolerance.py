@@ -17,8 +17,8 @@ from sfumato.cli.options.tolerance import (
     WORDS_OF_ITS_OWN,
 )
 from sfumato.cli.options.toml_file import read_options
-from sfumato.cli.script import Script
 from sfumato.cli.scripts import SCRIPTS, script_named
+from sfumato.config.scripts.script import Script
 from sfumato.errors import UserError
 from tests.cli.front_end_values import DEFAULT, REFUSED, UNDERSTOOD
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from sfumato.cli.options.flags import Option, options_of
+from sfumato.config.scripts.option import Option, options_of
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 
-from sfumato.cli.script import names
+from sfumato.config.scripts.script import names
 
 
 def because(reason: str, options: Iterable[str]) -> dict[str, str]:
