@@ -1,6 +1,7 @@
 """The table of scripts: which sections each one has, and what of them is not built or has no effect.
 
-A new script is a new row in `rows`: parsing, `sfumato options`, the drop-in and the checks follow from it.
+Scripts of one family are rows beside the family; those of all families lie in `rows`. Parsing, `sfumato
+options`, the drop-in and the checks follow from a row.
 """
 
 from dataclasses import replace
@@ -8,17 +9,20 @@ from dataclasses import replace
 from sfumato.cli.options.flags import did_you_mean
 from sfumato.cli.rows.data_tools import DATA_TOOLS
 from sfumato.cli.rows.file_tools import FILE_TOOLS
-from sfumato.cli.rows.generators import GENERATORS
-from sfumato.cli.rows.trainers import TRAINERS
 from sfumato.config.rules.effects import because
 from sfumato.config.run.run import Run
 from sfumato.config.scripts.option import options_of
 from sfumato.config.scripts.script import Script
 from sfumato.errors import UserError
-from sfumato.models.families.flux.options import FluxOptions, FluxTextOptions
+from sfumato.models.interface.catalogue import facts_of, names, our_facts
 from sfumato.models.registry.family_choice import FamilyChoice
 
-SCRIPTS: tuple[Script, ...] = (*TRAINERS, *GENERATORS, *DATA_TOOLS, *FILE_TOOLS)
+SCRIPTS: tuple[Script, ...] = (
+    *(script for facts in our_facts() for script in facts.scripts),
+    *DATA_TOOLS,
+    *FILE_TOOLS,
+)
+"""All but those of families that other packages bring."""
 
 
 def script_named(name: str) -> Script:
@@ -32,7 +36,10 @@ def script_named(name: str) -> Script:
 
 def script_for(command: str, family: str, method: str) -> Script:
     """Return the row that `sfumato COMMAND FAMILY METHOD` runs."""
-    rows = {(row.family, row.method): row for row in SCRIPTS if row.command == command}
+    scripts = SCRIPTS
+    if family in names() and all(family != row.family for row in SCRIPTS):
+        scripts += facts_of(family).scripts
+    rows = {(row.family, row.method): row for row in scripts if row.command == command}
     if (family, method) not in rows:
         asked = f"{family} {method}".strip()
         known = [" ".join(key).strip() for key in rows]
@@ -48,8 +55,11 @@ def for_chosen_family(script: Script, run: Run) -> Script:
     if FamilyChoice not in run:
         return script
     trainer = script_for("train", run[FamilyChoice].family, "lora")
-    parts = options_of((FluxOptions, FluxTextOptions), {})
-    strangers = {} if FluxOptions in trainer.sections else because("the model has no such part", parts)
+    others = (
+        facts.own_options + facts.own_text_options for facts in our_facts() if facts.name != trainer.family
+    )
+    parts = options_of((section for sections in others for section in sections), {})
+    strangers = because("the model has no such part", parts)
     idle = {**strangers, **trainer.without_effect, **script.without_effect}
     return replace(
         script,

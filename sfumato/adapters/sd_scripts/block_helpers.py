@@ -13,7 +13,7 @@ from typing import Any
 
 from sfumato.adapters.network.selection import Size
 from sfumato.adapters.sd_scripts import blocks
-from sfumato.adapters.sd_scripts.blocks import BlockList
+from sfumato.models.interface.layers import BlockList
 
 _OLDER = BlockList(down=12, middle=1, up=12)
 _NEWER = BlockList(down=9, middle=3, up=9, before=1, after=1)

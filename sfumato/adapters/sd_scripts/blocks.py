@@ -16,6 +16,7 @@ from sfumato.adapters.network.selection import Size
 from sfumato.adapters.sd_scripts import argument_values
 from sfumato.errors import UserError
 from sfumato.models.interface.family import DENOISER
+from sfumato.models.interface.layers import BlockList
 from sfumato.models.interface.targets import AdapterTarget
 
 logger = logging.getLogger(__name__)
@@ -38,24 +39,6 @@ _PRESETS: Mapping[str, Callable[[float], float]] = {
     "zeros": lambda place: 0.0,
 }
 """Rates along one way through the model; the place is 0 at its first block and 1 at its last."""
-
-
-@dataclass(frozen=True)
-class BlockList:
-    """How many blocks a model's list has; those outside are counted but belong to no way.
-
-    Attributes:
-        before, after: what lies outside the ways, at the two ends.
-    """
-
-    down: int
-    middle: int
-    up: int
-    before: int = 0
-    after: int = 0
-
-    def __len__(self) -> int:
-        return self.before + self.down + self.middle + self.up + self.after
 
 
 @dataclass(frozen=True)

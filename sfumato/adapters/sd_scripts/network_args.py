@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 from sfumato.adapters.layers import lora_fa
@@ -21,55 +21,15 @@ from sfumato.adapters.network.plan import LayerMaker, Refinement, leave
 from sfumato.adapters.network.rates import PlusRatios, Rates
 from sfumato.adapters.network.selection import PatternRule, RankRule, Rule, ScopeRule, Size
 from sfumato.adapters.sd_scripts import argument_values, blocks
-from sfumato.adapters.sd_scripts.blocks import BlockList, BlockRule
+from sfumato.adapters.sd_scripts.blocks import BlockRule
 from sfumato.config.run.model.network import NetworkConfig
 from sfumato.errors import UserError
+from sfumato.models.interface.layers import Layers
 from sfumato.models.interface.targets import AdapterTarget
 
 logger = logging.getLogger(__name__)
 
 Given = Mapping[str, str]
-
-
-@dataclass(frozen=True)
-class Layers:
-    """How arguments speak of a family's layers.
-
-    Attributes:
-        kinds: arguments that set the rank of one kind of layer, with that kind.
-        listed: arguments that set several ranks at once, with the kinds in order.
-        blocks: arguments that select blocks by index, with the kind of block.
-        block_list: the blocks of a U-Net, or None for other models.
-        attention: kinds of layers that make up attention.
-        are_fused: some layers hold several projections, which can be adapted apart.
-        text_encoders: positions of the text encoders that are adapted by default.
-        on_request: arguments that call up further text encoders, with their positions.
-        without_effect: arguments that are taken although they change nothing.
-    """
-
-    kinds: Mapping[str, str] = field(default_factory=dict)
-    listed: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    blocks: Mapping[str, str] = field(default_factory=dict)
-    block_list: BlockList | None = None
-    attention: tuple[str, ...] = ()
-    are_fused: bool = False
-    text_encoders: tuple[int, ...] = (0,)
-    on_request: Mapping[str, int] = field(default_factory=dict)
-    without_effect: tuple[str, ...] = ()
-
-    @property
-    def arguments(self) -> tuple[str, ...]:
-        """All arguments about layers."""
-        own = (*self.kinds, *self.listed, *self.blocks, *self.on_request, *self.without_effect)
-        if self.block_list:
-            own += (*blocks.SIZE_ARGUMENTS, *blocks.RATE_ARGUMENTS)
-        return (*own, "train_blocks") if self.blocks else own
-
-    @property
-    def size_arguments(self) -> tuple[str, ...]:
-        """The arguments that say which layers are adapted and how large, which a file can tell instead."""
-        own = (*self.kinds, *self.listed, *self.blocks, "train_blocks", "split_qkv", "network_reg_dims")
-        return (*own, *blocks.SIZE_ARGUMENTS) if self.block_list else own
 
 
 @dataclass(frozen=True)
@@ -108,13 +68,11 @@ class Dialect:
     """One of our modules under its name in `--network_module`.
 
     Attributes:
-        layers: of each family that it adapts.
         joins_text_encoders: all text encoders learn at the first of their rates.
         without_effect: arguments that sd-scripts takes although they change nothing.
     """
 
     kind: AdapterKind
-    layers: Mapping[str, Layers]
     joins_text_encoders: bool = False
     without_effect: tuple[str, ...] = ()
 
@@ -128,17 +86,31 @@ class Dialect:
         if self.kind.has_patterns:
             known += _PATTERNS
         if self.kind.rule is None:
-            known += layers.arguments
+            known += _arguments_of(layers)
         argument_values.require_known(given, known)
         for key in given:
             if key in (*self.without_effect, *layers.without_effect):
                 logger.warning("--network_args %s has no effect on this model; leave it out", key)
-            elif config.dim_from_weights and key in layers.size_arguments:
+            elif config.dim_from_weights and key in _size_arguments_of(layers):
                 logger.warning(
                     "--network_args %s has no effect: --dim_from_weights takes it from the file", key
                 )
             elif config.network_train_unet_only and key in layers.on_request and flag(given, key):
                 logger.warning("--network_args %s has no effect with --network_train_unet_only", key)
+
+
+def _arguments_of(layers: Layers) -> tuple[str, ...]:
+    """Return all arguments about a family's layers."""
+    own = (*layers.kinds, *layers.listed, *layers.blocks, *layers.on_request, *layers.without_effect)
+    if layers.block_list:
+        own += (*blocks.SIZE_ARGUMENTS, *blocks.RATE_ARGUMENTS)
+    return (*own, "train_blocks") if layers.blocks else own
+
+
+def _size_arguments_of(layers: Layers) -> tuple[str, ...]:
+    """Return those that say which layers are adapted and how large, which a file can tell instead."""
+    own = (*layers.kinds, *layers.listed, *layers.blocks, "train_blocks", "split_qkv", "network_reg_dims")
+    return (*own, *blocks.SIZE_ARGUMENTS) if layers.block_list else own
 
 
 _PATTERNS = ("network_reg_dims", "network_reg_lrs")

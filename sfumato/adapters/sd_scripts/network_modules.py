@@ -1,6 +1,6 @@
 """`--network_module` as sd-scripts names it: our own adapters under their old names, or anybody's module.
 
-This is the only file that knows which arguments belong to which family.
+Which modules adapt a family, and how arguments speak of its layers, the family's facts say.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from sfumato.adapters.network.network import AdapterNetwork
 from sfumato.adapters.network.plan import AdapterPlan, NetworkPlan
 from sfumato.adapters.network.selection import Size
 from sfumato.adapters.sd_scripts import argument_values
-from sfumato.adapters.sd_scripts.blocks import BlockList
 from sfumato.adapters.sd_scripts.network_args import (
     DYLORA,
     LOHA,
@@ -30,7 +29,6 @@ from sfumato.adapters.sd_scripts.network_args import (
     OFT,
     OFT_FUSED,
     Dialect,
-    Layers,
     flag,
     read_dropouts,
     read_rates,
@@ -42,6 +40,7 @@ from sfumato.adapters.sd_scripts.third_party_plan import ForeignPlan
 from sfumato.config.run.model.network import NetworkConfig
 from sfumato.config.run.run import Run
 from sfumato.errors import UserError
+from sfumato.models.interface.catalogue import facts_of, our_facts
 from sfumato.models.interface.family import DENOISER
 from sfumato.models.registry.families import family_for
 
@@ -50,36 +49,18 @@ DEFAULT_RANK = 4
 logger = logging.getLogger(__name__)
 
 
-_FLUX_KINDS = ("img_attn", "txt_attn", "img_mlp", "txt_mlp", "img_mod", "txt_mod", "single", "single_mod")
-
-_FLUX = Layers(
-    kinds={f"{kind}_dim": kind for kind in _FLUX_KINDS},
-    listed={"in_dims": ("img_in", "time_in", "vector_in", "guidance_in", "txt_in")},
-    blocks={"train_double_block_indices": "double", "train_single_block_indices": "single"},
-    attention=("img_attn", "txt_attn"),
-    are_fused=True,
-    on_request={"train_t5xxl": 1},
-    without_effect=("conv_dim", "conv_alpha"),  # there are no convolutions in it
-)
-_SD = Layers(block_list=BlockList(down=12, middle=1, up=12), attention=("attn",))
-_SDXL = Layers(
-    block_list=BlockList(down=9, middle=3, up=9, before=1, after=1), attention=("attn",), text_encoders=(0, 1)
-)
-_UNETS = {"sd": _SD, "sdxl": _SDXL}
-_ALL = {"flux": _FLUX, "sd": _SD, "sdxl": _SDXL}
-
 _DIALECTS = {
-    "networks.lora_flux": Dialect(LORA_FUSED, {"flux": _FLUX}),
+    "networks.lora_flux": Dialect(LORA_FUSED),
     # "dropout" is taken from those who come from LyCORIS
-    "networks.lora": Dialect(LORA, _UNETS, joins_text_encoders=True, without_effect=("dropout",)),
-    "networks.lora_fa": Dialect(LORA_FA, _ALL, joins_text_encoders=True, without_effect=("dropout",)),
-    "networks.dylora": Dialect(DYLORA, _UNETS, joins_text_encoders=True),
-    "networks.oft_flux": Dialect(OFT_FUSED, {"flux": _FLUX}),
-    "networks.oft": Dialect(OFT, _UNETS),
-    "networks.loha": Dialect(LOHA, _ALL),
-    "networks.lokr": Dialect(LOKR, _ALL),
+    "networks.lora": Dialect(LORA, joins_text_encoders=True, without_effect=("dropout",)),
+    "networks.lora_fa": Dialect(LORA_FA, joins_text_encoders=True, without_effect=("dropout",)),
+    "networks.dylora": Dialect(DYLORA, joins_text_encoders=True),
+    "networks.oft_flux": Dialect(OFT_FUSED),
+    "networks.oft": Dialect(OFT),
+    "networks.loha": Dialect(LOHA),
+    "networks.lokr": Dialect(LOKR),
 }
-"""The first that knows a family is the family's default."""
+"""Our modules. The facts of a family say which of them adapt it."""
 
 _LYCORIS_FULL = Path(__file__).with_name("lycoris_full.toml")
 
@@ -112,7 +93,7 @@ def resolve(run: Run) -> NetworkPlan:
             "--network_train_unet_only and --network_train_text_encoder_only leave nothing; drop one"
         )
     if name in _DIALECTS:
-        if run.family not in _DIALECTS[name].layers:
+        if name not in facts_of(run.family).network_modules:
             raise UserError(f"--network_module {name} is for another model; use {default_module(run.family)}")
         if config.network_train_text_encoder_only and not _DIALECTS[name].kind.has_text_encoders:
             raise UserError(
@@ -126,7 +107,7 @@ def resolve(run: Run) -> NetworkPlan:
 
 def default_module(family: str) -> str:
     """Return the `--network_module` whose LoRA fits a family."""
-    return next((name for name, dialect in _DIALECTS.items() if family in dialect.layers), "another module")
+    return next(iter(facts_of(family).network_modules), "another module")
 
 
 class PluginModule:
@@ -134,6 +115,7 @@ class PluginModule:
 
     def __init__(self, name: str) -> None:
         """Take the module's name, as `--network_module` has it."""
+        self._name = name
         self._dialect = _DIALECTS[name]
 
     def create_network(
@@ -180,8 +162,8 @@ class PluginModule:
         unet: nn.Module,
         all_text_encoders: bool = False,
     ) -> PluginNetwork:
-        name = _family_of(unet, self._dialect)
-        family, layers = family_for(Run("", name, ())), self._dialect.layers[name]
+        name = _family_of(unet, self._name)
+        family, layers = family_for(Run("", name, ())), facts_of(name).layers
         given = {key: str(value) for key, value in kwargs.items() if value is not None and key != "dropout"}
         if all_text_encoders:
             given |= dict.fromkeys(layers.on_request, "True")
@@ -197,18 +179,16 @@ class PluginModule:
         return PluginNetwork(network, multiplier, has_second)
 
 
-def _family_of(unet: nn.Module, dialect: Dialect) -> str:
-    """Return which of a dialect's families a denoiser belongs to."""
-    found = "sd"
-    if hasattr(unet, "double_blocks"):
-        found = "flux"
-    elif getattr(unet, "add_embedding", None) is not None:
-        found = "sdxl"
-    return found if found in dialect.layers else next(iter(dialect.layers))
+def _family_of(unet: nn.Module, module: str) -> str:
+    """Return which of the families that a network module adapts a denoiser belongs to."""
+    adapted = [facts for facts in our_facts() if module in facts.network_modules]
+    marked = [facts for facts in adapted if facts.mark and getattr(unet, facts.mark, None) is not None]
+    unmarked = [facts for facts in adapted if not facts.mark]
+    return (marked or unmarked or adapted)[0].name
 
 
 def _plan(dialect: Dialect, family: str, config: NetworkConfig, given: Mapping[str, str]) -> AdapterPlan:
-    layers = dialect.layers[family]
+    layers = facts_of(family).layers
     dialect.check(given, layers, config)
     if dialect.joins_text_encoders and len(config.text_encoder_lr or ()) > 1:
         logger.warning("--text_encoder_lr: this --network_module uses the first rate for all text encoders")

@@ -2,12 +2,19 @@
 
 import ast
 import inspect
+from dataclasses import fields
 from functools import cache
 
 
 @cache
 def field_docs(section: type) -> dict[str, str]:
-    """Return the docstring of each field of a section, by the field's name, as one line."""
+    """Return the docstring of each field of a section, by the field's name, as one line.
+
+    Fields of a section that is made of a table have their text in their metadata.
+    """
+    told = {field.name: field.metadata["help"] for field in fields(section) if "help" in field.metadata}
+    if told:
+        return told
     (class_node,) = ast.parse(inspect.getsource(section)).body
     assert isinstance(class_node, ast.ClassDef)
     docs: dict[str, str] = {}

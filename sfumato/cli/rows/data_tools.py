@@ -20,12 +20,11 @@ from sfumato.config.tools.preparation import (
     ShrinkingConfig,
 )
 from sfumato.config.tools.report import ReportConfig
-from sfumato.models.families.flux.options import FluxOptions, FluxTextOptions
 from sfumato.models.registry.family_choice import FamilyChoice
 
 _LOOKED_INTO = (
     ReportConfig, DatasetConfig, CaptionConfig, ImageConfig, LossConfig, LengthConfig, ModelConfig,
-    FluxOptions, ConsoleConfig, FileConfig,
+    *precaching.OWN_OPTIONS, ConsoleConfig, FileConfig,
 )  # fmt: skip
 _NO_LOADING_OR_TRAINING = {**precaching.NO_WORKERS, **precaching.NO_TRAINING, **ALWAYS_OURS}
 
@@ -61,7 +60,7 @@ DATA_TOOLS: tuple[Script, ...] = (
         name="tools/cache_text_encoder_outputs",
         summary="Encode the captions of a data set ahead of training, into files.",
         command="cache-text",
-        sections=(PrecachingConfig, FamilyChoice, *DATA, *precaching.SECTIONS, FluxTextOptions),
+        sections=(PrecachingConfig, FamilyChoice, *DATA, *precaching.SECTIONS, *precaching.TEXT_OPTIONS),
         absent=precaching.ABSENT | {"no_half_vae"},
         overrides={"weighting_scheme": "uniform"},
         choices=precaching.CHOICES,

@@ -17,14 +17,20 @@ from sfumato.config.run.training.length import LengthConfig
 from sfumato.config.run.training.loss import LossConfig
 from sfumato.config.run.training.noise import NoiseConfig
 from sfumato.config.scripts.option import options_of
-from sfumato.models.families.flux.options import FluxOptions
+from sfumato.models.interface.catalogue import our_facts
 
 _TRAINING = (
     LengthConfig, PrecisionConfig, MemoryConfig, NoiseConfig, LossConfig, FlowConfig, SavingConfig,
     MetadataConfig, HubConfig, TrackingConfig, PreviewConfig,
 )  # fmt: skip
 
-SECTIONS = (*_TRAINING, DistributedConfig, FluxOptions, FileConfig)
+OWN_OPTIONS = tuple(section for facts in our_facts() for section in facts.own_options)
+"""About parts that only one family has."""
+
+TEXT_OPTIONS = tuple(section for facts in our_facts() for section in facts.own_text_options)
+"""About text encoders that only one family has, where captions are encoded."""
+
+SECTIONS = (*_TRAINING, DistributedConfig, *OWN_OPTIONS, FileConfig)
 """Sections of these tools, besides those about the data and their own."""
 
 ABSENT = frozenset(

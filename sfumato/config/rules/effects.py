@@ -75,6 +75,14 @@ ALWAYS_OURS: Mapping[str, str] = {
     "lowram": "models are always loaded straight onto the device, one tensor at a time",
 }
 
+ALWAYS_STREAMED: Mapping[str, str] = {"mem_eff_load_save": "one tensor is read and written at a time anyway"}
+
+STAYS_IN_FILES = "models stay in their files, and weights are read one by one"
+LOADING_DEVICES: Mapping[str, str] = {
+    "load_original_model_to": STAYS_IN_FILES,
+    "load_tuned_model_to": STAYS_IN_FILES,
+}
+
 WHY_UNSUPPORTED: Mapping[str, str] = {
     "dataset_class": "what a class of one's own makes is in no files, to look at or to keep caches beside",
 }

@@ -1,15 +1,10 @@
-"""Which families there are: the folders of `models/families/`, each found by its name."""
+"""The family of a run."""
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
-
 from sfumato.config.run.run import Run
-from sfumato.errors import UserError
+from sfumato.models.interface import catalogue
 from sfumato.models.interface.family import Family
-
-_FAMILIES = "sfumato.models.families"
 
 
 def family_for(run: Run) -> Family:
@@ -18,11 +13,8 @@ def family_for(run: Run) -> Family:
     Raises:
         UserError: there is no such family.
     """
-    if run.family not in families():
-        raise UserError(f"there is no family {run.family!r}; known: {', '.join(families())}")
-    return importlib.import_module(f"{_FAMILIES}.{run.family}.family").create(run)
-
-
-def families() -> list[str]:
-    """Return the names of all families: the folders of `models/families/`."""
-    return [found.name for found in pkgutil.iter_modules(importlib.import_module(_FAMILIES).__path__)]
+    name = catalogue.facts_of(run.family).name
+    module = catalogue.module_of(name, "family")
+    if module is None:
+        raise ValueError(f"the family {name} has no module `family`")
+    return module.create(run)

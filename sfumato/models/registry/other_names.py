@@ -6,18 +6,16 @@ family that is known to be trained by such programs has a module `exchange` besi
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Collection, Iterator
-from importlib.util import find_spec
-from typing import Any
+from types import ModuleType
 
+from sfumato.models.interface.catalogue import module_of, names
 from sfumato.models.interface.other_names import Exchanged
-from sfumato.models.registry.families import families
 
 
-def exchanged(names: Collection[str]) -> list[Exchanged]:
+def exchanged(layers: Collection[str]) -> list[Exchanged]:
     """Return the layers that a file with these tensors may speak of, in either naming; empty if unknown."""
-    return [entry for module in _modules("exchange") for entry in module.exchanged(names)]
+    return [entry for module in _modules("exchange") for entry in module.exchanged(layers)]
 
 
 def own_names(layers: Collection[str]) -> dict[str, str]:
@@ -28,9 +26,7 @@ def own_names(layers: Collection[str]) -> dict[str, str]:
     return {name: own for module in _modules("lora_names") for name, own in module.own_names(layers).items()}
 
 
-def _modules(name: str) -> Iterator[Any]:
+def _modules(name: str) -> Iterator[ModuleType]:
     """Yield the modules of that name beside the families that have one."""
-    for family in families():
-        module = f"sfumato.models.families.{family}.{name}"
-        if find_spec(module):
-            yield importlib.import_module(module)
+    found = (module_of(family, name) for family in names())
+    return (module for module in found if module is not None)

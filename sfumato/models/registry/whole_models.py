@@ -13,35 +13,21 @@ from sfumato.errors import UserError
 from sfumato.models.components.hub import located
 from sfumato.models.components.recognise import describe, recognise
 from sfumato.models.components.stable_diffusion.checkpoint import Checkpoint
+from sfumato.models.components.stable_diffusion.insistence import InsistenceOptions
 from sfumato.models.components.stable_diffusion.predicted import Predicted, told_by
 from sfumato.models.components.tensor_views import Shapes, view_of
 from sfumato.models.families.sd.layouts import is_version_2
+from sfumato.models.interface.catalogue import everyone
+from sfumato.models.interface.facts import FamilyFacts
 from sfumato.models.interface.family import DENOISER, Family
 from sfumato.models.interface.identity import ModelIdentity
 from sfumato.models.interface.rewriting import Rewritable
 from sfumato.models.registry.families import family_for
-from sfumato.models.registry.version_options import InsistenceOptions
 
 logger = logging.getLogger(__name__)
 
-_KINDS = {
-    "sd1": ("sd", 1),
-    "sd2": ("sd", 2),
-    "sdxl": ("sdxl", None),
-    "sd unet": ("sd", None),
-    "sdxl unet": ("sdxl", None),
-}
-"""For each kind of file or of folder's UNet: family, and version where the kind tells one."""
-
-_DENOISERS = {"flux": "flux", "flux diffusers": "flux"}
-"""The same for models whose parts are published one by one: the kinds of their denoiser's file."""
-
 _LATENT_CHANNELS = 4
 """Of Stable Diffusion's latents, by which its autoencoders are told from those of newer models."""
-
-_VERSIONS = {"sdxl": "sdxl", "sd_": "sd", "flux": "flux"}
-"""The family of each kind of `ss_base_model_version`, by its beginning."""
-
 
 _NOTHING = InsistenceOptions()
 
@@ -193,7 +179,8 @@ def identity_named(version: str | None, family: str = "", *, is_v2: bool = False
     Returns:
         None where neither tells a family.
     """
-    named = next((name for start, name in _VERSIONS.items() if (version or "").startswith(start)), family)
+    told = (facts.name for facts in everyone() if (version or "").startswith(facts.versions))
+    named = next(told, family)
     if not named:
         return None
     is_velocity = is_v2 if version is None else version.endswith("_v")
@@ -207,8 +194,14 @@ def _family_of_denoiser(path: Path) -> str | None:
     if not source.exists() or (source / "unet").is_dir():
         return None
     with open_tensors(source) as file:
-        kind = recognise(view_of(file).shapes)
-    return _DENOISERS.get(kind.name) if kind else None
+        facts = _facts_of(view_of(file).shapes)
+    return facts.name if facts is not None and facts.lies_in_parts else None
+
+
+def _facts_of(shapes: Shapes) -> FamilyFacts | None:
+    """Return the facts of the family whose base model, or its denoiser, has such tensors."""
+    kind = recognise(shapes)
+    return next((facts for facts in everyone() if kind.name in facts.bases), None) if kind else None
 
 
 def _bound_to_denoiser(name: str, path: Path) -> Family:
@@ -220,13 +213,11 @@ def _bound_to_denoiser(name: str, path: Path) -> Family:
 
 def _identified(path: Path, shapes: Shapes, option: str) -> tuple[str, int | None]:
     """Return (family, version), where the family has versions."""
-    kind = recognise(shapes)
-    if kind is None or kind.name not in _KINDS:
+    kind, facts = recognise(shapes), _facts_of(shapes)
+    if kind is None or facts is None or facts.lies_in_parts:
         raise UserError(f"{option} is {path}: {describe(shapes)}; give a whole model")
-    family, version = _KINDS[kind.name]
-    if kind.name == "sd unet":
-        version = 2 if is_version_2(path, shapes) else 1
-    return family, version
+    version = facts.bases[kind.name]
+    return facts.name, 2 if version == 1 and is_version_2(path, shapes) else version
 
 
 def _predicts_velocity(path: Path, version: int | None, insistence: InsistenceOptions) -> bool:

@@ -27,8 +27,8 @@ from sfumato.config.tools.adapter_merging import ToPublishedConfig
 from sfumato.config.tools.conversion import ConversionConfig
 from sfumato.errors import UserError
 from sfumato.models.components.hub import located
+from sfumato.models.components.stable_diffusion.insistence import InsistenceOptions
 from sfumato.models.interface.rewriting import Rewritable, Rewriting
-from sfumato.models.registry.version_options import InsistenceOptions
 from sfumato.models.registry.whole_models import open_model, open_rewritable
 from sfumato.nn.precision import dtype_named
 from sfumato.tools.outputs import require_writable

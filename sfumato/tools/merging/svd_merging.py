@@ -31,10 +31,10 @@ from sfumato.config.tools.adapter_merging import (
 )
 from sfumato.errors import UserError
 from sfumato.log import progress
+from sfumato.models.components.stable_diffusion.insistence import InsistenceOptions
 from sfumato.models.interface.family import DENOISER
 from sfumato.models.interface.published import PublishedWeight, weights_of
 from sfumato.models.interface.targets import AdapterTarget
-from sfumato.models.registry.version_options import InsistenceOptions
 from sfumato.models.registry.whole_models import open_model
 from sfumato.nn.device import device_named
 from sfumato.nn.precision import dtype_named

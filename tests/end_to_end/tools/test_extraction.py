@@ -19,11 +19,11 @@ from sfumato.adapters.network.network import AdapterNetwork
 from sfumato.adapters.network.selection import Size
 from sfumato.adapters.sd_scripts.blocks import BlockRule
 from sfumato.cli.main import main, script
+from sfumato.models.components.stable_diffusion.insistence import InsistenceOptions
 from sfumato.models.families.flux.keys import to_diffusers
 from sfumato.models.interface.family import DENOISER, Family
 from sfumato.models.interface.rewriting import Rewriting
 from sfumato.models.interface.targets import AdapterTarget
-from sfumato.models.registry.version_options import InsistenceOptions
 from sfumato.models.registry.whole_models import open_model
 from sfumato.tools.extracting.extraction import Pair
 from tests import tiny

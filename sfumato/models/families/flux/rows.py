@@ -1,0 +1,116 @@
+"""The scripts for FLUX.1."""
+
+from collections.abc import Mapping
+
+from sfumato.config.rules.effects import (
+    ALWAYS_OURS,
+    ALWAYS_STREAMED,
+    NOT_BUILT_FOR_TRAINING,
+    NOT_WITH_FLOW,
+    STAYS_IN_FILES,
+)
+from sfumato.config.run.generation import GenerationConfig
+from sfumato.config.run.model.flow import FlowConfig
+from sfumato.config.run.model.network import NetworkConfig
+from sfumato.config.run.model.whole_model import WholeModelConfig
+from sfumato.config.run.output.saving import FOLDER_FORMATS
+from sfumato.config.scripts.script import Script, names
+from sfumato.config.scripts.sections import DATA, OUTPUT, TRAINING
+from sfumato.config.tools.adapter_merging import (
+    AdapterExchangeConfig,
+    AdapterMergingConfig,
+    FreeMergeFormatConfig,
+    ToPublishedConfig,
+)
+from sfumato.config.tools.extraction import ExtractionConfig
+from sfumato.models.families.flux.options import FluxGenerationOptions, FluxMergeOptions, FluxOptions
+
+_WITHOUT_EFFECT: Mapping[str, str] = {
+    **NOT_WITH_FLOW,
+    **ALWAYS_OURS,
+    "max_token_length": "CLIP-L always reads 77 tokens; --t5xxl_max_token_length sets T5's",
+    "vae": "the autoencoder is given as --ae",
+}
+_UNSUPPORTED = NOT_BUILT_FOR_TRAINING | names("model_type controlnet_model_name_or_path weighted_captions")
+
+ROWS: tuple[Script, ...] = (
+    Script(
+        name="flux_train_network",
+        summary="Train an adapter (LoRA) for FLUX.1.",
+        family="flux",
+        command="train",
+        method="lora",
+        trainable="adapter",
+        sections=(*DATA, *TRAINING, FlowConfig, NetworkConfig, FluxOptions, *OUTPUT),
+        command_overrides={"network_module": "networks.lora_flux", "strict": True},
+        unsupported=_UNSUPPORTED,
+        without_effect={**_WITHOUT_EFFECT, "no_half_vae": "this autoencoder does not overflow"},
+    ),
+    Script(
+        name="flux_train",
+        summary="Train all weights of FLUX.1.",
+        family="flux",
+        command="train",
+        method="full",
+        trainable="full",
+        sections=(*DATA, *TRAINING, FlowConfig, FluxOptions, WholeModelConfig, *OUTPUT),
+        absent=names(
+            "prior_loss_weight no_metadata training_comment fp8_base_unet no_half_vae split_mode "
+            "skip_until_initial_step initial_epoch initial_step validation_seed validation_split "
+            "validate_every_n_steps validate_every_n_epochs max_validation_steps"
+        ),
+        overrides={"save_model_as": None},
+        choices={"save_model_as": (None, "ckpt", "safetensors", *FOLDER_FORMATS)},
+        command_overrides={"strict": True},
+        unsupported=_UNSUPPORTED,
+        without_effect={
+            **_WITHOUT_EFFECT,
+            "mem_eff_save": "files are always written one tensor at a time",
+            "use_safetensors": "files are safetensors unless --save_model_as says otherwise",
+        },
+    ),
+    Script(
+        name="flux_minimal_inference",
+        summary="Make images with FLUX.1 and any number of LoRAs.",
+        family="flux",
+        command="generate",
+        sections=(FluxGenerationOptions, GenerationConfig),
+        absent=names("sampler"),
+        unsupported=names("model_type"),
+    ),
+    Script(
+        name="networks/flux_merge_lora",
+        summary="Merge adapters into FLUX.1 and its text encoders, or with each other.",
+        family="flux",
+        command="merge",
+        sections=(AdapterMergingConfig, FluxMergeOptions, FreeMergeFormatConfig),
+        without_effect={
+            **ALWAYS_STREAMED,
+            "loading_device": "every tensor goes from the file straight to --working_device",
+        },
+    ),
+    Script(
+        name="networks/flux_extract_lora",
+        summary="Make a LoRA of the difference of two FLUX.1 models.",
+        family="flux",
+        command="extract-lora",
+        sections=(ExtractionConfig,),
+        absent=names("conv_dim min_diff load_precision load_original_model_to load_tuned_model_to"),
+        without_effect={"mem_eff_safe_open": STAYS_IN_FILES},
+    ),
+    Script(
+        name="networks/convert_flux_lora",
+        summary="Rewrite a FLUX.1 LoRA with the names of AI-toolkit, or the other way.",
+        command="convert-lora",
+        sections=(AdapterExchangeConfig,),
+    ),
+    Script(
+        name="tools/convert_diffusers_to_flux",
+        summary="Rewrite a FLUX.1 transformer from diffusers' layout as one file.",
+        family="flux",
+        command="convert",
+        method="to one file",
+        sections=(ToPublishedConfig,),
+        without_effect=ALWAYS_STREAMED,
+    ),
+)

@@ -1,0 +1,73 @@
+"""The scripts for Stable Diffusion 1 and 2."""
+
+from sfumato.config.rules.effects import ALWAYS_OURS, LOADING_DEVICES, NOT_BUILT_FOR_TRAINING
+from sfumato.config.run.generation import GenerationConfig
+from sfumato.config.run.model.model import ModelConfig
+from sfumato.config.run.model.network import NetworkConfig
+from sfumato.config.scripts.script import Script, names
+from sfumato.config.scripts.sections import DATA, OUTPUT, TRAINING
+from sfumato.config.tools.adapter_merging import AdapterMergingConfig, MergeFormatConfig, WholeBaseConfig
+from sfumato.config.tools.extraction import ExtractionConfig
+from sfumato.config.tools.interrogation import InterrogationConfig
+from sfumato.models.components.stable_diffusion.insistence import InsistenceOptions
+
+ROWS: tuple[Script, ...] = (
+    Script(
+        name="train_network",
+        summary="Train an adapter (LoRA) for Stable Diffusion 1 and 2.",
+        family="sd",
+        command="train",
+        method="lora",
+        trainable="adapter",
+        sections=(*DATA, *TRAINING, NetworkConfig, *OUTPUT),
+        absent=names(
+            "cache_text_encoder_outputs cache_text_encoder_outputs_to_disk text_encoder_batch_size "
+            "disable_mmap_load_safetensors blocks_to_swap split_mode"
+        ),
+        command_overrides={"network_module": "networks.lora", "strict": True},
+        unsupported=NOT_BUILT_FOR_TRAINING,
+        without_effect=ALWAYS_OURS,
+    ),
+    Script(
+        name="generate sd",
+        summary="Make images with Stable Diffusion 1 or 2.",
+        family="sd",
+        command="generate",
+        is_drop_in=False,
+        sections=(ModelConfig, GenerationConfig),
+        absent=names("guidance"),
+        overrides={"width": 512, "height": 512, "cfg_scale": 7.5},
+    ),
+    Script(
+        name="networks/merge_lora",
+        summary="Merge adapters into Stable Diffusion 1 or 2, or with each other.",
+        family="sd",
+        command="merge",
+        sections=(AdapterMergingConfig, WholeBaseConfig, MergeFormatConfig),
+    ),
+    Script(
+        name="networks/merge_lora_old",
+        summary="Merge adapters into Stable Diffusion 1 or 2, as an older script did.",
+        family="sd",
+        command="merge",
+        method="old",
+        sections=(AdapterMergingConfig, WholeBaseConfig, MergeFormatConfig),
+        absent=names("concat shuffle no_metadata"),
+    ),
+    Script(
+        name="networks/extract_lora_from_models",
+        summary="Make a LoRA of the difference of two models of Stable Diffusion 1, 2 or XL.",
+        family="sd",
+        command="extract-lora",
+        sections=(InsistenceOptions, ExtractionConfig),
+        absent=names("mem_eff_safe_open"),
+        without_effect=LOADING_DEVICES,
+    ),
+    Script(
+        name="networks/lora_interrogator",
+        summary="Name the tokens that a LoRA for Stable Diffusion 1 or 2 changes most.",
+        family="sd",
+        command="interrogate-lora",
+        sections=(InterrogationConfig,),
+    ),
+)

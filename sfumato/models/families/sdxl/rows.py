@@ -1,0 +1,52 @@
+"""The scripts for SDXL."""
+
+from sfumato.config.rules.effects import ALWAYS_OURS, NOT_BUILT_FOR_TRAINING
+from sfumato.config.run.generation import GenerationConfig
+from sfumato.config.run.model.model import ModelConfig
+from sfumato.config.run.model.network import NetworkConfig
+from sfumato.config.scripts.script import Script, names
+from sfumato.config.scripts.sections import DATA, OUTPUT, TRAINING
+from sfumato.config.tools.adapter_merging import (
+    AdapterMergingConfig,
+    BlockWeightConfig,
+    MergeFormatConfig,
+    WholeBaseConfig,
+)
+
+ROWS: tuple[Script, ...] = (
+    Script(
+        name="sdxl_train_network",
+        summary="Train an adapter (LoRA) for SDXL.",
+        family="sdxl",
+        command="train",
+        method="lora",
+        trainable="adapter",
+        sections=(*DATA, *TRAINING, NetworkConfig, *OUTPUT),
+        absent=names("text_encoder_batch_size blocks_to_swap split_mode"),
+        command_overrides={"network_module": "networks.lora", "strict": True},
+        unsupported=NOT_BUILT_FOR_TRAINING,
+        without_effect={
+            **ALWAYS_OURS,
+            "v2": "it tells Stable Diffusion 1 from 2",
+            "clip_skip": "the model always listens to the text encoders' last layer but one",
+        },
+    ),
+    Script(
+        name="generate sdxl",
+        summary="Make images with SDXL.",
+        family="sdxl",
+        command="generate",
+        is_drop_in=False,
+        sections=(ModelConfig, GenerationConfig),
+        absent=names("guidance v2 clip_skip"),
+        overrides={"width": 1024, "height": 1024, "cfg_scale": 7.5},
+    ),
+    Script(
+        name="networks/sdxl_merge_lora",
+        summary="Merge adapters into SDXL, or with each other, block by block if need be.",
+        family="sdxl",
+        command="merge",
+        sections=(AdapterMergingConfig, WholeBaseConfig, BlockWeightConfig, MergeFormatConfig),
+        absent=names("v2"),
+    ),
+)
