@@ -15,9 +15,11 @@ from sfumato.demo import make_text, progress
 from sfumato.demo.muon import Muon
 from sfumato.demo.photographs import KNOWN
 from sfumato.diffusion.objectives import flow_noisy, flow_target
+from sfumato.models.components.tokenizers import Tokenizer
 from sfumato.models.families.flux import text
 from sfumato.models.families.flux.network import Flux, FluxShape
 from sfumato.models.families.flux.packing import image_ids, pack, unpack
+from sfumato.models.interface.tokenizers import Tokenizers
 
 SHAPE = FluxShape(
     hidden_size=192,
@@ -48,7 +50,7 @@ class Base:
         return nn.ModuleList([self.denoiser, self.encoders])
 
 
-def train(latents: Tensor, tokenizers: text.FluxTokenizers, state_file: Path) -> Base:
+def train(latents: Tensor, tokenizers: Tokenizers[Tokenizer], state_file: Path) -> Base:
     """Train on scaled latents (8, 16, 16, 16), one for each known photograph; go on from `state_file`."""
     torch.manual_seed(2)
     base = Base(Flux(SHAPE), make_text.build_encoders(tokenizers))
@@ -103,7 +105,7 @@ def _schedule(step: int) -> float:
     return min(1, (step + 1) / 30) * (0.505 + 0.495 * math.cos(math.pi * step / _NUM_STEPS))
 
 
-def _tokens(tokenizers: text.FluxTokenizers, rng: torch.Generator) -> dict[str, Tensor]:
+def _tokens(tokenizers: Tokenizers[Tokenizer], rng: torch.Generator) -> dict[str, Tensor]:
     """Return the tokens of one caption for each photograph, its prompt half of the time."""
     captions = []
     for photograph in KNOWN:

@@ -20,23 +20,25 @@ from transformers import (
 )
 
 from sfumato.demo.photographs import KNOWN, SUBJECT
+from sfumato.models.components.tokenizers import Tokenizer
 from sfumato.models.families.flux import text
+from sfumato.models.interface.tokenizers import Tokenizers
 
 WIDTH = 64
 """Of both encoders' outputs."""
 
 
-def write_tokenizers(folder: Path) -> text.FluxTokenizers:
+def write_tokenizers(folder: Path) -> Tokenizers[Tokenizer]:
     """Write tokenizers that know the captions' words, and any other text by its letters; return them."""
     words = sorted({word for caption in _captions() for word in caption.split()})
     _clip(words).save_pretrained(folder / "openai_clip-vit-large-patch14")
     _t5(words).save_pretrained(folder / "google_t5-v1_1-xxl")
-    return text.load_tokenizers(None, folder)
+    return text.tokenizers(None, folder)
 
 
-def build_encoders(tokenizers: text.FluxTokenizers) -> nn.ModuleDict:
+def build_encoders(tokenizers: Tokenizers[Tokenizer]) -> nn.ModuleDict:
     """Return untrained encoders that fit the tokenizers."""
-    clip_size, t5_size = len(tokenizers.clip_l.vocabulary), len(tokenizers.t5xxl.vocabulary)
+    clip_size, t5_size = len(tokenizers[text.CLIP].vocabulary), len(tokenizers[text.T5].vocabulary)
     clip = CLIPTextConfig(
         vocab_size=clip_size,
         hidden_size=WIDTH,

@@ -9,7 +9,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from sfumato.models.components import text_encoders
+from sfumato.models.components.tokenizers import Tokenizer
 from sfumato.models.families.flux import text
+from sfumato.models.interface.tokenizers import Tokenizers
 from tests import tiny
 from tests.golden.derived import arrays, assert_recorded, error, settings, weight
 from tests.vocabularies import write_cache
@@ -23,8 +25,8 @@ TOLERANCES = {torch.float32: 1e-5, torch.float16: 2e-3, torch.float8_e4m3fn: 0.2
 
 
 @pytest.fixture(scope="module")
-def tokenizers(tmp_path_factory: pytest.TempPathFactory) -> text.FluxTokenizers:
-    return text.load_tokenizers(write_cache(tmp_path_factory.mktemp("tokenizers")))
+def tokenizers(tmp_path_factory: pytest.TempPathFactory) -> Tokenizers[Tokenizer]:
+    return text.tokenizers(write_cache(tmp_path_factory.mktemp("tokenizers")))
 
 
 def derived(names: Iterable[tuple[str, tuple[int, ...]]]) -> dict[str, Tensor]:
@@ -71,7 +73,7 @@ def test_every_recorded_case_is_checked() -> None:
 def test_outputs_equal_the_recorded_ones(
     case: dict[str, Any],
     encoders: tuple[dict[str, nn.Module], float],
-    tokenizers: text.FluxTokenizers,
+    tokenizers: Tokenizers[Tokenizer],
 ) -> None:
     (modules, tolerance), name = encoders, case["id"]
     tokens = text.tokenize(tokenizers, RECORDED["prompts"], case["t5xxl_max_token_length"])

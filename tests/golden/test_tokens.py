@@ -66,7 +66,7 @@ def test_every_recorded_case_is_checked() -> None:
 @pytest.mark.parametrize("case", of_kind("clip_l"))
 def test_flux_captions(case: dict[str, Any], folder: Path) -> None:
     length = NUMBERS[f"{case['id']}/t5"].shape[-1]
-    tokens = text.tokenize(text.load_tokenizers(folder), PROMPTS, length)
+    tokens = text.tokenize(text.tokenizers(folder), PROMPTS, length)
     assert_equal(tokens["clip_l"], f"{case['id']}/clip_l")
     assert_equal(tokens["t5xxl"], f"{case['id']}/t5")
     assert_equal(tokens["t5xxl_mask"], f"{case['id']}/t5_mask")

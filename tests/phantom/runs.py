@@ -115,9 +115,9 @@ def _memory_given_away() -> Any:
 
 
 def _tokens_left_behind() -> Any:
-    from sfumato.training.trainables import denoising
+    from sfumato.training.trainables import conditions
 
-    return patch.object(denoising, "to_device", lambda tensor, device: tensor)
+    return patch.object(conditions, "to_device", lambda tensor, device: tensor)
 
 
 def _noise_left_behind() -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
@@ -25,8 +25,11 @@ class Conditioning:
         text: the text encoders' outputs by name, each (B, ...); cache files use the same names.
         guidance: (B,) distilled guidance scale, for the models that have one.
         sizes: framing of each image, for the models that are told.
+        control: what else steers the model, by name, each (B, ...): an image in [-1, 1], residuals, further
+            input channels.
     """
 
     text: Mapping[str, Tensor]
     guidance: Tensor | None = None
     sizes: ImageSizes | None = None
+    control: Mapping[str, Tensor] = field(default_factory=dict)

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from enum import Enum
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,7 @@ from sfumato.models.interface.identity import ModelIdentity, SamplingDefaults
 from sfumato.models.interface.latents import CacheFormat, LatentSpace
 from sfumato.models.interface.published import Published
 from sfumato.models.interface.targets import AdapterTarget
+from sfumato.models.interface.tokenizers import Tokenizers
 
 DENOISER = "denoiser"
 VAE = "vae"
@@ -43,6 +44,8 @@ class Family(Protocol):
     sampling: SamplingDefaults
     text_outputs: Mapping[str, tuple[str, ...]]
     """For each text encoder, in order, the names in `Conditioning.text` that it makes."""
+    tokenizers: Tokenizers[Any]
+    """Of each text encoder; whoever adds words puts his own in their place."""
     caches: CacheFormat
     """How cache files of this family are called and laid out."""
 
@@ -89,13 +92,19 @@ class Family(Protocol):
         ...
 
     def predict(
-        self, denoiser: nn.Module, noisy: Tensor, timesteps: Tensor, conditioning: Conditioning
+        self,
+        denoiser: nn.Module,
+        noisy: Tensor,
+        timesteps: Tensor,
+        conditioning: Conditioning,
+        rng: torch.Generator | None = None,
     ) -> Tensor:
         """Return the denoiser's raw output, shaped like `noisy`.
 
         Args:
             noisy: (B, C, H/8, W/8), scaled latents with noise.
             timesteps: (B,) float in [0, 1000]; a flow model's sigma times 1000.
+            rng: for what a family draws in training, on the processor; None draws nothing.
         """
         ...
 

@@ -31,7 +31,7 @@ from sfumato.training.core.memory import prepare_blocks
 from sfumato.training.core.plan import Step
 from sfumato.training.core.precision import Precision
 from sfumato.training.trainables import Volume, files
-from sfumato.training.trainables.denoising import Denoising, objective_of
+from sfumato.training.trainables.denoising import Denoising, denoising_for, objective_of
 from sfumato.training.trainables.objective import StepLoss
 
 logger = logging.getLogger(__name__)
@@ -92,7 +92,9 @@ class AdapterMethod:
         network.attach()
         for name in (DENOISER, *self.trained_encoders):
             prepare_blocks(self.run[MemoryConfig], self.family.blocks(name, parts[name]))
-        denoising = Denoising(self.run, self.family, parts, precision, live_encoders, self.trained_encoders)
+        denoising = denoising_for(
+            self.run, self.family, parts, precision, live_encoders, self.trained_encoders
+        )
         return AdapterTraining(self, network, denoising)
 
     def record(self, metadata: Mapping[str, str]) -> dict[str, str]:

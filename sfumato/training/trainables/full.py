@@ -21,7 +21,7 @@ from sfumato.training.core.memory import prepare_blocks
 from sfumato.training.core.plan import Step
 from sfumato.training.core.precision import Precision
 from sfumato.training.trainables import ParameterGroup, Volume, files
-from sfumato.training.trainables.denoising import Denoising, objective_of
+from sfumato.training.trainables.denoising import Denoising, denoising_for, objective_of
 from sfumato.training.trainables.objective import StepLoss
 
 
@@ -64,7 +64,7 @@ class FullMethod:
         """Load the denoiser and make it learn; see `Method`."""
         model = parts[DENOISER].requires_grad_(True)
         prepare_blocks(self.run[MemoryConfig], self.family.blocks(DENOISER, model))
-        denoising = Denoising(self.run, self.family, parts, precision, live_encoders)
+        denoising = denoising_for(self.run, self.family, parts, precision, live_encoders)
         return FullTraining(self, model, denoising, self.file_holds_all(precision))
 
 

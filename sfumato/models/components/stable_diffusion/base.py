@@ -23,13 +23,13 @@ from sfumato.models.components.caption_lengths import TokenizerReader
 from sfumato.models.components.stable_diffusion import checkpoint_writer, clip
 from sfumato.models.components.stable_diffusion.checkpoint import Checkpoint, Layout
 from sfumato.models.components.stable_diffusion.predicted import Predicted, as_settings
-from sfumato.models.components.tokenizers import Tokenizer
 from sfumato.models.components.unet import unet
 from sfumato.models.interface.family import DENOISER
 from sfumato.models.interface.identity import ModelIdentity, SamplingDefaults
 from sfumato.models.interface.latents import LatentSpace
 from sfumato.models.interface.published import Published
 from sfumato.models.interface.rewriting import Rewriting
+from sfumato.models.interface.tokenizers import Tokenizers
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +51,7 @@ class StableDiffusion:
     Attributes:
         layout: how checkpoints look.
         tokenizer_sources: of each text encoder, by its name and in order.
+        tokenizers: of each text encoder; see `Tokenizers`.
         identity: what the model is, but for what its UNet predicts.
         zero_terminal: whether its files say that its noise schedule ends in pure noise.
     """
@@ -81,16 +82,17 @@ class StableDiffusion:
         self.latents = LatentSpace(channels, downscale, self.layout.scale)
         self._windows = clip.num_windows(max_token_length)
         self._has_emphasis = has_emphasis
-        self._tokenizer_cache = tokenizers
-        self._loaded: dict[str, Tokenizer] = {}
+        load = partial(clip.load_tokenizer, checkpoint=self.checkpoint.path, cache_dir=tokenizers)
+        sources = self.tokenizer_sources.items()
+        self.tokenizers = Tokenizers({part: partial(load, source) for part, source in sources})
 
     def check(self, parts: Sequence[str]) -> None:
         """Read the headers behind `parts`; raise UserError if a file is missing, broken or another model."""
         self.checkpoint.check(parts)
         if DENOISER in parts:
             self._check_prediction()
-        for part in set(parts) & set(self.tokenizer_sources):
-            self._tokenizer(part)
+        for part in set(parts) & set(self.tokenizers):
+            self.tokenizers[part]
 
     def source(self, part: str) -> Path | None:
         """Return the file or folder that `part` is loaded from, or None where there is none."""
@@ -112,8 +114,8 @@ class StableDiffusion:
         """Return that every encoder reads 75 tokens a window."""
         length = self._windows * clip.WINDOW
         return {
-            part: TokenizerReader(self._tokenizer(part), length, self._has_emphasis)
-            for part in self.tokenizer_sources
+            part: TokenizerReader(self.tokenizers[part], length, self._has_emphasis)
+            for part in self.tokenizers
         }
 
     def encode_image(self, vae: nn.Module, pixels: Tensor, rng: torch.Generator | None) -> Tensor:
@@ -162,7 +164,8 @@ class StableDiffusion:
         """Write all parts as a folder in diffusers' layout; parts that are not given come from the base."""
         self._require_convertible(to_folder=True)
         sources = self.tokenizer_sources
-        tokenizers = {source.folder: partial(self._tokenizer, part) for part, source in sources.items()}
+        load = self.tokenizers.__getitem__
+        tokenizers = {source.folder: partial(load, part) for part, source in sources.items()}
         settings = as_settings(self.predicted)
         checkpoint_writer.save_folder(folder, self.checkpoint, parts or {}, how, tokenizers, settings)
 
@@ -183,15 +186,7 @@ class StableDiffusion:
 
     def _read(self, captions: Sequence[str], is_weighted: bool) -> dict[str, Tensor]:
         tokens: dict[str, Tensor] = {}
-        for part in self.tokenizer_sources:
-            words = clip.read(self._tokenizer(part), captions, self._windows, is_weighted=is_weighted)
+        for part in self.tokenizers:
+            words = clip.read(self.tokenizers[part], captions, self._windows, is_weighted=is_weighted)
             tokens |= clip.named(words, part)
         return tokens
-
-    def _tokenizer(self, part: str) -> Tokenizer:
-        if part not in self._loaded:
-            source, cache_dir = self.tokenizer_sources[part], self._tokenizer_cache
-            self._loaded[part] = clip.load_tokenizer(
-                source, checkpoint=self.checkpoint.path, cache_dir=cache_dir
-            )
-        return self._loaded[part]

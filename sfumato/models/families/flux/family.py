@@ -98,8 +98,7 @@ class FluxFamily:
     ) -> None:
         given = {DENOISER: transformer, CLIP_L: clip_l, T5XXL: t5xxl, VAE: ae}
         self._files = FluxFiles(given, use_mmap=use_mmap, denoiser_option=denoiser_option)
-        self._tokenizer_folders = (tokenizers, _bundled_tokenizers(transformer))
-        self._tokenizers: Any = None
+        self.tokenizers = text.tokenizers(tokenizers, _bundled_tokenizers(transformer))
         self.apply_t5_mask = apply_t5_mask
         self.variant = "dev" if self._files.takes_guidance() else "schnell"
         self.t5_max_length = t5_max_length or _T5_LENGTHS[self.variant]
@@ -117,8 +116,8 @@ class FluxFamily:
     def check(self, parts: Sequence[str]) -> None:
         """Read the headers behind `parts`; raise UserError if one is missing, broken or another model."""
         self._files.check(parts)
-        if set(parts) & set(self.text_outputs):
-            self._load_tokenizers()
+        for part in set(parts) & set(self.tokenizers):
+            self.tokenizers[part]
 
     def source(self, part: str) -> Path | None:
         """Return the file or folder that `part` is loaded from, or None where there is none."""
@@ -130,14 +129,13 @@ class FluxFamily:
 
     def tokenize(self, captions: Sequence[str]) -> dict[str, Tensor]:
         """Return each text encoder's token ids, (B, L) int64, by its name; masks as `<name>_mask`."""
-        return text.tokenize(self._load_tokenizers(), captions, self.t5_max_length)
+        return text.tokenize(self.tokenizers, captions, self.t5_max_length)
 
     def readers(self) -> dict[str, TokenizerReader]:
         """Return that CLIP-L reads one window, and T5 as many tokens as it is set to, less an end."""
-        tokenizers = self._load_tokenizers()
         return {
-            CLIP_L: TokenizerReader(tokenizers.clip_l, CLIP_LENGTH - 2),
-            T5XXL: TokenizerReader(tokenizers.t5xxl, self.t5_max_length - 1),
+            CLIP_L: TokenizerReader(self.tokenizers[CLIP_L], CLIP_LENGTH - 2),
+            T5XXL: TokenizerReader(self.tokenizers[T5XXL], self.t5_max_length - 1),
         }
 
     def encode_text(
@@ -155,7 +153,12 @@ class FluxFamily:
         return autoencoder.decode(vae, self.latents.raw(latents))
 
     def predict(
-        self, denoiser: nn.Module, noisy: Tensor, timesteps: Tensor, conditioning: Conditioning
+        self,
+        denoiser: nn.Module,
+        noisy: Tensor,
+        timesteps: Tensor,
+        conditioning: Conditioning,
+        rng: torch.Generator | None = None,
     ) -> Tensor:
         """Return the velocity, shaped like `noisy` (B, C, H/8, W/8); timesteps (B,) in [0, 1000]."""
         dtype = compute_dtype(denoiser, noisy.device)
@@ -236,11 +239,6 @@ class FluxFamily:
     def rewrite_folder(self, folder: Path, how: Rewriting) -> None:
         """Write the denoiser's part of a folder in diffusers' layout, always as safetensors."""
         self._files.rewrite_folder(folder, how)
-
-    def _load_tokenizers(self) -> Any:
-        if self._tokenizers is None:
-            self._tokenizers = text.load_tokenizers(*self._tokenizer_folders)
-        return self._tokenizers
 
 
 def _path(text_or_none: str | None) -> Path | None:

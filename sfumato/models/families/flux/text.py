@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from sfumato.models.components.tokenizers import CLIP_LENGTH, Tokenizer, load_clip, load_t5
+from sfumato.models.interface.tokenizers import Tokenizers
 
 CLIP = "clip_l"
 T5 = "t5xxl"
@@ -18,38 +19,29 @@ OUTPUTS: Mapping[str, tuple[str, ...]] = {CLIP: ("l_pooled",), T5: ("t5_out", "t
 """For each encoder, the names of what `encode` makes with it."""
 
 
-@dataclass(frozen=True)
-class FluxTokenizers:
-    """The tokenizers of both encoders."""
-
-    clip_l: Tokenizer
-    t5xxl: Tokenizer
-
-
-def load_tokenizers(cache_dir: Path | None, bundled_dir: Path | None = None) -> FluxTokenizers:
-    """Load both tokenizers.
+def tokenizers(cache_dir: Path | None, bundled_dir: Path | None = None) -> Tokenizers[Tokenizer]:
+    """Return the tokenizers of both encoders; a UserError if one that is asked for cannot be found or read.
 
     Args:
         cache_dir: `--tokenizer_cache_dir`.
         bundled_dir: folder of tokenizers that the model brings along; it comes first.
-
-    Raises:
-        UserError: one is nowhere to be found, or cannot be read.
     """
-    return FluxTokenizers(
-        load_clip(cache_dir=cache_dir, bundled_dir=bundled_dir),
-        load_t5(cache_dir=cache_dir, bundled_dir=bundled_dir),
+    load = {CLIP: load_clip, T5: load_t5}
+    return Tokenizers(
+        {part: partial(find, cache_dir=cache_dir, bundled_dir=bundled_dir) for part, find in load.items()}
     )
 
 
-def tokenize(tokenizers: FluxTokenizers, captions: Sequence[str], t5_max_length: int) -> dict[str, Tensor]:
+def tokenize(
+    tokenizers: Tokenizers[Tokenizer], captions: Sequence[str], t5_max_length: int
+) -> dict[str, Tensor]:
     """Return what both encoders take.
 
     Returns:
         `clip_l`: (B, 77) int64. `t5xxl` and `t5xxl_mask`: (B, t5_max_length) int64, mask 1 = a real token.
     """
-    t5 = tokenizers.t5xxl(captions, t5_max_length)
-    return {CLIP: tokenizers.clip_l(captions, CLIP_LENGTH).ids, T5: t5.ids, f"{T5}_mask": t5.mask}
+    t5 = tokenizers[T5](captions, t5_max_length)
+    return {CLIP: tokenizers[CLIP](captions, CLIP_LENGTH).ids, T5: t5.ids, f"{T5}_mask": t5.mask}
 
 
 def encode(

@@ -122,7 +122,12 @@ class SdFamily(StableDiffusion):
         return {"hidden_state": clip.encode(encoders[TEXT], words, layer=self._layer)[0]}
 
     def predict(
-        self, denoiser: nn.Module, noisy: Tensor, timesteps: Tensor, conditioning: Conditioning
+        self,
+        denoiser: nn.Module,
+        noisy: Tensor,
+        timesteps: Tensor,
+        conditioning: Conditioning,
+        rng: torch.Generator | None = None,
     ) -> Tensor:
         """Return noise or velocity, shaped like `noisy` (B, C, H/8, W/8); timesteps (B,) in [0, 1000]."""
         return unet.predict(denoiser, noisy, timesteps, conditioning.text["hidden_state"])

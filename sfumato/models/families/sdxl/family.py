@@ -91,7 +91,12 @@ class SdxlFamily(StableDiffusion):
         return outputs
 
     def predict(
-        self, denoiser: nn.Module, noisy: Tensor, timesteps: Tensor, conditioning: Conditioning
+        self,
+        denoiser: nn.Module,
+        noisy: Tensor,
+        timesteps: Tensor,
+        conditioning: Conditioning,
+        rng: torch.Generator | None = None,
     ) -> Tensor:
         """Return noise or velocity, shaped like `noisy` (B, C, H/8, W/8); timesteps (B,) in [0, 1000]."""
         words, sizes = conditioning.text, conditioning.sizes

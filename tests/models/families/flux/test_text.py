@@ -28,7 +28,7 @@ def setting(files: tiny.TinyFlux) -> Setting:
         "clip_l": text_encoders.load_clip(files.clip_l, torch.float32, CPU),
         "t5xxl": text_encoders.load_t5(files.t5xxl, torch.float32, CPU),
     }
-    return encoders, text.tokenize(text.load_tokenizers(files.tokenizers), CAPTIONS, LENGTH)
+    return encoders, text.tokenize(text.tokenizers(files.tokenizers), CAPTIONS, LENGTH)
 
 
 def test_tokens_have_the_encoders_lengths(setting: Setting) -> None:
@@ -50,7 +50,7 @@ def test_each_encoder_makes_the_outputs_that_are_listed_for_it(setting: Setting)
 @torch.no_grad()
 def test_a_masked_caption_does_not_depend_on_its_padding(setting: Setting, files: tiny.TinyFlux) -> None:
     encoders, tokens = setting
-    longer = text.tokenize(text.load_tokenizers(files.tokenizers), CAPTIONS, 2 * LENGTH)
+    longer = text.tokenize(text.tokenizers(files.tokenizers), CAPTIONS, 2 * LENGTH)
     real = tokens["t5xxl_mask"].bool()
     for apply_mask in (True, False):
         short = text.encode(encoders, tokens, apply_mask)["t5_out"]
@@ -102,4 +102,4 @@ def test_missing_tokenizers_stop_before_anything_is_loaded(
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setenv("HF_HOME", str(tmp_path))
     with pytest.raises(UserError, match="--tokenizer_cache_dir"):
-        text.load_tokenizers(tmp_path)
+        text.tokenizers(tmp_path)["clip_l"]

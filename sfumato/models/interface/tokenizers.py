@@ -1,0 +1,36 @@
+"""The tokenizers of one run's text encoders: given to a family, so that others can be put in their place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class Tokenizers(Generic[T]):
+    """A tokenizer by each text encoder's name, in order, loaded when first asked for.
+
+    Whoever adds words puts a tokenizer that knows them in the place of another before anything is tokenized:
+    training, caches, previews and generation all read captions through these.
+
+    Args:
+        loaders: what loads each; UserError where one is nowhere to be found.
+    """
+
+    def __init__(self, loaders: Mapping[str, Callable[[], T]]) -> None:
+        self._loaders = dict(loaders)
+        self._loaded: dict[str, T] = {}
+
+    def __getitem__(self, part: str) -> T:
+        if part not in self._loaded:
+            self._loaded[part] = self._loaders[part]()
+        return self._loaded[part]
+
+    def __setitem__(self, part: str, tokenizer: T) -> None:
+        if part not in self._loaders:
+            raise ValueError(f"{part} is no text encoder here; known: {', '.join(self._loaders)}")
+        self._loaded[part] = tokenizer
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._loaders)

@@ -1,0 +1,63 @@
+"""What the denoiser listens to in a step, made of a batch.
+
+A trainable that tells the denoiser more takes `Words`, or any other condition, and adds to what it makes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from sfumato.data.batches.collate import Batch
+from sfumato.models.interface.conditioning import Conditioning, ImageSizes
+from sfumato.models.interface.family import Family
+from sfumato.models.interface.parts import Parts
+from sfumato.transfer import to_device
+
+
+class Condition(Protocol):
+    """Makes what the denoiser listens to."""
+
+    def __call__(self, batch: Batch, rng: torch.Generator) -> Conditioning:
+        """Return it for a batch that is on the device.
+
+        Args:
+            rng: for what is drawn, on the processor; noise and timesteps do not depend on it.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Words:
+    """The captions, the distilled guidance scale, and how images were framed; a `Condition`.
+
+    Attributes:
+        live_encoders: text encoders that run in every step, because their outputs are not cached.
+        trained_encoders: those of them that gradients go through.
+        guidance: scale that distilled models are told.
+    """
+
+    family: Family
+    parts: Parts
+    device: torch.device
+    live_encoders: Sequence[str]
+    trained_encoders: Sequence[str] = ()
+    guidance: float = 1.0
+
+    def __call__(self, batch: Batch, rng: torch.Generator) -> Conditioning:
+        """Return what captions say, cached or encoded now; nothing is drawn."""
+        text = dict(batch.text)
+        if self.live_encoders:
+            tokens = self.family.tokenize(batch.captions)
+            tokens = {name: to_device(ids, self.device) for name, ids in tokens.items()}
+            for name in self.live_encoders:
+                with nullcontext() if name in self.trained_encoders else torch.no_grad():
+                    text |= self.family.encode_text({name: self.parts[name]}, tokens)
+        guidance = torch.full((len(batch),), self.guidance, device=self.device)
+        return Conditioning(
+            text, guidance, ImageSizes(batch.original_sizes, batch.crop_offsets, batch.target_sizes)
+        )
