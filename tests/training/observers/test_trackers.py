@@ -14,9 +14,12 @@ import pytest
 
 from sfumato.config.run.output.tracking import TrackingConfig
 from sfumato.errors import UserError
+from sfumato.training.core.events import Ended
+from sfumato.training.core.observer import Observer
 from sfumato.training.core.plan import Plan
 from sfumato.training.core.readings import Rate, Reading
 from sfumato.training.observers import trackers
+from sfumato.training.observers.metrics import MetricsFile
 
 
 class Sheet:
@@ -41,10 +44,10 @@ def _scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
     return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
 
 
-def _record(recorder: trackers.Recorder, plan: Plan, losses: list[float], rate: Rate) -> None:
+def _record(recorder: Observer, plan: Plan, losses: list[float], rate: Rate) -> None:
     for step, loss in zip(plan.steps(), losses, strict=True):
         recorder.read(Reading(step, loss, 1.0, [rate, rate], []))
-    recorder.close()
+    recorder.ended(Ended(len(losses), "finished"))
 
 
 def test_losses_and_rates_have_the_names_and_values_of_sd_scripts() -> None:
@@ -268,14 +271,16 @@ def test_a_missing_package_is_named_with_the_command_that_installs_it(
 def test_the_metrics_file_of_a_resumed_run_has_every_step_once(tmp_path: Path) -> None:
     path, plan = tmp_path / "out" / "x.metrics.jsonl", Plan(2, 1, 4)
     for finished, end in ((0, 3), (2, 4)):  # the third step was lost
-        file = trackers.MetricsFile(path, ["unet"], finished)
+        file = MetricsFile(path, ["unet"], finished)
         for step in list(plan.steps(finished))[: end - finished]:
             file.read(Reading(step, float(10 * finished + step.number), 0.5, [Rate(1e-4)], []))
-        file.close()
-    rows = [json.loads(line) for line in path.read_text().splitlines()]
+        file.ended(Ended(end, "finished"))
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    rows = [line for line in lines if "event" not in line]
     assert [row["step"] for row in rows] == [1, 2, 3, 4]
     assert [row["loss"] for row in rows] == [1, 2, 23, 24]
     assert rows[0] == {"step": 1, "epoch": 1, "loss": 1.0, "grad_norm": 0.5, "lr/unet": 1e-4}
+    assert [line for line in lines if "event" in line] == [{"event": "ended", "step": 4, "how": "finished"}]
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
@@ -283,6 +288,6 @@ def test_figures_that_find_no_room_do_not_end_the_run(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
-    metrics = trackers.MetricsFile(tmp_path / "metrics.jsonl", ["clip_l", "unet"], 0)
+    metrics = MetricsFile(tmp_path / "metrics.jsonl", ["clip_l", "unet"], 0)
     _record(metrics, Plan(1, 1, 3), [3.0, 2.0, 1.0], Rate(0.25))
     assert caplog.text.count("No space left on device; figures are no longer recorded there") == 1
