@@ -40,6 +40,11 @@ def record_for(path: Path) -> Path:
     )
 
 
+def control_for(record: Path) -> Path:
+    """Return the control file of the run with this record."""
+    return record.with_name(f"{record.name.removesuffix(RECORD)}{CONTROL}")
+
+
 def _stems(name: str) -> Iterator[str]:
     """Yield the names that the run of a file may have."""
     if not name:

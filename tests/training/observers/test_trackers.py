@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import struct
@@ -11,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from sfumato.config.run.output.tracking import TrackingConfig
 from sfumato.errors import UserError
-from sfumato.training.core.events import Ended
+from sfumato.training.core.events import Ended, ImageMade
 from sfumato.training.core.observer import Observer
 from sfumato.training.core.plan import Plan
 from sfumato.training.core.readings import Rate, Reading
@@ -165,7 +167,7 @@ def _read_wandb(folder: Path) -> tuple[dict[str, Any], list[dict[str, float]]]:
             header = {"name": record.run.display_name, "project": record.run.project, "settings": settings}
         if record.WhichOneof("record_type") == "history":
             items = record.history.item
-            rows.append({i.key or i.nested_key[0]: json.loads(i.value_json) for i in items})
+            rows.append({i.key or ".".join(i.nested_key): json.loads(i.value_json) for i in items})
     return header, rows
 
 
@@ -194,6 +196,46 @@ def test_wandb_gets_figures_name_and_settings(tmp_path: Path, monkeypatch: pytes
     assert rows[1]["loss/epoch_average"] == 2.0
     (events,) = (tmp_path / "logs").rglob("events*.cat*")
     assert _scalars(events.parent)["lr/unet"] == [(1, 0.25), (2, 0.25)]
+
+
+def _picture(folder: Path) -> ImageMade:
+    path = folder / "preview.png"
+    Image.new("RGB", (4, 2), (255, 0, 0)).save(path)
+    return ImageMade(step=3, index=1, prompt="a red cat", path=path)
+
+
+def test_tensorboard_shows_previews(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    started = trackers.start(TrackingConfig(logging_dir=str(tmp_path / "logs")), "train", {})
+    recorder = trackers.Recorder(started, [], 1)
+    recorder.image(_picture(tmp_path))
+    recorder.ended(Ended(3, "finished"))
+    (written,) = (tmp_path / "logs").rglob("events*")
+    events = EventAccumulator(str(written.parent))
+    events.Reload()
+    (shown,) = events.Images("sample_1")
+    assert (shown.step, shown.width, shown.height) == (3, 4, 2)
+    with Image.open(io.BytesIO(shown.encoded_image_string)) as image:
+        assert image.convert("RGB").getpixel((0, 0)) == (255, 0, 0)
+    (text,) = events.Tensors("sample_1/text_summary")
+    assert text.tensor_proto.string_val == [b"a red cat"]
+
+
+def test_wandb_shows_previews(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    monkeypatch.setenv("WANDB_API_KEY", "")
+    config = TrackingConfig(logging_dir=str(tmp_path / "logs"), log_with="wandb")
+    recorder = trackers.Recorder(trackers.start(config, "train", {}), [], 1)
+    recorder.image(_picture(tmp_path))
+    recorder.ended(Ended(3, "finished"))
+    _, (row,) = _read_wandb(tmp_path / "logs")
+    assert row["_step"] == 3
+    (file,) = (tmp_path / "logs").rglob("*.png")
+    assert file.read_bytes() == (tmp_path / "preview.png").read_bytes()
+    assert (row["sample_1.caption"], row["sample_1.width"]) == ("a red cat", 4)
+    assert file.match(str(row["sample_1.path"]))
 
 
 def test_wandb_without_a_way_to_report_keeps_the_record_and_says_so(
