@@ -32,7 +32,7 @@ import torch
 
 from sfumato.cli.main import script
 from sfumato.models.families.flux.family import FluxFamily
-from sfumato.training.run.loop import Loop
+from sfumato.training.core.audience import Audience
 from tests import tiny
 
 WARM_UP = 10
@@ -90,11 +90,11 @@ def measure(folder: Path, rank: int, num_steps: int, caches: str) -> tuple[list[
     watch = Stopwatch()
     marks: list[tuple[float, float]] = []
     outputs: list[tuple[torch.Tensor, torch.Tensor]] = []
-    kept = FluxFamily.predict, torch.Tensor.backward, Loop._tell
+    kept = FluxFamily.predict, torch.Tensor.backward, Audience._read
 
-    def tell(loop: Loop, reading: Any) -> None:
+    def tell(audience: Audience, reading: Any) -> None:
         marks.append((time.process_time(), watch.total_s))  # once a step, always at the same place of it
-        kept[2](loop, reading)
+        kept[2](audience, reading)
 
     def backward(loss: torch.Tensor) -> None:
         kept[1](loss)  # stops at the model's output, see `predict`
@@ -112,12 +112,12 @@ def measure(folder: Path, rank: int, num_steps: int, caches: str) -> tuple[list[
 
     FluxFamily.predict = predict
     torch.Tensor.backward = backward
-    Loop._tell = tell
+    Audience._read = tell
     try:
         with redirect_stderr(io.StringIO()) as said:
             status = script("flux_train_network", options(model, folder, rank, num_steps + WARM_UP, caches))
     finally:
-        FluxFamily.predict, torch.Tensor.backward, Loop._tell = kept
+        FluxFamily.predict, torch.Tensor.backward, Audience._read = kept
     if status:
         raise SystemExit(said.getvalue())
     counted = marks[WARM_UP:-1]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Container, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -62,6 +64,25 @@ class Runs:
         """Run what must be refused; return the one line that says why."""
         assert script(self.name, self.arguments("refused", *options)) == 2
         return refusal(capfd)
+
+
+def figures(path: Path) -> list[dict[str, float]]:
+    """Return the lines of steps and measurements of a `metrics.jsonl`."""
+    return [line for line in _lines(path) if "event" not in line]
+
+
+def events(path: Path) -> list[dict[str, Any]]:
+    """Return the other lines of a `metrics.jsonl`."""
+    return [line for line in _lines(path) if "event" in line]
+
+
+def num_steps(path: Path) -> int:
+    """Return how many steps are recorded in a `metrics.jsonl` that is being written, or is not there yet."""
+    return path.read_bytes().count(b'"loss":') if path.exists() else 0
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
 
 
 def refusal(capfd: pytest.CaptureFixture[str]) -> str:

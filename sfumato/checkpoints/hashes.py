@@ -40,6 +40,14 @@ def file_sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
+def folder_sha256(folder: Path) -> str:
+    """Return a SHA-256 of all files below a folder, with their names."""
+    digest = hashlib.sha256()
+    for path in sorted(found for found in folder.rglob("*") if found.is_file()):
+        digest.update(f"{file_sha256(path)}  {path.relative_to(folder).as_posix()}\n".encode())
+    return digest.hexdigest()
+
+
 def legacy_file_hash(path: Path) -> str:
     """Return 8 hex digits made of 64 KiB at 1 MiB of a file; substitutes as in `file_sha256`."""
     if not path.is_file():

@@ -50,7 +50,7 @@ def _train(run: Run) -> int:
         return _inspect(run)
     from sfumato.training.run.setup import train  # torch starts here; --help and typos never pay for it
 
-    train(run)
+    train(run, signals=True)
     return 0
 
 

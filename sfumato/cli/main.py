@@ -14,6 +14,8 @@ USAGE = """usage: sfumato COMMAND ...
 
   train FAMILY METHOD ...    train, e.g. `sfumato train flux lora --help`
   plan FAMILY METHOD ...     count the memory that such a training takes; --json for programs
+  tell RUN WORD              ask a run that goes on to save, sample or stop
+  rerun RECORD ...           start a recorded run again, and say what has changed since
   generate [FAMILY] ...      make images; with FLUX where no family is named
   inspect DATA ...           show what a model would be trained on: a data set file, or a folder
   cache-latents, cache-text  encode images, or captions, ahead of training
@@ -113,6 +115,7 @@ def _train(argv: Sequence[str]) -> int:
 
 
 def _plan(argv: Sequence[str]) -> int:
+    from sfumato.cli.commands import WORK
     from sfumato.cli.scripts import script_for
     from sfumato.cli.start import start
     from sfumato.errors import UserError
@@ -121,7 +124,7 @@ def _plan(argv: Sequence[str]) -> int:
         raise UserError("write sfumato plan FAMILY METHOD and the options that the training has")
     family, method, *rest = argv
     options = [text for text in rest if text != "--json"]
-    work = "plan" if options == rest else "plan --json"
+    work = WORK["plan" if options == rest else "plan --json"]
     prog = f"sfumato plan {family} {method}"
     return start(script_for("train", family, method), options, prog=prog, as_command=True, work=work)
 
@@ -176,6 +179,18 @@ def _options(argv: Sequence[str]) -> int:
     return list_options(argv)
 
 
+def _tell(argv: Sequence[str]) -> int:
+    from sfumato.cli.tell import main as tell
+
+    return tell(argv)
+
+
+def _rerun(argv: Sequence[str]) -> int:
+    from sfumato.cli.rerun import main as rerun
+
+    return rerun(argv)
+
+
 def _drop_ins(argv: Sequence[str]) -> int:
     from sfumato.cli.dropins import main as write_drop_ins
 
@@ -210,6 +225,8 @@ _COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "train": _train,
     "plan": _plan,
     "account": _plan,  # its name in version 0.1
+    "tell": _tell,
+    "rerun": _rerun,
     "generate": _generate,
     "merge": _merge,
     **{name: _tool(name) for name in _TOOLS},

@@ -1,7 +1,7 @@
 """What every run does between its command line and its work."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from sfumato.cli.commands import WORK
 from sfumato.cli.options.parse import Parsed, parse, write_config
@@ -17,7 +17,14 @@ from sfumato.errors import UserError
 logger = logging.getLogger(__name__)
 
 
-def start(script: Script, argv: Sequence[str], *, prog: str, as_command: bool = False, work: str = "") -> int:
+def start(
+    script: Script,
+    argv: Sequence[str],
+    *,
+    prog: str,
+    as_command: bool = False,
+    work: Callable[[Run], int] | None = None,
+) -> int:
     """Parse the options of one script, say what will be done, and do it; return the exit status.
 
     Args:
@@ -29,7 +36,7 @@ def start(script: Script, argv: Sequence[str], *, prog: str, as_command: bool = 
     check_conflicts(parsed.run)
     check_requirements()
     run = _announce(parsed)
-    return WORK[work or script.command](run)
+    return (work or WORK[script.command])(run)
 
 
 def _announce(parsed: Parsed) -> Run:

@@ -2,8 +2,8 @@
 
 import json
 import math
-from collections.abc import Mapping
-from dataclasses import fields
+from collections.abc import Iterator, Mapping
+from dataclasses import Field, fields
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +19,23 @@ def public_values(run: Run) -> dict[str, Any]:
     """
     return {
         field.name: _plain(value)
-        for section in run
-        if not isinstance(section, FileConfig)
-        for field in fields(section)
-        if field.name not in ENVIRONMENT
-        and (value := getattr(section, field.name)) is not None
-        and value != field.default
+        for field, value in _public(run)
+        if value is not None and value != field.default
     }
+
+
+def all_values(run: Run) -> dict[str, Any]:
+    """Return every option with its value, without secrets and without `FileConfig`, fit for JSON."""
+    return {field.name: _plain(value) for field, value in _public(run)}
+
+
+def _public(run: Run) -> Iterator[tuple[Field[Any], Any]]:
+    """Yield the fields that others may see, with their values."""
+    for section in run:
+        if not isinstance(section, FileConfig):
+            for field in fields(section):
+                if field.name not in ENVIRONMENT:
+                    yield field, getattr(section, field.name)
 
 
 def to_toml(values: Mapping[str, Any]) -> str:

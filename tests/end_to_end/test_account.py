@@ -20,6 +20,7 @@ from sfumato.config.run.distributed import DistributedConfig
 from sfumato.nn.dry_run import Tally, without_numbers
 from sfumato.training.core import distributed
 from sfumato.training.run.account import Account, MemoryItem, Phase, account
+from sfumato.training.run.execution import execute
 from sfumato.training.run.loop import Loop
 from sfumato.training.run.session import TrainingSession
 from sfumato.training.run.setup import prepare
@@ -112,7 +113,7 @@ def test_account_is_what_the_tensors_of_a_step_take(
 
     monkeypatch.setattr(Loop, "_take", measured)
     with tally:
-        session.train()
+        execute(session)
     assert len(peaks) == 2
     assert training.device + training.host == pytest.approx(peaks[-1], rel=0.02)
 
@@ -138,13 +139,13 @@ def _measure(
     """Return what two runs take by their accounts, and by how much the process grows in them."""
     found = {}
     for name in ("adapter", "whole model"):
-        session_for(name, model, images, folder / "first").train()  # so that everything is imported
+        execute(session_for(name, model, images, folder / "first"))  # so that everything is imported
         session = session_for(name, large, images, folder / "second")
         counted = account(session, "cpu").phases[-1]
         gc.collect()
         Path("/proc/self/clear_refs").write_text("5")
         before = _status("VmRSS")
-        session.train()
+        execute(session)
         found[name] = counted.device, _status("VmHWM") - before
         del session
     return found
@@ -159,10 +160,10 @@ def _status(name: str) -> int:
 def test_counting_changes_nothing_that_is_trained(
     name: str, model: tiny.TinyFlux, images: Path, tmp_path: Path
 ) -> None:
-    session_for(name, model, images, tmp_path / "plain").train()
+    execute(session_for(name, model, images, tmp_path / "plain"))
     session = session_for(name, model, images, tmp_path / "counted")
     account(session, "cuda")
-    session.train()
+    execute(session)
     plain, counted = (load_file(tmp_path / run / "model.safetensors") for run in ("plain", "counted"))
     assert plain.keys() == counted.keys()
     assert all(torch.equal(plain[key], counted[key]) for key in plain)

@@ -16,6 +16,7 @@ from sfumato.caching import store
 from sfumato.cli.main import script
 from sfumato.data.sources import index
 from tests import tiny
+from tests.runs import figures
 
 SHORT = """
 --resolution 32 --caption_extension .txt --max_data_loader_n_workers 0 --max_train_steps 4 --seed 5
@@ -44,7 +45,7 @@ def metadata(out: Path) -> dict[str, str]:
 
 
 def lines(out: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (out / "lora.metrics.jsonl").read_text().splitlines()]
+    return figures(out / "lora.metrics.jsonl")
 
 
 def test_a_metadata_file_trains_as_the_same_captions_in_files_do(

@@ -25,7 +25,7 @@ from tests.end_to_end.test_resume import (
     without_network,
 )
 from tests.end_to_end.test_resume import model as model
-from tests.runs import others_slow
+from tests.runs import num_steps, others_slow
 
 pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="there is no SIGKILL on Windows")
 
@@ -60,8 +60,7 @@ class Runs:
     @property
     def num_recorded(self) -> int:
         """The steps in the metrics file."""
-        path = self.out / "lora.metrics.jsonl"
-        return path.read_bytes().count(b"\n") if path.exists() else 0
+        return num_steps(self.out / "lora.metrics.jsonl")
 
     def finish(self) -> None:
         """Run to the end, if that was not reached yet."""
@@ -77,7 +76,7 @@ class Runs:
             return "caching"
         if new:
             return "saving"
-        return "stepping" if (self.out / "lora.metrics.jsonl").exists() else "starting"
+        return "stepping" if self.num_recorded else "starting"
 
 
 class WholeModelRuns(Runs):

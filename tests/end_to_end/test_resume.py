@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from sfumato.cli.main import script
 from tests import tiny
-from tests.runs import others_slow, refusal
+from tests.runs import figures, others_slow, refusal
 
 OPTIMIZERS = {
     "AdamW": [],
@@ -85,7 +85,7 @@ def assert_same_weights(first: Path, second: Path) -> None:
 
 
 def metrics(folder: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (folder / "lora.metrics.jsonl").read_text().splitlines()]
+    return figures(folder / "lora.metrics.jsonl")
 
 
 def check(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -18,7 +17,7 @@ from safetensors.torch import load_file
 from sfumato.cli.main import script
 from sfumato.training.core.distributed import missing_processes
 from tests import tiny
-from tests.runs import others_slow
+from tests.runs import figures, num_steps, others_slow
 
 ROOT = Path(__file__).parents[2]
 DROP_IN = ROOT / "sd-scripts" / "flux_train_network.py"
@@ -125,10 +124,7 @@ def test_two_processes_train_what_one_trains_with_twice_the_accumulation_and_do_
     for name, tensor in theirs.items():
         torch.testing.assert_close(ours[name], tensor, rtol=0, atol=1e-6, msg=name)
     assert any(tensor.any() for name, tensor in ours.items() if "lora_up" in name)
-    losses = [
-        [json.loads(line)["loss"] for line in (out / "lora.metrics.jsonl").read_text().splitlines()]
-        for out in (one, two)
-    ]
+    losses = [[line["loss"] for line in figures(out / "lora.metrics.jsonl")] for out in (one, two)]
     assert losses[0] == pytest.approx(losses[1], abs=1e-6)
     assert len(losses[1]) == 18
     assert files(one) == files(two)
@@ -146,7 +142,7 @@ def test_a_signal_ends_all_processes_after_one_step_and_the_resumed_run_is_the_u
     ended = options(by_two.model, by_two.data, out)
     metrics = out / "lora.metrics.jsonl"
     with start(str(DROP_IN), *ended) as process:
-        while process.poll() is None and (not metrics.exists() or metrics.read_bytes().count(b"\n") < 2):
+        while process.poll() is None and num_steps(metrics) < 2:
             time.sleep(0.001)
         process.send_signal(signal.SIGTERM)
         _, errors = process.communicate()
@@ -156,7 +152,7 @@ def test_a_signal_ends_all_processes_after_one_step_and_the_resumed_run_is_the_u
     assert torchrun(str(DROP_IN), *ended, "--resume", str(state)).returncode == 0
     theirs, ours = (load_file(folder / "lora.safetensors") for folder in (by_two.out, out))
     assert all(torch.equal(ours[name], tensor) for name, tensor in theirs.items())
-    assert metrics.read_bytes().count(b"\n") == 18
+    assert num_steps(metrics) == 18
 
 
 def test_an_error_of_one_process_ends_all_with_its_message(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from tests import processes, tiny
 from tests.end_to_end.test_resume import CACHED, WORKERS, arguments, assert_same_weights, metrics, run
 from tests.end_to_end.test_resume import images as images
 from tests.end_to_end.test_resume import model as model
-from tests.runs import others_slow
+from tests.runs import num_steps, others_slow
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="signals to groups of processes are POSIX's")
 
@@ -92,7 +92,7 @@ def test_a_disk_that_is_full_behind_console_and_log_file_changes_nothing(
 def _wait_for(path: Path, is_alive: object) -> None:
     """Wait until the first step is recorded."""
     until = time.monotonic() + 60
-    while not (path.exists() and path.stat().st_size):
+    while not num_steps(path):
         assert time.monotonic() < until
         assert callable(is_alive)
         assert is_alive()

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from sfumato.cli.main import main, script
 from tests import tiny
-from tests.runs import others_slow, refusal
+from tests.runs import figures, others_slow, refusal
 
 ROOT = Path(__file__).parents[2]
 DROP_IN = ROOT / "sd-scripts" / "flux_train_network.py"
@@ -254,9 +254,9 @@ def test_schnell_and_the_loss_and_timestep_options_train(
     ):
         out = tmp_path / str(number)
         run(*simple(schnell if number % 2 else model, images, out, *options.split()))
-        lines = (out / "lora.metrics.jsonl").read_text().splitlines()
-        assert [json.loads(line)["step"] for line in lines] == [1, 2, 3]
-        assert all(0 < json.loads(line)["loss"] < 100 for line in lines)
+        lines = figures(out / "lora.metrics.jsonl")
+        assert [line["step"] for line in lines] == [1, 2, 3]
+        assert all(0 < line["loss"] < 100 for line in lines)
 
 
 def test_the_run_s_configuration_lies_beside_its_output_and_repeats_it(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Sequence
 from itertools import product
@@ -15,7 +14,7 @@ from safetensors.torch import load_file
 
 from sfumato.cli.main import main, script
 from tests import tiny
-from tests.runs import Runs, differing, others_slow
+from tests.runs import Runs, differing, figures, others_slow
 
 SHORT = """
 --resolution 32 --caption_extension .txt --max_data_loader_n_workers 0 --max_train_steps 4 --seed 5
@@ -86,8 +85,7 @@ def run(model: tiny.TinyFlux, images: Path, tmp_path_factory: pytest.TempPathFac
 
 
 def losses_of(out: Path) -> list[float]:
-    lines = (out / "model.metrics.jsonl").read_text().splitlines()
-    return [json.loads(line)["loss"] for line in lines]
+    return [line["loss"] for line in figures(out / "model.metrics.jsonl")]
 
 
 def test_training_moves_every_weight_and_saves_it_under_its_published_name(

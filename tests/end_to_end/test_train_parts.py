@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,7 @@ from torch import Tensor
 from sfumato.cli.main import script
 from sfumato.models.interface.parts import Parts
 from tests import runs, tiny
-from tests.runs import differing, others_slow
+from tests.runs import differing, figures, others_slow
 
 DENOISER, CLIP_L, T5 = "lora_unet", "lora_te1", "lora_te3"
 COUNTS = {DENOISER: 26, CLIP_L: 12, T5: 14}
@@ -58,7 +57,7 @@ def saved(out: Path) -> dict[str, Tensor]:
 
 
 def steps(out: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (out / "lora.metrics.jsonl").read_text().splitlines()]
+    return figures(out / "lora.metrics.jsonl")
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cache
+from typing import TypeVar
 
 import psutil
 import torch
@@ -19,8 +20,11 @@ from torch import Tensor
 from sfumato.config.run.distributed import DistributedConfig
 from sfumato.errors import UserError
 from sfumato.nn.device import HostCopy
+from sfumato.transfer import to_device
 
 logger = logging.getLogger(__name__)
+
+Thing = TypeVar("Thing")
 
 _LAST_WORDS_S = 5.0
 """How long a process that has lost another waits, so that the other can say first what happened."""
@@ -65,6 +69,14 @@ class Processes:
         _together(lambda: torch.distributed.broadcast(told, src=0))
         return int(told)
 
+    def of_others(self, things: list[Thing]) -> list[Thing]:
+        """Return what the other processes give, which all of them must at the same time; for small things."""
+        if self.world == 1:
+            return []
+        given: list[list[Thing]] = [[] for _ in range(self.world)]
+        _together(lambda: torch.distributed.all_gather_object(given, things))
+        return [thing for rank, theirs in enumerate(given) if rank != self.rank for thing in theirs]
+
     def wait(self) -> None:
         """Wait until every process is here."""
         _together(self.accelerator.wait_for_everyone)
@@ -76,7 +88,7 @@ class Processes:
 
 
 class LateVote:
-    """Whether any process wanted something, so that all of them do the same, at the same step.
+    """What any process wanted, so that all of them do the same, at the same step.
 
     With several processes the answer is that of the call before: counting never waits for the device.
     """
@@ -85,14 +97,14 @@ class LateVote:
         self._processes = processes
         self._counted: HostCopy | None = None
 
-    def __call__(self, value: bool) -> bool:
-        """Vote; every process must, equally often."""
+    def __call__(self, values: Sequence[bool]) -> list[bool]:
+        """Vote on as many things as in every call; every process must, equally often."""
         if self._processes.world == 1:
-            return value
-        votes = torch.full((), float(value), device=self._processes.device)
+            return list(values)
+        votes = to_device(torch.tensor(values, dtype=torch.float32), self._processes.device)
         self._processes.sum_(votes)
         before, self._counted = self._counted, HostCopy(votes)
-        return before is not None and bool(before.read())
+        return [False] * len(values) if before is None else [count > 0 for count in before.read().tolist()]
 
 
 def start(config: DistributedConfig) -> Processes:

@@ -48,6 +48,15 @@ class Reading:
     paths: list[str]
     figures: Mapping[str, float] = field(default_factory=dict)
 
+    def rate_figures(self, names: Sequence[str]) -> dict[str, float]:
+        """Return each group's rate, and, where the optimizer found a factor d, what it comes to with it."""
+        figures = {}
+        for name, rate in zip(names, self.rates, strict=True):
+            figures[f"lr/{name}"] = rate.scheduled
+            if rate.factor is not None:
+                figures[f"lr/d*lr/{name}"] = rate.effective
+        return figures
+
 
 class LateReader:
     """Hold a step's figures until the next step is under way, when copying them costs no waiting."""

@@ -6,12 +6,13 @@ import logging
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 from torch import Tensor
 
 from sfumato.checkpoints.finite import largest_on_device
 from sfumato.errors import UserError
+from sfumato.training.core.events import Saved
+from sfumato.training.core.observer import Observer
 from sfumato.training.core.plan import Step
 from sfumato.training.core.readings import Reading
 from sfumato.transfer import to_host
@@ -20,19 +21,20 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass
-class FiniteGuard:
-    """Stop the run when a step's loss or gradient was not finite; that step did not touch the weights.
+class FiniteGuard(Observer):
+    """Stops the run when a step's loss or gradient was not finite; that step did not touch the weights.
 
     Attributes:
         skips: say so and go on instead.
+        last_save: for messages.
     """
 
     skips: bool = False
     last_save: str = "nothing was saved yet"
 
-    def remember(self, path: Path) -> None:
+    def saved(self, event: Saved) -> None:
         """Note the last good save."""
-        self.last_save = f"the last good save is {path}"
+        self.last_save = f"the last good save is {event.path}"
 
     def check_weights(self, step: Step, tensors: Iterable[tuple[str, Tensor]]) -> None:
         """Raise UserError rather than save weights that a step made infinite."""
@@ -45,9 +47,6 @@ class FiniteGuard:
                     f"step {step.number} left {name} infinite or not a number; lower --learning_rate "
                     f"({self.last_save})"
                 )
-
-    def after(self, step: Step) -> None:
-        """Do nothing: a step is judged when it is read."""
 
     def read(self, reading: Reading) -> None:
         """Raise UserError for a step that was not finite."""

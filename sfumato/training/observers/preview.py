@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from sfumato.adapters.network.network import Network
@@ -31,10 +30,12 @@ from sfumato.sampling.output import write_image
 from sfumato.sampling.pipeline import Pipeline, Text
 from sfumato.sampling.prompts import PromptOptions, read_prompts
 from sfumato.sampling.request import Request, random_seed
+from sfumato.training.core.commands import Command
 from sfumato.training.core.distributed import Processes
+from sfumato.training.core.events import ImageMade, Started
+from sfumato.training.core.observer import Observer
 from sfumato.training.core.plan import Step
 from sfumato.training.core.precision import Precision
-from sfumato.training.core.readings import Reading
 from sfumato.training.observers.evaluation import at_rest, same_random_numbers
 from sfumato.training.observers.saving import Names
 
@@ -43,9 +44,6 @@ logger = logging.getLogger(__name__)
 FOLDER = "sample"
 SIDE = 512
 MINIMUM_SIDE = 64
-
-OnImage = Callable[[int, str, Path, Image.Image], None]
-"""`on_image(index, prompt, path, image)`: told each preview, for trackers; prompts count from 0."""
 
 
 def plan(run: Run, family: Family) -> Previews | None:
@@ -172,7 +170,7 @@ class Previews:
         processes: Processes,
         *,
         evaluating: Callable[[], AbstractContextManager[object]] = nullcontext,
-        on_image: OnImage = lambda index, prompt, path, image: None,
+        audience: Observer | None = None,
         should_stop: Callable[[], bool] = lambda: False,
     ) -> PreviewObserver:
         """Return what makes the previews, one observer in each process.
@@ -183,7 +181,7 @@ class Previews:
             names: of the run's files; images lie in the folder `sample` beside them.
             evaluating: the context in which weights are as they would be saved. It must leave them bit for
                 bit as they were.
-            on_image: must not raise.
+            audience: told of each image.
             should_stop: asked before each sampler step; True leaves the remaining images out.
         """
         vae_dtype = parts.dtypes.get(VAE, precision.compute)  # with --no_half_vae it computes in float32
@@ -194,14 +192,15 @@ class Previews:
             dtypes={VAE: vae_dtype},
             zero_terminal=self.zero_terminal,
         )
+        told = audience or Observer()
         return PreviewObserver(
-            self, pipeline, network, names, precision, processes, evaluating, on_image, should_stop
+            self, pipeline, network, names, precision, processes, evaluating, told, should_stop
         )
 
 
 @dataclass
-class PreviewObserver:
-    """An observer of the loop: makes every n-th prompt's image, where n is the number of processes."""
+class PreviewObserver(Observer):
+    """Makes every n-th prompt's image, where n is the number of processes, and tells all of them."""
 
     previews: Previews
     pipeline: Pipeline
@@ -210,12 +209,12 @@ class PreviewObserver:
     precision: Precision
     processes: Processes
     evaluating: Callable[[], AbstractContextManager[object]]
-    on_image: OnImage
+    audience: Observer
     should_stop: Callable[[], bool]
 
-    def at_first(self) -> None:
+    def started(self, event: Started) -> None:
         """Make the previews of a model that was not trained yet, if they are asked for."""
-        if self.previews.rhythm.at_first:
+        if self.previews.rhythm.at_first and not event.step:
             self._make_all("e000000", {"step": 0})
 
     def after(self, step: Step) -> None:
@@ -224,26 +223,37 @@ class PreviewObserver:
         if mark is not None:
             self._make_all(mark, {"epoch": step.epoch, "step": step.number})
 
-    def read(self, reading: Reading) -> None:
-        """Do nothing: images do not depend on the figures."""
+    def asked(self, command: Command, step: Step) -> None:
+        """Make previews of this step, unless that is done."""
+        if command is Command.SAMPLE and self.previews.rhythm.mark(step) is None:
+            self._make_all(f"{step.number:06d}", {"epoch": step.epoch, "step": step.number})
 
     def _make_all(self, mark: str, details: Mapping[str, int]) -> None:
         device = self.pipeline.parts.device
+        made: list[ImageMade] = []
         # Processes without an image of their own go through the same contexts: their weights stay equal.
         with self.evaluating(), at_rest(self.network), same_random_numbers(device), self._same_memory():
             for index, prompt in enumerate(self.previews.prompts):
                 if index % self.processes.world == self.processes.rank and not self.should_stop():
-                    self._try(index, prompt, mark, details)
+                    made += self._try(index, prompt, mark, details)
+        for event in self.processes.of_others(made):
+            self.audience.image(event)
 
-    def _try(self, index: int, prompt: PreviewPrompt, mark: str, details: Mapping[str, int]) -> None:
-        """Make one image; a failure (a full disk, too little memory) must not end the training."""
+    def _try(
+        self, index: int, prompt: PreviewPrompt, mark: str, details: Mapping[str, int]
+    ) -> list[ImageMade]:
+        """Make one image and tell of it; a failure (a full disk, too little memory) ends no training."""
         try:
-            self._make(index, prompt, mark, details)
+            path = self._make(index, prompt, mark, details)
         except (UserError, RuntimeError) as error:
             reason = str(error).partition("\n")[0]
             logger.warning("preview %d is left out, training goes on: %s", index, reason)
+            return []
+        event = ImageMade(details["step"], index, prompt.request.prompt, path)
+        self.audience.image(event)
+        return [event]
 
-    def _make(self, index: int, prompt: PreviewPrompt, mark: str, details: Mapping[str, int]) -> None:
+    def _make(self, index: int, prompt: PreviewPrompt, mark: str, details: Mapping[str, int]) -> Path:
         request = prompt.now()
         seed = request.seed if prompt.is_seeded else None
         texts = {text: self._text(text) for text in request.prompts()}
@@ -251,7 +261,7 @@ class PreviewObserver:
         path = file_for(self.names, mark, index, seed)
         write_image(image, path, request, self._model() | dict(details))
         logger.info("preview %s", path)
-        self.on_image(index, request.prompt, path, image)
+        return path
 
     def _text(self, text: str) -> Text:
         """Return what a prompt was encoded to at the start, and what trained encoders now make of it."""

@@ -12,6 +12,8 @@ import psutil
 import torch
 
 from sfumato import log
+from sfumato.training.core.events import Ended
+from sfumato.training.core.observer import Observer
 from sfumato.training.core.plan import Plan, Step
 from sfumato.training.core.readings import Reading
 
@@ -36,7 +38,7 @@ class Averages:
         return self._sum / len(self._losses)
 
 
-class Bar:
+class Bar(Observer):
     """The progress bar: loss, rate, images a second, memory, time left."""
 
     def __init__(self, plan: Plan, images_per_step: float, finished: int = 0) -> None:
@@ -59,7 +61,7 @@ class Bar:
         if time.monotonic() - self._shown >= log.REDRAW_S:
             self._show(reading)
 
-    def close(self) -> None:
+    def ended(self, event: Ended) -> None:
         """Leave the last state on the screen."""
         if self._last is not None:
             self._show(self._last)

@@ -5,13 +5,17 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from sfumato.config.run.output.saving import FOLDER_FORMATS, SavingConfig
 from sfumato.errors import UserError
+from sfumato.training.core.audience import Audience
+from sfumato.training.core.commands import Command
+from sfumato.training.core.events import Saved
+from sfumato.training.core.observer import Observer
 from sfumato.training.core.plan import Plan, Step
-from sfumato.training.core.readings import Reading
+from sfumato.training.core.run_files import CONTROL, METRICS, RECORD, SETTINGS
 
 logger = logging.getLogger(__name__)
 
@@ -44,11 +48,19 @@ class Names:
 
     def settings(self) -> Path:
         """Return the file that holds the run's options."""
-        return self._beside("config.toml")
+        return self._beside(SETTINGS)
 
     def metrics(self) -> Path:
-        """Return the file that holds each step's figures."""
-        return self._beside("metrics.jsonl")
+        """Return the file that holds each step's figures, and all events."""
+        return self._beside(METRICS)
+
+    def record(self) -> Path:
+        """Return the file that says how the run was started."""
+        return self._beside(RECORD)
+
+    def control(self) -> Path:
+        """Return the file by which the run can be asked for something while it goes on."""
+        return self._beside(CONTROL)
 
     def _beside(self, ending: str) -> Path:
         return self.folder / f"{self.last().name.removesuffix(self.suffix)}.{ending}"
@@ -153,14 +165,15 @@ def keeping_for(config: SavingConfig, plan: Plan) -> Keeping:
 
 
 @dataclass
-class Saver:
-    """Saves on the rhythm's beats and at the end; an observer of the loop, in the first process only.
+class Saver(Observer):
+    """Saves on the rhythm's beats, at the end and when asked to; in the first process only.
 
     Attributes:
         save: writes the weights as they are now to a path.
         save_state: writes a state as it is now to a folder, given the file that was just saved.
-        on_saved: told each path, so that others can mention the last good save.
-        before: called before each save; may raise to prevent it.
+        audience: catches up before each save, so that the figures of what is saved are checked and
+            recorded, and is told of it afterwards.
+        kept: weights that were saved and not removed again, in order.
     """
 
     names: Names
@@ -168,8 +181,8 @@ class Saver:
     plan: Plan
     save: Callable[[Path, Step], None]
     save_state: Callable[[Path, Path, Step], None]
-    on_saved: Callable[[Path], None] = lambda path: None
-    before: Callable[[], None] = lambda: None
+    audience: Audience = field(default_factory=Audience)
+    kept: list[Path] = field(default_factory=list)
 
     def after(self, step: Step) -> None:
         """Save if this step asks for it, then remove what became stale."""
@@ -185,8 +198,12 @@ class Saver:
         if step.is_last:
             self._save(self.names.last(), step, self.keeping.saves_last_state)
 
-    def read(self, reading: Reading) -> None:
-        """Do nothing: what is saved does not depend on the figures."""
+    def asked(self, command: Command, step: Step) -> None:
+        """Save this step, unless that is done."""
+        weights = self.keeping.weights
+        is_done = step.is_last or weights.saves_step(step) or weights.saves_epoch(step, self.plan)
+        if command is Command.SAVE and not is_done:
+            self._save(self.names.step(step.number), step, self.keeping.saves_states)
 
     def save_interrupted(self, step: Step) -> Path:
         """Save weights and state now, because the run ends early; return the state's folder."""
@@ -195,13 +212,15 @@ class Saver:
         return self.names.state(path)
 
     def _save(self, path: Path, step: Step, with_state: bool) -> None:
-        self.before()
+        self.audience.catch_up()
         self.save(path, step)
         logger.info("saved %s", path)
-        if with_state:
-            self.save_state(self.names.state(path), path, step)
-            logger.info("saved %s", self.names.state(path))
-        self.on_saved(path)
+        state = self.names.state(path) if with_state else None
+        if state is not None:
+            self.save_state(state, path, step)
+            logger.info("saved %s", state)
+        self.kept = [*(kept for kept in self.kept if kept != path), path]
+        self.audience.saved(Saved(step.number, path, state))
 
     def _remove(self, weights: int | None, state: int | None, name: Callable[[int], Path]) -> None:
         paths = [] if weights is None else [name(weights)]
@@ -209,3 +228,4 @@ class Saver:
         for path in (path for path in paths if path.exists()):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
             logger.info("removed %s", path)
+        self.kept = [kept for kept in self.kept if kept not in paths]

@@ -1,10 +1,9 @@
-"""Where a run's figures are recorded: metrics.jsonl always, TensorBoard and wandb where asked for."""
+"""TensorBoard and Weights & Biases: the figures and previews of a run, where they are asked for."""
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
-import json
 import logging
 import os
 import sys
@@ -14,11 +13,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
+from PIL import Image
+
 from sfumato import installing
 from sfumato.checkpoints import name_trial
 from sfumato.config.run.output.tracking import TrackingConfig
 from sfumato.errors import UserError
-from sfumato.training.core.plan import Step
+from sfumato.training.core.events import Ended, ImageMade, Validated
+from sfumato.training.core.observer import Observer
 from sfumato.training.core.readings import Reading
 from sfumato.training.observers.progress import Averages
 
@@ -31,6 +34,10 @@ class Tracker(Protocol):
 
     def log(self, values: Mapping[str, float], step: int) -> None:
         """Record a step's figures."""
+        ...
+
+    def show(self, name: str, path: Path, caption: str, step: int) -> None:
+        """Record an image that lies in a file."""
         ...
 
     def finish(self) -> None:
@@ -105,6 +112,12 @@ class TensorBoard:
         for name, value in values.items():
             self._writer.add_scalar(name, value, global_step=step)
 
+    def show(self, name: str, path: Path, caption: str, step: int) -> None:
+        """Record an image; its caption goes with it as a text of the same name."""
+        with Image.open(path) as image:
+            self._writer.add_image(name, np.asarray(image.convert("RGB")), step, dataformats="HWC")
+        self._writer.add_text(name, caption, step)
+
     def finish(self) -> None:
         """Close the files."""
         self._writer.close()
@@ -136,6 +149,12 @@ class WandB:
         """Record a step's figures."""
         self._run.log(dict(values), step=step)
 
+    def show(self, name: str, path: Path, caption: str, step: int) -> None:
+        """Record an image with its caption."""
+        import wandb
+
+        self._run.log({name: wandb.Image(str(path), caption=caption)}, step=step)
+
     def finish(self) -> None:
         """Send what is still held."""
         self._run.finish()
@@ -144,53 +163,8 @@ class WandB:
 _KINDS: Mapping[str, Callable[..., Tracker]] = {"tensorboard": TensorBoard, "wandb": WandB}
 
 
-class MetricsFile:
-    """An observer that appends one JSON object a step to `metrics.jsonl`, readable while the run goes on."""
-
-    def __init__(self, path: Path, rate_names: Sequence[str], finished: int) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        kept = _lines_until(path, finished)
-        # Without a buffer each line is there at once, and none is left over when the disk is full.
-        self._file = path.open("wb", buffering=0)
-        for line in kept:
-            self._file.write(line.encode())
-        self._rate_names = rate_names
-
-    def after(self, step: Step) -> None:
-        """Do nothing: a step is recorded when it is read."""
-
-    def read(self, reading: Reading) -> None:
-        """Append one step."""
-        line = {
-            "step": reading.step.number,
-            "epoch": reading.step.epoch,
-            "loss": reading.loss,
-            "grad_norm": reading.grad_norm,
-            **_rates(self._rate_names, reading),
-            **reading.figures,
-        }
-        self._append(line)
-
-    def record(self, step: Step, figures: Mapping[str, float]) -> None:
-        """Append what was measured after a step, in a line of its own."""
-        self._append({"step": step.number, "epoch": step.epoch, **figures})
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
-
-    def _append(self, line: Mapping[str, float]) -> None:
-        if self._file.closed:
-            return
-        try:
-            self._file.write(json.dumps(line).encode() + b"\n")
-        except OSError as error:
-            logger.warning("%s: %s; figures are no longer recorded there", self._file.name, error.strerror)
-            self._file.close()
-
-
-class Recorder:
-    """An observer that hands each step's figures to trackers under sd-scripts' names."""
+class Recorder(Observer):
+    """Hands figures and previews to trackers under sd-scripts' names."""
 
     def __init__(self, trackers: Sequence[Tracker], rate_names: Sequence[str], steps_per_epoch: int) -> None:
         self._trackers = list(trackers)
@@ -198,30 +172,33 @@ class Recorder:
         self._averages = Averages(steps_per_epoch)
         self._epoch_losses: list[float] = []
 
-    def after(self, step: Step) -> None:
-        """Do nothing: a step is recorded when it is read."""
-
     def read(self, reading: Reading) -> None:
         """Record one step, and the epoch it ends."""
         values = {"loss/current": reading.loss, "loss/average": self._averages.add(reading.loss)}
-        values |= {**_rates(self._rate_names, reading), **reading.figures}
+        values |= {**reading.rate_figures(self._rate_names), **reading.figures}
         self._epoch_losses.append(reading.loss)
         if reading.step.ends_epoch:
             values["loss/epoch_average"] = sum(self._epoch_losses) / len(self._epoch_losses)
             self._epoch_losses.clear()
-        self.record(reading.step, values)
+        self._each(lambda tracker: tracker.log(values, reading.step.number))
 
-    def record(self, step: Step, figures: Mapping[str, float]) -> None:
-        """Record what was measured after a step."""
-        for tracker in tuple(self._trackers):
-            with self._surviving(tracker):
-                tracker.log(figures, step=step.number)
+    def validated(self, event: Validated) -> None:
+        """Record what was measured."""
+        self._each(lambda tracker: tracker.log(event.figures, event.step))
 
-    def close(self) -> None:
+    def image(self, event: ImageMade) -> None:
+        """Record a preview."""
+        name = f"sample_{event.index}"
+        self._each(lambda tracker: tracker.show(name, event.path, event.prompt, event.step))
+
+    def ended(self, event: Ended) -> None:
         """Let the trackers write what they hold."""
+        self._each(lambda tracker: tracker.finish())
+
+    def _each(self, act: Callable[[Tracker], None]) -> None:
         for tracker in tuple(self._trackers):
             with self._surviving(tracker):
-                tracker.finish()
+                act(tracker)
 
     @contextmanager
     def _surviving(self, tracker: Tracker) -> Iterator[None]:
@@ -271,16 +248,6 @@ def _flat(table: Mapping[str, Any]) -> dict[str, Any]:
     return flat
 
 
-def _rates(names: Sequence[str], reading: Reading) -> dict[str, float]:
-    """Return each group's rate, and, where the optimizer found a factor d, what it comes to with it."""
-    figures = {}
-    for name, rate in zip(names, reading.rates, strict=True):
-        figures[f"lr/{name}"] = rate.scheduled
-        if rate.factor is not None:
-            figures[f"lr/d*lr/{name}"] = rate.effective
-    return figures
-
-
 def _is_path(name: str, value: Any) -> bool:
     if isinstance(value, list | tuple):
         return any(_is_path(name, item) for item in value)
@@ -288,14 +255,3 @@ def _is_path(name: str, value: Any) -> bool:
         return False
     # A file in the current folder has no separator, but it exists.
     return name.endswith(("_dir", "_path", "_file")) or "/" in value or "\\" in value or os.path.exists(value)
-
-
-def _lines_until(path: Path, finished: int) -> list[str]:
-    """Return the lines of steps up to `finished`: those of an interrupted run's lost steps go.
-
-    A line that a killed process left unfinished goes as well.
-    """
-    if not finished or not path.exists():
-        return []
-    whole = [line for line in path.read_text("utf-8").splitlines(True) if line.endswith("\n")]
-    return [line for line in whole if json.loads(line)["step"] <= finished]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
@@ -16,7 +16,10 @@ from sfumato.config.run.data.validation import ValidationConfig
 from sfumato.data.batches.collate import Batch
 from sfumato.data.batches.dataset import TrainingSet
 from sfumato.data.batches.loader import Loader
+from sfumato.training.core.audience import Audience
 from sfumato.training.core.distributed import Processes
+from sfumato.training.core.events import Validated
+from sfumato.training.core.observer import Observer
 from sfumato.training.core.plan import Step
 from sfumato.training.core.readings import Reading
 from sfumato.training.observers.evaluation import at_rest, same_random_numbers
@@ -24,9 +27,6 @@ from sfumato.training.observers.progress import Averages
 from sfumato.training.trainables import Trainable
 
 logger = logging.getLogger(__name__)
-
-Record = Callable[[Step, Mapping[str, float]], None]
-"""`record(step, figures)`: where a measurement is written."""
 
 
 @dataclass(frozen=True)
@@ -53,14 +53,14 @@ def rhythm_for(config: ValidationConfig) -> ValidationRhythm:
 
 
 @dataclass
-class ValidationObserver:
-    """An observer of the loop: measures the loss of the weights as they would be saved.
+class ValidationObserver(Observer):
+    """Measures the loss of the weights as they would be saved.
 
     Attributes:
         images: those that are not trained.
         evaluating: the context in which weights are as they would be saved.
         averages: of the loss in training, for comparison.
-        before: brings these up to date.
+        audience: catches up before a measurement, which brings these up to date, and is told of it.
         should_stop: asked before each batch; True gives the measurement up.
     """
 
@@ -72,9 +72,8 @@ class ValidationObserver:
     network: Network | None
     averages: Averages
     evaluating: Callable[[], AbstractContextManager[object]]
-    record: Record
+    audience: Audience
     should_stop: Callable[[], bool] = lambda: False
-    before: Callable[[], None] = lambda: None
     average: float = float("nan")
 
     def after(self, step: Step) -> None:
@@ -82,13 +81,14 @@ class ValidationObserver:
         mark = self.rhythm.mark(step)
         if mark is None:
             return
-        self.before()
+        self.audience.catch_up()
         loss = self.measure()
         if loss is None:
             return
         logger.info("step %d: validation loss %.5f", step.number, loss)
         name = f"loss/validation/{mark}"
-        self.record(step, {f"{name}_average": loss, f"{name}_divergence": loss - self.average})
+        figures = {f"{name}_average": loss, f"{name}_divergence": loss - self.average}
+        self.audience.validated(Validated(step.number, step.epoch, figures))
 
     def read(self, reading: Reading) -> None:
         """Keep the average of the training loss."""

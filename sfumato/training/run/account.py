@@ -179,7 +179,7 @@ class _Dry:
             swap=None,
         )
         family = cast(Family, _Weightless(session.family))
-        self._parts = replace(self._session._parts(), family=family, change=None)
+        self._parts = replace(self._session.parts(), family=family, change=None)
         self._texts: Shapes = {}
 
     def caching(self) -> Iterator[Phase]:
@@ -195,7 +195,7 @@ class _Dry:
         """Return what a step holds."""
         session, tally = self._session, self._tally
         trainable = session.method.build(self._parts, session.precision, session.live_encoders)
-        update = session._update(self._parts, trainable.groups())
+        update = session.update(self._parts, trainable.groups())
         batch = self._batch()
         self._make_state(trainable, update, batch)
         gc.collect()

@@ -12,7 +12,6 @@ from sfumato.caching.latents import fill_latents
 from sfumato.caching.texts import TextCache, fill_texts
 from sfumato.checkpoints.name_trial import try_file
 from sfumato.config.run.data.caching import CachingConfig
-from sfumato.config.run.run import Run
 from sfumato.data.batches.dataset import TrainingSet
 from sfumato.errors import UserError
 from sfumato.models.interface.family import VAE, Family
@@ -69,10 +68,9 @@ def _refusal(path: Path, remedy: str) -> UserError | None:
 
 
 def cache_images(
-    run: Run, training_set: TrainingSet, family: Family, parts: Parts, processes: Processes
+    config: CachingConfig, training_set: TrainingSet, family: Family, parts: Parts, processes: Processes
 ) -> None:
     """Encode every image once, then let go of the autoencoder."""
-    config = run[CachingConfig]
     for images in sets_of(training_set):
         fill_latents(
             images,
@@ -86,7 +84,7 @@ def cache_images(
 
 
 def cache_captions(
-    run: Run,
+    config: CachingConfig,
     training_set: TrainingSet,
     family: Family,
     parts: Parts,
@@ -94,7 +92,6 @@ def cache_captions(
     encoders: Sequence[str],
 ) -> None:
     """Encode every caption once with these text encoders; they stay loaded, for previews."""
-    config = run[CachingConfig]
     for images in sets_of(training_set):
         fill_texts(
             images,

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import logging
+
 from sfumato.data.batches.loader import is_worker_death
 from sfumato.errors import StoppedError, UserError
+from sfumato.training.core.events import Ending
 from sfumato.training.observers.finite import FiniteGuard
 from sfumato.training.observers.saving import Saver
 from sfumato.training.run.interrupt import Interrupt
 from sfumato.training.run.loop import Loop
 
+logger = logging.getLogger(__name__)
 
-def run_or_save(loop: Loop, interrupt: Interrupt, saver: Saver | None, guard: FiniteGuard) -> None:
-    """Run the loop; save where it is if it ends early.
+
+def run_or_save(loop: Loop, interrupt: Interrupt, saver: Saver | None, guard: FiniteGuard) -> Ending:
+    """Run the loop; save where it is if it ends early. Return how it ended.
 
     Args:
         saver: None in all processes but the first.
@@ -24,11 +29,11 @@ def run_or_save(loop: Loop, interrupt: Interrupt, saver: Saver | None, guard: Fi
         # The run was killed after its last step's state and before its last file.
         if saver is not None:
             saver.after(loop.plan.step(loop.finished))
-        return
-    death = ""
+        return "finished"
+    death: str | None = None
     try:
         if loop.run().is_last:
-            return
+            return "finished"
     except (RuntimeError, OSError, EOFError) as error:
         # A signal to the whole group reaches what starts and feeds the loading processes too.
         if not interrupt.is_asked and not is_worker_death(error):
@@ -37,10 +42,13 @@ def run_or_save(loop: Loop, interrupt: Interrupt, saver: Saver | None, guard: Fi
     how = _save(loop, saver, guard)
     if interrupt.signal is not None:
         raise StoppedError(f"{interrupt.signal.name} ended the run: {how}", interrupt.signal)
-    raise UserError(
-        f"a process that loads images died ({death}), most often for lack of memory; "
-        f"lower --max_data_loader_n_workers: {how}"
-    )
+    if death is not None:
+        raise UserError(
+            f"a process that loads images died ({death}), most often for lack of memory; "
+            f"lower --max_data_loader_n_workers: {how}"
+        )
+    logger.info("the run was asked to stop: %s", how)
+    return "stopped"
 
 
 def _save(loop: Loop, saver: Saver | None, guard: FiniteGuard) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -23,9 +23,11 @@ REPEAT_S = 3.0
 
 
 class Interrupt:
-    """Whether somebody asked the run to end."""
+    """Whether a signal asked the run to end."""
 
-    def __init__(self) -> None:
+    def __init__(self, ask: Callable[[], object] = lambda: None) -> None:
+        """Take what is called with the first signal, within its handler."""
+        self._ask = ask
         self.signal: signal.Signals | None = None
         self._asked_at = 0.0
 
@@ -36,7 +38,7 @@ class Interrupt:
 
     @contextmanager
     def listening(self) -> Iterator[Interrupt]:
-        """Take over the signals for the duration of a `with` block."""
+        """Take over the signals for the duration of a `with` block, in the main thread only."""
         ignored = [number for number in FAREWELLS if signal.getsignal(number) == signal.SIG_IGN]
         numbers = [number for number in (*WISHES, *FAREWELLS) if number not in ignored]
         previous = {number: signal.signal(number, self._note) for number in numbers}
@@ -50,6 +52,7 @@ class Interrupt:
         now = time.monotonic()
         if self.signal is None:
             self.signal, self._asked_at = signal.Signals(number), now
+            self._ask()
             logger.warning(
                 "%s: finishing this step, then saving; again later to stop at once", self.signal.name
             )

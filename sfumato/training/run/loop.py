@@ -3,31 +3,19 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import torch
 
 from sfumato import seeds
 from sfumato.data.batches.collate import Batch
+from sfumato.training.core.audience import Audience
+from sfumato.training.core.commands import Command
 from sfumato.training.core.distributed import has_accelerator
 from sfumato.training.core.plan import Plan, Step
-from sfumato.training.core.readings import LateReader, Reading
 from sfumato.training.trainables import Trainable
 from sfumato.training.update.optimizer_step import WeightUpdate
-
-
-class Observer(Protocol):
-    """Somebody who watches a run: the progress bar, a tracker, whoever saves."""
-
-    def after(self, step: Step) -> None:
-        """Act on the weights as this step left them."""
-        ...
-
-    def read(self, reading: Reading) -> None:
-        """Take notice of a step's loss, one step late."""
-        ...
 
 
 @dataclass
@@ -37,8 +25,9 @@ class Loop:
     Attributes:
         batches: this process's batches, in order, from the first step that is to run.
         finished: steps that were finished before, in an earlier run.
-        should_stop: asked after each step; True ends the run there.
+        commands: asked after each step for what is to be done there; STOP ends the run.
         reached: the last step that is done; None before the first, and while weights are changing.
+        num_done: steps that are done, by this run or an earlier one.
     """
 
     trainable: Trainable
@@ -46,11 +35,14 @@ class Loop:
     plan: Plan
     batches: Iterator[Batch]
     seed: int
-    observers: Sequence[Observer] = ()
+    audience: Audience = field(default_factory=Audience)
     finished: int = 0
-    should_stop: Callable[[], bool] = lambda: False
+    commands: Callable[[], Collection[Command]] = tuple
     reached: Step | None = None
-    _late: LateReader = field(default_factory=LateReader)
+    num_done: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.num_done = self.finished
 
     def run(self) -> Step:
         """Train to the end of the plan, or until asked to stop; return the last step that was taken."""
@@ -58,20 +50,20 @@ class Loop:
         self.reached = step if self.finished else None
         for step in self.plan.steps(self.finished):
             paths = self._take(step)
-            self.reached = step
-            self._tell(
-                self._late.exchange(step, self._values, paths, self.update.stepping.rates(), self._names)
-            )
-            for observer in self.observers:
-                observer.after(step)
-            if self.should_stop():
+            self.num_done, self.reached = step.number, step
+            self.audience.figures(step, self._values, paths, self.update.stepping.rates(), self._names)
+            self.audience.after(step)
+            if self._answer(step):
                 break
-        self.catch_up()
+        self.audience.catch_up()
         return step
 
-    def catch_up(self) -> None:
-        """Tell the observers the last step's figures now, at the price of waiting for the device."""
-        self._tell(self._late.flush())
+    def _answer(self, step: Step) -> bool:
+        """Let the audience do what was asked for; return whether the run is to end."""
+        asked = self.commands()
+        for command in asked:
+            self.audience.asked(command, step)
+        return Command.STOP in asked
 
     def _take(self, step: Step) -> list[str]:
         """Take one optimizer step; return the files of this process's images."""
@@ -91,10 +83,6 @@ class Loop:
         self._names = tuple(figures)
         self._values = torch.stack([*values, *(figure.to(values) for figure in figures.values())])
         return paths
-
-    def _tell(self, reading: Reading | None) -> None:
-        for observer in self.observers if reading else ():
-            observer.read(reading)  # type: ignore[arg-type]
 
 
 def _reseed(seed: int, number: int) -> torch.Generator:

@@ -29,7 +29,7 @@ def check(
     for saved in (names.epoch(plan.num_epochs), names.step(plan.num_steps), names.last()):
         (try_file if names.suffix else try_folder)(saved, _OTHER_NAME)
         try_state(names.state(saved), _OTHER_NAME)
-    for record in (names.settings(), names.metrics()):
+    for record in (names.settings(), names.metrics(), names.record(), names.control()):
         try_file(record, _OTHER_NAME, in_place=True)
     if previews is not None:
         try_file(previews.longest_file(names), _OTHER_NAME)

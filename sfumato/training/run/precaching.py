@@ -45,7 +45,7 @@ def cache_latents(run: Run) -> None:
     with _workplace(run, (VAE,)) as place:
         require_constant_images(place.training_set)
         place.check(latents=True)
-        cache_images(place.run, place.training_set, place.family, place.parts, place.processes)
+        cache_images(place.config, place.training_set, place.family, place.parts, place.processes)
         logger.info("latents of %s are in files", counted(place.num_images, "image"))
 
 
@@ -59,13 +59,13 @@ def cache_texts(run: Run) -> None:
     with _workplace(run, encoders) as place:
         require_cacheable_captions(place.training_set, to_disk=True)
         place.check(latents=False)
-        cache_captions(place.run, place.training_set, place.family, place.parts, place.processes, encoders)
+        cache_captions(place.config, place.training_set, place.family, place.parts, place.processes, encoders)
         logger.info("encoded captions of %s are in files", counted(place.num_images, "image"))
 
 
 @dataclass(frozen=True)
 class _Workplace:
-    run: Run
+    config: CachingConfig
     family: Family
     training_set: TrainingSet
     parts: Parts
@@ -104,7 +104,7 @@ def _workplace(run: Run, parts: Sequence[str]) -> Iterator[_Workplace]:
             keeps_memory=run[MemoryConfig].highvram,
         )
         with precision.autocast():
-            yield _Workplace(run, family, training_set, loaded, processes)
+            yield _Workplace(run[CachingConfig], family, training_set, loaded, processes)
     finally:
         processes.finish()
 

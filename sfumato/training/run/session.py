@@ -1,62 +1,39 @@
-"""One run that was found to be possible: load, cache, train, save."""
+"""One run that was found to be possible, and what it is made of."""
 
 from __future__ import annotations
 
-import logging
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
-import torch
 from torch import nn
 
-from sfumato import seeds
-from sfumato.adapters.network.network import Network
 from sfumato.caching.latents import require_constant_images
 from sfumato.caching.texts import require_cacheable_captions
-from sfumato.config.public import public_values, to_toml
 from sfumato.config.run.data.caching import CachingConfig
 from sfumato.config.run.data.loader import LoaderConfig
-from sfumato.config.run.data.validation import ValidationConfig
 from sfumato.config.run.model.memory import MemoryConfig
 from sfumato.config.run.model.model import ModelConfig
-from sfumato.config.run.output.tracking import TrackingConfig
 from sfumato.config.run.run import Run
-from sfumato.config.run.training.optimizer import OptimizerConfig
-from sfumato.config.run.training.schedule import ScheduleConfig
 from sfumato.data.batches.collate import Batch
 from sfumato.data.batches.dataset import TrainingSet
 from sfumato.data.batches.loader import Loader, TrainingData
 from sfumato.errors import UserError
-from sfumato.log import counted
 from sfumato.models.interface.family import DENOISER, VAE, Family
 from sfumato.models.interface.parts import Parts
-from sfumato.training.core.distributed import LateVote, Processes
+from sfumato.training.core.distributed import Processes
 from sfumato.training.core.memory import Swap
-from sfumato.training.core.plan import Plan, Step
+from sfumato.training.core.plan import Plan
 from sfumato.training.core.precision import Precision
-from sfumato.training.observers import trackers
-from sfumato.training.observers.finite import FiniteGuard
-from sfumato.training.observers.preview import PreviewObserver, Previews
-from sfumato.training.observers.progress import Averages, Bar
-from sfumato.training.observers.saving import Keeping, Names, Saver
-from sfumato.training.observers.validation import ValidationObserver, rhythm_for
+from sfumato.training.observers.preview import Previews
+from sfumato.training.observers.saving import Keeping, Names
 from sfumato.training.run.caches import cache_captions, cache_images, check_places
-from sfumato.training.run.ending import run_or_save
-from sfumato.training.run.interrupt import Interrupt
-from sfumato.training.run.loop import Loop, Observer
 from sfumato.training.run.weight_updates import update_for
-from sfumato.training.state import metadata
-from sfumato.training.state.resume import State, save_state
-from sfumato.training.trainables import ParameterGroup, Trainable, TrainingMethod
-from sfumato.training.update import schedulers
+from sfumato.training.state.resume import State
+from sfumato.training.trainables import ParameterGroup, TrainingMethod
 from sfumato.training.update.optimizer_step import WeightUpdate
 from sfumato.training.update.optimizers import OptimizerPlan
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -127,20 +104,8 @@ class TrainingSession:
         assert isinstance(self.training_set, TrainingSet)
         return self.training_set
 
-    def train(self) -> None:
-        """Load, cache, train, save."""
-        parts = self._parts()
-        self._fill_caches(parts)
-        torch.manual_seed(seeds.derive("initial weights", self.seed))
-        trainable = self.method.build(parts, self.precision, self.live_encoders)
-        update = self._update(parts, trainable.groups())
-        if self.state is not None:
-            update.stepping.recall()
-            self.state.restore(trainable, update)
-            logger.info("resuming after step %d", self.finished)
-        self._run(parts, trainable, update)
-
-    def _parts(self) -> Parts:
+    def parts(self) -> Parts:
+        """Return the parts of the model, each loaded when it is first asked for."""
         kept = (VAE,) if self.run[ModelConfig].no_half_vae else ()
         trained = self.method.trained_parts
         names = (DENOISER, VAE, *self.family.text_outputs)
@@ -161,14 +126,14 @@ class TrainingSession:
         assert self.swap is not None
         self.swap.place(denoiser, self.processes.device)
 
-    def _fill_caches(self, parts: Parts) -> None:
+    def fill_caches(self, parts: Parts) -> None:
         """Compute once what does not change, then let go of whatever computed it."""
-        tools = self.family, parts, self.processes
+        config, tools = self.run[CachingConfig], (self.family, parts, self.processes)
         with self.precision.autocast():
-            if self.run[CachingConfig].cache_latents:
-                cache_images(self.run, self._images, *tools)
+            if config.cache_latents:
+                cache_images(config, self._images, *tools)
             if self.cached_encoders:
-                cache_captions(self.run, self._images, *tools, self.cached_encoders)
+                cache_captions(config, self._images, *tools, self.cached_encoders)
             if self.previews is not None:
                 trained = self.method.trained_encoders
                 self.previews.encode(
@@ -176,156 +141,16 @@ class TrainingSession:
                 )
             parts.release(*self.cached_encoders)
 
-    def _update(self, parts: Parts, groups: Sequence[ParameterGroup]) -> WeightUpdate:
+    def update(self, parts: Parts, groups: Sequence[ParameterGroup]) -> WeightUpdate:
+        """Return what changes the weights of `groups`."""
         blocks = self.family.blocks(DENOISER, parts[DENOISER])
         shared = self.run, self.optimizer, self.precision, self.processes
         recall = self.swap.recall if self.swap is not None else lambda: None
         num_steps = self.plan.num_steps
         return update_for(*shared, groups, blocks, num_steps=num_steps, seed=self.seed, recall=recall)
 
-    def _run(self, parts: Parts, trainable: Trainable, update: WeightUpdate) -> None:
-        guard = FiniteGuard(skips=self.run[OptimizerConfig].on_nonfinite == "skip")
-        interrupt, vote = Interrupt(), LateVote(self.processes)
-        saver = self._saver(trainable, update, guard) if self.processes.is_first else None
-        observers = self._observers(trainable, guard, saver)
-        network = getattr(trainable, "network", None)
-        validation = self._validation(trainable, network, update, observers, interrupt)
-        observers += [validation] if validation else []
-        if self.previews is not None:
-            shown = self.previews.observer(
-                parts,
-                network,
-                self.names,
-                self.precision,
-                self.processes,
-                evaluating=update.stepping.evaluating,
-                should_stop=lambda: interrupt.is_asked,
-            )
-            observers.append(shown)
-        loop = Loop(
-            trainable,
-            update,
-            self.plan,
-            self._batches(),
-            self.seed,
-            observers,
-            self.finished,
-            lambda: vote(interrupt.is_asked),
-        )
-        if validation is not None:
-            validation.before = loop.catch_up
-        if saver is not None:
-            saver.before = loop.catch_up  # so that the figures of what is saved are checked, and recorded
-        try:
-            with interrupt.listening():
-                for shown in (o for o in observers if isinstance(o, PreviewObserver) and not self.finished):
-                    shown.at_first()
-                run_or_save(loop, interrupt, saver, guard)
-        finally:
-            for observer in observers:
-                getattr(observer, "close", lambda: None)()
-            self._name_skipped()
-
-    def _name_skipped(self) -> None:
-        for data in (self.training_set, self.training_set.validation):
-            for path, times in data.skipped.items() if data else ():
-                logger.warning("%s could not be decoded and was replaced %s", path, counted(times, "time"))
-
-    def _validation(
-        self,
-        trainable: Trainable,
-        network: Network | None,
-        update: WeightUpdate,
-        observers: Sequence[Observer],
-        interrupt: Interrupt,
-    ) -> ValidationObserver | None:
-        """Return what measures the loss of the validation images, if there are any."""
-        held_back = self.training_set.validation
-        if held_back is None:
-            return None
-        recorders = [o for o in observers if isinstance(o, trackers.MetricsFile | trackers.Recorder)]
-
-        def record(step: Step, figures: Mapping[str, float]) -> None:
-            for recorder in recorders:
-                recorder.record(step, figures)
-
-        return ValidationObserver(
-            trainable,
-            held_back,
-            self._loader(held_back),
-            rhythm_for(self.run[ValidationConfig]),
-            self.processes,
-            network,
-            Averages(self.plan.steps_per_epoch),
-            update.stepping.evaluating,
-            record,
-            should_stop=lambda: interrupt.is_asked,
-        )
-
-    def _observers(self, trainable: Trainable, guard: FiniteGuard, saver: Saver | None) -> list[Observer]:
-        observers: list[Observer] = [guard, Bar(self.plan, self._images_per_step(), self.finished)]
-        if saver is None:
-            return observers
-        self.names.settings().write_text(to_toml(public_values(self.run)), "utf-8")
-        rates = [group.name for group in trainable.groups()]
-        observers.append(trackers.MetricsFile(self.names.metrics(), rates, self.finished))
-        started = trackers.start(self.run[TrackingConfig], self.method.project, public_values(self.run))
-        observers.append(trackers.Recorder(started, rates, self.plan.steps_per_epoch))
-        observers.append(saver)
-        return observers
-
-    def _images_per_step(self) -> float:
-        return self.training_set.num_showings / self.plan.steps_per_epoch
-
-    def _saver(self, trainable: Trainable, update: WeightUpdate, guard: FiniteGuard) -> Saver:
-        save, keep = self._save_with(trainable, update, guard), self._save_state_with(trainable, update)
-        return Saver(self.names, self.keeping, self.plan, save, keep, guard.remember)
-
-    def _save_with(
-        self, trainable: Trainable, update: WeightUpdate, guard: FiniteGuard
-    ) -> Callable[[Path, Step], None]:
-        # Hashing a 24 GB base takes a minute, so it happens beside the first steps.
-        record = ThreadPoolExecutor(1).submit(self._metadata)
-        at_save = metadata.at_save if self.method.is_recorded else lambda step: {}
-
-        def save(path: Path, step: Step) -> None:
-            with update.stepping.evaluating():
-                guard.check_weights(step, trainable.tensors())
-                trainable.save(path, record.result() | at_save(step))
-
-        return save
-
-    def _save_state_with(
-        self, trainable: Trainable, update: WeightUpdate
-    ) -> Callable[[Path, Path, Step], None]:
-        record = {"seed": self.seed, "options": public_values(self.run)}
-
-        is_same = trainable.file_holds_all and not self.optimizer.is_schedule_free
-
-        def save(folder: Path, saved: Path, step: Step) -> None:
-            update.stepping.recall()
-            same = saved if is_same else None
-            save_state(folder, trainable, update, step.number, step.epoch, record, same)
-
-        return save
-
-    def _metadata(self) -> dict[str, str]:
-        rate = self.run[OptimizerConfig].learning_rate
-        if not self.method.is_recorded:
-            return {}
-        return metadata.adapter_metadata(
-            self.run,
-            self.family,
-            self.training_set,
-            self.plan,
-            seed=self.seed,
-            world=self.processes.world,
-            optimizer=self.optimizer.description,
-            scheduler=schedulers.describe(self.run[ScheduleConfig], self.optimizer, rate),
-            started_at=self.started_at,
-        )
-
-    def _loader(self, images: TrainingData) -> Loader:
+    def loader(self, images: TrainingData) -> Loader:
+        """Return what loads batches of these images."""
         config = self.run[LoaderConfig]
         return Loader(
             images,
@@ -334,9 +159,9 @@ class TrainingSession:
             pin=self.processes.device.type == "cuda",
         )
 
-    def _batches(self) -> Iterator[Batch]:
+    def batches(self) -> Iterator[Batch]:
         """Yield this process's batches from the first step that is to run, epoch after epoch."""
-        processes, loader = self.processes, self._loader(self.training_set)
+        processes, loader = self.processes, self.loader(self.training_set)
         for epoch in range(self.plan.step(self.finished + 1).epoch, self.plan.num_epochs + 1):
             plans = self.training_set.batches(epoch, num_per_step=self.plan.group)
             steps = self.plan.steps_of(epoch, self.finished)

@@ -34,11 +34,14 @@ from sfumato.models.interface.family import DENOISER, VAE, Family, ends_in_pure_
 from sfumato.models.registry.families import family_for
 from sfumato.training.core import distributed, memory, precision
 from sfumato.training.core.distributed import Processes
+from sfumato.training.core.observer import Observer
 from sfumato.training.core.plan import Plan, plan_for
 from sfumato.training.observers import preview, saving, trackers
 from sfumato.training.observers.saving import Names
+from sfumato.training.observers.warnings import WarningLog
 from sfumato.training.run import outputs, weight_updates
 from sfumato.training.run.account import Account, account, foresee
+from sfumato.training.run.execution import execute
 from sfumato.training.run.session import TrainingSession
 from sfumato.training.state import resume
 from sfumato.training.state.resume import State
@@ -49,17 +52,30 @@ from sfumato.training.update import optimizers, schedulers
 logger = logging.getLogger(__name__)
 
 
-def train(run: Run) -> None:
-    """Train as `run` says.
+def train(
+    run: Run, observers: Sequence[Observer] = (), *, signals: bool = False, bar: bool = True
+) -> list[Path]:
+    """Train as `run` says, in any thread; return the weights that were saved, in order.
+
+    The weights of the last step come last. In a run of several processes the first one saves, and the
+    others return nothing. An observer or the control file may end the run early: it is saved, and what
+    was saved is returned.
+
+    Args:
+        observers: watch the run, and may ask it for something (`Started.commands`); see docs/observers.md.
+        signals: let Ctrl-C and SIGTERM save and end the run; in the main thread only.
+        bar: show the progress on standard error.
 
     Raises:
         UserError: something is wrong that the user can mend; mostly before any weight is loaded.
+        StoppedError: a signal ended the run.
     """
     processes = distributed.start(run[DistributedConfig])
     try:
-        session = prepare(run, processes)
-        foresee(session)
-        session.train()
+        with WarningLog().listening() as warnings:
+            session = prepare(run, processes)
+            foresee(session)
+            return execute(session, observers, warnings=warnings, signals=signals, bar=bar)
     finally:
         processes.finish()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -97,12 +98,14 @@ def adapter_metadata(
     optimizer: str,
     scheduler: str,
     started_at: float,
+    sha256: Callable[[Path], str] = file_sha256,
 ) -> dict[str, str]:
     """Return everything that is known when training starts; values are strings as Python prints them.
 
     Args:
         optimizer, scheduler: their descriptions (`OptimizerPlan.description`, `schedulers.describe`).
         started_at: Unix seconds.
+        sha256: returns the hash of a file, which somebody else may have read already.
     """
     values: dict[str, Any] = {
         "ss_session_id": random.SystemRandom().randint(0, 2**32),
@@ -130,7 +133,7 @@ def adapter_metadata(
     if FlowConfig in run:
         values |= {f"ss_{name}": getattr(run[FlowConfig], name) for name in FLOW}
     values |= _network_arguments(run[NetworkConfig])
-    values |= _base_model(run[ModelConfig])
+    values |= _base_model(run[ModelConfig], sha256)
     if isinstance(training_set, TrainingSet):
         values |= _data_set(run, training_set, world)
     else:
@@ -162,7 +165,7 @@ def _network_arguments(config: NetworkConfig) -> dict[str, str]:
     return {"ss_network_args": json.dumps(arguments)}
 
 
-def _base_model(config: ModelConfig) -> dict[str, str]:
+def _base_model(config: ModelConfig, sha256: Callable[[Path], str]) -> dict[str, str]:
     values = {}
     for key, hash_key, name in (
         ("ss_sd_model_name", "sd_model_hash", config.pretrained_model_name_or_path),
@@ -174,7 +177,7 @@ def _base_model(config: ModelConfig) -> dict[str, str]:
         values[key] = path.name if path.exists() else name
         if path.exists():
             values[f"ss_{hash_key}"] = legacy_file_hash(path)
-            values[f"ss_new_{hash_key}"] = file_sha256(path) if path.is_file() else "IsADirectory"
+            values[f"ss_new_{hash_key}"] = sha256(path) if path.is_file() else "IsADirectory"
     return values
 
 

@@ -11,6 +11,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from sfumato.adapters.network.network import Network
 from sfumato.adapters.network.rates import ParameterGroup
 from sfumato.config.run.run import Run
 from sfumato.data.batches.collate import Batch
@@ -41,9 +42,15 @@ class Trainable(Protocol):
 
     Attributes:
         file_holds_all: whether `save` writes just what `tensors` yields, each as it is and under its name.
+        network: the adapters at work on the model, if it has any.
     """
 
     file_holds_all: bool
+
+    @property
+    def network(self) -> Network | None:
+        """The adapters; see above."""
+        ...
 
     def groups(self) -> Sequence[ParameterGroup]:
         """Return the parameters to optimize; each belongs to exactly one group."""

@@ -81,6 +81,10 @@ class FullTraining:
     denoising: Denoising
     file_holds_all: bool
 
+    @property
+    def network(self) -> None:
+        """Return None: there are no adapters."""
+
     def groups(self) -> list[ParameterGroup]:
         """Return one group: all weights."""
         rate = self.method.run[OptimizerConfig].learning_rate

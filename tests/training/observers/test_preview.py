@@ -31,6 +31,10 @@ from sfumato.models.interface.family import DENOISER, VAE, Family
 from sfumato.models.interface.parts import Parts
 from sfumato.nn import checkpointing
 from sfumato.sampling.output import read_request
+from sfumato.training.core.audience import Audience
+from sfumato.training.core.commands import Command, Commands
+from sfumato.training.core.events import ImageMade, Started
+from sfumato.training.core.observer import Observer
 from sfumato.training.core.plan import Plan, Step
 from sfumato.training.core.precision import Precision
 from sfumato.training.observers import preview
@@ -46,6 +50,7 @@ from tests.sampling.fake import FakeFamily
 
 CPU = torch.device("cpu")
 FP32 = Precision(CPU, torch.float32, torch.float32)
+START = Started(Path("cat.safetensors"), 0, 4, Commands())
 
 
 @dataclass
@@ -57,6 +62,9 @@ class OneOf:
 
     def sum_(self, tensor: Tensor) -> None:
         """Sum over one process."""
+
+    def of_others(self, things: list[Any]) -> list[Any]:
+        return []
 
 
 @pytest.fixture(autouse=True)
@@ -193,9 +201,9 @@ def trained(family: Family, trained_encoder: str, folder: Path | None) -> dict[s
     )
     update = Update(Stepping(optimizer), OneOf(), max_grad_norm=1.0)  # type: ignore[arg-type]
     schedule = Plan(num_batches=4, group=1, num_steps=4)
-    for watching in observers:
-        watching.at_first()
-    Loop(learner, update, schedule, (Nothing() for _ in range(4)), 7, observers).run()  # type: ignore[arg-type]
+    audience = Audience(observers)
+    audience.started(START)
+    Loop(learner, update, schedule, (Nothing() for _ in range(4)), 7, audience).run()  # type: ignore[arg-type]
     return {name: tensor.detach().clone() for name, tensor in learner.tensors()}
 
 
@@ -426,23 +434,41 @@ def test_the_optimizer_is_told_in_every_process(tmp_path: Path) -> None:
 
 
 def test_processes_share_the_prompts(tmp_path: Path) -> None:
-    told: list[tuple[int, str, str]] = []
+    told: list[ImageMade] = []
+
+    class Notebook(Observer):
+        def image(self, event: ImageMade) -> None:
+            told.append(event)
+
     for rank in range(2):
         previews = planned(tmp_path, "a --s 1\nb --s 1\nc --s 1")
         observer(
             previews,
             tmp_path / str(rank),
             processes=OneOf(rank, 2),
-            on_image=lambda index, prompt, path, image: told.append((index, prompt, image.mode)),
+            audience=Notebook(),
         ).after(Plan(2, 1, 2).step(1))
-    assert told == [(0, "a", "RGB"), (2, "c", "RGB"), (1, "b", "RGB")]
+    assert [(event.index, event.prompt, event.step) for event in told] == [
+        (0, "a", 1),
+        (2, "c", 1),
+        (1, "b", 1),
+    ]
+    assert all(event.path.is_file() for event in told)
     assert [path.name.split("_")[2] for rank in "01" for path in made(tmp_path / rank)] == ["00", "02", "01"]
 
 
+def test_previews_that_somebody_asks_for_are_made_once(tmp_path: Path) -> None:
+    plan, watching = Plan(2, 1, 4), observer(planned(tmp_path, "a --s 1", sample_every_n_steps=2), tmp_path)
+    for number in (1, 2):
+        watching.after(plan.step(number))
+        watching.asked(Command.SAMPLE, plan.step(number))
+    assert [path.name[:10] for path in made(tmp_path)] == ["cat_000001", "cat_000002"]
+
+
 def test_first_previews_come_only_if_asked_for(tmp_path: Path) -> None:
-    observer(planned(tmp_path, "a --s 1"), tmp_path).at_first()
+    observer(planned(tmp_path, "a --s 1"), tmp_path).started(START)
     assert made(tmp_path) == []
-    observer(planned(tmp_path, "a --s 1", sample_at_first=True), tmp_path).at_first()
+    observer(planned(tmp_path, "a --s 1", sample_at_first=True), tmp_path).started(START)
     assert made(tmp_path)[0].name.startswith("cat_e000000_00_")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import struct
@@ -11,12 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from sfumato.config.run.output.tracking import TrackingConfig
 from sfumato.errors import UserError
+from sfumato.training.core.events import Ended, ImageMade
+from sfumato.training.core.observer import Observer
 from sfumato.training.core.plan import Plan
 from sfumato.training.core.readings import Rate, Reading
 from sfumato.training.observers import trackers
+from sfumato.training.observers.metrics import MetricsFile
 
 
 class Sheet:
@@ -41,10 +46,10 @@ def _scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
     return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
 
 
-def _record(recorder: trackers.Recorder, plan: Plan, losses: list[float], rate: Rate) -> None:
+def _record(recorder: Observer, plan: Plan, losses: list[float], rate: Rate) -> None:
     for step, loss in zip(plan.steps(), losses, strict=True):
         recorder.read(Reading(step, loss, 1.0, [rate, rate], []))
-    recorder.close()
+    recorder.ended(Ended(len(losses), "finished"))
 
 
 def test_losses_and_rates_have_the_names_and_values_of_sd_scripts() -> None:
@@ -162,7 +167,7 @@ def _read_wandb(folder: Path) -> tuple[dict[str, Any], list[dict[str, float]]]:
             header = {"name": record.run.display_name, "project": record.run.project, "settings": settings}
         if record.WhichOneof("record_type") == "history":
             items = record.history.item
-            rows.append({i.key or i.nested_key[0]: json.loads(i.value_json) for i in items})
+            rows.append({i.key or ".".join(i.nested_key): json.loads(i.value_json) for i in items})
     return header, rows
 
 
@@ -191,6 +196,46 @@ def test_wandb_gets_figures_name_and_settings(tmp_path: Path, monkeypatch: pytes
     assert rows[1]["loss/epoch_average"] == 2.0
     (events,) = (tmp_path / "logs").rglob("events*.cat*")
     assert _scalars(events.parent)["lr/unet"] == [(1, 0.25), (2, 0.25)]
+
+
+def _picture(folder: Path) -> ImageMade:
+    path = folder / "preview.png"
+    Image.new("RGB", (4, 2), (255, 0, 0)).save(path)
+    return ImageMade(step=3, index=1, prompt="a red cat", path=path)
+
+
+def test_tensorboard_shows_previews(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    started = trackers.start(TrackingConfig(logging_dir=str(tmp_path / "logs")), "train", {})
+    recorder = trackers.Recorder(started, [], 1)
+    recorder.image(_picture(tmp_path))
+    recorder.ended(Ended(3, "finished"))
+    (written,) = (tmp_path / "logs").rglob("events*")
+    events = EventAccumulator(str(written.parent))
+    events.Reload()
+    (shown,) = events.Images("sample_1")
+    assert (shown.step, shown.width, shown.height) == (3, 4, 2)
+    with Image.open(io.BytesIO(shown.encoded_image_string)) as image:
+        assert image.convert("RGB").getpixel((0, 0)) == (255, 0, 0)
+    (text,) = events.Tensors("sample_1/text_summary")
+    assert text.tensor_proto.string_val == [b"a red cat"]
+
+
+def test_wandb_shows_previews(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    monkeypatch.setenv("WANDB_API_KEY", "")
+    config = TrackingConfig(logging_dir=str(tmp_path / "logs"), log_with="wandb")
+    recorder = trackers.Recorder(trackers.start(config, "train", {}), [], 1)
+    recorder.image(_picture(tmp_path))
+    recorder.ended(Ended(3, "finished"))
+    _, (row,) = _read_wandb(tmp_path / "logs")
+    assert row["_step"] == 3
+    (file,) = (tmp_path / "logs").rglob("*.png")
+    assert file.read_bytes() == (tmp_path / "preview.png").read_bytes()
+    assert (row["sample_1.caption"], row["sample_1.width"]) == ("a red cat", 4)
+    assert file.match(str(row["sample_1.path"]))
 
 
 def test_wandb_without_a_way_to_report_keeps_the_record_and_says_so(
@@ -268,14 +313,16 @@ def test_a_missing_package_is_named_with_the_command_that_installs_it(
 def test_the_metrics_file_of_a_resumed_run_has_every_step_once(tmp_path: Path) -> None:
     path, plan = tmp_path / "out" / "x.metrics.jsonl", Plan(2, 1, 4)
     for finished, end in ((0, 3), (2, 4)):  # the third step was lost
-        file = trackers.MetricsFile(path, ["unet"], finished)
+        file = MetricsFile(path, ["unet"], finished)
         for step in list(plan.steps(finished))[: end - finished]:
             file.read(Reading(step, float(10 * finished + step.number), 0.5, [Rate(1e-4)], []))
-        file.close()
-    rows = [json.loads(line) for line in path.read_text().splitlines()]
+        file.ended(Ended(end, "finished"))
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    rows = [line for line in lines if "event" not in line]
     assert [row["step"] for row in rows] == [1, 2, 3, 4]
     assert [row["loss"] for row in rows] == [1, 2, 23, 24]
     assert rows[0] == {"step": 1, "epoch": 1, "loss": 1.0, "grad_norm": 0.5, "lr/unet": 1e-4}
+    assert [line for line in lines if "event" in line] == [{"event": "ended", "step": 4, "how": "finished"}]
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
@@ -283,6 +330,6 @@ def test_figures_that_find_no_room_do_not_end_the_run(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
-    metrics = trackers.MetricsFile(tmp_path / "metrics.jsonl", ["clip_l", "unet"], 0)
+    metrics = MetricsFile(tmp_path / "metrics.jsonl", ["clip_l", "unet"], 0)
     _record(metrics, Plan(1, 1, 3), [3.0, 2.0, 1.0], Rate(0.25))
     assert caplog.text.count("No space left on device; figures are no longer recorded there") == 1

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, cast
@@ -15,6 +15,9 @@ from sfumato.data.batches import dataset
 from sfumato.data.batches.collate import Batch
 from sfumato.data.batches.dataset import TrainingSet
 from sfumato.data.batches.loader import Loader
+from sfumato.training.core.audience import Audience
+from sfumato.training.core.events import Validated
+from sfumato.training.core.observer import Observer
 from sfumato.training.core.plan import Plan, Step
 from sfumato.training.core.readings import Reading
 from sfumato.training.observers.progress import Averages
@@ -53,7 +56,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> TrainingSet:
 
 
 def observer(
-    images: TrainingSet, processes: Processes | None = None, record: Any = None, **config: Any
+    images: TrainingSet, processes: Processes | None = None, audience: Audience | None = None, **config: Any
 ) -> ValidationObserver:
     return ValidationObserver(
         cast("Any", Guess()),
@@ -64,7 +67,7 @@ def observer(
         None,
         Averages(4),
         nullcontext,
-        record or (lambda step, figures: None),
+        audience or Audience(),
     )
 
 
@@ -125,12 +128,13 @@ def test_at_most_so_many_batches_are_measured(images: TrainingSet) -> None:
 
 
 def test_figures_are_recorded_beside_the_average_of_the_training(images: TrainingSet) -> None:
-    recorded: list[tuple[int, Mapping[str, float]]] = []
-    measuring = observer(
-        images,
-        record=lambda step, figures: recorded.append((step.number, figures)),
-        validate_every_n_steps=2,
-    )
+    recorded: list[Validated] = []
+
+    class Notebook(Observer):
+        def validated(self, event: Validated) -> None:
+            recorded.append(event)
+
+    measuring = observer(images, audience=Audience([Notebook()]), validate_every_n_steps=2)
     steps: Iterator[Step] = Plan(num_batches=4, group=1, num_steps=2).steps()
     for step, loss in zip(steps, (0.25, 0.75), strict=True):
         measuring.read(Reading(step, loss, 1.0, [], []))
@@ -138,7 +142,7 @@ def test_figures_are_recorded_beside_the_average_of_the_training(images: Trainin
     loss = measuring.measure()
     assert loss is not None
     expected = {"loss/validation/step_average": loss, "loss/validation/step_divergence": loss - 0.5}
-    assert recorded == [(2, expected)]
+    assert recorded == [Validated(step=2, epoch=1, figures=expected)]
 
 
 def test_a_measurement_that_one_process_gives_up_counts_for_none(images: TrainingSet, tmp_path: Path) -> None:

@@ -13,6 +13,9 @@ from sfumato.adapters.network.rates import ParameterGroup
 from sfumato.config.run.training.optimizer import OptimizerConfig
 from sfumato.config.run.training.schedule import ScheduleConfig
 from sfumato.errors import UserError
+from sfumato.training.core.audience import Audience
+from sfumato.training.core.commands import Command
+from sfumato.training.core.observer import Observer
 from sfumato.training.core.plan import Plan, Step
 from sfumato.training.core.readings import Reading
 from sfumato.training.observers.finite import FiniteGuard
@@ -84,7 +87,7 @@ class Twins(OneOf):
 
 
 @dataclass
-class Notebook:
+class Notebook(Observer):
     readings: list[Reading] = field(default_factory=list)
     steps: list[int] = field(default_factory=list)
 
@@ -114,7 +117,7 @@ def _update(line: Line, kind: str, plan: Plan, **settings: Any) -> Update:
 
 def test_the_loop_learns_and_reports_every_step_once_and_in_order() -> None:
     plan, line, notes = Plan(5, 1, 60), Line(), Notebook()
-    last = Loop(line, _update(line, "AdamW", plan), plan, _batches(plan), 7, [notes]).run()
+    last = Loop(line, _update(line, "AdamW", plan), plan, _batches(plan), 7, Audience([notes])).run()
     assert last.is_last
     assert notes.steps == list(range(1, 61))
     losses = [reading.loss for reading in notes.readings]
@@ -150,7 +153,7 @@ def test_a_steps_loss_and_gradient_are_the_mean_over_its_micro_batches(is_fused:
     update = (FusedUpdate if is_fused else Update)(stepping, OneOf(), 0.0)  # type: ignore[arg-type]
     values = ([1.0, 3.0], [4.0, 8.0], [5.0, 7.0])  # two micro-batches in the first step, one in the last
     batches = (Numbers(torch.tensor(pair), []) for pair in values)
-    Loop(product, update, plan, batches, 0, [notes]).run()  # type: ignore[arg-type]
+    Loop(product, update, plan, batches, 0, Audience([notes])).run()  # type: ignore[arg-type]
     assert [(reading.loss, reading.grad_norm) for reading in notes.readings] == [(4.0, 4.0), (-6.0, 6.0)]
     assert product.factor.item() == 1 - 0.5 * 4 - 0.5 * 6
 
@@ -161,7 +164,7 @@ def test_losses_and_gradients_are_summed_over_processes(is_fused: bool) -> None:
     stepping = Stepping(torch.optim.SGD([product.factor], lr=0.5))
     update = (FusedUpdate if is_fused else Update)(stepping, Twins(0, 2), 0.0)  # type: ignore[arg-type]
     batches = iter([Numbers(torch.tensor([1.0, 3.0]), [])])  # half of the step is this process's
-    Loop(product, update, plan, batches, 0, [notes]).run()  # type: ignore[arg-type]
+    Loop(product, update, plan, batches, 0, Audience([notes])).run()  # type: ignore[arg-type]
     assert [(reading.loss, reading.grad_norm) for reading in notes.readings] == [(2.0, 2.0)]
     assert product.factor.item() == 1 - 0.5 * 2
 
@@ -175,9 +178,11 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(kind: str, stop: 
 
     first, notes = Line(), Notebook()
     update = _update(first, kind, plan)
-    interrupted = Loop(
-        first, update, plan, _batches(plan), 3, [notes], should_stop=lambda: len(notes.steps) == stop
-    )
+
+    def asked() -> list[Command]:
+        return [Command.STOP] if len(notes.steps) == stop else []
+
+    interrupted = Loop(first, update, plan, _batches(plan), 3, Audience([notes]), commands=asked)
     assert interrupted.run().number == stop
     resume.save_state(tmp_path / "x-state", first, update, stop, 1, {"seed": 3, "options": {}})
 
@@ -229,7 +234,7 @@ def test_a_step_that_is_not_finite_stops_the_run_with_its_files_and_spares_the_w
 
     update = _update(line, "AdamW", plan)
     with pytest.raises(UserError, match=r"step 3: loss nan.*2\.png \(nothing was saved yet\)"):
-        Loop(line, update, plan, poisoned(), 0, [notes, FiniteGuard()]).run()
+        Loop(line, update, plan, poisoned(), 0, Audience([notes, FiniteGuard()])).run()
     assert notes.steps == [1, 2, 3]
     assert all(torch.isfinite(tensor).all() for _, tensor in line.tensors())
 
