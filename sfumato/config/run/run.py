@@ -1,10 +1,24 @@
 """What one invocation asks for: a script, a family, what is trained, and one frozen section per topic."""
 
-from collections.abc import Iterable, Iterator
-from dataclasses import fields
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any, TypeVar
 
 Section = TypeVar("Section")
+
+
+@dataclass(frozen=True)
+class NamedFile:
+    """A file or folder that an option names.
+
+    Attributes:
+        path: None where the option is not given.
+        option: without dashes, for messages.
+    """
+
+    path: Path | None
+    option: str
 
 
 class Run:
@@ -15,6 +29,7 @@ class Run:
 
     Attributes:
         from_file: options that a configuration file gave; front-ends write it, without knowing the machine.
+        files: options that name files of the model, by its parts, where they are not those of all scripts.
     """
 
     def __init__(
@@ -24,11 +39,13 @@ class Run:
         sections: Iterable[Any],
         method: str = "",
         from_file: frozenset[str] = frozenset(),
+        files: Mapping[str, str] | None = None,
     ) -> None:
         self.script = script
         self.family = family
         self.method = method
         self.from_file = from_file
+        self.files = files or {}
         self._sections = {type(section): section for section in sections}
 
     def __getitem__(self, section: type[Section]) -> Section:
@@ -43,7 +60,13 @@ class Run:
     def with_sections(self, *sections: Any) -> "Run":
         """Return a copy in which each given section replaces the one of its type."""
         replaced = self._sections | {type(section): section for section in sections}
-        return Run(self.script, self.family, replaced.values(), self.method, self.from_file)
+        return Run(self.script, self.family, replaced.values(), self.method, self.from_file, self.files)
+
+    def file(self, part: str, usual: str) -> NamedFile:
+        """Return the file that is given for a part of the model; `usual` is the option in most scripts."""
+        option = self.files.get(part, usual)
+        name = self.values().get(option)
+        return NamedFile(Path(name) if name else None, option)
 
     def values(self) -> dict[str, Any]:
         """Return every option of every section, by its name on the command line."""

@@ -19,6 +19,7 @@ class Script:
         family: whose models it works on; empty where the files tell.
         method: the word for what is trained in `sfumato train FAMILY METHOD`.
         trainable: what the training package calls it; becomes `Run.method`.
+        files: options that name files of the model, by its parts, where they are not those of all scripts.
         is_drop_in: whether sd-scripts has a script of that name.
         absent: options of these sections that the script does not have; their defaults hold.
         overrides: defaults that differ from the sections'.
@@ -36,6 +37,7 @@ class Script:
     family: str = ""
     method: str = ""
     trainable: str = ""
+    files: Mapping[str, str] = field(default_factory=dict)
     is_drop_in: bool = True
     absent: frozenset[str] = frozenset()
     overrides: Mapping[str, Any] = field(default_factory=dict)

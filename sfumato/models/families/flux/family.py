@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -27,7 +26,6 @@ from sfumato.models.components.tokenizers import CLIP_LENGTH
 from sfumato.models.families.flux import targets, text
 from sfumato.models.families.flux.files import CLIP_L, PARTS, T5XXL, FluxFiles
 from sfumato.models.families.flux.network import Flux
-from sfumato.models.families.flux.options import FluxGenerationOptions, FluxMergeOptions, FluxOptions
 from sfumato.models.families.flux.packing import PATCH, image_ids, pack, unpack
 from sfumato.models.families.flux.transformer import save_transformer
 from sfumato.models.interface.conditioning import Conditioning
@@ -45,24 +43,18 @@ _T5_LENGTHS = {"dev": 512, "schnell": 256}
 
 def create(run: Run) -> FluxFamily:
     """Return the family that the run's options describe."""
-    model, options = run[ModelConfig], run[FluxOptions]
-    checkpoint, label = model.pretrained_model_name_or_path, PARTS[DENOISER].option
-    if FluxGenerationOptions in run:
-        options = run[FluxGenerationOptions]
-        checkpoint, label = options.ckpt_path, "ckpt_path"
-    if FluxMergeOptions in run:
-        options = replace(options, clip_l=run[FluxMergeOptions].clip_l, t5xxl=run[FluxMergeOptions].t5xxl)
-        checkpoint, label = run[FluxMergeOptions].flux_model, "flux_model"
+    model, values = run[ModelConfig], run.values()
+    files = {part: run.file(part, spec.option) for part, spec in PARTS.items()}
     return FluxFamily(
-        _path(checkpoint),
-        _path(options.clip_l),
-        _path(options.t5xxl),
-        _path(options.ae),
-        _path(model.tokenizer_cache_dir),
-        t5_max_length=run[FluxOptions].t5xxl_max_token_length,
-        apply_t5_mask=options.apply_t5_attn_mask,
+        files[DENOISER].path,
+        files[CLIP_L].path,
+        files[T5XXL].path,
+        files[VAE].path,
+        Path(model.tokenizer_cache_dir) if model.tokenizer_cache_dir else None,
+        t5_max_length=values.get("t5xxl_max_token_length"),
+        apply_t5_mask=values.get("apply_t5_attn_mask", False),
         use_mmap=not model.disable_mmap_load_safetensors,
-        denoiser_option=label,
+        denoiser_option=files[DENOISER].option,
     )
 
 
@@ -239,10 +231,6 @@ class FluxFamily:
     def rewrite_folder(self, folder: Path, how: Rewriting) -> None:
         """Write the denoiser's part of a folder in diffusers' layout, always as safetensors."""
         self._files.rewrite_folder(folder, how)
-
-
-def _path(text_or_none: str | None) -> Path | None:
-    return Path(text_or_none) if text_or_none else None
 
 
 def _bundled_tokenizers(transformer: Path | None) -> Path | None:

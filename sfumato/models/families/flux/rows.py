@@ -74,6 +74,7 @@ ROWS: tuple[Script, ...] = (
         summary="Make images with FLUX.1 and any number of LoRAs.",
         family="flux",
         command="generate",
+        files={"denoiser": "ckpt_path"},
         sections=(FluxGenerationOptions, GenerationConfig),
         absent=names("sampler"),
         unsupported=names("model_type"),
@@ -83,6 +84,7 @@ ROWS: tuple[Script, ...] = (
         summary="Merge adapters into FLUX.1 and its text encoders, or with each other.",
         family="flux",
         command="merge",
+        files={"denoiser": "flux_model"},
         sections=(AdapterMergingConfig, FluxMergeOptions, FreeMergeFormatConfig),
         without_effect={
             **ALWAYS_STREAMED,
