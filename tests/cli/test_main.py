@@ -34,6 +34,10 @@ ROOT = Path(__file__).parents[2]
             "--console_log_file /no-such-folder/log cannot be written: No such file or directory",
         ),
         (["generate"], "--ckpt_path must be given"),
+        (["tell", "outputs/a", "pause"], "(choose from"),
+        (["tell", "no-such-folder/a", "stop"], "a is no run: there is no a.run.json"),
+        (["rerun"], "write sfumato rerun RECORD"),
+        (["rerun", "a", "--config_file=b.toml"], "--config_file cannot be used with rerun"),
         (["options"], "SCRIPT"),
         (["options", "flux_train_netwrk"], "(did you mean flux_train_network?)"),
     ],
@@ -52,7 +56,8 @@ def test_what_a_user_can_mend_is_one_line_and_status_2(
 def test_help_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     text = capsys.readouterr().out
-    assert all(name in text for name in ("train", "generate", "demo", "options", "sd-scripts", "--version"))
+    named = ("train", "generate", "tell", "rerun", "demo", "options", "sd-scripts", "--version")
+    assert all(name in text for name in named)
     assert main([]) == 2
     capsys.readouterr()
     assert main(["--version"]) == 0

@@ -114,7 +114,8 @@ def read_record(path: Path) -> RunRecord:
             raise UserError(f"{path} has version {values['version']}; this program reads version {VERSION}")
         own = {field.name: values[field.name] for field in fields(RunRecord)}
         own["files"] = {name: FileRecord(**file) for name, file in own["files"].items()}
-        return RunRecord(**{**own, "process": ProcessRecord(**own["process"])})
+        own |= {"process": ProcessRecord(**own["process"]), "saved": tuple(own["saved"])}
+        return RunRecord(**own)
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}; {_REMEDY}") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:

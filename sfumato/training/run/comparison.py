@@ -11,6 +11,7 @@ from sfumato.checkpoints.hashes import file_sha256, folder_sha256
 from sfumato.training.core.events import Started
 from sfumato.training.core.observer import Observer
 from sfumato.training.core.record import FileRecord, RunRecord
+from sfumato.training.state.evidence import ALL
 from sfumato.training.state.resume import PLACES
 
 _MOST_NAMES = 3
@@ -82,6 +83,10 @@ def _sha256(path: Path) -> str:
 
 def _of_folder(folder: str, before: Mapping[str, str], now: Mapping[str, str]) -> Iterator[str]:
     """Yield a line about the images of one folder; see `RunRecord.images`."""
+    if ALL in before or ALL in now:
+        if before != now:
+            yield f"images or captions of {folder} are others"
+        return
     both = [name for name in before if name in now]
     found = {
         "added": [name for name in now if name not in before],

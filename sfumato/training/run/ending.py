@@ -6,7 +6,6 @@ import logging
 
 from sfumato.data.batches.loader import is_worker_death
 from sfumato.errors import StoppedError, UserError
-from sfumato.training.core.events import Ending
 from sfumato.training.observers.finite import FiniteGuard
 from sfumato.training.observers.saving import Saver
 from sfumato.training.run.interrupt import Interrupt
@@ -15,8 +14,8 @@ from sfumato.training.run.loop import Loop
 logger = logging.getLogger(__name__)
 
 
-def run_or_save(loop: Loop, interrupt: Interrupt, saver: Saver | None, guard: FiniteGuard) -> Ending:
-    """Run the loop; save where it is if it ends early. Return how it ended.
+def run_or_save(loop: Loop, interrupt: Interrupt, saver: Saver | None, guard: FiniteGuard) -> None:
+    """Run the loop; save where it is if it ends early.
 
     Args:
         saver: None in all processes but the first.
@@ -29,11 +28,11 @@ def run_or_save(loop: Loop, interrupt: Interrupt, saver: Saver | None, guard: Fi
         # The run was killed after its last step's state and before its last file.
         if saver is not None:
             saver.after(loop.plan.step(loop.finished))
-        return "finished"
+        return
     death: str | None = None
     try:
         if loop.run().is_last:
-            return "finished"
+            return
     except (RuntimeError, OSError, EOFError) as error:
         # A signal to the whole group reaches what starts and feeds the loading processes too.
         if not interrupt.is_asked and not is_worker_death(error):
@@ -48,7 +47,6 @@ def run_or_save(loop: Loop, interrupt: Interrupt, saver: Saver | None, guard: Fi
             f"lower --max_data_loader_n_workers: {how}"
         )
     logger.info("the run was asked to stop: %s", how)
-    return "stopped"
 
 
 def _save(loop: Loop, saver: Saver | None, guard: FiniteGuard) -> str:

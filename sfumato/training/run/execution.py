@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import torch
@@ -12,18 +12,19 @@ import torch
 from sfumato import seeds
 from sfumato.errors import StoppedError
 from sfumato.log import counted
+from sfumato.training.core.audience import Audience
 from sfumato.training.core.commands import Command, Commands
 from sfumato.training.core.control import ControlFile
 from sfumato.training.core.distributed import LateVote
 from sfumato.training.core.events import Ended, Ending, Started
 from sfumato.training.core.observer import Observer
-from sfumato.training.observers.warnings import WarningLog, WarningTeller
+from sfumato.training.observers.warnings import WarningLog
 from sfumato.training.run.agreement import Agreement
 from sfumato.training.run.ending import run_or_save
 from sfumato.training.run.interrupt import Interrupt
 from sfumato.training.run.loop import Loop
 from sfumato.training.run.session import TrainingSession
-from sfumato.training.run.watchers import Loaded, watchers_for
+from sfumato.training.run.watchers import Loaded, Watchers, watchers_for
 
 logger = logging.getLogger(__name__)
 
@@ -44,41 +45,19 @@ def execute(
         warnings: what is told to observers as warnings.
         signals, bar: see `setup.train`.
     """
-    loaded = _load(session)
-    control = ControlFile(session.names.control()) if session.processes.is_first else None
+    loaded, names = _load(session), session.names
     commands = Commands({Command.SAMPLE: _NO_PREVIEWS} if session.previews is None else {})
-    watchers = watchers_for(loaded, commands, observers, bar=bar)
-    audience, saver = watchers.audience, watchers.saver
-    teller = WarningTeller(warnings or WarningLog(), audience)
-    audience.join(teller)
-    agreement = Agreement(commands, LateVote(session.processes), control)
-    loop = Loop(
-        loaded.trainable,
-        loaded.update,
-        session.plan,
-        session.batches(),
-        session.seed,
-        audience,
-        session.finished,
-        agreement,
-    )
+    watchers = watchers_for(loaded, commands, observers, warnings or WarningLog(), bar=bar)
+    control = ControlFile(names.control()) if session.processes.is_first else None
+    loop = _loop(loaded, watchers.audience, Agreement(commands, LateVote(session.processes), control))
     interrupt = Interrupt(commands.stop)
-    start = session.names.last(), session.finished, session.plan.num_steps, commands, watchers.record
-    how: Ending = "failed"
-    try:
-        with interrupt.listening() if signals else nullcontext():
-            audience.started(Started(*start))
-            how = run_or_save(loop, interrupt, saver, watchers.guard)
-    except (StoppedError, KeyboardInterrupt):
-        how = "stopped"
-        raise
-    finally:
-        _name_skipped(session)
-        teller.tell(loop.num_done)
-        audience.ended(Ended(loop.num_done, how, tuple(saver.kept if saver else ())))
-        if control is not None:
-            control.clear()
-    return list(saver.kept if saver else ())
+    start = names.last(), session.finished, session.plan.num_steps, commands, watchers.record
+    with _told(session, loop, watchers), interrupt.listening() if signals else nullcontext():
+        watchers.audience.started(Started(*start))
+        run_or_save(loop, interrupt, watchers.saver, watchers.guard)
+    if control is not None:
+        control.clear()
+    return list(watchers.saved)
 
 
 def _load(session: TrainingSession) -> Loaded:
@@ -93,6 +72,36 @@ def _load(session: TrainingSession) -> Loaded:
         session.state.restore(trainable, update)
         logger.info("resuming after step %d", session.finished)
     return Loaded(session, parts, trainable, update)
+
+
+def _loop(loaded: Loaded, audience: Audience, agreement: Agreement) -> Loop:
+    session = loaded.session
+    return Loop(
+        loaded.trainable,
+        loaded.update,
+        session.plan,
+        session.batches(),
+        session.seed,
+        audience,
+        session.finished,
+        agreement,
+    )
+
+
+@contextmanager
+def _told(session: TrainingSession, loop: Loop, watchers: Watchers) -> Iterator[None]:
+    """Tell everybody how the run in the block ended, after all that there is to warn of."""
+    how: Ending = "failed"
+    try:
+        yield
+        how = "finished" if loop.num_done == session.plan.num_steps else "stopped"
+    except (StoppedError, KeyboardInterrupt):
+        how = "stopped"
+        raise
+    finally:
+        _name_skipped(session)
+        watchers.teller.tell(loop.num_done)
+        watchers.audience.ended(Ended(loop.num_done, how, watchers.saved))
 
 
 def _name_skipped(session: TrainingSession) -> None:

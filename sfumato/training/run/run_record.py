@@ -54,7 +54,7 @@ def _read_by(session: TrainingSession) -> Iterator[str | Path | None]:
 
 
 @dataclass(frozen=True)
-class Reading:
+class BackgroundReading:
     """What is read beside the first steps: the files of a large model take a minute.
 
     Attributes:
@@ -66,7 +66,7 @@ class Reading:
     hashes: Mapping[str, Future[str]]
 
 
-def read_in_background(session: TrainingSession, files: Mapping[str, FileRecord]) -> Reading:
+def read_in_background(session: TrainingSession, files: Mapping[str, FileRecord]) -> BackgroundReading:
     """Begin to read, one file after the other and each once."""
     executor = ThreadPoolExecutor(1)
     sha256 = _each_once(file_sha256)
@@ -75,7 +75,7 @@ def read_in_background(session: TrainingSession, files: Mapping[str, FileRecord]
         name: executor.submit(folder_sha256 if os.path.isdir(name) else sha256, Path(name)) for name in files
     }
     executor.shutdown(wait=False)
-    return Reading(metadata, hashes)
+    return BackgroundReading(metadata, hashes)
 
 
 def _each_once(sha256: Callable[[Path], str]) -> Callable[[Path], str]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
 
 from sfumato.config.public import public_values, to_toml
 from sfumato.config.run.data.validation import ValidationConfig
@@ -21,6 +23,7 @@ from sfumato.training.observers.preview import PreviewObserver, Previews
 from sfumato.training.observers.progress import Averages, Bar
 from sfumato.training.observers.saving import Saver
 from sfumato.training.observers.validation import ValidationObserver, rhythm_for
+from sfumato.training.observers.warnings import WarningLog, WarningTeller
 from sfumato.training.run.run_record import RecordFile, read_in_background, record_of
 from sfumato.training.run.saves import saver_for
 from sfumato.training.run.session import TrainingSession
@@ -38,21 +41,47 @@ class Loaded:
     update: WeightUpdate
 
 
+class Writers(NamedTuple):
+    """What the first process alone does: it notes how the run was started, records it and saves it."""
+
+    record: RunRecord
+    recorders: Sequence[Observer]
+    saver: Saver
+
+
 @dataclass(frozen=True)
 class Watchers:
     """All observers, and those of them that the run knows by name.
 
     Attributes:
-        saver, record: in the first process only.
+        teller: tells the others of warnings.
+        writers: in the first process only.
     """
 
     audience: Audience
     guard: FiniteGuard
-    saver: Saver | None = None
-    record: RunRecord | None = None
+    teller: WarningTeller
+    writers: Writers | None
+
+    @property
+    def record(self) -> RunRecord | None:
+        """How the run was started, in the first process."""
+        return self.writers.record if self.writers else None
+
+    @property
+    def saver(self) -> Saver | None:
+        """Who saves, in the first process."""
+        return self.writers.saver if self.writers else None
+
+    @property
+    def saved(self) -> tuple[Path, ...]:
+        """The weights that were saved up to now, without those that made room."""
+        return tuple(self.writers.saver.kept) if self.writers else ()
 
 
-def watchers_for(loaded: Loaded, commands: Commands, own: Sequence[Observer], *, bar: bool) -> Watchers:
+def watchers_for(
+    loaded: Loaded, commands: Commands, own: Sequence[Observer], warnings: WarningLog, *, bar: bool
+) -> Watchers:
     """Return who watches, in the order in which they are told: figures are recorded before they are saved.
 
     Args:
@@ -61,29 +90,32 @@ def watchers_for(loaded: Loaded, commands: Commands, own: Sequence[Observer], *,
     """
     session, audience = loaded.session, Audience()
     guard = FiniteGuard(skips=session.run[OptimizerConfig].on_nonfinite == "skip")
+    writers = _writers(loaded, audience, guard) if session.processes.is_first else None
+    teller = WarningTeller(warnings, audience)
     audience.join(guard)
     if bar:
-        images_per_step = session.training_set.num_showings / session.plan.steps_per_epoch
-        audience.join(Bar(session.plan, images_per_step, session.finished))
-    watchers = Watchers(audience, guard)
-    if session.processes.is_first:
-        watchers = _of_first_process(loaded, audience, guard, own)
-    else:
-        audience.join(*own)
-    audience.join(*_measuring(loaded, audience, commands))
-    return watchers
+        audience.join(_bar(session))
+    if writers is not None:
+        audience.join(*writers.recorders)
+    audience.join(*own)
+    if writers is not None:
+        audience.join(writers.saver)
+    audience.join(*_measuring(loaded, audience, commands), teller)
+    return Watchers(audience, guard, teller, writers)
 
 
-def _of_first_process(
-    loaded: Loaded, audience: Audience, guard: FiniteGuard, own: Sequence[Observer]
-) -> Watchers:
+def _bar(session: TrainingSession) -> Bar:
+    images_per_step = session.training_set.num_showings / session.plan.steps_per_epoch
+    return Bar(session.plan, images_per_step, session.finished)
+
+
+def _writers(loaded: Loaded, audience: Audience, guard: FiniteGuard) -> Writers:
     session = loaded.session
     record = record_of(session)
     reading = read_in_background(session, record.files)
-    audience.join(RecordFile(session.names.record(), record, reading.hashes), *_recorders(loaded), *own)
+    kept = RecordFile(session.names.record(), record, reading.hashes)
     saver = saver_for(session, loaded.trainable, loaded.update, guard, reading.metadata, audience)
-    audience.join(saver)
-    return Watchers(audience, guard, saver, record)
+    return Writers(record, [kept, *_recorders(loaded)], saver)
 
 
 def _recorders(loaded: Loaded) -> Iterator[Observer]:

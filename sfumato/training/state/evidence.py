@@ -19,6 +19,11 @@ _LIBRARIES = (
     "lycoris-lora",
 )  # fmt: skip
 
+MOST_NAMES = 10_000
+"""Images of a folder that are noted one by one: the record stays in memory, and is written at every save."""
+ALL = "*"
+"""Stands for all images of a larger folder; no file system has such a name."""
+
 
 def versions() -> dict[str, str]:
     """Return the versions of all that computes, of what is installed."""
@@ -43,7 +48,7 @@ def file_records(paths: Iterable[str | Path | None]) -> dict[str, FileRecord]:
 def image_records(data: TrainingData) -> dict[str, dict[str, str]]:
     """Return the size in bytes and a digest of the caption of each image, by folder and name; reads nothing.
 
-    Of the batches that a class makes nothing is known.
+    A large folder has one digest of all that instead. Of the batches that a class makes nothing is known.
     """
     found: dict[str, dict[str, str]] = {}
     sets = data.sets if isinstance(data, TrainingSet) else ()
@@ -52,7 +57,13 @@ def image_records(data: TrainingData) -> dict[str, dict[str, str]]:
         for path, caption, size in zip(images.paths, images.captions, images.num_bytes, strict=True):
             folder, name = os.path.split(os.path.abspath(path))
             found.setdefault(folder, {})[name] = f"{size} {_digest(caption)}"
-    return found
+    return {folder: _shortened(entries) for folder, entries in found.items()}
+
+
+def _shortened(entries: dict[str, str]) -> dict[str, str]:
+    if len(entries) <= MOST_NAMES:
+        return entries
+    return {ALL: _digest("\n".join(f"{name} {entry}" for name, entry in sorted(entries.items())))}
 
 
 def _stamped(path: Path) -> FileRecord:
