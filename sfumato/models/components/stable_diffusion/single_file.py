@@ -39,7 +39,9 @@ def file_tensors(
     tensors: dict[str, LazyTensor] = {}
     for part, spec in checkpoint.layout.parts.items():
         state = parts[part] if part in parts else checkpoint.tensors(part)
-        own = _published(spec, state) | _unused(spec, state, base)
+        # What nothing uses is not trained: it stays as the base's folder makes it.
+        before = checkpoint.tensors(part) if spec.leaves_last and checkpoint.is_folder else state
+        own = _published(spec, state) | _unused(spec, before, base)
         tensors |= _prefixed(spec.prefix, own)
     if base is None:
         return tensors | _marks(checkpoint)
