@@ -138,10 +138,12 @@ def part_paths(path: Path, parts: Sequence[str]) -> dict[str, Path]:
     """Return the file of each part: `path` is the first one's, and others have their names before the suffix.
 
     Args:
-        parts: the first is the one that a model is known by.
+        parts: one or more; the first is the one that a model is known by.
     """
+    if not parts:
+        raise ValueError("no part is given that could be written as a file of its own")
     names = {part: path.with_name(f"{path.stem}_{part}{path.suffix}") for part in parts[1:]}
-    return dict.fromkeys(parts[:1], path) | names
+    return {parts[0]: path} | names
 
 
 def _with_layout(publisher: Publisher, how: Publishing) -> Publishing:

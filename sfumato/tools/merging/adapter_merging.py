@@ -238,15 +238,13 @@ def _write(
         paths = [adapter.path for adapter in adapters]
         metadata = model_record(family, path, Path(source), base.metadata, paths)
     with progress(total=len(plan.layers), unit="tensor", title="merging") as bar:
-
-        def merged(part: str, name: str, tensor: LazyTensor) -> LazyTensor:
-            target = plan.layers.get((part, name))
-            if target is None:
-                return tensor
-            return _merged(tensor, source, target, adapters, formats, device, bar.update)
-
         parts = {
-            part: {name: merged(part, name, tensor) for name, tensor in tensors.items()}
+            part: {
+                name: _merged(tensor, source, plan.layers[part, name], adapters, formats, device, bar.update)
+                if (part, name) in plan.layers
+                else tensor
+                for name, tensor in tensors.items()
+            }
             for part, tensors in base.parts.items()
         }
         family.write(parts, path, replace(how, metadata=metadata))

@@ -67,31 +67,37 @@ def write_settings(
         predicted: what the scheduler's settings say of the model.
         reference: as `Publishing` has it.
     """
-    pipeline, scheduler = checkpoint.layout.pipeline
-    index: dict[str, Any] = {"_class_name": pipeline, SCHEDULER: ["diffusers", scheduler]}
     taken = copied(reference, folder, (SCHEDULER, *tokenizers)) if reference is not None else {}
+    models = {part: checkpoint.structure(part) for part in checkpoint.layout.parts}
     for part, spec in checkpoint.layout.parts.items():
-        model = checkpoint.structure(part)
-        _write_json(folder / spec.folder / "config.json", _settings(spec, model, checkpoint.layout.scale))
-        index[spec.folder] = ["transformers" if _is_text(spec) else "diffusers", type(model).__name__]
-    for name, load in tokenizers.items():
-        if name not in taken:
-            load().vocabulary.save_pretrained(folder / name)
-        index[name] = ["transformers", "CLIPTokenizer"]
-    if "text_encoder_2" not in index:
-        index |= {"safety_checker": [None, None], "feature_extractor": [None, None]}
-        index["requires_safety_checker"] = False
-    usual = {"_class_name": scheduler, **_SCHEDULE, **_SCHEDULERS[scheduler]}
-    _write_scheduler(folder, checkpoint, usual, predicted)
-    if checkpoint.path is not None:
-        index |= other_parts(checkpoint.path, known_folders(checkpoint, tokenizers))
-    _write_json(folder / INDEX, index | taken)
+        settings = _settings(spec, models[part], checkpoint.layout.scale)
+        _write_json(folder / spec.folder / "config.json", settings)
+    for name in tokenizers.keys() - taken.keys():
+        tokenizers[name]().vocabulary.save_pretrained(folder / name)
+    _write_scheduler(folder, checkpoint, predicted)
+    _write_json(folder / INDEX, _index(checkpoint, models, tokenizers) | taken)
     _report_lost(checkpoint)
 
 
 def known_folders(checkpoint: Checkpoint, tokenizers: Iterable[str]) -> set[str]:
     """Return the folders that are written here; every other one stays as it is."""
     return {SCHEDULER, *tokenizers, *(spec.folder for spec in checkpoint.layout.parts.values())}
+
+
+def _index(
+    checkpoint: Checkpoint, models: Mapping[str, nn.Module], tokenizers: Iterable[str]
+) -> dict[str, Any]:
+    """Return which class each folder is for; folders of the base that are not known keep theirs."""
+    pipeline, scheduler = checkpoint.layout.pipeline
+    index: dict[str, Any] = {"_class_name": pipeline, SCHEDULER: ["diffusers", scheduler]}
+    for part, spec in checkpoint.layout.parts.items():
+        index[spec.folder] = ["transformers" if _is_text(spec) else "diffusers", type(models[part]).__name__]
+    index |= {name: ["transformers", "CLIPTokenizer"] for name in tokenizers}
+    if "text_encoder_2" not in index:
+        index |= {"safety_checker": [None, None], "feature_extractor": [None, None]}
+        index["requires_safety_checker"] = False
+    known = known_folders(checkpoint, tokenizers)
+    return index | (other_parts(checkpoint.path, known) if checkpoint.path is not None else {})
 
 
 def _weight_file(spec: PartFormat, state: PartTensors, folder: Path, how: Publishing) -> WeightFile:
@@ -117,14 +123,14 @@ def _is_text(spec: PartFormat) -> bool:
     return spec.network in ("clip", "openclip")
 
 
-def _write_scheduler(
-    folder: Path, checkpoint: Checkpoint, usual: Mapping[str, Any], predicted: Mapping[str, Any]
-) -> None:
+def _write_scheduler(folder: Path, checkpoint: Checkpoint, predicted: Mapping[str, Any]) -> None:
     """Write the scheduler's settings; of those that were copied, put right what the model contradicts."""
     copied, theirs, ours = scheduler_settings(folder), told_by(folder), told_by(checkpoint.path)
     is_right = ours.kind in (None, theirs.kind) and (theirs.zero_terminal or not ours.zero_terminal)
     if copied and is_right:
         return
+    _, name = checkpoint.layout.pipeline
+    usual = {"_class_name": name, **_SCHEDULE, **_SCHEDULERS[name]}
     if copied:
         logger.warning("the scheduler to copy says %s, the model %s, which is written", theirs.by, ours.by)
     _write_json(folder / SETTINGS, {**(copied or usual), **predicted})

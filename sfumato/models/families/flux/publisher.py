@@ -115,9 +115,11 @@ def _part_tensors(part: str, state: PartTensors, base: TensorReader | None) -> P
 
 def _remarks(base: TensorReader | None) -> PartTensors:
     """Return what the denoiser's file holds for other programs."""
-    names = [] if base is None else base.keys()
-    weights = weight_names(names)
-    return {name: base.lazy(name, is_foreign=True) for name in names if base and name not in weights}
+    if base is None:
+        return {}
+    weights = weight_names(base.keys())
+    others = [name for name in base.keys() if name not in weights]  # noqa: SIM118 - a reader is no mapping
+    return {name: base.lazy(name, is_foreign=True) for name in others}
 
 
 def _text_tensors(state: PartTensors, base: TensorReader) -> dict[str, LazyTensor]:
