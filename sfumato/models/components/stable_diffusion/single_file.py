@@ -40,8 +40,8 @@ def file_tensors(
     for part, spec in checkpoint.layout.parts.items():
         state = parts[part] if part in parts else checkpoint.tensors(part)
         # What nothing uses is not trained: it stays as the base's folder makes it.
-        before = checkpoint.tensors(part) if spec.leaves_last and checkpoint.is_folder else state
-        own = _published(spec, state) | _unused(spec, before, base)
+        is_made = part in parts and spec.leaves_last and checkpoint.is_folder
+        own = _published(spec, state) | _unused(spec, checkpoint.tensors(part) if is_made else state, base)
         tensors |= _prefixed(spec.prefix, own)
     if base is None:
         return tensors | _marks(checkpoint)
