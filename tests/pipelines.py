@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from sfumato.checkpoints.lazy import LazyTensor
+from sfumato.models.families.flux.keys import to_diffusers
 
 Weights = dict[str, Tensor]
 
@@ -60,6 +63,12 @@ def pipeline_from(file: Path, kind: str, tokenizers: Path, prediction: str = "ep
         feature_extractor=None,  # type: ignore[arg-type]
         requires_safety_checker=False,
     )
+
+
+def flux_weights(weights: Mapping[str, Tensor]) -> Weights:
+    """Return a published FLUX transformer's weights under diffusers' names."""
+    lazily = to_diffusers({name: LazyTensor.of(tensor) for name, tensor in weights.items()})
+    return {name: tensor.load() for name, tensor in lazily.items()}
 
 
 def unet(weights: Weights, kind: str) -> Any:

@@ -1,4 +1,4 @@
-"""Files that appear under their final name only when they are complete and safe on the disk."""
+"""Files and folders that appear under their final names only when they are complete."""
 
 from __future__ import annotations
 
@@ -47,6 +47,31 @@ def atomic_file(path: Path, size_bytes: int = 0) -> Iterator[BinaryIO]:
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Yield a folder beside `path` whose files are moved there when the block succeeds.
+
+    What else lies at `path` stays. If the block fails or the process is killed, nothing there has changed.
+
+    Raises:
+        UserError: the folder cannot be written, or the disk is full.
+    """
+    staged = temporary_name(path)
+    try:
+        staged.mkdir(parents=True)
+        yield staged
+        for file in sorted(found for found in staged.rglob("*") if found.is_file()):
+            place = path / file.relative_to(staged)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(file, place)
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be written: {error.strerror or error}; choose another folder"
+        ) from error
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
 
 
 def temporary_name(path: Path) -> Path:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import math
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -52,6 +52,36 @@ class LazyTensor:
     def foreign(cls, value: Tensor) -> LazyTensor:
         """Return a tensor of a file that is no weight of the model."""
         return cls(value.dtype, tuple(value.shape), lambda: value, is_foreign=True, is_copy=True)
+
+    def changed(self, change: Callable[[Tensor], Tensor]) -> LazyTensor:
+        """Return what `change` makes of the tensor when it is written: other rows, or another shape."""
+        shape = tuple(change(torch.empty(self.shape, device="meta")).shape)
+        sources = {name: source.changed(change) for name, source in self.sources.items()}
+        return replace(self, shape=shape, load=lambda: change(self.load()), sources=sources)
+
+    @classmethod
+    def joined(cls, tensors: Sequence[LazyTensor]) -> LazyTensor:
+        """Return tensors joined along their first dimension when they are written, made one after the other.
+
+        Where some were computed and some are copies, all take the dtype of what was computed.
+        """
+        first = tensors[0]
+        if len(tensors) == 1:
+            return first
+        dtype = next((tensor.dtype for tensor in tensors if not tensor.is_copy), first.dtype)
+        names = {name: None for tensor in tensors for name in tensor.sources}
+        return cls(
+            dtype,
+            (sum(tensor.shape[0] for tensor in tensors), *first.shape[1:]),
+            lambda: _joined(tensors, dtype),
+            is_copy=all(tensor.is_copy for tensor in tensors),
+            sources={name: cls.joined([t.sources.get(name, t) for t in tensors]) for name in names},
+        )
+
+
+def _joined(tensors: Sequence[LazyTensor], dtype: torch.dtype) -> Tensor:
+    made = [tensor.load() for tensor in tensors]
+    return torch.cat([each.to(made[0].device, dtype) for each in made])
 
 
 AnyTensor = Tensor | LazyTensor

@@ -16,6 +16,7 @@ from torch import Tensor
 from sfumato.demo import base, make_autoencoder, make_denoiser, make_photographs, make_text
 from sfumato.models.families.flux.family import CLIP_L, T5XXL, FluxFamily
 from sfumato.models.interface.family import DENOISER, VAE
+from sfumato.models.interface.publishing import Publishing, tensors_of
 
 DTYPE = torch.float16
 _METADATA = {"modelspec.title": "toy base of sfumato's demo: eight photographs, memorised"}
@@ -44,7 +45,7 @@ def write(autoencoder: AutoencoderKL, toy: make_denoiser.Base) -> None:
         (T5XXL, toy.encoders[T5XXL], base.T5XXL),
         (VAE, autoencoder, base.AUTOENCODER),
     ):
-        family.save(part, module, path, DTYPE, _METADATA)
+        family.write({part: tensors_of(module)}, path, Publishing(dtype=DTYPE, metadata=_METADATA))
 
 
 @torch.no_grad()

@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from sfumato.models.families.flux.family import FluxFamily
-from sfumato.models.families.flux.keys import to_diffusers
 from sfumato.models.families.flux.packing import pack
 from sfumato.models.interface.family import DENOISER, VAE
 from sfumato.models.interface.parts import Parts
 from sfumato.sampling.pipeline import Pipeline
 from sfumato.sampling.request import Request
 from tests import tiny
+from tests.pipelines import flux_weights
 
 
 def theirs(pipeline: Pipeline, request: Request, shifted: bool) -> np.ndarray:
@@ -37,7 +37,7 @@ def theirs(pipeline: Pipeline, request: Request, shifted: bool) -> np.ndarray:
         guidance_embeds=shifted,
         axes_dims_rope=(4, 14, 14),
     )
-    transformer.load_state_dict(to_diffusers(own.state_dict()))
+    transformer.load_state_dict(flux_weights(own.state_dict()))
     vae: Any = pipeline.parts[VAE]
     vae.register_to_config(scaling_factor=0.3611, shift_factor=0.1159)
     scheduler = FlowMatchEulerDiscreteScheduler(shift=1.0, use_dynamic_shifting=shifted)

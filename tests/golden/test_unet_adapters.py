@@ -91,7 +91,7 @@ def with_numbers(recorded: Recorded) -> dict[str, nn.Module]:
     models, sizes = recorded.models(), settings(recorded.fixture)["model"]
     for part in recorded.texts if len(recorded.texts) == 1 else ():
         encoder = models[part].to_empty(device="cpu").requires_grad_(False).eval()
-        for name, tensor in clip_tensors(encoder).items():
+        for name, tensor in clip_tensors(encoder.state_dict()).items():
             key = f"{recorded.key_prefix}text_model.{name}"
             tensor.copy_(weight(key, tensor.shape, sizes["text_encoder"]["weight_std"]))
         for name, buffer in encoder.named_buffers():

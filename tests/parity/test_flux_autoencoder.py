@@ -7,6 +7,7 @@ from diffusers import AutoencoderKL
 
 from sfumato.models.components import autoencoder
 from sfumato.models.families.flux.family import FluxFamily
+from sfumato.models.interface.publishing import Publishing, tensors_of
 
 CPU = torch.device("cpu")
 
@@ -28,7 +29,7 @@ def test_folder_of_diffusers_and_our_published_file_decode_alike(tmp_path: Path)
     family = FluxFamily(None, ae=tmp_path / "vae")
     assert (family.latents.channels, family.latents.downscale) == (4, 4)
     ours = family.load("vae", torch.float32, CPU)
-    family.save("vae", ours, tmp_path / "ae.safetensors", torch.float32, {})
+    family.write({"vae": tensors_of(ours)}, tmp_path / "ae.safetensors", Publishing())
     again = autoencoder.load(tmp_path / "ae.safetensors", torch.float32, CPU)
     pixels = torch.rand(1, 3, 16, 24) * 2 - 1
     with torch.no_grad():

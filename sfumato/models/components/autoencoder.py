@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor, nn
 
-from sfumato.checkpoints.tensors import open_tensors, write_tensors
+from sfumato.checkpoints.lazy import LazyTensor
+from sfumato.checkpoints.tensors import open_tensors
 from sfumato.models.components.loading import check_names, fill, sizes_of
 from sfumato.models.components.tensor_views import TensorView, view_of
 from sfumato.nn.precision import compute_dtype
@@ -176,17 +177,12 @@ def build(shape: AutoencoderShape) -> AutoencoderKL:
         )
 
 
-def save(vae: AutoencoderKL, path: Path, dtype: torch.dtype, metadata: Mapping[str, str]) -> None:
-    """Write an autoencoder under the original names."""
-    write_tensors(path, published(vae.state_dict()), metadata, dtype)
-
-
-def published(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def published(tensors: Mapping[str, LazyTensor]) -> dict[str, LazyTensor]:
     """Return diffusers' tensors under the original names, the attention as 1x1 convolutions."""
     levels = [int(match[1]) for name in tensors if (match := re.match(r"decoder\.up_blocks\.(\d+)\.", name))]
     top = max(levels)
     return {
-        _original(name, top): value[..., None, None] if _FLATTENED.search(name) else value
+        _original(name, top): value.changed(_as_convolution) if _FLATTENED.search(name) else value
         for name, value in tensors.items()
     }
 
@@ -215,6 +211,10 @@ def _original(name: str, top: int) -> str:
     for pattern, replacement in rules:
         name = re.sub(pattern, replacement, name, count=1)
     return name
+
+
+def _as_convolution(weight: Tensor) -> Tensor:
+    return weight[..., None, None]
 
 
 def _flattened(name: str, value: Tensor) -> Tensor:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from sfumato.checkpoints.tensors import TensorReader
@@ -37,6 +38,10 @@ class TensorView:
         return self.renamed(
             {name.removeprefix(prefix): name for name in self.shapes if name.startswith(prefix)}
         )
+
+    def hollow(self) -> TensorView:
+        """Return tensors of the same names and shapes without numbers, on the meta device."""
+        return replace(self, get=lambda name: torch.empty(self.shapes[name], device="meta"))
 
 
 def view_of(file: TensorReader) -> TensorView:

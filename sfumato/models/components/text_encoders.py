@@ -7,21 +7,24 @@ CLIP, though transformers 5 has dropped that first level from its CLIPTextModel.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast, overload
+from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 
 import torch
 from torch import Tensor, nn
 
-from sfumato.checkpoints.tensors import TensorReader, open_tensors, write_tensors
+from sfumato.checkpoints.lazy import LazyTensor
+from sfumato.checkpoints.tensors import TensorReader, open_tensors
 from sfumato.models.components.loading import check_names, fill, shapes_of, sizes_of
 from sfumato.models.components.tensor_views import Shapes, TensorView, view_of
 from sfumato.nn.precision import linear_weights
 
 if TYPE_CHECKING:
     from transformers import CLIPTextModel, CLIPTextModelWithProjection, T5EncoderModel
+
+Value = TypeVar("Value")
 
 CLIP_PREFIX = "text_model."
 CLIP_HEAD_WIDTH = 64
@@ -106,9 +109,9 @@ def clip_body(encoder: nn.Module) -> Any:
     return getattr(encoder, "text_model", encoder)
 
 
-def clip_tensors(encoder: nn.Module) -> dict[str, Tensor]:
-    """Return a CLIP text encoder's tensors by transformers' names without `text_model.`."""
-    return {bare(name): value for name, value in encoder.state_dict().items()}
+def clip_tensors(state: Mapping[str, Value]) -> dict[str, Value]:
+    """Return a CLIP text encoder's state by transformers' names without `text_model.`."""
+    return {bare(name): value for name, value in state.items()}
 
 
 @overload
@@ -140,16 +143,11 @@ def build_clip(
         return CLIPTextModelWithProjection(config) if has_projection else CLIPTextModel(config)
 
 
-def save_clip(model: nn.Module, path: Path, dtype: torch.dtype, metadata: Mapping[str, str]) -> None:
-    """Write a CLIP text encoder as `clip_l.safetensors` is written."""
-    write_tensors(path, published_clip(model), metadata, dtype)
-
-
-def published_clip(model: nn.Module) -> dict[str, Tensor]:
+def published_clip(state: Mapping[str, LazyTensor]) -> dict[str, LazyTensor]:
     """Return a CLIP text encoder's tensors by the names of published files."""
     return {
         name if name == _PROJECTION else f"{CLIP_PREFIX}{name}": value
-        for name, value in clip_tensors(model).items()
+        for name, value in clip_tensors(state).items()
     }
 
 
@@ -197,11 +195,15 @@ def build_t5(shapes: Mapping[str, tuple[int, ...]]) -> T5EncoderModel:
         return T5EncoderModel(config)
 
 
-def save_t5(model: nn.Module, path: Path, dtype: torch.dtype, metadata: Mapping[str, str]) -> None:
-    """Write a T5 encoder with its embedding under both names, as the published files have it."""
-    tensors = dict(model.state_dict())
-    tensors |= dict.fromkeys(_T5_EMBEDDINGS, tensors[_T5_EMBEDDINGS[0]])
-    write_tensors(path, tensors, metadata, dtype)
+def published_t5(state: Mapping[str, LazyTensor]) -> dict[str, LazyTensor]:
+    """Return a T5 encoder's tensors as published files have them: the embedding under both names."""
+    return {**state, **dict.fromkeys(_T5_EMBEDDINGS, state[_T5_EMBEDDINGS[0]])}
+
+
+def name_in_file(name: str, names: Collection[str]) -> str | None:
+    """Return what a file with these names calls a text encoder's tensor; None where it holds no such."""
+    others = _T5_EMBEDDINGS if name in _T5_EMBEDDINGS else (bare(name), CLIP_PREFIX + bare(name))
+    return next((known for known in (name, *others) if known in names), None)
 
 
 def bare(name: str) -> str:
@@ -214,9 +216,7 @@ def _is_ignored(name: str, has_projection: bool) -> bool:
 
 
 def _t5_tensor(file: TensorReader, name: str) -> Tensor:
-    if name in _T5_EMBEDDINGS:
-        name = next(known for known in _T5_EMBEDDINGS if known in file)
-    return file.get(name)
+    return file.get(name_in_file(name, file.keys()) or name)
 
 
 def _feed_forward_in_input_format(model: nn.Module) -> None:

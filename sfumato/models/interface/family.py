@@ -20,6 +20,7 @@ from sfumato.models.interface.conditioning import Conditioning
 from sfumato.models.interface.identity import ModelIdentity, SamplingDefaults
 from sfumato.models.interface.latents import CacheFormat, LatentSpace
 from sfumato.models.interface.published import Published
+from sfumato.models.interface.publishing import Publishing, TrainedParts
 from sfumato.models.interface.targets import AdapterTarget
 from sfumato.models.interface.tokenizers import Tokenizers
 
@@ -132,10 +133,12 @@ class Family(Protocol):
         """Open the file in which a part is published, with all other parts that lie in it."""
         ...
 
-    def save(
-        self, part: str, model: nn.Module, path: Path, dtype: torch.dtype, metadata: Mapping[str, str]
-    ) -> None:
-        """Write one part in the family's published file format."""
+    def write(self, parts: TrainedParts, path: Path, how: Publishing) -> None:
+        """Write the model with these parts in place of the base's; see `publishing.write`."""
+        ...
+
+    def written_bytes(self, parts: TrainedParts, how: Publishing) -> int:
+        """Return how much `write` would write; see `publishing.written_bytes`."""
         ...
 
 
@@ -153,15 +156,6 @@ class TellsSchedule(Protocol):
     """A family whose files can say that the model's noise schedule ends in pure noise."""
 
     zero_terminal: bool
-
-
-@runtime_checkable
-class SavesForDiffusers(Protocol):
-    """A family that can write a part as a folder in diffusers' layout, too."""
-
-    def save_for_diffusers(self, part: str, model: nn.Module, folder: Path, dtype: torch.dtype) -> None:
-        """Write one part to its place in a folder from which diffusers loads it."""
-        ...
 
 
 def ends_in_pure_noise(family: Family) -> bool:

@@ -21,7 +21,6 @@ from sfumato.models.interface.catalogue import everyone
 from sfumato.models.interface.facts import FamilyFacts
 from sfumato.models.interface.family import DENOISER, Family
 from sfumato.models.interface.identity import ModelIdentity
-from sfumato.models.interface.rewriting import Rewritable
 from sfumato.models.registry.families import family_for
 
 logger = logging.getLogger(__name__)
@@ -32,7 +31,7 @@ _LATENT_CHANNELS = 4
 _NOTHING = InsistenceOptions()
 
 
-class WholeModel(Rewritable, Protocol):
+class WholeModel(Family, Protocol):
     """A family whose parts are published together."""
 
     checkpoint: Checkpoint
@@ -41,7 +40,7 @@ class WholeModel(Rewritable, Protocol):
 
 def open_rewritable(
     path: Path, option: str, *, version: int | None = None, variant: str | None = None
-) -> Rewritable:
+) -> Family:
     """Return the family that a model belongs to, bound to it, as `open_base` does.
 
     Models that are published in parts, whose denoiser is a file of its own, are taken as well.
@@ -51,7 +50,7 @@ def open_rewritable(
         if version or variant:
             given = f"--v{version}" if version else f"--variant {variant}"
             raise UserError(f"{given} is about Stable Diffusion, but {option} is {path}; leave it out")
-        return cast(Rewritable, _bound_to_denoiser(family, path))
+        return _bound_to_denoiser(family, path)
     return open_base(path, option, version=version, variant=variant)
 
 

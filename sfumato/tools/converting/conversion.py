@@ -9,12 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import cast
 
 import torch
 
@@ -28,7 +23,8 @@ from sfumato.config.tools.conversion import ConversionConfig
 from sfumato.errors import UserError
 from sfumato.models.components.hub import located
 from sfumato.models.components.stable_diffusion.insistence import InsistenceOptions
-from sfumato.models.interface.rewriting import Rewritable, Rewriting
+from sfumato.models.interface.family import Family
+from sfumato.models.interface.publishing import Layout, Publishing
 from sfumato.models.registry.whole_models import open_model, open_rewritable
 from sfumato.nn.precision import dtype_named
 from sfumato.tools.outputs import require_writable
@@ -72,20 +68,21 @@ def convert_to_published(run: Run) -> None:
     assert source is not None
     dtype = dtype_named(options.save_precision, "--save_precision") if options.save_precision else None
     require_writable("--save_to", target)
-    cast(Rewritable, base).rewrite_file(target, Rewriting(dtype, _kept_metadata(source)))
+    base.write({}, target, Publishing(Layout.WHOLE_FILE, dtype, _kept_metadata(source)))
     logger.info("written: %s", target)
 
 
 def _write_file(
-    base: Rewritable, source: Path, target: Path, dtype: torch.dtype | None, options: ConversionConfig
+    base: Family, source: Path, target: Path, dtype: torch.dtype | None, options: ConversionConfig
 ) -> None:
     require_writable("MODEL_TO_SAVE", target)
     metadata = _kept_metadata(source) | _given_metadata(options.metadata)
-    base.rewrite_file(target, Rewriting(dtype, metadata, epoch=options.epoch, step=options.global_step))
+    how = Publishing(Layout.WHOLE_FILE, dtype, metadata, options.epoch, options.global_step)
+    base.write({}, target, how)
 
 
 def _write_folder(
-    base: Rewritable, source: Path, target: Path, dtype: torch.dtype | None, options: ConversionConfig
+    base: Family, source: Path, target: Path, dtype: torch.dtype | None, options: ConversionConfig
 ) -> None:
     reference = located(options.reference_model) or (source if source.is_dir() else None)
     if options.reference_model and not (reference and (reference / "model_index.json").is_file()):
@@ -93,9 +90,9 @@ def _write_folder(
             f"--reference_model is {options.reference_model}, which is no folder in diffusers' layout; "
             "give one, or leave it out"
         )
-    with _complete_folder(target) as folder:
-        how = Rewriting(dtype, as_safetensors=options.use_safetensors, reference=reference)
-        base.rewrite_folder(folder, how)
+    _require_folder(target)
+    how = Publishing(Layout.FOLDER, dtype, as_safetensors=options.use_safetensors, reference=reference)
+    base.write({}, target, how)
 
 
 def _kept_metadata(source: Path) -> dict[str, str]:
@@ -118,24 +115,9 @@ def _given_metadata(text: str | None) -> dict[str, str]:
     return {key: value if isinstance(value, str) else json.dumps(value) for key, value in values.items()}
 
 
-@contextmanager
-def _complete_folder(target: Path) -> Iterator[Path]:
-    """Yield a folder beside `target` whose files are moved there when the block succeeds."""
+def _require_folder(target: Path) -> None:
+    """Raise UserError if a folder cannot be written: its name or what is there forbids it."""
     if target.exists() and not target.is_dir():
         raise UserError(f"MODEL_TO_SAVE is {target}, which is a file; for a file, end it in .safetensors")
-    staged = temporary_name(target)
-    for place in (staged, target):
+    for place in (temporary_name(target), target):
         try_folder(place, "give another name as MODEL_TO_SAVE")
-    try:
-        staged.mkdir(parents=True)
-        yield staged
-        for file in sorted(path for path in staged.rglob("*") if path.is_file()):
-            place = target / file.relative_to(staged)
-            place.parent.mkdir(parents=True, exist_ok=True)
-            os.replace(file, place)
-    except OSError as error:
-        raise UserError(
-            f"{target} cannot be written: {error.strerror or error}; choose another folder"
-        ) from error
-    finally:
-        shutil.rmtree(staged, ignore_errors=True)

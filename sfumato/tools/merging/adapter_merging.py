@@ -6,9 +6,8 @@ A model's file is copied tensor by tensor; those that adapters change are made w
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -21,8 +20,7 @@ from sfumato.checkpoints.atomic import require_disk_space
 from sfumato.checkpoints.header import read_header
 from sfumato.checkpoints.lazy import LazyTensor
 from sfumato.checkpoints.pickles import SUFFIXES as PICKLE_SUFFIXES
-from sfumato.checkpoints.pickles import write_pickle
-from sfumato.checkpoints.tensors import SUFFIXES, write_tensors
+from sfumato.checkpoints.tensors import SUFFIXES
 from sfumato.config.run.run import Run
 from sfumato.config.tools.adapter_merging import (
     AdapterMergingConfig,
@@ -37,6 +35,7 @@ from sfumato.log import counted, progress
 from sfumato.models.components.hub import located
 from sfumato.models.interface.family import DENOISER, Family
 from sfumato.models.interface.published import Published, weights_of
+from sfumato.models.interface.publishing import Layout, Publishing
 from sfumato.models.interface.targets import AdapterTarget
 from sfumato.models.registry.families import family_for
 from sfumato.models.registry.whole_models import open_base
@@ -73,14 +72,14 @@ class Formats:
 
 @dataclass
 class Changes:
-    """Which tensors of a file are changed by which layers, and what was found on the way.
+    """Which tensors of a model are changed, and what was found on the way.
 
     Attributes:
-        layers: for each tensor, the layers that lie in it, with their first rows.
+        layers: the layer of each tensor, by the names of its part and of the tensor in its state.
         used: names of the adapters' layers that fit.
     """
 
-    layers: dict[str, list[tuple[int, AdapterTarget]]] = field(default_factory=dict)
+    layers: dict[tuple[str, str], AdapterTarget] = field(default_factory=dict)
     used: set[tuple[Path, str]] = field(default_factory=set)
 
 
@@ -147,7 +146,7 @@ def _merge_into_models(
     for output in outputs:  # everything is checked before anything is written
         with family.published(output.part or DENOISER) as base:
             plans[output] = _planned(family, base, adapters)
-            size = sum(math.prod(tensor.shape) for tensor in base.tensors.values()) * formats.save.itemsize
+            size = family.written_bytes(base.parts, _publishing(output, formats))
             require_disk_space(Path(output.path).parent, size, "the merged model")
         used |= plans[output].used
     _report_rest(adapters, used)
@@ -202,7 +201,7 @@ def _planned(family: Family, base: Published, adapters: Sequence[Adapter]) -> Ch
         target = weight.target
         names = [(adapter, name) for adapter in adapters if (name := adapter.name_for(target))]
         if names:
-            changes.layers.setdefault(weight.name, []).append((weight.start, target))
+            changes.layers[target.part, weight.name] = target
             changes.used |= {(adapter.path, name) for adapter, name in names}
             for adapter, _ in names:
                 adapter.layer(target)  # complains of shapes that do not fit
@@ -234,48 +233,43 @@ def _write(
     device: torch.device,
 ) -> None:
     path, source = Path(output.path), str(run.values()[output.option])
+    how, metadata = _publishing(output, formats), {}
+    if output.part in ("", DENOISER) and not run[AdapterMergingConfig].no_metadata:
+        paths = [adapter.path for adapter in adapters]
+        metadata = model_record(family, path, Path(source), base.metadata, paths)
     with progress(total=len(plan.layers), unit="tensor", title="merging") as bar:
-        tensors = {
-            name: _merged(tensor, source, plan.layers[name], adapters, formats, device, bar.update)
-            if name in plan.layers
-            else tensor
-            for name, tensor in base.tensors.items()
+        parts = {
+            part: {
+                name: _merged(tensor, source, plan.layers[part, name], adapters, formats, device, bar.update)
+                if (part, name) in plan.layers
+                else tensor
+                for name, tensor in tensors.items()
+            }
+            for part, tensors in base.parts.items()
         }
-        metadata = {}
-        if output.part in ("", DENOISER) and not run[AdapterMergingConfig].no_metadata:
-            paths = [adapter.path for adapter in adapters]
-            metadata = model_record(family, path, Path(source), base.metadata, paths)
-        if path.suffix.lower() in PICKLE_SUFFIXES:
-            write_pickle(path, tensors, {"epoch": 0, "global_step": 0}, formats.save)
-        else:
-            write_tensors(path, tensors, metadata, formats.save)
+        family.write(parts, path, replace(how, metadata=metadata))
+
+
+def _publishing(output: MergeOutput, formats: Formats) -> Publishing:
+    is_whole = output.part in ("", DENOISER)
+    layout = Layout.WHOLE_FILE if is_whole else Layout.PART_FILES
+    return Publishing(layout, formats.save, counts_on=False)
 
 
 def _merged(
     tensor: LazyTensor,
     source: str,
-    layers: Sequence[tuple[int, AdapterTarget]],
+    target: AdapterTarget,
     adapters: Sequence[Adapter],
     formats: Formats,
     device: torch.device,
     count: Callable[[], object],
 ) -> LazyTensor:
-    """Return a tensor of the result; the rows of each layer in it are changed when it is written."""
+    """Return a layer's weight with the adapters' changes, which are made when it is written."""
 
     def load() -> Tensor:
         own = tensor.load()
         count()
-        rows = [_rows(target, own) for _, target in layers]
-        if len(layers) == 1 and rows[0] == own.shape[0]:
-            return changed(own, layers[0][1], adapters, formats.result, device)
-        whole = own.to(device, formats.result, copy=True)
-        for (start, target), length in zip(layers, rows, strict=True):
-            part = own[start : start + length]
-            whole[start : start + length] = changed(part, target, adapters, formats.result, device)
-        return whole
+        return changed(own, target, adapters, formats.result, device)
 
     return LazyTensor(formats.result, tensor.shape, load, sources={source: tensor})
-
-
-def _rows(target: AdapterTarget, own: Tensor) -> int:
-    return min(target.module.get_parameter("weight").shape[0], own.shape[0])

@@ -15,8 +15,9 @@ from sfumato.config.run.run import Run
 from sfumato.config.run.training.optimizer import OptimizerConfig
 from sfumato.data.batches.collate import Batch
 from sfumato.errors import UserError
-from sfumato.models.interface.family import DENOISER, Family, SavesForDiffusers
+from sfumato.models.interface.family import DENOISER, Family
 from sfumato.models.interface.parts import PartChange, Parts
+from sfumato.models.interface.publishing import Layout, Publishing, tensors_of
 from sfumato.training.core.memory import prepare_blocks
 from sfumato.training.core.plan import Step
 from sfumato.training.core.precision import Precision
@@ -45,15 +46,18 @@ class FullMethod:
     def check(self, precision: Precision) -> Volume:
         """Build the model without memory and count; see `Method`."""
         objective_of(self.run, self.family)
-        saving = self.run[SavingConfig]
         if not self.run[OptimizerConfig].learning_rate:
             raise UserError("--learning_rate is 0, so nothing would be trained; raise it")
-        if saving.save_model_as in FOLDER_FORMATS and not isinstance(self.family, SavesForDiffusers):
-            raise UserError(f"--save_model_as is {saving.save_model_as}; use safetensors for this model")
         model = self.family.load(DENOISER, torch.bfloat16, torch.device("meta"))
         num_weights = sum(tensor.numel() for tensor in model.state_dict().values())
-        width = (files.save_dtype(self.run) or precision.trained).itemsize
-        return Volume(num_weights, num_weights * width, self.file_holds_all(precision))
+        how = self.publishing(files.save_dtype(self.run) or precision.trained, {})
+        file_bytes = self.family.written_bytes({DENOISER: tensors_of(model)}, how)
+        return Volume(num_weights, file_bytes, self.file_holds_all(precision))
+
+    def publishing(self, dtype: torch.dtype, metadata: Mapping[str, str]) -> Publishing:
+        """Return how the model is written: as it is published, or as a folder in diffusers' layout."""
+        is_folder = self.run[SavingConfig].save_model_as in FOLDER_FORMATS
+        return Publishing(Layout.FOLDER if is_folder else None, dtype, metadata)
 
     def file_holds_all(self, precision: Precision) -> bool:
         """Return whether saved files hold the weights exactly as they are trained, under their names."""
@@ -106,11 +110,9 @@ class FullTraining:
         return iter(self.model.state_dict(keep_vars=True).items())
 
     def save(self, path: Path, metadata: Mapping[str, str]) -> None:
-        """Write the model as it is published, or as a folder in diffusers' layout."""
+        """Write the model, with what was not trained as its base has it."""
         run, family = self.method.run, self.method.family
         dtype = files.holding_dtype(run, self.tensors()) or self.denoising.precision.trained
         described = {**metadata, **files.description(run, family, "checkpoint")}
-        if run[SavingConfig].save_model_as in FOLDER_FORMATS and isinstance(family, SavesForDiffusers):
-            family.save_for_diffusers(DENOISER, self.model, path, dtype)
-        else:
-            family.save(DENOISER, self.model, path, dtype, described)
+        how = self.method.publishing(dtype, described)
+        family.write({DENOISER: tensors_of(self.model)}, path, how)

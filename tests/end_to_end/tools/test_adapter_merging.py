@@ -25,13 +25,13 @@ from sfumato.checkpoints.header import read_header
 from sfumato.cli.main import main, script
 from sfumato.config.run.model.model import ModelConfig
 from sfumato.config.run.run import Run
-from sfumato.models.families.flux.keys import to_diffusers
 from sfumato.models.families.flux.options import FluxOptions
 from sfumato.models.interface.family import DENOISER, Family
 from sfumato.models.interface.targets import AdapterTarget
 from sfumato.models.registry.families import family_for
 from sfumato.tools.merging import adapter_merging
 from tests import tiny
+from tests.pipelines import flux_weights
 from tests.runs import others_slow
 
 CPU = torch.device("cpu")
@@ -133,7 +133,7 @@ def test_a_folder_of_diffusers_and_a_lora_of_its_names_merge_into_a_published_fi
     assert script("networks/convert_flux_lora", exchange) == 0
     (tmp_path / "model" / "transformer").mkdir(parents=True)
     save_file(
-        {name: value.contiguous() for name, value in to_diffusers(load_file(files.transformer)).items()},
+        {name: value.contiguous() for name, value in flux_weights(load_file(files.transformer)).items()},
         tmp_path / "model" / "transformer" / "diffusion_pytorch_model.safetensors",
     )
     out = tmp_path / "out.safetensors"

@@ -14,9 +14,9 @@ from safetensors.torch import load_file, save_file
 
 from sfumato.checkpoints.header import read_header
 from sfumato.cli.main import main, script
-from sfumato.models.families.flux.keys import to_diffusers
 from sfumato.models.interface.family import DENOISER
 from tests import tiny
+from tests.pipelines import flux_weights
 
 SCRIPT = "tools/convert_diffusers20_original_sd"
 KINDS = ("sd1", "sd2", "sdxl")
@@ -198,7 +198,7 @@ def test_a_folder_keeps_its_own_scheduler(folders: dict[str, Path], tmp_path: Pa
 def test_a_folder_is_replaced_only_when_the_new_one_is_complete(
     models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from sfumato.models.components.stable_diffusion import checkpoint_writer
+    from sfumato.models.components.stable_diffusion import pipeline_folder
 
     target = tmp_path / "folder"
     assert convert(models["sd1"], target, "--use_safetensors") == 0
@@ -207,7 +207,7 @@ def test_a_folder_is_replaced_only_when_the_new_one_is_complete(
     def fail(*_: Any, **__: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint_writer, "_write_json", fail)
+    monkeypatch.setattr(pipeline_folder, "_write_json", fail)
     assert convert(models["sd1"], target, "--use_safetensors", "--fp16") == 2
     assert {path: path.read_bytes() for path in target.rglob("*") if path.is_file()} == before
     assert [path.name for path in tmp_path.iterdir()] == ["folder"]
@@ -278,7 +278,7 @@ def test_a_denoiser_that_is_a_file_of_its_own_goes_to_diffusers_and_back_bit_for
     assert main(["convert", str(model.transformer), str(tmp_path / "folder")]) == 0
     opened: Any = FluxTransformer2DModel.from_pretrained(tmp_path / "folder", subfolder="transformer")
     state = opened.state_dict()
-    for name, value in to_diffusers(weights).items():
+    for name, value in flux_weights(weights).items():
         assert torch.equal(state[name].to(value.dtype), value), name
     out = tmp_path / "back.safetensors"
     argv = ["--diffusers_path", str(tmp_path / "folder"), "--save_to", str(out)]
@@ -291,7 +291,7 @@ def test_a_denoiser_that_is_a_file_of_its_own_goes_to_diffusers_and_back_bit_for
 
 def test_one_of_diffusers_shards_is_as_good_as_the_folder_and_the_format_is_as_asked(tmp_path: Path) -> None:
     weights = load_file(tiny.flux(tmp_path / "model").transformer)
-    theirs = {name: value.contiguous() for name, value in to_diffusers(weights).items()}
+    theirs = {name: value.contiguous() for name, value in flux_weights(weights).items()}
     names, folder = sorted(theirs), tmp_path / "folder" / "transformer"
     folder.mkdir(parents=True)
     files = [f"diffusion_pytorch_model-0000{i}-of-00002.safetensors" for i in (1, 2)]

@@ -20,13 +20,13 @@ from sfumato.adapters.network.selection import Size
 from sfumato.adapters.sd_scripts.blocks import BlockRule
 from sfumato.cli.main import main, script
 from sfumato.models.components.stable_diffusion.insistence import InsistenceOptions
-from sfumato.models.families.flux.keys import to_diffusers
 from sfumato.models.interface.family import DENOISER, Family
-from sfumato.models.interface.rewriting import Rewriting
+from sfumato.models.interface.publishing import Publishing, tensors_of
 from sfumato.models.interface.targets import AdapterTarget
 from sfumato.models.registry.whole_models import open_model
 from sfumato.tools.extracting.extraction import Pair
 from tests import tiny
+from tests.pipelines import flux_weights
 from tests.runs import others_slow
 
 RANK, CONV_RANK = 3, 2
@@ -60,10 +60,8 @@ def tuned_by_a_lora(model: Path) -> tuple[Path, Path]:
 
 
 def save(family: Family, parts: dict[str, nn.Module], path: Path) -> None:
-    if parts.keys() == {DENOISER}:
-        family.save(DENOISER, parts[DENOISER], path, torch.float32, {})
-    else:
-        family.rewrite_file(path, Rewriting(torch.float32), parts)  # type: ignore[attr-defined]
+    trained = {name: tensors_of(part) for name, part in parts.items()}
+    family.write(trained, path, Publishing(dtype=torch.float32))
 
 
 def products(path: Path) -> dict[str, Tensor]:
@@ -146,7 +144,7 @@ def test_flux_in_diffusers_layout_in_8_bits_and_pickled_models_are_compared(
     plain = tiny.flux(tmp_path, dtype=torch.float32).transformer
     folder = tmp_path / "folder" / "transformer"
     folder.mkdir(parents=True)
-    save_file(to_diffusers(load_file(plain)), folder / "diffusion_pytorch_model.safetensors")
+    save_file(flux_weights(load_file(plain)), folder / "diffusion_pytorch_model.safetensors")
     eight_bit = tiny.flux(tmp_path / "8", dtype=torch.float8_e4m3fn).transformer
     found = tmp_path / "found.safetensors"
     assert script("networks/flux_extract_lora", _argv(folder.parent, plain, found)) == 2

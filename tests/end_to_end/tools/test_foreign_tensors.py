@@ -15,6 +15,7 @@ from sfumato.cli.main import script
 from sfumato.config.run.model.model import ModelConfig
 from sfumato.config.run.run import Run
 from sfumato.models.interface.family import DENOISER, Family
+from sfumato.models.interface.publishing import Publishing, tensors_of
 from sfumato.models.registry.families import family_for
 from tests import tiny
 
@@ -109,7 +110,7 @@ def test_a_whole_denoiser_that_was_trained_keeps_them(tmp_path: Path) -> None:
     model = family.load(DENOISER, torch.float32, torch.device("cpu"))
     for suffix in ("safetensors", "ckpt"):
         out = tmp_path / f"trained.{suffix}"
-        family.save(DENOISER, model, out, torch.bfloat16, {})
+        family.write({DENOISER: tensors_of(model)}, out, Publishing(dtype=torch.bfloat16))
         found = load_file(out) if suffix == "safetensors" else torch.load(out, weights_only=True)
         found = found.get("state_dict", found)
         assert all(torch.equal(found[key], value) for key, value in markers.items())

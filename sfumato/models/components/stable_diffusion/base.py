@@ -7,8 +7,8 @@ and what its UNet is told.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -20,15 +20,17 @@ from sfumato.diffusion.schedules import ddpm_sigmas, leading_timesteps, sigma_at
 from sfumato.errors import UserError
 from sfumato.models.components import autoencoder, text_encoders
 from sfumato.models.components.caption_lengths import TokenizerReader
-from sfumato.models.components.stable_diffusion import checkpoint_writer, clip
+from sfumato.models.components.stable_diffusion import clip
 from sfumato.models.components.stable_diffusion.checkpoint import Checkpoint, Layout
-from sfumato.models.components.stable_diffusion.predicted import Predicted, as_settings
+from sfumato.models.components.stable_diffusion.predicted import Predicted
+from sfumato.models.components.stable_diffusion.publisher import CheckpointPublisher
 from sfumato.models.components.unet import unet
+from sfumato.models.interface import publishing
 from sfumato.models.interface.family import DENOISER
 from sfumato.models.interface.identity import ModelIdentity, SamplingDefaults
 from sfumato.models.interface.latents import LatentSpace
 from sfumato.models.interface.published import Published
-from sfumato.models.interface.rewriting import Rewriting
+from sfumato.models.interface.publishing import Publishing, TrainedParts
 from sfumato.models.interface.tokenizers import Tokenizers
 
 logger = logging.getLogger(__name__)
@@ -143,31 +145,28 @@ class StableDiffusion:
         """Return nothing: every option that changes what the model is told is recorded for all families."""
         return {}
 
-    def save(
-        self, part: str, model: nn.Module, path: Path, dtype: torch.dtype, metadata: Mapping[str, str]
-    ) -> None:
-        """Write one part under its published names."""
-        checkpoint_writer.save_part(self.layout.parts[part], model, path, dtype, metadata)
+    @contextmanager
+    def published(self, part: str) -> Iterator[Published]:
+        """Open the single file or the folder that holds all parts; see `Published`."""
+        models = {name: self.checkpoint.load(name, None, torch.device("cpu")) for name in self.layout.parts}
+        parts = {name: publishing.tensors_of(model, is_copy=True) for name, model in models.items()}
+        with self.checkpoint.file() as base:
+            metadata = base.metadata if base is not None else {}
+        yield Published(parts, models, metadata)
 
-    def published(self, part: str) -> AbstractContextManager[Published]:
-        """Open the single file that holds all parts, or that the folder makes; see `Published`."""
-        return checkpoint_writer.published(self.checkpoint)
+    def write(self, parts: TrainedParts, path: Path, how: Publishing) -> None:
+        """Write all parts, as one file unless `how` says otherwise; those not given are the base's."""
+        publishing.write(self._publisher, parts, path, how)
 
-    def rewrite_file(self, path: Path, how: Rewriting, parts: Mapping[str, nn.Module] | None = None) -> None:
-        """Write all parts as one file, safetensors or .ckpt; parts that are not given come from the base."""
-        self._require_convertible(to_folder=False)
-        checkpoint_writer.save_file(path, self.checkpoint, parts or {}, how)
+    def written_bytes(self, parts: TrainedParts, how: Publishing) -> int:
+        """Return how much `write` would write."""
+        return publishing.written_bytes(self._publisher, parts, how)
 
-    def rewrite_folder(
-        self, folder: Path, how: Rewriting, parts: Mapping[str, nn.Module] | None = None
-    ) -> None:
-        """Write all parts as a folder in diffusers' layout; parts that are not given come from the base."""
-        self._require_convertible(to_folder=True)
-        sources = self.tokenizer_sources
-        load = self.tokenizers.__getitem__
-        tokenizers = {source.folder: partial(load, part) for part, source in sources.items()}
-        settings = as_settings(self.predicted)
-        checkpoint_writer.save_folder(folder, self.checkpoint, parts or {}, how, tokenizers, settings)
+    @property
+    def _publisher(self) -> CheckpointPublisher:
+        load, sources = self.tokenizers.__getitem__, self.tokenizer_sources.items()
+        tokenizers = {source.folder: partial(load, part) for part, source in sources}
+        return CheckpointPublisher(self.checkpoint, self.predicted, tokenizers)
 
     def _check_prediction(self) -> None:
         """Raise UserError if the model predicts what is not known here, or not what the user says."""
@@ -175,14 +174,6 @@ class StableDiffusion:
             raise UserError(reason)
         if self.predicted.remark:
             logger.info(self.predicted.remark)
-
-    def _require_convertible(self, *, to_folder: bool) -> None:
-        """Raise UserError if the other layout cannot say what the model predicts."""
-        if self.predicted.strangeness and to_folder != self.checkpoint.is_folder:
-            raise UserError(
-                f"{self.checkpoint.path} predicts neither noise nor velocity as they are known here, which "
-                "the other layout could not say; keep the layout"
-            )
 
     def _read(self, captions: Sequence[str], is_weighted: bool) -> dict[str, Tensor]:
         tokens: dict[str, Tensor] = {}

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from sfumato.checkpoints.lazy import LazyTensor
 from sfumato.checkpoints.tensors import SUFFIXES, TensorReader, open_tensors
 from sfumato.errors import UserError
 from sfumato.models.components import autoencoder, hub, text_encoders
@@ -21,6 +22,7 @@ from sfumato.models.components.stable_diffusion import openclip
 from sfumato.models.components.tensor_views import TensorView, view_of
 from sfumato.models.components.unet import unet, unet_names
 from sfumato.models.interface.family import DENOISER, VAE
+from sfumato.models.interface.publishing import tensors_of
 
 OPTION = "pretrained_model_name_or_path"
 
@@ -127,21 +129,17 @@ class Checkpoint:
 
     def load(self, part: str, dtype: torch.dtype | None, device: torch.device) -> nn.Module:
         """Load one part, frozen and in eval mode; `dtype` None keeps each tensor's own."""
-        spec, config = self.layout.parts[part], self._config(part)
         with self.opened(part) as view:
-            if spec.network == "unet":
-                return unet.load(view, dtype, device, num_heads=_heads(config), what=spec.what)
-            if spec.network == "vae":
-                return autoencoder.load_view(view, dtype, device, what=spec.what)
-            return text_encoders.load_clip_view(
-                view,
-                dtype,
-                device,
-                activation=config.get("hidden_act", spec.activation),
-                num_heads=config.get("num_attention_heads"),
-                has_projection=spec.has_projection,
-                what=spec.what,
-            )
+            return self._loaded(part, view, dtype, device)
+
+    def structure(self, part: str) -> nn.Module:
+        """Return one part without numbers, on the meta device; nothing is read but headers and settings."""
+        with self.opened(part) as view:
+            return self._loaded(part, view.hollow(), None, torch.device("meta"))
+
+    def tensors(self, part: str) -> dict[str, LazyTensor]:
+        """Return one part's tensors as they are, by their names in its state; read when they are used."""
+        return tensors_of(self.load(part, None, torch.device("cpu")), is_copy=True)
 
     @contextmanager
     def opened(self, part: str) -> Iterator[TensorView]:
@@ -174,6 +172,24 @@ class Checkpoint:
                 return autoencoder.AutoencoderShape.of(view.shapes)
         except (UserError, KeyError):
             return None
+
+    def _loaded(
+        self, part: str, view: TensorView, dtype: torch.dtype | None, device: torch.device
+    ) -> nn.Module:
+        spec, config = self.layout.parts[part], self._config(part)
+        if spec.network == "unet":
+            return unet.load(view, dtype, device, num_heads=_heads(config), what=spec.what)
+        if spec.network == "vae":
+            return autoencoder.load_view(view, dtype, device, what=spec.what)
+        return text_encoders.load_clip_view(
+            view,
+            dtype,
+            device,
+            activation=config.get("hidden_act", spec.activation),
+            num_heads=config.get("num_attention_heads"),
+            has_projection=spec.has_projection,
+            what=spec.what,
+        )
 
     def _part_of(self, file: TensorReader, part: str) -> TensorView:
         spec, view = self.layout.parts[part], view_of(file)

@@ -7,14 +7,13 @@ keeps the transposed matrix. Some files hold it transposed all the same: see `is
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from torch import Tensor
 
 from sfumato.checkpoints.lazy import LazyTensor
 from sfumato.models.components.tensor_views import Shapes, TensorView
-from sfumato.models.interface.published import Place
 
 LOGIT_SCALE = 4.6052
 """ln 100, where the training of CLIP holds the logits' scale; encoding texts does not use it."""
@@ -106,28 +105,18 @@ def is_projection_transposed(shapes: Shapes, metadata: Mapping[str, str]) -> boo
     return "logit_scale" not in shapes and any(key.startswith("modelspec.") for key in metadata)
 
 
-def published(tensors: Mapping[str, Tensor]) -> dict[str, LazyTensor]:
+def published(tensors: Mapping[str, LazyTensor]) -> dict[str, LazyTensor]:
     """Return transformers' tensors (without `text_model.`) as OpenCLIP has them, made when written."""
     layers = _num_transformers_layers(tensors)
-    found = {theirs: _same(tensors[ours]) for theirs, ours in plain_names(layers).items()}
-    found |= {theirs: _joined([tensors[o] for o in ours]) for theirs, ours in fused_names(layers).items()}
+    found = {theirs: tensors[ours] for theirs, ours in plain_names(layers).items()}
+    for theirs, ours in fused_names(layers).items():
+        found[theirs] = LazyTensor.joined([tensors[name] for name in ours])
     if f"{PROJECTION}.weight" in tensors:
-        weight = tensors[f"{PROJECTION}.weight"]
-        found[PROJECTION] = LazyTensor(weight.dtype, tuple(weight.shape[::-1]), lambda: weight.T.contiguous())
+        found[PROJECTION] = tensors[f"{PROJECTION}.weight"].changed(lambda weight: weight.T.contiguous())
     return found
 
 
-def places(shapes: Shapes) -> Iterator[tuple[str, Place]]:
-    """Yield each of transformers' names (without `text_model.`) with its place among OpenCLIP's tensors."""
-    layers = _num_transformers_layers(shapes)
-    for theirs, ours in plain_names(layers).items():
-        yield ours, Place(theirs)
-    for theirs, group in fused_names(layers).items():
-        for index, ours in enumerate(group):
-            yield ours, Place(theirs, index * shapes[ours][0])
-
-
-def unused_layer(tensors: Mapping[str, Tensor]) -> dict[str, LazyTensor]:
+def unused_layer(tensors: Mapping[str, LazyTensor]) -> dict[str, LazyTensor]:
     """Return what files of Stable Diffusion 2 hold besides, for a model that came without: nothing uses it.
 
     The layer behind the last is a copy of the last.
@@ -139,7 +128,7 @@ def unused_layer(tensors: Mapping[str, Tensor]) -> dict[str, LazyTensor]:
         for name, tensor in published(tensors).items()
         if name.startswith(last)
     }
-    width = len(tensors["final_layer_norm.weight"])
+    width = tensors["final_layer_norm.weight"].shape[0]
     ones = LazyTensor(torch.float32, (width, width), lambda: torch.ones(width, width))
     return copies | {PROJECTION: ones} | logit_scale()
 
@@ -179,12 +168,3 @@ def _transposed(view: TensorView, name: str) -> Callable[[], Tensor]:
 
 def _third(view: TensorView, name: str, index: int) -> Callable[[], Tensor]:
     return lambda: view.get(name).chunk(3)[index].contiguous()
-
-
-def _same(tensor: Tensor) -> LazyTensor:
-    return LazyTensor.of(tensor)
-
-
-def _joined(tensors: list[Tensor]) -> LazyTensor:
-    rows = sum(len(tensor) for tensor in tensors)
-    return LazyTensor(tensors[0].dtype, (rows, *tensors[0].shape[1:]), lambda: torch.cat(tensors))

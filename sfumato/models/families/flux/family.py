@@ -9,14 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from sfumato.checkpoints.pickles import SUFFIXES as PICKLE_SUFFIXES
-from sfumato.checkpoints.pickles import write_pickle
-from sfumato.checkpoints.tensors import write_tensors
 from sfumato.config.run.model.model import ModelConfig
 from sfumato.config.run.run import Run
 from sfumato.diffusion.schedules import flow_sigmas, shift_exponent
@@ -27,13 +24,14 @@ from sfumato.models.families.flux import targets, text
 from sfumato.models.families.flux.files import CLIP_L, PARTS, T5XXL, FluxFiles
 from sfumato.models.families.flux.network import Flux
 from sfumato.models.families.flux.packing import PATCH, image_ids, pack, unpack
-from sfumato.models.families.flux.transformer import save_transformer
+from sfumato.models.families.flux.publisher import FluxPublisher
+from sfumato.models.interface import publishing
 from sfumato.models.interface.conditioning import Conditioning
 from sfumato.models.interface.family import DENOISER, VAE, Prediction
 from sfumato.models.interface.identity import ModelIdentity, SamplingDefaults
 from sfumato.models.interface.latents import CacheFormat, LatentSpace
 from sfumato.models.interface.published import Published
-from sfumato.models.interface.rewriting import Rewriting
+from sfumato.models.interface.publishing import Publishing, TrainedParts
 from sfumato.models.interface.targets import AdapterTarget
 from sfumato.nn.precision import compute_dtype
 
@@ -90,6 +88,7 @@ class FluxFamily:
     ) -> None:
         given = {DENOISER: transformer, CLIP_L: clip_l, T5XXL: t5xxl, VAE: ae}
         self._files = FluxFiles(given, use_mmap=use_mmap, denoiser_option=denoiser_option)
+        self._publisher = FluxPublisher(self._files)
         self.tokenizers = text.tokenizers(tokenizers, _bundled_tokenizers(transformer))
         self.apply_t5_mask = apply_t5_mask
         self.variant = "dev" if self._files.takes_guidance() else "schnell"
@@ -203,34 +202,13 @@ class FluxFamily:
         """Open a part's file, which holds nothing but that part; see `Published`."""
         return self._files.published(part)
 
-    def save(
-        self, part: str, model: nn.Module, path: Path, dtype: torch.dtype, metadata: Mapping[str, str]
-    ) -> None:
-        """Write one part under its published names."""
-        if part == CLIP_L:
-            text_encoders.save_clip(model, path, dtype, metadata)
-        elif part == T5XXL:
-            text_encoders.save_t5(model, path, dtype, metadata)
-        elif part == VAE:
-            autoencoder.save(cast(Any, model), path, dtype, metadata)
-        elif path.suffix.lower() in PICKLE_SUFFIXES:
-            write_pickle(path, model.state_dict() | self._files.foreign(), dtype=dtype)
-        else:
-            write_tensors(path, model.state_dict() | self._files.foreign(), metadata, dtype)
+    def write(self, parts: TrainedParts, path: Path, how: Publishing) -> None:
+        """Write the given parts, each as a file of its own unless `how` says otherwise."""
+        publishing.write(self._publisher, parts, path, how)
 
-    def save_for_diffusers(self, part: str, model: nn.Module, folder: Path, dtype: torch.dtype) -> None:
-        """Write the denoiser as diffusers' FluxTransformer2DModel, in the folder `transformer`."""
-        if part != DENOISER:
-            raise ValueError(f"{part} has no folder of its own making; save it as a file")
-        save_transformer(cast(Flux, model), folder / PARTS[part].folder, dtype)
-
-    def rewrite_file(self, path: Path, how: Rewriting) -> None:
-        """Write the denoiser's file again, under its published names."""
-        self._files.rewrite_file(path, how)
-
-    def rewrite_folder(self, folder: Path, how: Rewriting) -> None:
-        """Write the denoiser's part of a folder in diffusers' layout, always as safetensors."""
-        self._files.rewrite_folder(folder, how)
+    def written_bytes(self, parts: TrainedParts, how: Publishing) -> int:
+        """Return how much `write` would write."""
+        return publishing.written_bytes(self._publisher, parts, how)
 
 
 def _bundled_tokenizers(transformer: Path | None) -> Path | None:

@@ -6,30 +6,25 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 import torch
 from torch import nn
 
-from sfumato.checkpoints.lazy import LazyTensor
-from sfumato.checkpoints.tensors import SUFFIXES, open_tensors, write_tensors
+from sfumato.checkpoints.tensors import TensorReader, open_tensors
 from sfumato.errors import UserError
 from sfumato.models.components import autoencoder, text_encoders
 from sfumato.models.components.loading import shapes_of
-from sfumato.models.components.recognise import describe, recognise, weight_names
-from sfumato.models.components.stable_diffusion.checkpoint_writer import copied
+from sfumato.models.components.recognise import describe, recognise
 from sfumato.models.components.tensor_views import Shapes
-from sfumato.models.families.flux.network import Flux
 from sfumato.models.families.flux.packing import PATCH
 from sfumato.models.families.flux.transformer import (
+    OpenTransformer,
     flux_shape,
     load_transformer,
-    open_published,
-    save_transformer,
+    open_transformer,
 )
 from sfumato.models.interface.family import DENOISER, VAE
-from sfumato.models.interface.published import Place, Published
-from sfumato.models.interface.rewriting import Rewriting
+from sfumato.models.interface.published import Published
 
 CLIP_L = "clip_l"
 T5XXL = "t5xxl"
@@ -100,49 +95,32 @@ class FluxFiles:
     @contextmanager
     def published(self, part: str) -> Iterator[Published]:
         """Open a part's file, which holds nothing but that part; see `Published`."""
-        self._checked_shapes(part)
-        path = self._existing(part)
         if part == DENOISER:
-            with open_published(path, use_mmap=self._use_mmap) as found:
-                yield found
+            with self.transformer() as base:
+                yield Published({part: base.tensors}, {part: base.model}, base.metadata)
             return
         model = self.load(part, torch.bfloat16, torch.device("meta"))
-        with open_tensors(path, use_mmap=self._use_mmap) as file:
-            tensors = {name: file.lazy(name) for name in file.keys()}  # noqa: SIM118 - a reader is no mapping
-            by_bare = {text_encoders.bare(name): name for name in tensors}
-            names = {name: text_encoders.bare(name) for name in model.state_dict()}
-            places = {name: Place(by_bare[bare]) for name, bare in names.items() if bare in by_bare}
-            yield Published(tensors, {part: model}, {part: places}, file.metadata)
+        with open_tensors(self._existing(part), use_mmap=self._use_mmap) as file:
+            names = {name: text_encoders.name_in_file(name, file.keys()) for name in model.state_dict()}
+            tensors = {name: file.lazy(found) for name, found in names.items() if found}
+            yield Published({part: tensors}, {part: model}, file.metadata)
 
-    def rewrite_file(self, path: Path, how: Rewriting) -> None:
-        """Write the denoiser's file again, under its published names."""
-        if path.suffix.lower() not in SUFFIXES:
-            raise UserError(f"{path} is no name for a FLUX.1 transformer; end it in .safetensors")
-        if how.epoch or how.step:
-            raise UserError(
-                "--epoch and --global_step are for pickled files of Stable Diffusion; leave them out"
-            )
-        with self.published(DENOISER) as own:
-            write_tensors(path, own.tensors, how.metadata, how.dtype)
+    @contextmanager
+    def transformer(self) -> Iterator[OpenTransformer]:
+        """Open the denoiser's file."""
+        self._checked_shapes(DENOISER)
+        with open_transformer(self._existing(DENOISER), use_mmap=self._use_mmap) as file:
+            yield file
 
-    def rewrite_folder(self, folder: Path, how: Rewriting) -> None:
-        """Write the denoiser's part of a folder in diffusers' layout, always as safetensors."""
-        with self.published(DENOISER) as own:
-            model = cast(Flux, own.modules[DENOISER])
-            tensors = {name: own.tensors[place.name] for name, place in own.places[DENOISER].items()}
-            save_transformer(model, folder / PARTS[DENOISER].folder, how.dtype, tensors)
-        if how.reference is not None:
-            copied(how.reference, folder, ("scheduler", "tokenizer", "tokenizer_2"))
-
-    def foreign(self) -> dict[str, LazyTensor]:
-        """Return what the denoiser's file holds for other programs, in memory."""
-        path = self._sources[DENOISER]
+    @contextmanager
+    def opened(self, part: str) -> Iterator[TensorReader | None]:
+        """Open a part's file as it is, where there is one."""
+        path = self._sources[part]
         if path is None or not path.exists():
-            return {}
+            yield None
+            return
         with open_tensors(path, use_mmap=self._use_mmap) as file:
-            weights = weight_names(file.keys())
-            names = [name for name in file.keys() if name not in weights]  # noqa: SIM118 - a reader is no mapping
-            return {name: LazyTensor.foreign(file.get(name)) for name in names}
+            yield file
 
     def takes_guidance(self) -> bool:
         """Return whether the denoiser was distilled to take a guidance scale, as far as it can be read."""

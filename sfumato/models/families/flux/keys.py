@@ -70,7 +70,7 @@ class DiffusersSource:
         """Make our tensor of theirs."""
         parts = [get(name) for name in self.names]
         whole = parts[0] if len(parts) == 1 else torch.cat(parts)
-        return torch.cat(whole.chunk(2)[::-1]) if self.swaps_halves else whole
+        return _with_halves_swapped(whole) if self.swaps_halves else whole
 
     def shape(self, shape_of: Callable[[str], tuple[int, ...]]) -> tuple[int, ...]:
         """Return the shape of our tensor."""
@@ -79,16 +79,13 @@ class DiffusersSource:
 
     def lazy(self, open_: Callable[[str], LazyTensor]) -> LazyTensor:
         """Return our tensor, made of theirs when it is written."""
-        parts = {name: open_(name) for name in self.names}
-        dtype = parts[self.names[0]].dtype
-        shape = self.shape(lambda name: parts[name].shape)
-        is_copy = all(part.is_copy for part in parts.values())
-        return LazyTensor(dtype, shape, lambda: self.join(lambda name: parts[name].load()), is_copy=is_copy)
+        whole = LazyTensor.joined([open_(name) for name in self.names])
+        return whole.changed(_with_halves_swapped) if self.swaps_halves else whole
 
     def split(self, whole: Tensor, hidden: int) -> dict[str, Tensor]:
         """Make their tensors of ours: `hidden` rows for each but the last, which has the rest."""
         if self.swaps_halves:
-            whole = torch.cat(whole.chunk(2)[::-1])
+            whole = _with_halves_swapped(whole)
         widths = [hidden] * (len(self.names) - 1)
         return dict(zip(self.names, whole.split([*widths, whole.shape[0] - sum(widths)]), strict=True))
 
@@ -111,32 +108,22 @@ def published_table(names: Collection[str]) -> dict[str, DiffusersSource]:
     return from_diffusers(depth, single, "guidance_in.in_layer.weight" in names)
 
 
-def lazily_to_diffusers(tensors: Mapping[str, LazyTensor]) -> dict[str, LazyTensor]:
+def to_diffusers(tensors: Mapping[str, LazyTensor]) -> dict[str, LazyTensor]:
     """Return a published file's tensors under diffusers' names, made when they are written."""
-    found = {}
-    hidden = tensors["img_in.bias"].shape[0]
-    for key, source in published_table(tensors).items():
-        whole = tensors[key]
-        meta = torch.empty(whole.shape, dtype=whole.dtype, device="meta")
-        for name, part in source.split(meta, hidden).items():
-            load = partial(_part, whole, source, hidden, name)
-            found[name] = LazyTensor(whole.dtype, tuple(part.shape), load, is_copy=whole.is_copy)
-    return found
-
-
-def to_diffusers(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return a published file's tensors under diffusers' names."""
-    table = published_table(tensors)
     hidden = tensors["img_in.bias"].shape[0]
     return {
-        name: part
-        for key, source in table.items()
-        for name, part in source.split(tensors[key], hidden).items()
+        name: tensors[key].changed(partial(_part, source, hidden, name))
+        for key, source in published_table(tensors).items()
+        for name in source.names
     }
 
 
-def _part(whole: LazyTensor, source: DiffusersSource, hidden: int, name: str) -> Tensor:
-    return source.split(whole.load(), hidden)[name]
+def _part(source: DiffusersSource, hidden: int, name: str, whole: Tensor) -> Tensor:
+    return source.split(whole, hidden)[name]
+
+
+def _with_halves_swapped(tensor: Tensor) -> Tensor:
+    return torch.cat(tensor.chunk(2)[::-1])
 
 
 def _sources(depth: int, depth_single: int, guidance: bool) -> Iterator[tuple[str, DiffusersSource]]:

@@ -2,28 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from sfumato.checkpoints.atomic import atomic_file
 from sfumato.checkpoints.lazy import LazyTensor
-from sfumato.checkpoints.tensors import open_tensors, write_tensors
+from sfumato.checkpoints.tensors import open_tensors
 from sfumato.models.components.loading import check_names, fill, shapes_of, sizes_of
 from sfumato.models.components.recognise import weight_names
-from sfumato.models.families.flux.keys import (
-    PREFIX,
-    DiffusersSource,
-    lazily_to_diffusers,
-    table_for,
-    to_diffusers,
-)
+from sfumato.models.families.flux.keys import PREFIX, DiffusersSource, table_for
 from sfumato.models.families.flux.network import Flux, FluxShape
-from sfumato.models.interface.family import DENOISER
-from sfumato.models.interface.published import Place, Published
 from sfumato.nn.precision import linear_weights
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -66,19 +57,9 @@ def load_transformer(
     return model
 
 
-def save_transformer(
-    model: Flux,
-    folder: Path,
-    dtype: torch.dtype | None,
-    tensors: Mapping[str, LazyTensor] | None = None,
-) -> None:
-    """Write a transformer with diffusers' names and settings; the folder changes file by file.
-
-    Args:
-        tensors: the weights under their published names, if they are not the model's own.
-    """
-    shape = model.shape
-    settings = {
+def folder_settings(shape: FluxShape) -> dict[str, object]:
+    """Return the settings by which diffusers builds a transformer of these sizes."""
+    return {
         "_class_name": "FluxTransformer2DModel",
         "attention_head_dim": sum(shape.axes_dim),
         "axes_dims_rope": list(shape.axes_dim),
@@ -91,10 +72,6 @@ def save_transformer(
         "patch_size": 1,
         "pooled_projection_dim": shape.pooled_width,
     }
-    theirs = to_diffusers(model.state_dict()) if tensors is None else lazily_to_diffusers(tensors)
-    write_tensors(folder / "diffusion_pytorch_model.safetensors", theirs, {"format": "pt"}, dtype)
-    with atomic_file(folder / "config.json") as file:
-        file.write(json.dumps(settings, indent=2).encode())
 
 
 def flux_shape(path: Path, found: Shapes, axes_dim: tuple[int, int, int] | None = None) -> FluxShape:
@@ -112,27 +89,42 @@ def flux_shape(path: Path, found: Shapes, axes_dim: tuple[int, int, int] | None 
     return sizes_of(path, _WHAT, read)
 
 
-@contextmanager
-def open_published(path: Path, *, use_mmap: bool = True) -> Iterator[Published]:
-    """Open a transformer's file under the published names, in which it may be or not; see `Published`.
+@dataclass(frozen=True)
+class OpenTransformer:
+    """A transformer's open file, whichever names it has.
 
-    Whatever else a file holds is kept as it is.
+    Attributes:
+        model: on the meta device.
+        tensors: by their names in the model's state.
+        prefix: what the file puts before these names; nothing if it has diffusers'.
+        others: what else the file holds, by its name there.
+    """
+
+    model: Flux
+    tensors: Mapping[str, LazyTensor]
+    prefix: str
+    others: Mapping[str, LazyTensor]
+    metadata: Mapping[str, str]
+
+
+@contextmanager
+def open_transformer(path: Path, *, use_mmap: bool = True) -> Iterator[OpenTransformer]:
+    """Open a transformer's file, in any of the namings that `load_transformer` knows.
+
+    Raises:
+        UserError: as `load_transformer` has it.
     """
     with open_tensors(path, use_mmap=use_mmap) as file:
         shapes = shapes_of(file)
         with torch.device("meta"):
             model = Flux(flux_shape(path, shapes))
-        is_plain = not is_from_diffusers(_own_tensors(shapes))
-        prefix = PREFIX if any(name.startswith(PREFIX) for name in shapes) and is_plain else ""
-        places = {name: Place(prefix + name) for name in model.state_dict()}
-        own = {place.name for place in places.values()}
-        table = {} if is_plain else table_for(_own_tensors(shapes))
-        tensors = {name: source.lazy(file.lazy) for name, source in table.items()}
-        made_of = {name for source in table.values() for name in source.names}
-        tensors |= {
-            name: file.lazy(name, is_foreign=name not in own) for name in shapes if name not in made_of
-        }
-        yield Published(tensors, {DENOISER: model}, {DENOISER: places}, file.metadata)
+        own = _sources(_own_tensors(shapes))
+        sources = sizes_of(path, _WHAT, lambda: {name: own[name] for name in model.state_dict()})
+        tensors = {name: source.lazy(file.lazy) for name, source in sources.items()}
+        used = {name for source in sources.values() for name in source.names}
+        prefix = PREFIX if any(name.startswith(PREFIX) for name in used) else ""
+        others = {name: file.lazy(name, is_foreign=True) for name in shapes if name not in used}
+        yield OpenTransformer(model, tensors, prefix, others, file.metadata)
 
 
 def is_from_diffusers(names: Iterable[str]) -> bool:

@@ -24,7 +24,7 @@ from sfumato.models.families.sdxl.family import SdxlFamily
 from sfumato.models.interface.conditioning import Conditioning, ImageSizes
 from sfumato.models.interface.family import DENOISER, VAE, Prediction, ReadsEmphasis
 from sfumato.models.interface.identity import ModelIdentity
-from sfumato.models.interface.rewriting import Rewriting
+from sfumato.models.interface.publishing import Layout, Publishing, TrainedParts, tensors_of
 from sfumato.models.registry.families import family_for
 from sfumato.nn import checkpointing
 from tests import tiny
@@ -74,6 +74,10 @@ def family_of(kind: str, path: Path, tokenizers: Path | None, **options: Any) ->
 
 def load_all(family: AnyFamily, dtype: torch.dtype = torch.float32) -> dict[str, nn.Module]:
     return {part: family.load(part, dtype, CPU) for part in (*family.text_outputs, DENOISER, VAE)}
+
+
+def loaded_parts(family: AnyFamily) -> TrainedParts:
+    return {part: tensors_of(model) for part, model in load_all(family).items()}
 
 
 @dataclass(frozen=True)
@@ -158,20 +162,20 @@ def test_every_part_computes_what_diffusers_does(files: Files, layout: str) -> N
 
 def test_a_file_that_is_loaded_and_saved_has_the_same_bytes(files: Files, tmp_path: Path) -> None:
     family = files.family()
-    family.rewrite_file(tmp_path / "again.safetensors", Rewriting(), load_all(family))
+    family.write(loaded_parts(family), tmp_path / "again.safetensors", Publishing())
     assert (tmp_path / "again.safetensors").read_bytes() == files.file.read_bytes()
 
 
 def test_parts_that_are_not_given_come_from_the_base(files: Files, tmp_path: Path) -> None:
     family = files.family()
-    denoiser = family.load(DENOISER, torch.float32, CPU)
-    family.rewrite_file(tmp_path / "again.safetensors", Rewriting(), {DENOISER: denoiser})
+    denoiser = tensors_of(family.load(DENOISER, torch.float32, CPU))
+    family.write({DENOISER: denoiser}, tmp_path / "again.safetensors", Publishing())
     assert (tmp_path / "again.safetensors").read_bytes() == files.file.read_bytes()
 
 
 def test_a_folder_becomes_the_file_it_was_made_of(files: Files, tmp_path: Path) -> None:
     family = files.family("folder")
-    family.rewrite_file(tmp_path / "again.safetensors", Rewriting(metadata={"a": "b"}), load_all(family))
+    family.write(loaded_parts(family), tmp_path / "again.safetensors", Publishing(metadata={"a": "b"}))
     found, expected = load_file(tmp_path / "again.safetensors"), load_file(files.file)
     # What the model does not use is not in a folder: the schedule, and a last layer that nothing listens to.
     assert expected.keys() - found.keys() <= {"betas"}
@@ -189,7 +193,7 @@ def test_a_saved_folder_opens_in_diffusers_with_the_same_weights(
     import diffusers
 
     family = files.family()
-    family.rewrite_folder(tmp_path, Rewriting(as_safetensors=as_safetensors))
+    family.write({}, tmp_path, Publishing(Layout.FOLDER, as_safetensors=as_safetensors))
     name = "StableDiffusionXLPipeline" if files.kind == "sdxl" else "StableDiffusionPipeline"
     opened = getattr(diffusers, name).from_pretrained(tmp_path, use_safetensors=as_safetensors)
     for part in ("unet", "vae", "text_encoder", *(["text_encoder_2"] if files.kind == "sdxl" else [])):
@@ -206,8 +210,8 @@ def test_a_saved_folder_opens_in_diffusers_with_the_same_weights(
 def test_a_pickled_checkpoint_counts_on_from_its_base(tmp_path: Path) -> None:
     base = write("sd1", tmp_path, suffix=".ckpt")
     family = family_of("sd1", base.path, base.tokenizers)
-    how = Rewriting(torch.float16, epoch=2, step=50)
-    family.rewrite_file(tmp_path / "again.ckpt", how, load_all(family))
+    how = Publishing(dtype=torch.float16, epoch=2, step=50)
+    family.write(loaded_parts(family), tmp_path / "again.ckpt", how)
     content = torch.load(tmp_path / "again.ckpt", weights_only=True)
     assert (content["epoch"], content["global_step"]) == (5, 750)
     weights, before = content["state_dict"], torch.load(base.path, weights_only=True)["state_dict"]
@@ -219,10 +223,10 @@ def test_a_pickled_checkpoint_counts_on_from_its_base(tmp_path: Path) -> None:
 
 def test_single_parts_are_written_under_published_names(files: Files, tmp_path: Path) -> None:
     family, whole = files.family(), load_file(files.file)
-    for part, model in files.models.items():
-        path = tmp_path / f"{part}.safetensors"
-        family.save(part, model, path, torch.float32, {})
-        found = load_file(path)
+    parts = {part: tensors_of(model) for part, model in files.models.items()}
+    family.write(parts, tmp_path / "x.safetensors", Publishing(Layout.PART_FILES))
+    for part in parts:
+        found = load_file(tmp_path / ("x.safetensors" if part == DENOISER else f"x_{part}.safetensors"))
         if part == VAE:
             assert all(torch.equal(t, whole[f"first_stage_model.{name}"]) for name, t in found.items())
         elif part == DENOISER:
@@ -279,8 +283,7 @@ def test_a_transposed_text_projection_is_recognised(projection: int, tmp_path: P
     assert torch.equal(pooled(turned, base.tokenizers), right)
 
     family = SdxlFamily(turned, tokenizers=base.tokenizers)
-    how = Rewriting(metadata={"modelspec.title": "again"})
-    family.rewrite_file(tmp_path / "saved.safetensors", how)
+    family.write({}, tmp_path / "saved.safetensors", Publishing(metadata={"modelspec.title": "again"}))
     assert torch.equal(pooled(tmp_path / "saved.safetensors", base.tokenizers), right)
 
 

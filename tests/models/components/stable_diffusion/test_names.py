@@ -6,12 +6,14 @@ import pytest
 import torch
 
 from sfumato.adapters.sd_scripts.block_helpers import get_block_index
+from sfumato.checkpoints.lazy import written_as
 from sfumato.models.components import autoencoder, text_encoders
-from sfumato.models.components.stable_diffusion import checkpoint_writer, openclip
+from sfumato.models.components.stable_diffusion import openclip, single_file
 from sfumato.models.components.unet import unet_names
 from sfumato.models.families.sd.family import SdFamily
 from sfumato.models.families.sdxl.family import SdxlFamily
 from sfumato.models.interface.family import DENOISER
+from sfumato.models.interface.publishing import tensors_of
 from sfumato.models.interface.targets import AdapterTarget
 from tests.models.components.stable_diffusion.published import DTYPES, LAYOUTS, Published, rows, shape, shapes
 
@@ -64,8 +66,8 @@ def test_every_autoencoder_tensor_is_translated_both_ways() -> None:
     checkpoint = Published("sd15_ldm")
     view = checkpoint.view(autoencoder.PREFIX)
     assert autoencoder.diffusers_names(view.shapes) == expected
-    state = autoencoder.load_view(view, torch.float32, torch.device("meta")).state_dict()
-    again = {name: tuple(tensor.shape) for name, tensor in autoencoder.published(state).items()}
+    state = tensors_of(autoencoder.load_view(view, torch.float32, torch.device("meta")))
+    again = {name: tensor.shape for name, tensor in autoencoder.published(state).items()}
     assert again == dict(view.shapes)
 
 
@@ -93,7 +95,9 @@ def test_every_openclip_tensor_is_translated(
         if new not in ("-", "text_projection.weight"):
             expected.setdefault(theirs, set()).add(new.removeprefix("text_model."))
     assert ours == expected
-    saved = {key: tuple(value.shape) for key, value in text_encoders.published_clip(model).items()}
+    saved = {
+        key: tuple(value.shape) for key, value in text_encoders.published_clip(tensors_of(model)).items()
+    }
     assert saved == shapes(diffusers)
 
 
@@ -103,8 +107,9 @@ def test_a_saved_checkpoint_has_the_published_names_shapes_and_dtypes(
 ) -> None:
     listed = rows(name)
     dtype = DTYPES[listed[-1][1]]
-    tensors = checkpoint_writer.file_tensors(published[name], models[name], dtype, base=None)
-    found = {key: (value.dtype, value.shape) for key, value in tensors.items()}
+    parts = {part: tensors_of(model) for part, model in models[name].items()}
+    tensors = single_file.file_tensors(published[name], parts, base=None)
+    found = {key: (written_as(value, dtype), value.shape) for key, value in tensors.items()}
     assert found == {key: (DTYPES[kind], shape(size)) for key, kind, size in listed}
 
 

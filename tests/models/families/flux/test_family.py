@@ -12,15 +12,16 @@ from sfumato.config.run.model.model import ModelConfig
 from sfumato.config.run.run import Run
 from sfumato.errors import UserError
 from sfumato.models.families.flux.family import FluxFamily
-from sfumato.models.families.flux.keys import to_diffusers
 from sfumato.models.families.flux.options import FluxGenerationOptions, FluxOptions
 from sfumato.models.families.flux.packing import image_ids, pack, unpack
 from sfumato.models.interface.conditioning import Conditioning
 from sfumato.models.interface.family import Family
 from sfumato.models.interface.parts import Parts
+from sfumato.models.interface.publishing import Publishing, tensors_of
 from sfumato.models.registry.families import family_for
 from sfumato.nn import checkpointing
 from tests import tiny
+from tests.pipelines import flux_weights
 
 CPU = torch.device("cpu")
 PARTS = ("denoiser", "clip_l", "t5xxl", "vae")
@@ -146,7 +147,7 @@ def test_files_stored_in_fp8_load_as_they_are_and_in_wider_formats(tmp_path: Pat
 def test_folder_and_shards_of_diffusers_load_like_the_single_file(
     files: tiny.TinyFlux, tmp_path: Path
 ) -> None:
-    tensors = to_diffusers(load_file(files.transformer))
+    tensors = flux_weights(load_file(files.transformer))
     folder = tmp_path / "flux" / "transformer"
     folder.mkdir(parents=True)
     names = sorted(tensors)
@@ -193,9 +194,8 @@ def test_a_part_is_saved_as_it_was_published(files: tiny.TinyFlux, tmp_path: Pat
     family = family_of(files)
     source = family.source(part)
     assert source is not None
-    family.save(
-        part, family.load(part, torch.float32, CPU), tmp_path / "x.safetensors", torch.float32, {"a": "b"}
-    )
+    trained = {part: tensors_of(family.load(part, torch.float32, CPU))}
+    family.write(trained, tmp_path / "x.safetensors", Publishing(metadata={"a": "b"}))
     saved, original = load_file(tmp_path / "x.safetensors"), load_file(source)
     assert saved.keys() == original.keys()
     assert all(torch.equal(saved[name], original[name]) for name in saved)
@@ -206,7 +206,9 @@ def test_a_part_is_saved_as_it_was_published(files: tiny.TinyFlux, tmp_path: Pat
 def test_fp8_weights_are_saved_in_the_format_that_is_asked_for(files: tiny.TinyFlux, tmp_path: Path) -> None:
     family = family_of(files)
     model = family.load("denoiser", torch.float8_e4m3fn, CPU)
-    family.save("denoiser", model, tmp_path / "x.safetensors", torch.bfloat16, {})
+    family.write(
+        {"denoiser": tensors_of(model)}, tmp_path / "x.safetensors", Publishing(dtype=torch.bfloat16)
+    )
     assert {value.dtype for value in load_file(tmp_path / "x.safetensors").values()} == {torch.bfloat16}
 
 

@@ -7,9 +7,11 @@ import pytest
 import torch
 
 from sfumato.models.components import autoencoder, text_encoders
-from sfumato.models.families.flux.keys import from_diffusers, table_for, to_diffusers
+from sfumato.models.families.flux.keys import from_diffusers, table_for
 from sfumato.models.families.flux.network import Flux, FluxShape
+from sfumato.models.interface.publishing import tensors_of
 from tests import tiny
+from tests.pipelines import flux_weights
 
 HERE = Path(__file__).parent / "names"
 
@@ -79,7 +81,7 @@ def test_diffusers_shapes_join_to_published_shapes(variant: str) -> None:
 
 def test_tensors_survive_the_way_to_diffusers_and_back() -> None:
     tensors = tiny.random_weights(dict(tiny.flux_transformer(32, 2, 2, 1)), seed=3)
-    theirs = to_diffusers(tensors)
+    theirs = flux_weights(tensors)
     back = {key: source.join(theirs.__getitem__) for key, source in table_for(theirs).items()}
     assert back.keys() == tensors.keys()
     for key, value in tensors.items():
@@ -94,9 +96,7 @@ def test_full_size_autoencoder_has_the_published_names_and_shapes() -> None:
     assert shape.downscale == 8
     vae = autoencoder.build(shape)
     assert shapes_of(vae) == shapes("flux_vae_diffusers")
-    assert {
-        key: tuple(value.shape) for key, value in autoencoder.published(vae.state_dict()).items()
-    } == published
+    assert {name: value.shape for name, value in autoencoder.published(tensors_of(vae)).items()} == published
 
 
 def test_autoencoder_names_follow_the_table_both_ways() -> None:
