@@ -9,6 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from sfumato.adapters.layers.file_form import FileForm
+    from sfumato.adapters.layers.kind import AdapterKind
     from sfumato.adapters.network.loading import network_from_file
     from sfumato.adapters.network.network import AdapterNetwork
     from sfumato.checkpoints.tensors import open_tensors, write_tensors
@@ -23,8 +25,10 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "AdapterKind",
     "AdapterNetwork",
     "Family",
+    "FileForm",
     "Parts",
     "Pipeline",
     "Request",
@@ -37,8 +41,10 @@ __all__ = [
 ]
 
 _HOMES = {
+    "AdapterKind": "sfumato.adapters.layers.kind",
     "AdapterNetwork": "sfumato.adapters.network.network",
     "Family": "sfumato.models.interface.family",
+    "FileForm": "sfumato.adapters.layers.file_form",
     "Parts": "sfumato.models.interface.parts",
     "Pipeline": "sfumato.sampling.pipeline",
     "Request": "sfumato.sampling.request",

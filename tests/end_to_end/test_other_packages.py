@@ -25,8 +25,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from sfumato.adapters.layers.file_form import FileForm
-from sfumato.adapters.layers.kind import AdapterKind
+from sfumato import AdapterKind, FileForm
 from sfumato.adapters.layers.layer import per_sample
 
 
@@ -146,7 +145,7 @@ def test_a_kind_of_adapter_from_another_package_does_all_that_ours_do(
     (warning,) = (line for line in shown.err.splitlines() if "toy-broken" in line)
     assert "a_module_that_is_missing" in warning
 
-    merged = tmp_path / "merged.safetensors"
+    merged = model.transformer.with_name("merged.safetensors")  # beside the tokenizers
     asked = ["--flux_model", str(model.transformer), "--save_to", str(merged), "--models", str(first)]
     assert main(["merge", "flux", *asked, "--ratios", "1", "--precision", "float"]) == 0
     weight = "double_blocks.0.img_attn.qkv.weight"

@@ -1,4 +1,4 @@
-"""How `--network_args` speak of our kinds of adapters: one reader for each that sd-scripts has a module for."""
+"""How `--network_args` speak of our kinds of adapters: a reader for each module that sd-scripts has."""
 
 from __future__ import annotations
 
