@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from sfumato.models.interface.family import Family
     from sfumato.models.interface.parts import Parts
     from sfumato.models.registry.families import family_for
+    from sfumato.sampling.generator import Generator
     from sfumato.sampling.pipeline import Pipeline
     from sfumato.sampling.request import Request
 
@@ -29,6 +30,7 @@ __all__ = [
     "AdapterNetwork",
     "Family",
     "FileForm",
+    "Generator",
     "Parts",
     "Pipeline",
     "Request",
@@ -45,6 +47,7 @@ _HOMES = {
     "AdapterNetwork": "sfumato.adapters.network.network",
     "Family": "sfumato.models.interface.family",
     "FileForm": "sfumato.adapters.layers.file_form",
+    "Generator": "sfumato.sampling.generator",
     "Parts": "sfumato.models.interface.parts",
     "Pipeline": "sfumato.sampling.pipeline",
     "Request": "sfumato.sampling.request",
