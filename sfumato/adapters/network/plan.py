@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from torch import nn
 
+from sfumato.adapters.layers.ggpo import Noise
 from sfumato.adapters.layers.kind import AdapterKind
 from sfumato.adapters.layers.layer import NO_DROPOUTS, AdapterLayer, Dropouts
 from sfumato.adapters.network.loading import network_from_file
@@ -97,7 +98,7 @@ class AdapterPlan:
             target for part in self.parts(family) for target in family.adapter_targets(part, models[part])
         ]
         network = self._network(targets, list(family.text_outputs))
-        refined = {layer.name: self.kind.refine(layer, self.settings) for layer in network.layers}
+        refined = {layer.name: self.refine(layer) for layer in network.layers}
         network.noises = {name: noise for name, noise in refined.items() if noise}
         if self.start:
             logger.info(network.load(self.start))
@@ -113,6 +114,10 @@ class AdapterPlan:
     def rehearse(self, family: Family, models: Mapping[str, nn.Module]) -> Network:
         """Make the network, which asks for no numbers; see `Plan`."""
         return self.build(family, models)
+
+    def refine(self, layer: AdapterLayer) -> Noise | None:
+        """Give a layer what no file says of it; return the noise that acts on it in training, if any."""
+        return self.kind.refine(layer, self.settings)
 
     def _network(self, targets: Sequence[AdapterTarget], text_parts: Sequence[str]) -> AdapterNetwork:
         if self.weights:
