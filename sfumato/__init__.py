@@ -9,6 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from sfumato.adapters.layers.file_form import FileForm
+    from sfumato.adapters.layers.kind import AdapterKind
     from sfumato.adapters.network.loading import network_from_file
     from sfumato.adapters.network.network import AdapterNetwork
     from sfumato.checkpoints.tensors import open_tensors, write_tensors
@@ -17,14 +19,18 @@ if TYPE_CHECKING:
     from sfumato.models.interface.family import Family
     from sfumato.models.interface.parts import Parts
     from sfumato.models.registry.families import family_for
+    from sfumato.sampling.generator import Generator
     from sfumato.sampling.pipeline import Pipeline
     from sfumato.sampling.request import Request
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "AdapterKind",
     "AdapterNetwork",
     "Family",
+    "FileForm",
+    "Generator",
     "Parts",
     "Pipeline",
     "Request",
@@ -37,8 +43,11 @@ __all__ = [
 ]
 
 _HOMES = {
+    "AdapterKind": "sfumato.adapters.layers.kind",
     "AdapterNetwork": "sfumato.adapters.network.network",
     "Family": "sfumato.models.interface.family",
+    "FileForm": "sfumato.adapters.layers.file_form",
+    "Generator": "sfumato.sampling.generator",
     "Parts": "sfumato.models.interface.parts",
     "Pipeline": "sfumato.sampling.pipeline",
     "Request": "sfumato.sampling.request",

@@ -68,6 +68,13 @@ def _plan_as_json(run: Run) -> int:
     return 0
 
 
+def _generate(run: Run) -> int:
+    from sfumato.cli.generate import main
+
+    main(run, script_for("generate", run.family, "").part_dtypes)
+    return 0
+
+
 def _inspect(run: Run) -> int:
     if os.environ.get("RANK", "0") not in ("", "0"):
         return 0  # one of several processes tells enough
@@ -129,7 +136,7 @@ WORK: dict[str, Callable[[Run], int]] = {
     "train": _train,
     "plan": _plan,
     "plan --json": _plan_as_json,
-    "generate": Call("cli.generate", "main"),
+    "generate": _generate,
     "inspect": _inspect,
     "convert": _convert,
     "show-metadata": Call("tools.inspection.metadata", "show_metadata", is_shown=True),

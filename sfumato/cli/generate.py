@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from sfumato.config.run.generation import GenerationConfig
@@ -16,8 +16,11 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-def main(run: Run) -> None:
+def main(run: Run, part_dtypes: Mapping[str, str] | None = None) -> None:
     """Make what the run asks for.
+
+    Args:
+        part_dtypes: the options that set the dtype of one part, by the part; see `Script`.
 
     Raises:
         UserError: a file, folder or option will not do.
@@ -27,7 +30,7 @@ def main(run: Run) -> None:
         SamplingSession,  # torch starts here; --help and typos never pay for it
     )
 
-    session = SamplingSession(run)
+    session = SamplingSession(run, part_dtypes=part_dtypes)
     settings = run[GenerationConfig]
     if settings.interactive:
         _converse(session)

@@ -6,6 +6,7 @@ options`, the drop-in and the checks follow from a row.
 
 from dataclasses import replace
 
+from sfumato import plugins
 from sfumato.cli.options.flags import did_you_mean
 from sfumato.cli.rows.data_tools import DATA_TOOLS
 from sfumato.cli.rows.file_tools import FILE_TOOLS
@@ -24,6 +25,9 @@ SCRIPTS: tuple[Script, ...] = (
 )
 """All but those of families that other packages bring."""
 
+_ADAPTER = "lora"
+"""The method of the rows that train adapters."""
+
 
 def script_named(name: str) -> Script:
     """Return the row of that script; a `.py` at the end does not matter."""
@@ -35,16 +39,26 @@ def script_named(name: str) -> Script:
 
 
 def script_for(command: str, family: str, method: str) -> Script:
-    """Return the row that `sfumato COMMAND FAMILY METHOD` runs."""
-    scripts = SCRIPTS
+    """Return the row that `sfumato COMMAND FAMILY METHOD` runs.
+
+    What trains an adapter also trains those that other packages offer, by their names.
+    """
+    rows = {(row.family, row.method): row for row in _scripts_of(family) if row.command == command}
+    if (family, method) in rows:
+        return rows[family, method]
+    adapter = rows.get((family, _ADAPTER))
+    if adapter and method in plugins.names(plugins.ADAPTERS):
+        return replace(adapter, command_overrides={**adapter.command_overrides, "network_module": method})
+    asked = f"{family} {method}".strip()
+    known = [" ".join(key).strip() for key in rows]
+    raise UserError(f"cannot {command} {asked!r}{did_you_mean(asked, known)}; known: {', '.join(known)}")
+
+
+def _scripts_of(family: str) -> tuple[Script, ...]:
+    """Return all rows, with those of the family if another package brings it."""
     if family in names() and all(family != row.family for row in SCRIPTS):
-        scripts += facts_of(family).scripts
-    rows = {(row.family, row.method): row for row in scripts if row.command == command}
-    if (family, method) not in rows:
-        asked = f"{family} {method}".strip()
-        known = [" ".join(key).strip() for key in rows]
-        raise UserError(f"cannot {command} {asked!r}{did_you_mean(asked, known)}; known: {', '.join(known)}")
-    return rows[family, method]
+        return SCRIPTS + facts_of(family).scripts
+    return SCRIPTS
 
 
 def for_chosen_family(script: Script, run: Run) -> Script:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from torch import Tensor
 
 
-def classifier_free(conditional: Tensor, unconditional: Tensor, scale: float) -> Tensor:
+def classifier_free(conditional: Tensor, unconditional: Tensor, scale: float | Tensor) -> Tensor:
     """Extrapolate from the unconditional prediction through the conditional one.
 
     Ho & Salimans 2022 (arXiv:2207.12598).
 
     Args:
         conditional, unconditional: (B, C, H/8, W/8), predictions of the same kind for the same input.
-        scale: 1 returns `conditional`, 0 `unconditional`; above 1 follows the prompt more.
+        scale: a number, or (B, 1, 1, 1); 1 returns `conditional`, 0 `unconditional`, and above 1 follows the
+            prompt more.
     """
     return unconditional + scale * (conditional - unconditional)

@@ -28,6 +28,19 @@ def draw(shape: Sequence[int], rng: torch.Generator) -> Tensor:
     return torch.randn(tuple(shape), generator=rng)
 
 
+def draw_rows(shape: Sequence[int], rngs: Sequence[torch.Generator]) -> Tensor:
+    """Draw each sample's noise from a generator of its own, so that it does not depend on its company.
+
+    Args:
+        shape: of one sample, usually (C, H/8, W/8).
+        rngs: B generators, as for `draw`.
+
+    Returns:
+        (B, *shape), float32, on the CPU.
+    """
+    return torch.cat([draw((1, *shape), rng) for rng in rngs])
+
+
 def perturb(
     noise: Tensor,
     gamma: float,

@@ -25,7 +25,8 @@ from sfumato.transfer import to_device
 Denoise = Callable[[Tensor, float], Tensor]
 """`denoise(x, sigma) -> x0`: the clean latents predicted for x, (B, C, H/8, W/8), at noise level sigma."""
 
-Rng = torch.Generator | None
+Rng = torch.Generator | Sequence[torch.Generator] | None
+"""What samplers draw from that add noise: one for all of a batch, or one for each sample."""
 
 OnStep = Callable[[int, Tensor], None]
 """`on_step(i, x)`: called after step i, counted from 0, with the new x."""
@@ -47,7 +48,7 @@ class Sampler(Protocol):
         Args:
             x: (B, C, H/8, W/8), latents at noise level `sigmas[0]`.
             sigmas: (steps + 1,), falling; on the CPU, so that reading them waits for no device.
-            rng: a CPU generator, for the samplers that add noise.
+            rng: generators on the CPU, for the samplers that add noise.
 
         Returns:
             (B, C, H/8, W/8), clean if the last sigma is 0.
@@ -239,7 +240,9 @@ def _noisier(x: Tensor, deviation: float, rng: Rng) -> Tensor:
         return x
     if rng is None:
         raise ValueError("this sampler adds noise; give it a generator")
-    return x + deviation * to_device(noise.draw(x.shape, rng), x.device).to(x.dtype)
+    is_shared = isinstance(rng, torch.Generator)
+    drawn = noise.draw(x.shape, rng) if is_shared else noise.draw_rows(x.shape[1:], rng)
+    return x + deviation * to_device(drawn, x.device).to(x.dtype)
 
 
 def _integral(nodes: Sequence[float], k: int, start: float, end: float) -> float:

@@ -1,4 +1,4 @@
-"""From a request to an image: encode the prompt, integrate from noise to latents, decode.
+"""From requests to images: encode the prompts, integrate from noise to latents, decode.
 
 Any family will do, with or without adapters attached: `sfumato generate` and the previews of a training run
 share this code.
@@ -7,7 +7,7 @@ share this code.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import TypeVar
@@ -16,16 +16,17 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from sfumato.diffusion.guidance import classifier_free
-from sfumato.diffusion.noise import draw
-from sfumato.diffusion.samplers import Denoise, OnStep
+from sfumato.diffusion.noise import draw_rows
+from sfumato.diffusion.samplers import OnStep
 from sfumato.models.interface.conditioning import Conditioning, ImageSizes
 from sfumato.models.interface.family import DENOISER, VAE, Family
 from sfumato.models.interface.parts import Parts
 from sfumato.sampling import sampler_names
+from sfumato.sampling.denoiser import Denoiser
 from sfumato.sampling.encoding import encode_prompt, tokenize_prompt
+from sfumato.sampling.guides import Guide, classifier_free, guided
 from sfumato.sampling.request import Request
-from sfumato.sampling.spaces import Space, space_for
+from sfumato.sampling.spaces import space_for
 
 Text = Mapping[str, Tensor]
 """One prompt as the denoiser reads it: the text encoders' outputs by name, each (1, ...)."""
@@ -91,22 +92,38 @@ class Pipeline:
     def __call__(
         self, request: Request, texts: Mapping[str, Text] | None = None, on_step: OnStep | None = None
     ) -> Image.Image:
-        """Make one image.
+        """Make one image; see `batch`."""
+        return self.batch([request], texts, on_step)[0]
+
+    def batch(
+        self,
+        requests: Sequence[Request],
+        texts: Mapping[str, Text] | None = None,
+        on_step: OnStep | None = None,
+    ) -> list[Image.Image]:
+        """Make images at once.
 
         Args:
-            request: what to make; sizes that the family cannot make are rounded down as `fit` does.
+            requests: what to make, at least one, alike in `Request.batch_key`; sizes that the family cannot
+                make are rounded down as `fit` does.
             texts: encoded prompts by prompt, from `encode`; what is missing is encoded now.
-            on_step: called after each sampler step with its index and the latents.
+            on_step: called after each sampler step with its index and the latents of all images.
 
         Raises:
             UserError: there is no such sampler.
+            ValueError: the requests are not alike.
         """
-        request = self.fit(request)
-        texts = texts or {}
-        texts = {**texts, **self.encode(prompt for prompt in request.prompts() if prompt not in texts)}
-        conditioning = self._conditioning(request, texts)
-        latents = self._run(DENOISER, lambda model: self._sample(model, request, conditioning, on_step))
-        return _image(self._run(VAE, lambda vae: self.family.decode_image(vae, latents)))
+        requests = [self.fit(request) for request in requests]
+        if len({request.batch_key for request in requests}) != 1:
+            raise ValueError("a batch is of one size, number of steps, sampler and kind of guidance")
+        texts, prompts = texts or {}, [prompt for request in requests for prompt in request.prompts()]
+        texts = {**texts, **self.encode(prompt for prompt in prompts if prompt not in texts)}
+        conditioning = self._conditioning(requests, texts)
+        latents = self._run(DENOISER, lambda model: self._sample(model, requests, conditioning, on_step))
+        # One by one: decoding takes more memory than all before it.
+        rows = latents.split(1)
+        pixels = self._run(VAE, lambda vae: [self.family.decode_image(vae, row) for row in rows])
+        return [_image(each) for each in pixels]
 
     def fit(self, request: Request) -> Request:
         """Return the request with sides rounded down to what the family can make; say so if they change.
@@ -127,44 +144,36 @@ class Pipeline:
     def _sample(
         self,
         model: nn.Module,
-        request: Request,
+        requests: Sequence[Request],
         conditioning: Conditioning,
         on_step: OnStep | None,
     ) -> Tensor:
-        """Return clean latents (1, C, H/8, W/8), float32."""
-        size = self.family.latents
-        shape = (1, size.channels, request.height // size.downscale, request.width // size.downscale)
-        rng = torch.Generator().manual_seed(request.seed)
-        noise = draw(shape, rng).to(self.parts.device)
+        """Return clean latents (B, C, H/8, W/8), float32."""
+        size, request = self.family.latents, requests[0]
+        shape = (size.channels, request.height // size.downscale, request.width // size.downscale)
+        rngs = [torch.Generator().manual_seed(each.seed) for each in requests]
+        noise = draw_rows(shape, rngs).to(self.parts.device)
         space = space_for(self.family, request, zero_terminal=self._zero_terminal)
         sigmas = space.sigmas(request)
-        denoise = self._denoise(model, space, conditioning, request)
-        x = space.sampler(denoise, space.start(noise, float(sigmas[0])), sigmas, rng, on_step)
+        denoise = guided(Denoiser(self.family, model, space, conditioning), self._guides(requests))
+        x = space.sampler(denoise, space.start(noise, float(sigmas[0])), sigmas, rngs, on_step)
         return space.end(x, float(sigmas[-1]))
 
-    def _denoise(
-        self, model: nn.Module, space: Space, conditioning: Conditioning, request: Request
-    ) -> Denoise:
-        copies = 2 if request.is_guided_by_negative else 1
+    def _guides(self, requests: Sequence[Request]) -> list[Guide]:
+        """Return what leads the denoiser, from the model to the sampler."""
+        if not requests[0].is_guided_by_negative:
+            return []
+        scales = torch.tensor([request.cfg_scale for request in requests], device=self.parts.device)
+        return [classifier_free(scales.reshape(-1, 1, 1, 1))]
 
-        def denoise(x: Tensor, sigma: float) -> Tensor:
-            timesteps = torch.full((copies,), space.timestep(sigma), device=x.device)
-            noisy = space.shown(x, sigma).expand(copies, *x.shape[1:])
-            output = self.family.predict(model, noisy, timesteps, conditioning)
-            clean = space.clean(output.float(), x, sigma)
-            if copies == 1:
-                return clean
-            return classifier_free(clean[:1], clean[1:], request.cfg_scale)
-
-        return denoise
-
-    def _conditioning(self, request: Request, texts: Mapping[str, Text]) -> Conditioning:
-        """Return what to tell the denoiser: the prompt and, where it guides, the negative prompt."""
-        rows = [texts[prompt] for prompt in request.prompts()]
-        device = self.parts.device
+    def _conditioning(self, requests: Sequence[Request], texts: Mapping[str, Text]) -> Conditioning:
+        """Return what to tell the denoiser: all prompts and, where they guide, all negative prompts."""
+        by_request = [request.prompts() for request in requests]
+        rows = [texts[prompt] for prompts in zip(*by_request, strict=True) for prompt in prompts]
+        device, copies = self.parts.device, len(rows) // len(requests)
         text = {name: torch.cat([row[name] for row in rows]).to(device) for name in rows[0]}
-        guidance = torch.full((len(rows),), request.guidance, device=device)
-        return Conditioning(text, guidance, _sizes(request, len(rows), device))
+        guidance = torch.tensor([request.guidance for request in requests] * copies, device=device)
+        return Conditioning(text, guidance, _sizes(requests[0], len(rows), device))
 
     def _run(self, part: str, use: Callable[[nn.Module], Result]) -> Result:
         """Have `use` work with a part on the device, without gradients; with offload, put the part away.

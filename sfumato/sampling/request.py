@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import secrets
+from collections import defaultdict
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 from sfumato.errors import UserError
@@ -49,6 +51,19 @@ class Request:
     def prompts(self) -> tuple[str, ...]:
         """Return the texts that must be encoded for this image."""
         return (self.prompt, self.negative_prompt) if self.is_guided_by_negative else (self.prompt,)
+
+    @property
+    def batch_key(self) -> Hashable:
+        """What images that are made at once must have in common."""
+        return (self.width, self.height, self.steps, self.sampler, self.is_guided_by_negative)
+
+
+def batches(requests: Sequence[Request], largest: int) -> list[list[int]]:
+    """Return the places of requests that are made at once, at most `largest`, in the order of the first."""
+    alike: dict[Hashable, list[int]] = defaultdict(list)
+    for place, request in enumerate(requests):
+        alike[request.batch_key].append(place)
+    return [places[i : i + largest] for places in alike.values() for i in range(0, len(places), largest)]
 
 
 def random_seed() -> int:

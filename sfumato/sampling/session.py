@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,15 +14,15 @@ from sfumato.checkpoints.name_trial import try_folder
 from sfumato.config.run.generation import GenerationConfig
 from sfumato.config.run.run import Run
 from sfumato.log import progress
-from sfumato.models.interface.family import DENOISER, VAE, Family, ends_in_pure_noise
-from sfumato.models.interface.parts import Parts
+from sfumato.models.interface.family import DENOISER, Family
 from sfumato.models.registry.families import family_for
 from sfumato.nn.device import default_device
-from sfumato.nn.precision import check_compute, check_storage, computable, dtype_named, is_storage_only
+from sfumato.nn.precision import dtype_named
 from sfumato.sampling import sampler_names
-from sfumato.sampling.loaded_adapters import Attachments, parse_adapter
+from sfumato.sampling.formats import AskedDtype, Formats, formats_for
+from sfumato.sampling.generator import Generator, parts_of
+from sfumato.sampling.loaded_adapters import parse_adapter
 from sfumato.sampling.output import save_image
-from sfumato.sampling.pipeline import Pipeline
 from sfumato.sampling.prompts import PromptOptions
 from sfumato.sampling.request import Request, random_seed
 
@@ -33,34 +35,32 @@ class SamplingSession:
     Args:
         run: with a `GenerationConfig` and the family's own options.
         device: the fastest of this machine where None.
+        part_dtypes: the options that set the dtype of one part, by the part; see `Script`.
 
     Raises:
         UserError: a file, folder or dtype will not do; nothing has been loaded then.
     """
 
-    def __init__(self, run: Run, device: torch.device | None = None) -> None:
+    def __init__(
+        self,
+        run: Run,
+        device: torch.device | None = None,
+        part_dtypes: Mapping[str, str] | None = None,
+    ) -> None:
         settings = run[GenerationConfig]
         device = device or default_device()
         adapters = [parse_adapter(text) for text in settings.lora_weights]
         _prepare_folder(Path(settings.output_dir))
         self.settings = settings
         self.family = family_for(run)
-        parts = [*self.family.text_outputs, DENOISER, VAE]
-        stored, computed = _number_formats(run, parts, device)
-        self.family.check(parts)
-        self.attachments = Attachments(
-            self.family, adapters, dtype=computed[DENOISER], is_merged=settings.merge_lora_weights
-        )
-        self.attachments.check()
-        self._pipeline = Pipeline(
+        self._generator = Generator(
             self.family,
-            Parts(self.family, device, stored),
-            dtype=computed[DENOISER],
-            dtypes=computed,
+            adapters=adapters,
+            device=device,
+            formats=_formats(run, part_dtypes or {}, self.family, device),
             offload=settings.offload,
             is_reused=settings.interactive,
-            on_load=self.attachments,
-            zero_terminal=ends_in_pure_noise(self.family),
+            is_merged=settings.merge_lora_weights,
         )
 
     def request(self, options: PromptOptions) -> Request:
@@ -77,7 +77,7 @@ class SamplingSession:
             cfg_scale=settings.cfg_scale,
             sampler=self._sampler(),
         )
-        return self._pipeline.fit(options.request(defaults, usual.scale))
+        return self._generator.pipeline.fit(options.request(defaults, usual.scale))
 
     def _sampler(self) -> str:
         asked, prediction = self.settings.sampler, self.family.prediction
@@ -90,43 +90,31 @@ class SamplingSession:
     def make(self, options: PromptOptions) -> Path:
         """Make one image and return where it was written."""
         request = self.request(options)
-        self.attachments.set_strengths(options.strengths)
+        adapters, pipeline = self._generator.adapters, self._generator.pipeline
+        adapters.set_strengths(options.strengths)
         logger.info("seed %d, %d x %d, %d steps", request.seed, request.width, request.height, request.steps)
-        texts = self._pipeline.encode(request.prompts())  # before the bar starts to measure steps
+        texts = pipeline.encode(request.prompts())  # before the bar starts to measure steps
         with progress(total=request.steps, unit="step", title="sampling") as bar:
 
             def advance(step: int, _: Tensor) -> None:
                 bar.update(step + 1 - bar.n)
 
-            image = self._pipeline(request, texts, on_step=advance)
-        details = {"model": _model_name(self.family), "adapters": self.attachments.names()}
+            image = pipeline(request, texts, on_step=advance)
+        details = {"model": _model_name(self.family), "adapters": adapters.names()}
         path = save_image(image, Path(self.settings.output_dir), request, details)
         logger.info("wrote %s", path)
         return path
 
 
-def _number_formats(
-    run: Run, parts: list[str], device: torch.device
-) -> tuple[dict[str, torch.dtype], dict[str, torch.dtype]]:
-    """Return what each part is stored in, and what it computes in.
-
-    A part's own option is named after the part; the denoiser's after the family; the VAE's is `ae_dtype`.
-    8-bit formats only store, and only what is made of Linear layers.
-    """
+def _formats(run: Run, part_dtypes: Mapping[str, str], family: Family, device: torch.device) -> Formats:
+    """Return the dtypes of all parts, as the run's options ask for them."""
     options = run.values()
-    general = dtype_named(options["dtype"], "--dtype")
-    stored, computed = {}, {}
-    for part in parts:
-        option = {DENOISER: f"{run.family}_dtype", VAE: "ae_dtype"}.get(part, f"{part}_dtype")
-        own = options.get(option)
-        dtype = dtype_named(own, f"--{option}") if own else general
-        computed[part] = dtype if computable(dtype) == dtype else computable(general)
-        stored[part] = computed[part] if part == VAE else dtype
-        named = f"--{option if own else 'dtype'}"
-        check_compute(computed[part], device, named)
-        if is_storage_only(stored[part]):
-            check_storage(device, named)
-    return stored, computed
+    own = {part: _asked(options, name) for part, name in part_dtypes.items() if options.get(name)}
+    return formats_for(parts_of(family), device, _asked(options, "dtype"), own)
+
+
+def _asked(options: Mapping[str, Any], name: str) -> AskedDtype:
+    return AskedDtype(dtype_named(options[name], f"--{name}"), f"--{name}")
 
 
 def _prepare_folder(folder: Path) -> None:

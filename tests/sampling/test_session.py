@@ -33,6 +33,9 @@ class FakeOptions:
     ae_dtype: str | None = None
 
 
+PART_DTYPES = {"first": "first_dtype", DENOISER: "fake_dtype", VAE: "ae_dtype"}
+
+
 @pytest.fixture(autouse=True)
 def family(monkeypatch: pytest.MonkeyPatch) -> FakeFamily:
     monkeypatch.setattr(logging.getLogger("sfumato"), "propagate", True)
@@ -114,20 +117,18 @@ def test_a_conversation_ends_with_its_input(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_number_formats_follow_their_options(tmp_path: Path) -> None:
-    stored, computed = session._number_formats(
-        run(tmp_path, FakeOptions(first_dtype="fp32", fake_dtype="fp8"), dtype="bf16"),
-        ["first", "second", DENOISER, VAE],
-        CPU,
-    )
+    asked = run(tmp_path, FakeOptions(first_dtype="fp32", fake_dtype="fp8"), dtype="bf16")
+    formats = session._formats(asked, PART_DTYPES, FakeFamily(), CPU)
     bf16, fp8 = torch.bfloat16, torch.float8_e4m3fn
-    assert stored == {"first": torch.float32, "second": bf16, DENOISER: fp8, VAE: bf16}
-    assert computed == {"first": torch.float32, "second": bf16, DENOISER: bf16, VAE: bf16}
+    assert formats.stored == {"first": torch.float32, "second": bf16, DENOISER: fp8, VAE: bf16}
+    assert formats.computed == {"first": torch.float32, "second": bf16, DENOISER: bf16, VAE: bf16}
 
 
 def test_eight_bits_for_everything_spare_the_autoencoder(tmp_path: Path) -> None:
-    stored, computed = session._number_formats(run(tmp_path, dtype="fp8"), ["first", DENOISER, VAE], CPU)
-    assert stored == {"first": torch.float8_e4m3fn, DENOISER: torch.float8_e4m3fn, VAE: torch.bfloat16}
-    assert set(computed.values()) == {torch.bfloat16}
+    formats = session._formats(run(tmp_path, dtype="fp8"), {}, FakeFamily(), CPU)
+    fp8 = torch.float8_e4m3fn
+    assert formats.stored == {"first": fp8, "second": fp8, DENOISER: fp8, VAE: torch.bfloat16}
+    assert set(formats.computed.values()) == {torch.bfloat16}
 
 
 @pytest.mark.parametrize(
@@ -155,4 +156,4 @@ def test_what_will_not_do_is_said_before_anything_loads(
     Path("file").write_text("in the way")
     monkeypatch.setattr(FakeFamily, "load", lambda *_: pytest.fail("loaded a model"))
     with pytest.raises(UserError, match=complaint):
-        SamplingSession(run(tmp_path, options, **settings))
+        SamplingSession(run(tmp_path, options, **settings), part_dtypes=PART_DTYPES)

@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 from sfumato.adapters.files import interchange
+from sfumato.adapters.files.sizes import shapes_of, size_of
 from sfumato.adapters.files.soundness import require_sound
+from sfumato.adapters.layers import kinds
 from sfumato.checkpoints.hashes import adapter_hashes
 from sfumato.checkpoints.lazy import AnyTensor, finite
 from sfumato.checkpoints.pickles import SUFFIXES as PICKLE_SUFFIXES
@@ -19,15 +21,10 @@ from sfumato.checkpoints.pickles import write_pickle
 from sfumato.checkpoints.tensors import open_tensors, write_tensors
 from sfumato.errors import UserError
 from sfumato.log import counted
-from sfumato.models.components.recognise import ADAPTERS, describe, recognise
+from sfumato.models.components.recognise import describe
 from sfumato.models.registry.other_names import own_names
 
 logger = logging.getLogger(__name__)
-
-_BY_RANK = ("lora_down.weight", "hada_w1_b", "lokr_w1_b", "lokr_w2_b")
-"""Tensors whose first side is the rank."""
-_IS_WHOLE = {"lokr_w1"}
-"""Tensors of layers that need not have a rank."""
 
 
 def read_adapter(path: Path) -> dict[str, dict[str, Tensor]]:
@@ -41,7 +38,8 @@ def read_adapter(path: Path) -> dict[str, dict[str, Tensor]]:
     """
     keys = read_keys(path)
     if not is_adapter(keys):
-        raise UserError(f"{path}: {describe(_shapes(keys))}; give a LoRA, LoHa, LoKr or OFT")
+        *titles, last = (kind.title for kind in kinds.in_files())
+        raise UserError(f"{path}: {describe(shapes_of(keys))}; give a {', '.join(titles)} or {last}")
     layers: dict[str, dict[str, Tensor]] = defaultdict(dict)
     names = own_names({_bare(key) for key in keys})
     for key, tensor in keys.items():
@@ -49,22 +47,16 @@ def read_adapter(path: Path) -> dict[str, dict[str, Tensor]]:
         bare = _bare(key)
         layers[name.removesuffix(bare) + names.get(bare, bare)][rest] = tensor
     for tensors in layers.values():
-        ranks = [tensor.shape[0] for name, tensor in tensors.items() if name in _BY_RANK]
         if "alpha" in tensors:
             tensors["alpha"] = tensors["alpha"].reshape(())
-        elif ranks or _IS_WHOLE & tensors.keys():
-            tensors["alpha"] = torch.tensor(float((ranks or [1])[0]))
+        elif (kind := kinds.loading(tensors)) and kind.files.is_scaled:
+            tensors["alpha"] = torch.tensor(float(size_of(shapes_of(tensors)).rank or 1))
     return dict(layers)
 
 
 def is_adapter(tensors: Mapping[str, Tensor]) -> bool:
     """Return whether these are the tensors of an adapter of a kind that is known."""
-    kind = recognise(_shapes(tensors))
-    return kind is not None and kind.name in ADAPTERS
-
-
-def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
-    return {key: tuple(tensor.shape) for key, tensor in tensors.items()}
+    return kinds.of_file(tensors) is not None
 
 
 def _bare(key: str) -> str:

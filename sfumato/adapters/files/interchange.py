@@ -15,24 +15,17 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from sfumato.adapters.layers.lora import PREFIX
+from sfumato.adapters.layers.lora import DOWN, HALVES, PREFIX, UP
 from sfumato.models.interface.other_names import Exchanged
 from sfumato.models.registry.other_names import exchanged
 
 Tensors = Mapping[str, Tensor]
 
+_OWN_LEAVES = {"down": DOWN, "up": UP, "alpha": "alpha"}
 _LEAVES = {
-    "lora_A.weight": "down",
-    "lora_B.weight": "up",
-    "lora_A.default.weight": "down",
-    "lora_B.default.weight": "up",
-    "lora_down.weight": "down",
-    "lora_up.weight": "up",
-    "lora.down.weight": "down",
-    "lora.up.weight": "up",
+    **{leaf: half for pair in HALVES for leaf, half in zip(pair, ("down", "up"), strict=True)},
     "alpha": "alpha",
 }
-_OWN_LEAVES = {"down": "lora_down.weight", "up": "lora_up.weight", "alpha": "alpha"}
 _PATH = "diffusion_model."
 _OWNERS = ("transformer.", "text_encoder.", "text_encoder_2.", "lora_transformer_")
 _FLAT_OWNERS = {"transformer": "transformer", "text_encoder": "te1", "text_encoder_2": "te2"}
@@ -141,8 +134,8 @@ def _own_layer(entry: Exchanged, parts: Sequence[Tensors]) -> dict[str, Tensor]:
         row += width
     name = PREFIX + entry.own
     return {
-        f"{name}.lora_down.weight": torch.cat(downs),
-        f"{name}.lora_up.weight": up if len(parts) > 1 else parts[0]["up"],
+        f"{name}.{DOWN}": torch.cat(downs),
+        f"{name}.{UP}": up if len(parts) > 1 else parts[0]["up"],
         f"{name}.alpha": torch.tensor(0.0 if is_off else float(rank)),
     }
 

@@ -11,16 +11,24 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-_LORA = r"alpha|lora_(up|down|mid)\.weight"
+from sfumato.adapters.layers import kinds, lora
+
 _PEFT = r"lora_[AB](\.default)?\.weight"
-_LOHA = r"alpha|hada_(w[12]_[ab]|t[12])|lokr_(w[12](_[ab])?|t2)"
 _MORE = r"dora_scale|[ab][12]\.weight|diff|diff_b|w_norm|b_norm|oft_blocks|oft_diag|rescale"
 _UNET = r"(down|up|mid|input|output|middle)_blocks?_|conv_(in|out)|time_embed|label_emb|add_embedding|out_"
 _TRANSFORMER = r"(single_|double_)blocks_|(img|txt|time|vector|guidance)_in|final_layer_"
 _TEXT = r"lora_te\d?_"
 _THEIRS = r"(transformer|unet|text_encoder(_2)?)\."
 _DOTTED_OWNERS = ("transformer.", "unet.", "text_encoder", "diffusion_model.")
-_DOTTED = re.compile(r"\.(?:lora|hada|lokr|alpha|dora|diff|oft)")
+_WORDS = {mark.partition("_")[0] for kind in kinds.in_files() for mark in kind.files.marks}
+_DOTTED = re.compile(rf"\.(?:alpha|dora|diff|{'|'.join(sorted(_WORDS))})")
+"""Where the name of a tensor begins behind a layer's dotted path."""
+
+
+def _tensors(program: str, prefix: str = lora.PREFIX) -> str:
+    """Return a pattern of the tensors that a program loads, of our kinds with that prefix."""
+    own = [kind.files for kind in kinds.in_files() if kind.prefix == prefix]
+    return "|".join(["alpha", *(form.tensors for form in own if program in form.programs)])
 
 
 @dataclass(frozen=True)
@@ -52,24 +60,28 @@ CONSUMERS: Sequence[Consumer] = (
     Consumer(
         "ComfyUI",
         (
-            rf"(lora_unet_|lora_transformer_|lycoris_|{_TEXT})\w+\.({_LORA}|{_LOHA}|{_MORE})$",
-            rf"(diffusion_model|transformer|unet|text_encoders)\..+\.({_LORA}|{_PEFT}|{_LOHA}|{_MORE})$",
+            rf"(lora_unet_|lora_transformer_|lycoris_|{_TEXT})\w+\.({_tensors('ComfyUI')}|{_MORE})$",
+            rf"(diffusion_model|transformer|unet|text_encoders)\..+\.({_tensors('ComfyUI')}|{_PEFT}|{_MORE})$",
         ),
     ),
     Consumer(
         "diffusers",
         (
-            rf"lora_unet_({_UNET}|{_TRANSFORMER}).*\.({_LORA}|dora_scale)$",
-            rf"{_TEXT}text_model_.*\.({_LORA}|dora_scale)$",
-            rf"{_THEIRS}.+\.({_LORA}|{_PEFT})$",
+            rf"lora_unet_({_UNET}|{_TRANSFORMER}).*\.({_tensors('diffusers')}|dora_scale)$",
+            rf"{_TEXT}text_model_.*\.({_tensors('diffusers')}|dora_scale)$",
+            rf"{_THEIRS}.+\.({_tensors('diffusers')}|{_PEFT})$",
         ),
         (r"lora_te3_", r"text_encoder_2\.encoder\."),
     ),
     Consumer(
         "sd-scripts",
         (
-            rf"(lora_unet_|{_TEXT})\w+\.({_LORA}|lora_[AB]\.\d+|{_LOHA})$",
-            r"oft_unet_\w+\.(alpha|oft_blocks(\.\d+)?)$",
+            rf"(lora_unet_|{_TEXT})\w+\.({_tensors('sd-scripts')}|lora_[AB]\.\d+)$",
+            *(
+                rf"{prefix}unet_\w+\.({_tensors('sd-scripts', prefix)})$"
+                for prefix in kinds.prefixes()
+                if prefix != lora.PREFIX
+            ),
         ),
     ),
 )

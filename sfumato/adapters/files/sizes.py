@@ -7,23 +7,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from torch import Tensor
+
 from sfumato.adapters.files import other_programs
+from sfumato.adapters.layers import kinds
 from sfumato.checkpoints.header import read_header
 from sfumato.checkpoints.pickles import SUFFIXES as PICKLE_SUFFIXES
 
 Shape = tuple[int, ...]
-
-_KINDS = {
-    "lora_down": "LoRA",
-    "lora_A": "LoRA",
-    "hada_w1_b": "LoHa",
-    "lokr_w1": "LoKr",
-    "lokr_w1_a": "LoKr",
-    "oft_blocks": "OFT",
-}
-"""The kind of adapter that has a tensor of this name, up to its first dot."""
-_BY_RANK = ("lora_down", "lora_A", "hada_w1_b", "lokr_w1_b", "lokr_w2_b")
-"""Tensors whose first side is the rank."""
 
 
 @dataclass(frozen=True)
@@ -31,8 +22,8 @@ class LayerSize:
     """The size of one layer's adapter.
 
     Attributes:
-        kind: `LoRA`, `LoHa`, `LoKr` or `OFT`; empty if it is none of them.
-        rank: None of rotations, and where both factors of a LoKr are whole.
+        kind: its title, `LoRA` for example; empty if it is of none that is known.
+        rank: None where it has none.
         blocks: number of blocks and their size, for each projection that is rotated.
     """
 
@@ -41,18 +32,24 @@ class LayerSize:
     blocks: tuple[tuple[int, int], ...] = ()
 
 
+def shapes_of(tensors: Mapping[str, Tensor]) -> dict[str, Shape]:
+    """Return the shapes of tensors by their names."""
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+
+
 def size_of(shapes: Mapping[str, Shape]) -> LayerSize:
     """Return the size of one layer's adapter.
 
     Args:
         shapes: of its tensors, by their names within the layer.
     """
-    firsts = {name.partition(".")[0]: shape for name, shape in shapes.items()}
-    kind = next((_KINDS[first] for first in firsts if first in _KINDS), "")
-    if kind == "OFT":
-        blocks = [shape[:2] for name, shape in shapes.items() if name.startswith("oft_blocks")]
-        return LayerSize(kind, None, tuple((shape[0], shape[1]) for shape in blocks))
-    return LayerSize(kind, next((firsts[name][0] for name in _BY_RANK if name in firsts), None))
+    kind = kinds.told_by(shapes)
+    if kind is None:
+        return LayerSize("")
+    firsts = [(name.partition(".")[0], shape) for name, shape in shapes.items()]
+    ranks = [shape[0] for name, shape in firsts if name in kind.files.ranks]
+    blocks = [(shape[0], shape[1]) for name, shape in firsts if name in kind.files.blocks]
+    return LayerSize(kind.title, ranks[0] if ranks else None, tuple(blocks))
 
 
 def told(sizes: Iterable[LayerSize]) -> str:
@@ -63,9 +60,14 @@ def told(sizes: Iterable[LayerSize]) -> str:
     if blocks:
         counts, widths = (sorted(set(numbers)) for numbers in zip(*blocks, strict=True))
         words.append(f"{spread(counts)}x{spread(widths)}")
-    if any(size.kind == "LoKr" and size.rank is None for size in sizes):
+    if any(size.rank is None and _has_ranks(size.kind) for size in sizes):
         words.append("whole")
     return ", ".join(words) or "-"
+
+
+def _has_ranks(title: str) -> bool:
+    kind = kinds.titled(title)
+    return kind is not None and bool(kind.files.ranks)
 
 
 def spread(values: Sequence[float]) -> str:
@@ -91,7 +93,8 @@ def describe(shapes: Mapping[str, Shape]) -> str:
 
 def _described(kind: str, sizes: Sequence[LayerSize]) -> str:
     size = told(sizes)
-    of = "" if size == "-" else f" of {'blocks' if kind == 'OFT' else 'rank'} {size}"
+    has_blocks = any(each.blocks for each in sizes)
+    of = "" if size == "-" else f" of {'blocks' if has_blocks else 'rank'} {size}"
     return f"{kind}{of} in {len(sizes)} layer{'s' if len(sizes) > 1 else ''}"
 
 

@@ -2,33 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from torch import Tensor
 
 from sfumato.adapters.files import other_programs
+from sfumato.adapters.layers import kinds
+from sfumato.adapters.layers.file_form import FileForm
 from sfumato.checkpoints.finite import is_finite
 from sfumato.errors import UserError
-
-_HALVES = {
-    "lora_down.weight": "lora_up.weight",
-    "lora_A.weight": "lora_B.weight",
-    "lora_A.default.weight": "lora_B.default.weight",
-    "lora.down.weight": "lora.up.weight",
-}
-"""Both halves of a LoRA, down first, in the namings of various programs."""
-
-_LOHA = ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")
-_GROUPS = (
-    *_HALVES.items(),
-    _LOHA,
-    ("hada_t1", "hada_t2"),
-    *((f"lokr_w{i}_a", f"lokr_w{i}_b") for i in (1, 2)),
-)
-"""Tensors of a layer that come together."""
-_LOKR = (("lokr_w1", "lokr_w1_a"), ("lokr_w2", "lokr_w2_a"))
-"""The two factors of a LoKr, whole or as the first of two halves."""
 
 
 def require_sound(path: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -58,17 +41,20 @@ def require_sound(path: Path, tensors: Mapping[str, Tensor]) -> None:
         _check_halves(path, name, leaves)
 
 
-def _missing(leaves: Iterable[str]) -> str | None:
+def _missing(leaves: Collection[str]) -> str | None:
     """Return a tensor that a layer with these needs and lacks."""
-    own = set(leaves)
-    groups = [group for group in _GROUPS if own & set(group)]
-    if any(leaf.startswith("lokr_") for leaf in own):
-        groups += [factor[:1] for factor in _LOKR if not own & set(factor)]
-    return next((leaf for group in groups for leaf in group if leaf not in own), None)
+    return next((name for form in _forms(leaves) if (name := form.missing(leaves))), None)
+
+
+def _forms(leaves: Collection[str]) -> list[FileForm]:
+    """Return what may hold of a layer: of a damaged one, no tensor that tells its kind may be left."""
+    kind = kinds.told_by(leaves)
+    own = [each.files for each in kinds.in_files()]
+    return own if kind is None or kind.files in own else [*own, kind.files]
 
 
 def _check_halves(path: Path, name: str, leaves: Mapping[str, Tensor]) -> None:
-    for down, up in _HALVES.items():
+    for down, up in (pair for form in _forms(leaves) for pair in form.halves):
         if down not in leaves:
             continue
         shapes = leaves[down].shape, leaves[up].shape

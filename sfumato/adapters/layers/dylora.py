@@ -16,6 +16,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sfumato.adapters.layers import lora
+from sfumato.adapters.layers.kind import AdapterKind
+from sfumato.adapters.layers.layer import AdapterLayer, Dropouts
+from sfumato.adapters.layers.lora import Lora, as_lora
+from sfumato.errors import UserError
+from sfumato.models.interface.targets import AdapterTarget
+
 Draw = Callable[[int], int]
 """Draws a number below the given one."""
 
@@ -53,3 +60,42 @@ def _only(weight: Tensor, dim: int, start: int, stop: int) -> Tensor:
     """Return the weight, with gradients for the indices of `dim` from `start` to `stop` alone."""
     before, own, after = weight.tensor_split((start, stop), dim)
     return torch.cat((before.detach(), own, after.detach()), dim)
+
+
+@dataclass(frozen=True)
+class DyloraArguments:
+    """How a DyLoRA is made and trained.
+
+    Attributes:
+        rank, alpha: as in `Lora`.
+        unit: as in `NestedRanks`.
+    """
+
+    rank: int = 4
+    alpha: float | None = None
+    unit: int = 1
+
+
+def _make(target: AdapterTarget, arguments: DyloraArguments, dropouts: Dropouts) -> Lora:
+    return Lora(target, arguments.rank, arguments.alpha, dropouts)
+
+
+def _nest(layer: AdapterLayer, arguments: DyloraArguments) -> None:
+    own, unit = as_lora(layer), arguments.unit
+    if own.rank % unit:
+        raise UserError(f"--network_args unit={unit} does not divide the rank {own.rank} of {own.name}")
+    own.nested = NestedRanks(unit)
+
+
+KIND = AdapterKind(
+    name="dylora",
+    title="DyLoRA",
+    description="a DyLoRA",
+    prefix=lora.PREFIX,
+    files=lora.KIND.files,
+    arguments=DyloraArguments,
+    make=_make,
+    refine=_nest,
+    has_plus=True,
+    is_variant=True,
+)

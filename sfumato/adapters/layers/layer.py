@@ -86,6 +86,15 @@ class LimitsNorm(Protocol):
         ...
 
 
+@runtime_checkable
+class TurnsWeight(Protocol):
+    """An adapted layer whose change is known relative to the weight alone."""
+
+    def turned_share(self) -> Tensor:
+        """Return how large the change of the weight is to be expected, relative to the weight; 0-d."""
+        ...
+
+
 def as_module(layer: AdapterLayer) -> nn.Module:
     """Return the layer as the nn.Module that it is."""
     if not isinstance(layer, nn.Module):

@@ -7,13 +7,16 @@ first numbers are those of LyCORIS (arXiv:2309.14859).
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from sfumato.adapters.layers import dense
+from sfumato.adapters.layers.file_form import FileForm, Shapes, Tensors
+from sfumato.adapters.layers.kind import AdapterKind
 from sfumato.adapters.layers.layer import NO_DROPOUTS, Dropouts, Strength
+from sfumato.adapters.layers.told_shape import ToldShape
 from sfumato.models.interface.targets import AdapterTarget
 
 
@@ -59,9 +62,7 @@ class Loha(nn.Module):
         self.reset_parameters()
 
     @classmethod
-    def from_tensors(
-        cls, target: AdapterTarget, tensors: Mapping[str, Tensor], dropouts: Dropouts = NO_DROPOUTS
-    ) -> Loha:
+    def from_tensors(cls, target: AdapterTarget, tensors: Tensors, dropouts: Dropouts = NO_DROPOUTS) -> Loha:
         """Make an untrained LoHa of the rank, alpha and form that a file has."""
         rank = tensors["hada_w1_b"].shape[0]
         alpha = tensors.get("alpha")
@@ -121,3 +122,45 @@ class Loha(nn.Module):
         assert b is not None
         a, b = a.to(dtype or a.dtype), b.to(dtype or b.dtype)
         return a @ b if core is None else dense.tucker(core.to(a.dtype), a, b)
+
+
+@dataclass(frozen=True)
+class LohaArguments:
+    """How a LoHa is made; see `Loha`."""
+
+    rank: int = 4
+    alpha: float | None = None
+    has_core: bool = False
+
+
+def _make(target: AdapterTarget, arguments: LohaArguments, dropouts: Dropouts) -> Loha:
+    return Loha(target, arguments.rank, arguments.alpha, dropouts, arguments.has_core)
+
+
+def _shape(shapes: Shapes) -> ToldShape:
+    outer, inner = shapes["hada_w1_a"], shapes["hada_w1_b"]
+    if "hada_t1" not in shapes:
+        return ToldShape(outer[0], inner[1], None)
+    kernel = shapes["hada_t1"][2:]
+    return ToldShape(outer[1], inner[1] * math.prod(kernel), kernel)
+
+
+KIND = AdapterKind(
+    name="loha",
+    title="LoHa",
+    description="a LoHa",
+    prefix=dense.PREFIX,
+    arguments=LohaArguments,
+    make=_make,
+    dropouts=("rank", "module"),
+    files=FileForm(
+        marks=("hada_w1_b",),
+        load=Loha.from_tensors,
+        tensors=r"hada_(w[12]_[ab]|t[12])",
+        programs=("ComfyUI", "sd-scripts"),
+        together=(("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"), ("hada_t1", "hada_t2")),
+        ranks=("hada_w1_b",),
+        is_scaled=True,
+        shape=_shape,
+    ),
+)

@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from sfumato.adapters.layers import dense
+from sfumato.adapters.layers.file_form import FileForm, Shapes, Tensors
+from sfumato.adapters.layers.kind import AdapterKind
 from sfumato.adapters.layers.layer import NO_DROPOUTS, Dropouts, Strength
+from sfumato.adapters.layers.told_shape import ToldShape
 from sfumato.models.interface.targets import AdapterTarget
 
 _LARGEST = -1
@@ -53,9 +57,7 @@ class Lokr(nn.Module):
         self.reset_parameters()
 
     @classmethod
-    def from_tensors(
-        cls, target: AdapterTarget, tensors: Mapping[str, Tensor], dropouts: Dropouts = NO_DROPOUTS
-    ) -> Lokr:
+    def from_tensors(cls, target: AdapterTarget, tensors: Tensors, dropouts: Dropouts = NO_DROPOUTS) -> Lokr:
         """Make an untrained LoKr of the shapes and the alpha that a file has."""
         shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items() if name.startswith("lokr_")}
         alpha = tensors.get("alpha")
@@ -173,3 +175,67 @@ def split(width: int, factor: int = _LARGEST) -> tuple[int, int]:
     most = math.isqrt(width) if factor < 0 else min(factor, math.isqrt(width))
     small = next(divisor for divisor in range(max(most, 1), 0, -1) if width % divisor == 0)
     return small, width // small
+
+
+@dataclass(frozen=True)
+class LokrArguments:
+    """How a LoKr is made; see `shapes_for`."""
+
+    rank: int = 4
+    alpha: float | None = None
+    factor: int = _LARGEST
+    has_low_rank_small: bool = False
+    has_core: bool = False
+    is_full: bool = False
+
+
+def _make(target: AdapterTarget, arguments: LokrArguments, dropouts: Dropouts) -> Lokr:
+    shapes = shapes_for(
+        target.module,
+        arguments.rank,
+        arguments.factor,
+        has_low_rank_small=arguments.has_low_rank_small,
+        has_core=arguments.has_core,
+        is_full=arguments.is_full,
+    )
+    return Lokr(target, shapes, arguments.alpha, dropouts)
+
+
+def _shape(shapes: Shapes) -> ToldShape:
+    (rows, columns), (more_rows, more_columns) = _sides(shapes, 1), _sides(shapes, 2)
+    with_kernel = next((shapes[key] for key in ("lokr_t2", "lokr_w2") if key in shapes), None)
+    kernel = None if with_kernel is None else with_kernel[2:]
+    return ToldShape(rows * more_rows, columns * more_columns, kernel)
+
+
+def _sides(shapes: Shapes, index: int) -> tuple[int, int]:
+    """Return both sides of a factor, a kernel being part of the second."""
+    whole = shapes.get(f"lokr_w{index}")
+    if whole is not None:
+        return whole[0], math.prod(whole[1:])
+    outer, inner, core = shapes[f"lokr_w{index}_a"], shapes[f"lokr_w{index}_b"], shapes.get(f"lokr_t{index}")
+    if core is not None:
+        return outer[1], inner[1] * math.prod(core[2:])
+    return outer[0], inner[1]
+
+
+KIND = AdapterKind(
+    name="lokr",
+    title="LoKr",
+    description="a LoKr",
+    prefix=dense.PREFIX,
+    arguments=LokrArguments,
+    make=_make,
+    dropouts=("rank", "module"),
+    files=FileForm(
+        marks=("lokr_w1", "lokr_w1_a"),
+        load=Lokr.from_tensors,
+        tensors=r"lokr_(w[12](_[ab])?|t2)",
+        programs=("ComfyUI", "sd-scripts"),
+        together=(("lokr_w1_a", "lokr_w1_b"), ("lokr_w2_a", "lokr_w2_b")),
+        choices=(("lokr_w1", "lokr_w1_a"), ("lokr_w2", "lokr_w2_a")),
+        ranks=("lokr_w1_b", "lokr_w2_b"),
+        is_scaled=True,
+        shape=_shape,
+    ),
+)

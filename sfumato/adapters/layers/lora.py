@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import cast
 
 import torch
@@ -11,13 +12,22 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sfumato.adapters.layers import dense
-from sfumato.adapters.layers.dylora import NestedRanks
+from sfumato.adapters.layers.file_form import FileForm, Shapes, Tensors
 from sfumato.adapters.layers.ggpo import Noise
-from sfumato.adapters.layers.layer import NO_DROPOUTS, Dropouts, Strength, per_sample
+from sfumato.adapters.layers.kind import AdapterKind
+from sfumato.adapters.layers.layer import NO_DROPOUTS, AdapterLayer, Dropouts, Strength, per_sample
+from sfumato.adapters.layers.told_shape import ToldShape
+from sfumato.errors import UserError
 from sfumato.models.interface.targets import AdapterTarget
 from sfumato.nn import low_rank
 
 PREFIX = "lora_"
+DOWN, UP = "lora_down.weight", "lora_up.weight"
+"""Both halves, by their names in files."""
+
+RanksInTraining = Callable[[Tensor, Tensor], tuple[Tensor, Tensor, float]]
+"""Takes down (rank, in, ...) and up (out, rank, ...); returns both as a forward pass in training sees them,
+and how much more they count."""
 
 
 class Lora(nn.Module):
@@ -57,7 +67,7 @@ class Lora(nn.Module):
         self.lora_down, self.lora_up = _projections(target.module, self.rank)
         self.alpha: Tensor
         self.register_buffer("alpha", torch.tensor((alpha or rank) * parts))
-        self.nested: NestedRanks | None = None
+        self.nested: RanksInTraining | None = None
         self.noise: Noise | None = None
         self._blocks: Tensor | None
         self.register_buffer("_blocks", _block_mask(splits, rank) if splits else None, persistent=False)
@@ -69,12 +79,12 @@ class Lora(nn.Module):
     def from_tensors(
         cls,
         target: AdapterTarget,
-        tensors: Mapping[str, Tensor],
+        tensors: Tensors,
         dropouts: Dropouts = NO_DROPOUTS,
     ) -> Lora:
         """Make an untrained LoRA of the rank and alpha that a file has; without an alpha, alpha = rank."""
         alpha = tensors.get("alpha")
-        rank = tensors["lora_down.weight"].shape[0]
+        rank = tensors[DOWN].shape[0]
         return cls(target, rank, None if alpha is None else alpha.item(), dropouts)
 
     @property
@@ -206,3 +216,82 @@ def _projections(module: nn.Module, rank: int) -> tuple[nn.Linear | nn.Conv2d, n
 def _block_mask(splits: tuple[int, ...], rank: int) -> Tensor:
     """Return (sum of splits, parts * rank) with ones where a projection meets its own ranks."""
     return torch.block_diag(*[torch.ones(width, rank) for width in splits])
+
+
+@dataclass(frozen=True)
+class LoraArguments:
+    """How a LoRA is made and trained.
+
+    Attributes:
+        rank, alpha: as in `Lora`.
+        is_split: adapt projections that are fused in one layer apart.
+        ggpo_sigma, ggpo_beta: the strengths of the noise of `ggpo.py`; None is no noise.
+    """
+
+    rank: int = 4
+    alpha: float | None = None
+    is_split: bool = False
+    ggpo_sigma: float | None = None
+    ggpo_beta: float | None = None
+
+
+def as_lora(layer: AdapterLayer) -> Lora:
+    """Return a layer that is a LoRA as one; raise UserError if it is of another kind."""
+    if not isinstance(layer, Lora):
+        raise UserError(f"this --network_module trains LoRA files, but {layer.name} is of another kind")
+    return layer
+
+
+def _make(target: AdapterTarget, arguments: LoraArguments, dropouts: Dropouts) -> Lora:
+    splits = target.splits if arguments.is_split else ()
+    return Lora(target, arguments.rank, arguments.alpha, dropouts, splits)
+
+
+def _add_noise(layer: AdapterLayer, arguments: LoraArguments) -> Noise | None:
+    if arguments.ggpo_sigma is None or arguments.ggpo_beta is None:
+        return None
+    return as_lora(layer).add_noise(arguments.ggpo_sigma, arguments.ggpo_beta)
+
+
+def _shape(shapes: Shapes) -> ToldShape:
+    down = shapes[DOWN]
+    return ToldShape(shapes[UP][0], math.prod(down[1:]), down[2:])
+
+
+def _factors(tensors: Tensors) -> tuple[Tensor, Tensor] | None:
+    if tensors.keys() - {"alpha"} != {DOWN, UP}:
+        return None
+    down, up = tensors[DOWN].flatten(1), tensors[UP].flatten(1)
+    scale = float(tensors["alpha"]) / down.shape[0]
+    return (up if scale == 1 else up.float() * scale), down
+
+
+_PEFT = (("lora_A.weight", "lora_B.weight"), ("lora_A.default.weight", "lora_B.default.weight"))
+
+HALVES = ((DOWN, UP), *_PEFT, ("lora.down.weight", "lora.up.weight"))
+"""Down and up in the namings of various programs, ours first."""
+
+KIND = AdapterKind(
+    name="lora",
+    title="LoRA",
+    description="a LoRA",
+    prefix=PREFIX,
+    arguments=LoraArguments,
+    make=_make,
+    refine=_add_noise,
+    dropouts=("neuron", "rank", "module"),
+    has_plus=True,
+    files=FileForm(
+        marks=(DOWN,),
+        foreign_marks=("lora_A",),
+        aliases={theirs: own for pair in _PEFT for theirs, own in zip(pair, (DOWN, UP), strict=True)},
+        load=Lora.from_tensors,
+        tensors=r"lora_(up|down|mid)\.weight",
+        programs=("ComfyUI", "diffusers", "sd-scripts"),
+        halves=HALVES,
+        ranks=("lora_down", "lora_A"),
+        is_scaled=True,
+        shape=_shape,
+        factors=_factors,
+    ),
+)

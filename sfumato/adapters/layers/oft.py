@@ -12,13 +12,15 @@ layer's own may be stored in any format.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from sfumato.adapters.layers import dense
+from sfumato.adapters.layers.file_form import FileForm, Tensors
+from sfumato.adapters.layers.kind import AdapterKind
 from sfumato.adapters.layers.layer import NO_DROPOUTS, Dropouts, Strength, per_sample
 from sfumato.errors import UserError
 from sfumato.models.interface.targets import AdapterTarget
@@ -72,9 +74,7 @@ class Oft(nn.Module):
         self.register_load_state_dict_post_hook(lambda *_: self._read_alpha())
 
     @classmethod
-    def from_tensors(
-        cls, target: AdapterTarget, tensors: Mapping[str, Tensor], dropouts: Dropouts = NO_DROPOUTS
-    ) -> Oft:
+    def from_tensors(cls, target: AdapterTarget, tensors: Tensors, dropouts: Dropouts = NO_DROPOUTS) -> Oft:
         """Make an untrained OFT of the blocks and the constraint that a file has."""
         is_list = "oft_blocks.0" in tensors
         num_blocks = tensors["oft_blocks.0" if is_list else "oft_blocks"].shape[0]
@@ -129,7 +129,7 @@ class Oft(nn.Module):
 
     @torch.no_grad()
     def turned_share(self) -> Tensor:
-        """Return how large the change of a weight is to be expected, relative to the weight; 0-d.
+        """Return the expected share; see `TurnsWeight`.
 
         It is |R - I| / sqrt(outputs), in Frobenius' norm: exactly that if the weight's rows are orthogonal
         and of one length.
@@ -226,3 +226,43 @@ def _turned(turn: Tensor, values: Tensor) -> Tensor:
     """Return (..., blocks * size), each block multiplied by its matrix of `turn` (blocks, size, size)."""
     count, size, _ = turn.shape
     return torch.einsum("kij,...kj->...ki", turn, values.unflatten(-1, (count, size))).flatten(-2)
+
+
+@dataclass(frozen=True)
+class OftArguments:
+    """How an OFT is made.
+
+    Attributes:
+        rank: number of blocks of each projection.
+        alpha: the constraint; None is the usual one.
+        is_list: store the blocks of each projection apart.
+    """
+
+    rank: int = 4
+    alpha: float | None = None
+    is_list: bool = False
+
+
+def _make(target: AdapterTarget, arguments: OftArguments, dropouts: Dropouts) -> Oft:
+    constraint = DEFAULT_CONSTRAINT if arguments.alpha is None else arguments.alpha
+    splits = target.splits if arguments.is_list else None
+    return Oft(target, arguments.rank, constraint, dropouts, splits)
+
+
+KIND = AdapterKind(
+    name="oft",
+    title="OFT",
+    description="an OFT network",
+    prefix=PREFIX,
+    arguments=OftArguments,
+    make=_make,
+    dropouts=("module",),
+    files=FileForm(
+        marks=("oft_blocks", "oft_blocks.0"),
+        load=Oft.from_tensors,
+        tensors=r"oft_blocks(\.\d+)?",
+        programs=("sd-scripts",),
+        blocks=("oft_blocks",),
+        needs_weight=True,
+    ),
+)

@@ -3,34 +3,20 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from torch import Tensor
 
 from sfumato.adapters.files.adapter_file import read_adapter
-from sfumato.adapters.layers import dense, lora, oft
+from sfumato.adapters.layers import kinds
 from sfumato.adapters.layers.layer import NO_DROPOUTS, AdapterLayer, Dropouts
-from sfumato.adapters.layers.loha import Loha
-from sfumato.adapters.layers.lokr import Lokr
 from sfumato.adapters.network.network import AdapterNetwork
 from sfumato.adapters.network.rates import PLAIN_RATES, Rates
 from sfumato.errors import UserError
 from sfumato.models.interface.targets import AdapterTarget
 
 logger = logging.getLogger(__name__)
-
-LayerMaker = Callable[[AdapterTarget, Mapping[str, Tensor], Dropouts], AdapterLayer]
-
-_KINDS: Mapping[str, tuple[str, LayerMaker]] = {
-    "lora_down.weight": (lora.PREFIX, lora.Lora.from_tensors),
-    "hada_w1_a": (dense.PREFIX, Loha.from_tensors),
-    "lokr_w1": (dense.PREFIX, Lokr.from_tensors),
-    "lokr_w1_a": (dense.PREFIX, Lokr.from_tensors),
-    "oft_blocks": (oft.PREFIX, oft.Oft.from_tensors),
-    "oft_blocks.0": (oft.PREFIX, oft.Oft.from_tensors),
-}
-"""A tensor that only this kind of adapter has, the kind's prefix, and how one layer is made."""
 
 
 def network_from_file(
@@ -71,10 +57,10 @@ def layers_from(
         tensors: of each layer, as `read_adapter` returns them.
         targets, dropouts: as in `network_from_file`.
     """
-    marks = {name: _mark(path, name, layer) for name, layer in tensors.items()}
-    prefixes = {_KINDS[mark][0] for mark in marks.values()}
+    found = {name: _kind(path, name, layer) for name, layer in tensors.items()}
+    prefixes = {kind.prefix for kind in found.values()}
     return [
-        _KINDS[marks[prefix + target.name]][1](target, tensors[prefix + target.name], dropouts)
+        found[prefix + target.name].files.load(target, tensors[prefix + target.name], dropouts)
         for target in targets
         for prefix in prefixes
         if prefix + target.name in tensors
@@ -83,14 +69,14 @@ def layers_from(
 
 def is_known(tensors: Mapping[str, Tensor]) -> bool:
     """Return whether a layer's tensors are of a kind that can be loaded."""
-    return any(mark in tensors for mark in _KINDS)
+    return kinds.loading(tensors) is not None
 
 
-def _mark(path: Path, name: str, tensors: Mapping[str, Tensor]) -> str:
-    mark = next((mark for mark in _KINDS if mark in tensors), None)
-    if mark is None:
+def _kind(path: Path, name: str, tensors: Mapping[str, Tensor]) -> kinds.Kind:
+    kind = kinds.loading(tensors)
+    if kind is None:
         found = f"{name}.{next(iter(tensors))}"
         raise UserError(
             f"{path} holds {found}, which is no adapter of a kind that can be loaded; use another file"
         )
-    return mark
+    return kind

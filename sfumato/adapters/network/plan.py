@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import nn
 
 from sfumato.adapters.layers.ggpo import Noise
+from sfumato.adapters.layers.kind import AdapterKind
 from sfumato.adapters.layers.layer import NO_DROPOUTS, AdapterLayer, Dropouts
 from sfumato.adapters.network.loading import network_from_file
 from sfumato.adapters.network.network import AdapterNetwork, Network
 from sfumato.adapters.network.rates import PLAIN_RATES, Rates
-from sfumato.adapters.network.selection import Rule, Size, require_matches
+from sfumato.adapters.network.selection import Rule, require_matches
 from sfumato.errors import UserError
 from sfumato.models.interface.family import DENOISER, Family
 from sfumato.models.interface.targets import AdapterTarget
@@ -59,36 +60,24 @@ class NetworkPlan(Protocol):
         ...
 
 
-LayerMaker = Callable[[AdapterTarget, Size], AdapterLayer]
-"""Makes the untrained adapter of one layer."""
-Refinement = Callable[[AdapterLayer], Noise | None]
-"""What a kind does to each layer before it is trained, be it made anew or read from a file.
-
-It returns the noise that acts on the layer in training, if there is any.
-"""
-
-
-def leave(layer: AdapterLayer) -> None:
-    """Leave a layer as it is; a `Refinement`."""
-
-
 @dataclass(frozen=True)
 class AdapterPlan:
     """An adapter of a kind of ours, to be built once the model is there; see `Plan`.
 
     Attributes:
         rule: which layers are adapted, and how large.
-        make: makes one layer's adapter.
-        refine: gives each layer what no file says of it.
-        dropouts: of layers that are made from `weights`.
+        kind: makes one layer's adapter, and gives it what no file says of it.
+        settings: the kind's arguments; rank and alpha are the rule's.
+        dropouts: what is left out during training.
         text_encoders: positions of the text encoders to adapt.
         weights: file to take kinds, ranks and alphas from, or None.
         start: file to load into the network, or None.
+        arguments: `--network_args` as they were given.
     """
 
     rule: Rule
-    make: LayerMaker
-    refine: Refinement = leave
+    kind: AdapterKind[Any]
+    settings: Any
     dropouts: Dropouts = NO_DROPOUTS
     rates: Rates = PLAIN_RATES
     is_verbose: bool = False
@@ -126,6 +115,10 @@ class AdapterPlan:
         """Make the network, which asks for no numbers; see `Plan`."""
         return self.build(family, models)
 
+    def refine(self, layer: AdapterLayer) -> Noise | None:
+        """Give a layer what no file says of it; return the noise that acts on it in training, if any."""
+        return self.kind.refine(layer, self.settings)
+
     def _network(self, targets: Sequence[AdapterTarget], text_parts: Sequence[str]) -> AdapterNetwork:
         if self.weights:
             return network_from_file(self.weights, targets, self.dropouts, text_parts, self.rates)
@@ -134,7 +127,10 @@ class AdapterPlan:
 
     def _layer(self, target: AdapterTarget) -> AdapterLayer | None:
         size = self.rule.size_of(target)
-        return None if size is None else self.make(target, size)
+        if size is None:
+            return None
+        settings = self.kind.sized(self.settings, size.rank, size.alpha)
+        return self.kind.make(target, settings, self.dropouts)
 
 
 def _require_some_on(layers: Sequence[AdapterLayer], path: Path | None) -> None:

@@ -6,12 +6,14 @@ import copy
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from sfumato.adapters.files.adapter_file import read_adapter
+from sfumato.adapters.layers import kinds
 from sfumato.adapters.layers.layer import AdapterLayer
 from sfumato.adapters.network.loading import layers_from
 from sfumato.adapters.network.network import AdapterNetwork
@@ -23,8 +25,6 @@ logger = logging.getLogger(__name__)
 
 _VALUES_AT_ONCE = 1 << 22
 """What fits into a processor's cache, about: rows are taken by so many values."""
-
-_PREFIXES = ("lora_", "oft_")
 
 
 @dataclass(frozen=True)
@@ -50,34 +50,42 @@ class Adapter:
         if not path.is_file():
             raise UserError(f"--models names {path}, which does not exist; check the path")
         layers = read_adapter(path)
-        if not any(name.startswith(_PREFIXES) for name in layers):
+        adapter = cls(path, layers, strength)
+        if not any(name.startswith(adapter.prefixes) for name in layers):
             raise UserError(
                 f"--models: {path} names its layers {next(iter(layers))} ..., and not lora_unet_ ...; "
                 "use another file"
             )
-        adapter = cls(path, layers, strength)
         if off := sum(map(adapter.is_off, layers)):
             number = counted(off, "layer is", "layers are")
             logger.info("%s: %s switched off by an alpha of 0", path, number)
         return adapter
 
+    @cached_property
+    def prefixes(self) -> tuple[str, ...]:
+        """What may stand before layers' names: what our kinds put there, and those of other packages."""
+        found = (kinds.loading(tensors) for tensors in self.layers.values())
+        return tuple(dict.fromkeys((*kinds.prefixes(), *(kind.prefix for kind in found if kind))))
+
     def name_for(self, target: AdapterTarget) -> str | None:
         """Return what the file calls a layer; None if it leaves it alone."""
-        return next((p + target.name for p in _PREFIXES if p + target.name in self.layers), None)
+        return next((p + target.name for p in self.prefixes if p + target.name in self.layers), None)
 
     def is_off(self, name: str) -> bool:
         """Return whether a layer changes nothing at any strength, for its alpha is 0."""
         alpha = self.layers[name].get("alpha")
         return alpha is not None and float(alpha) == 0
 
+    def needs_weight(self, name: str) -> bool:
+        """Return whether what a layer changes depends on the weight that it meets."""
+        kind = kinds.loading(self.layers[name])
+        return kind is not None and kind.files.needs_weight
+
     def factors(self, target: AdapterTarget) -> tuple[Tensor, Tensor] | None:
-        """Return up (m, r), scaled, and down (r, n) of a layer's LoRA; None where it is of another kind."""
+        """Return up (m, r), scaled, and down (r, n), if the change of a layer is their product."""
         tensors = self.layers[self.name_for(target) or ""]
-        if tensors.keys() - {"alpha"} != {"lora_down.weight", "lora_up.weight"}:
-            return None
-        down, up = tensors["lora_down.weight"].flatten(1), tensors["lora_up.weight"].flatten(1)
-        scale = float(tensors["alpha"]) / down.shape[0]
-        return (up if scale == 1 else up.float() * scale), down
+        kind = kinds.loading(tensors)
+        return kind.files.factors(tensors) if kind else None
 
     def layer(self, target: AdapterTarget) -> AdapterLayer:
         """Make and load the adapter of one layer.

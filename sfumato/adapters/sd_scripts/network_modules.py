@@ -15,11 +15,13 @@ from typing import Any
 
 from torch import nn
 
+from sfumato.adapters.layers import kinds
 from sfumato.adapters.network.network import AdapterNetwork
 from sfumato.adapters.network.plan import AdapterPlan, NetworkPlan
 from sfumato.adapters.network.selection import Size
 from sfumato.adapters.sd_scripts import argument_values
-from sfumato.adapters.sd_scripts.network_args import (
+from sfumato.adapters.sd_scripts.field_reader import reader_for
+from sfumato.adapters.sd_scripts.kind_readers import (
     DYLORA,
     LOHA,
     LOKR,
@@ -28,6 +30,8 @@ from sfumato.adapters.sd_scripts.network_args import (
     LORA_FUSED,
     OFT,
     OFT_FUSED,
+)
+from sfumato.adapters.sd_scripts.network_args import (
     Dialect,
     flag,
     read_dropouts,
@@ -86,23 +90,36 @@ def resolve(run: Run) -> NetworkPlan:
     config = run[NetworkConfig]
     given = argument_values.split(config.network_args or ())
     name = config.network_module or default_module(run.family)
+    _check_options(config)
+    if name in _OURS_LATER:
+        raise UserError(f"--network_module {name} is not supported yet; use {default_module(run.family)}")
+    dialect = _dialect(name)
+    if dialect is None:
+        return _foreign_plan(name, run, given)
+    if name in _DIALECTS and name not in facts_of(run.family).network_modules:
+        raise UserError(f"--network_module {name} is for another model; use {default_module(run.family)}")
+    if config.network_train_text_encoder_only and not dialect.reader.has_text_encoders:
+        raise UserError(
+            f"--network_train_text_encoder_only: {name} adapts no text encoder; choose another module"
+        )
+    return _plan(dialect, run.family, config, given)
+
+
+def _check_options(config: NetworkConfig) -> None:
     if config.dim_from_weights and not config.network_weights:
         raise UserError("--dim_from_weights needs a file to read from; give --network_weights")
     if config.network_train_unet_only and config.network_train_text_encoder_only:
         raise UserError(
             "--network_train_unet_only and --network_train_text_encoder_only leave nothing; drop one"
         )
-    if name in _DIALECTS:
-        if name not in facts_of(run.family).network_modules:
-            raise UserError(f"--network_module {name} is for another model; use {default_module(run.family)}")
-        if config.network_train_text_encoder_only and not _DIALECTS[name].kind.has_text_encoders:
-            raise UserError(
-                f"--network_train_text_encoder_only: {name} adapts no text encoder; choose another module"
-            )
-        return _plan(_DIALECTS[name], run.family, config, given)
-    if name in _OURS_LATER:
-        raise UserError(f"--network_module {name} is not supported yet; use {default_module(run.family)}")
-    return _foreign_plan(name, run, given)
+
+
+def _dialect(name: str) -> Dialect | None:
+    """Return how arguments speak to one of our modules, or to a kind of adapter that is named itself."""
+    if name in _DIALECTS or f"networks.{name}" in _DIALECTS:
+        return _DIALECTS.get(name)
+    kind = kinds.named(name)
+    return None if kind is None else Dialect(reader_for(kind))
 
 
 def default_module(family: str) -> str:
@@ -132,7 +149,7 @@ class PluginModule:
         """Make a network; further arguments are those of `--network_args`."""
         config = NetworkConfig(
             network_dim=network_dim,
-            network_alpha=self._dialect.kind.alpha if network_alpha is None else network_alpha,
+            network_alpha=self._dialect.reader.alpha if network_alpha is None else network_alpha,
             network_dropout=neuron_dropout,
         )
         return self._network(config, kwargs, multiplier, text_encoder, unet)
@@ -194,23 +211,23 @@ def _plan(dialect: Dialect, family: str, config: NetworkConfig, given: Mapping[s
         logger.warning("--text_encoder_lr: this --network_module uses the first rate for all text encoders")
     file = Path(config.network_weights) if config.network_weights else None
     rates = read_rates(dialect, layers, given)
-    dropouts = read_dropouts(dialect.kind, config, given)
+    dropouts = read_dropouts(dialect.reader, config, given)
     return AdapterPlan(
         rule=read_rule(
-            dialect.kind,
+            dialect.reader,
             layers,
             Size(config.network_dim or DEFAULT_RANK, config.network_alpha),
             given,
             rates.blocks,
         ),
-        make=dialect.kind.maker(given, dropouts),
-        refine=dialect.kind.refiner(given),
+        kind=dialect.reader.kind,
+        settings=dialect.reader.read(given),
         dropouts=dropouts,
         rates=rates,
         is_verbose=flag(given, "verbose"),
         text_encoders=()
         if config.network_train_unet_only
-        else read_text_encoders(dialect.kind, layers, given),
+        else read_text_encoders(dialect.reader, layers, given),
         trains_denoiser=not config.network_train_text_encoder_only,
         weights=file if config.dim_from_weights else None,
         start=None if config.dim_from_weights else file,

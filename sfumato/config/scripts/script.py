@@ -28,6 +28,7 @@ class Script:
         unsupported: options that are known but not built; they stop a run unless left at their defaults.
         unsupported_values: the same for single values of an option that is built otherwise.
         without_effect: options that change nothing here, with the reason.
+        part_dtypes: options that set the dtype of one part of the model, by the part's name.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Script:
     unsupported: frozenset[str] = frozenset()
     unsupported_values: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     without_effect: Mapping[str, str] = field(default_factory=dict)
+    part_dtypes: Mapping[str, str] = field(default_factory=dict)
 
     def options(self, *, as_command: bool = False) -> dict[str, Option]:
         """Return the script's options by name, with the defaults of the sub-command where it is one."""

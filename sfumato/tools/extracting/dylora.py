@@ -10,6 +10,7 @@ from torch import Tensor
 
 from sfumato.adapters.files.adapter_file import write_adapter
 from sfumato.adapters.files.soundness import require_sound
+from sfumato.adapters.layers.lora import DOWN, UP
 from sfumato.checkpoints.tensors import open_tensors
 from sfumato.config.run.run import Run
 from sfumato.config.tools.splitting import SplittingConfig
@@ -34,7 +35,7 @@ def split(run: Run) -> list[Path]:
     target = adapter_output("--save_to", options.save_to, ())
     with open_tensors(source) as reader:
         tensors, metadata = {key: tensor.clone() for key, tensor in reader.items()}, reader.metadata
-    rank = max((t.shape[0] for key, t in tensors.items() if key.endswith(".lora_down.weight")), default=0)
+    rank = max((t.shape[0] for key, t in tensors.items() if key.endswith(f".{DOWN}")), default=0)
     if not rank:
         what = describe({key: tuple(tensor.shape) for key, tensor in tensors.items()})
         raise UserError(
@@ -60,9 +61,9 @@ def first_ranks(tensors: Mapping[str, Tensor], rank: int) -> dict[str, Tensor]:
 
 
 def _cut(key: str, tensor: Tensor, rank: int) -> Tensor:
-    if key.endswith(".lora_down.weight"):
+    if key.endswith(f".{DOWN}"):
         return tensor[:rank].contiguous()
-    return tensor[:, :rank].contiguous() if key.endswith(".lora_up.weight") else tensor
+    return tensor[:, :rank].contiguous() if key.endswith(f".{UP}") else tensor
 
 
 def _told(metadata: Mapping[str, str], rank: int, smaller: int) -> dict[str, str]:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from sfumato.adapters.files.adapter_file import write_adapter
-from sfumato.adapters.layers.lora import PREFIX
+from sfumato.adapters.layers.lora import DOWN, PREFIX, UP
 from sfumato.adapters.network.selection import Rule, Size
 from sfumato.adapters.sd_scripts.blocks import BlockRule
 from sfumato.adapters.sd_scripts.network_modules import default_module
@@ -283,8 +283,8 @@ def _report(found: Mapping[str, Extracted]) -> None:
 def _as_file(found: Mapping[str, Extracted]) -> dict[str, Tensor]:
     tensors = {}
     for name, layer in found.items():
-        tensors[f"{name}.lora_down.weight"] = layer.down
-        tensors[f"{name}.lora_up.weight"] = layer.up
+        tensors[f"{name}.{DOWN}"] = layer.down
+        tensors[f"{name}.{UP}"] = layer.up
         tensors[f"{name}.alpha"] = torch.tensor(float(len(layer.down)))
     return tensors
 

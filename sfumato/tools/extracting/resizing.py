@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from sfumato.adapters.files.adapter_file import read_adapter, write_adapter
+from sfumato.adapters.layers.lora import DOWN, UP
 from sfumato.checkpoints.tensors import open_tensors
 from sfumato.config.run.run import Run
 from sfumato.config.tools.resizing import ResizingConfig
@@ -29,7 +30,7 @@ from sfumato.tools.outputs import adapter_output
 
 logger = logging.getLogger(__name__)
 
-_LORA = {"lora_down.weight", "lora_up.weight", "alpha"}
+_LORA = {DOWN, UP, "alpha"}
 _NOTHING = 1e-6
 """A layer whose largest singular value is no larger than this changes nothing."""
 
@@ -111,7 +112,7 @@ def resized(
         name: the layer's, which seeds what a rank higher than before is filled up with.
         tensors: `lora_up.weight` (out, r, ...), `lora_down.weight` (r, in, ...) and `alpha`.
     """
-    up, down = (tensors[f"lora_{way}.weight"] for way in ("up", "down"))
+    up, down = tensors[UP], tensors[DOWN]
     whole = decomposed_product(*(each.to(device, torch.float32).flatten(1) for each in (up, down)))
     limit = (down.dim() == 4 and options.new_conv_rank) or options.new_rank
     smallest = min(whole.left.shape[0], whole.right.shape[1])
@@ -181,8 +182,8 @@ def _as_file(found: Mapping[str, Resized], layers: Mapping[str, Mapping[str, Ten
     tensors = {}
     for name in layers:
         layer = found[name]
-        tensors[f"{name}.lora_down.weight"] = layer.down
-        tensors[f"{name}.lora_up.weight"] = layer.up
+        tensors[f"{name}.{DOWN}"] = layer.down
+        tensors[f"{name}.{UP}"] = layer.up
         tensors[f"{name}.alpha"] = torch.tensor(layer.alpha)
     return tensors
 

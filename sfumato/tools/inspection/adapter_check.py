@@ -16,20 +16,19 @@ from torch import Tensor, nn
 
 from sfumato.adapters.files import other_programs
 from sfumato.adapters.files.shapes import told_shape
-from sfumato.adapters.files.sizes import LayerSize, size_of, spread, told
-from sfumato.adapters.layers.layer import LimitsNorm
-from sfumato.adapters.layers.lora import PREFIX as LORA_PREFIX
-from sfumato.adapters.layers.oft import PREFIX as OFT_PREFIX
-from sfumato.adapters.layers.oft import Oft
-from sfumato.adapters.network.loading import is_known, layers_from
+from sfumato.adapters.files.sizes import LayerSize, shapes_of, size_of, spread, told
+from sfumato.adapters.layers import kinds
+from sfumato.adapters.layers.kinds import Kind
+from sfumato.adapters.layers.layer import LimitsNorm, TurnsWeight
+from sfumato.adapters.network.loading import layers_from
 from sfumato.adapters.network.network import AdapterNetwork
 from sfumato.checkpoints.tensors import TensorReader, open_tensors
 from sfumato.config.run.run import Run
 from sfumato.config.tools.checking import CheckingConfig
 from sfumato.errors import UserError
 from sfumato.log import counted
-from sfumato.models.components.loading import shapes_of
-from sfumato.models.components.recognise import ADAPTERS, recognise
+from sfumato.models.components.loading import shapes_of as shapes_in
+from sfumato.models.components.recognise import recognise
 from sfumato.models.interface.targets import AdapterTarget
 from sfumato.nn.precision import name_of
 
@@ -46,15 +45,8 @@ _SAID = {
 }
 """Metadata that is worth a line, with the word for it."""
 
-_OURS = {
-    "lora_A.weight": "lora_down.weight",
-    "lora_B.weight": "lora_up.weight",
-    "lora_A.default.weight": "lora_down.weight",
-    "lora_B.default.weight": "lora_up.weight",
-}
-"""Our names for the halves of a LoRA in other files."""
-_BLOCK = re.compile(r"(?:(?:lora|oft|lycoris)_)?((?:unet_)?.*?(?:blocks?[._]\d+(?:_\d+)?|mid_block))[._]")
-_TEXT = re.compile(r"(?:lora_|oft_)?(te\d?)_|(text_encoder\w*)\.")
+_BLOCK = re.compile(r"(?:lycoris_)?((?:unet_)?.*?(?:blocks?[._]\d+(?:_\d+)?|mid_block))[._]")
+_TEXT = re.compile(r"(te\d?)_|(text_encoder\w*)\.")
 
 
 @dataclass
@@ -127,11 +119,12 @@ def check_adapter(run: Run) -> str:
 
 def reported(path: Path, reader: TensorReader) -> AdapterReport:
     """Return what there is to say of an open file; raise UserError if it is no adapter, or damaged."""
-    kind = recognise(shapes_of(reader))
-    if kind is None or kind.name not in ADAPTERS:
-        what = f"seems to be {kind.description}" if kind else "holds no adapter that is known"
-        raise UserError(f"{path} {what}; give an adapter file")
     keys = reader.keys()
+    kind = kinds.of_file(keys)
+    if kind is None:
+        other = recognise(shapes_in(reader))
+        what = f"seems to be {other.description}" if other else "holds no adapter that is known"
+        raise UserError(f"{path} {what}; give an adapter file")
     layers = other_programs.by_layer(keys)
     blocks, broken = _blocks(path, reader, layers)
     return AdapterReport(
@@ -163,43 +156,43 @@ def _blocks(
         read = {key: reader.get(key) for key in keys}
         bad = [key for key, tensor in read.items() if not bool(tensor.float().isfinite().all())]
         leaves = {key.removeprefix(f"{name}."): tensor for key, tensor in read.items()}
-        block = blocks[_block_of(name)]
-        block.sizes.append(size_of({leaf: tuple(tensor.shape) for leaf, tensor in leaves.items()}))
+        kind = kinds.told_by(leaves)
+        block = blocks[_block_of(_bare(name, kind))]
+        block.sizes.append(size_of(shapes_of(leaves)))
         if "alpha" in leaves:
             block.alphas.append(float(leaves["alpha"]))
-        if not bad:
-            _measure(path, name, leaves, block)
+        if kind and not bad:
+            _measure(path, name, kind, leaves, block)
         broken += bad
     return {name: blocks[name] for name in sorted(blocks, key=_by_number)}, broken
 
 
-def _measure(path: Path, name: str, leaves: Mapping[str, Tensor], block: Block) -> None:
+def _measure(path: Path, name: str, kind: Kind, leaves: Mapping[str, Tensor], block: Block) -> None:
     """Add how much a layer changes its weight, if its tensors are all known and tell."""
-    tensors = {_OURS.get(leaf, leaf): tensor for leaf, tensor in leaves.items()}
-    target = _stand_in(name, tensors) if is_known(tensors) else None
+    tensors = {kind.files.aliases.get(leaf, leaf): tensor for leaf, tensor in leaves.items()}
+    target = _stand_in(name, kind, tensors) if kind.files.can_load(tensors) else None
     if target is None:
         return
-    full = (OFT_PREFIX if name.startswith(OFT_PREFIX) else LORA_PREFIX) + target.name
+    full = kind.prefix + target.name
     layer = layers_from(path, {full: tensors}, [target])[0]
     assert isinstance(layer, nn.Module)
     own = layer.state_dict()
     if tensors.keys() | {"alpha"} != own.keys():
         return
     AdapterNetwork([layer]).load_layers(path, {full: own | tensors})
-    if isinstance(layer, Oft):
+    if isinstance(layer, TurnsWeight):
         block.turns.append(layer.turned_share().item())
     elif isinstance(layer, LimitsNorm):
         block.norms.append(layer.norm().item())
 
 
-def _stand_in(name: str, tensors: Mapping[str, Tensor]) -> AdapterTarget | None:
+def _stand_in(name: str, kind: Kind, tensors: Mapping[str, Tensor]) -> AdapterTarget | None:
     """Return a layer without numbers that fits the tensors of an adapter; None if they do not tell.
 
     What a kernel is does not matter to norms, so that layers that leave it open count as Linear.
     """
-    short = name.removeprefix(LORA_PREFIX).removeprefix(OFT_PREFIX).replace(".", "_")
-    if name.startswith(OFT_PREFIX):
-        blocks = size_of({leaf: tuple(tensor.shape) for leaf, tensor in tensors.items()}).blocks
+    short, blocks = _bare(name, kind).replace(".", "_"), size_of(shapes_of(tensors)).blocks
+    if blocks and name.startswith(kind.prefix):
         widths = tuple(count * size for count, size in blocks)
         return AdapterTarget(short, nn.Linear(1, sum(widths), device="meta"), "", splits=widths)
     shape = told_shape(name, tensors)
@@ -208,7 +201,14 @@ def _stand_in(name: str, tensors: Mapping[str, Tensor]) -> AdapterTarget | None:
     return AdapterTarget(short, dataclasses.replace(shape, kernel=shape.kernel or ()).module(), "")
 
 
+def _bare(name: str, kind: Kind | None) -> str:
+    """Return a layer's name without the prefix of an adapter's kind."""
+    known = (*((kind.prefix,) if kind else ()), *kinds.prefixes())
+    return name.removeprefix(next((prefix for prefix in known if name.startswith(prefix)), ""))
+
+
 def _block_of(layer: str) -> str:
+    """Return the block that a layer lies in, by its name without a prefix."""
     if match := _TEXT.match(layer):
         return match[1] or match[2]
     match = _BLOCK.match(f"{layer}_")

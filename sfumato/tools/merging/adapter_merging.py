@@ -14,6 +14,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from sfumato.adapters.layers import kinds
 from sfumato.adapters.network.weight_changes import Adapter, changed
 from sfumato.adapters.sd_scripts import block_weights
 from sfumato.checkpoints.atomic import require_disk_space
@@ -176,7 +177,7 @@ def _check_naming(run: Run, adapters: Sequence[Adapter]) -> None:
     if run.values().get("diffusers"):
         for adapter in adapters:
             names = read_header(adapter.path).tensors
-            if any(name.startswith(("lora_", "oft_")) for name in names):
+            if any(name.startswith(kinds.prefixes()) for name in names):
                 raise UserError(f"--diffusers is given, but {adapter.path} has other names; leave it out")
 
 

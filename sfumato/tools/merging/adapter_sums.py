@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from sfumato.adapters.files.adapter_file import write_adapter
+from sfumato.adapters.layers.lora import DOWN, UP
 from sfumato.adapters.network.weight_changes import Adapter
 from sfumato.config.run.run import Run
 from sfumato.config.tools.adapter_merging import AdapterMergingConfig, WholeBaseConfig
@@ -29,8 +30,6 @@ from sfumato.tools.merging.merged_metadata import adapter_record
 from sfumato.tools.outputs import adapter_output
 
 logger = logging.getLogger(__name__)
-
-_HALVES = ("lora_down.weight", "lora_up.weight")
 
 
 def write_sum(run: Run, adapters: Sequence[Adapter], merge: torch.dtype, save: torch.dtype) -> None:
@@ -78,7 +77,7 @@ def summed(
         if is_shuffled:
             order = torch.randperm(down.shape[0])
             down, up = down[order], up[:, order]
-        merged |= {f"{name}.{_HALVES[0]}": down, f"{name}.{_HALVES[1]}": up, f"{name}.alpha": alpha.to(dtype)}
+        merged |= {f"{name}.{DOWN}": down, f"{name}.{UP}": up, f"{name}.alpha": alpha.to(dtype)}
     return merged
 
 
@@ -90,7 +89,7 @@ def _owners(adapters: Sequence[Adapter], name: str) -> list[Adapter]:
 
 def _check_is_lora(adapter: Adapter) -> None:
     for name, tensors in adapter.layers.items():
-        if tensors.keys() != {*_HALVES, "alpha"}:
+        if tensors.keys() != {DOWN, UP, "alpha"}:
             found = ", ".join(sorted(tensors))
             raise UserError(
                 f"--models: {adapter.path}: {name} holds {found}, which is no plain LoRA; take svd_merge_lora"
@@ -101,8 +100,7 @@ def _report_strengths(adapters: Sequence[Adapter]) -> None:
     """Say how strongly each LoRA acts in one that has the ranks of all side by side."""
     totals: Counter[str] = Counter()
     ranks = [
-        {name: own[_HALVES[0]].shape[0] for name, own in a.layers.items() if not a.is_off(name)}
-        for a in adapters
+        {name: own[DOWN].shape[0] for name, own in a.layers.items() if not a.is_off(name)} for a in adapters
     ]
     for own in ranks:
         totals.update(own)
@@ -121,7 +119,7 @@ def _scaled(adapter: Adapter, name: str, base_alpha: float, dtype: torch.dtype) 
     tensors: Mapping[str, Tensor] = adapter.layers[name]
     share = float(tensors["alpha"]) / base_alpha if base_alpha else 1.0  # all are off, and stay so
     scale = adapter.strength(name) * math.copysign(math.sqrt(abs(share)), share)
-    return tensors[_HALVES[0]].to(dtype) * scale, tensors[_HALVES[1]].to(dtype) * abs(scale)
+    return tensors[DOWN].to(dtype) * scale, tensors[UP].to(dtype) * abs(scale)
 
 
 def _check_shapes(name: str, owners: Sequence[Adapter], pairs: Sequence[tuple[Tensor, Tensor]]) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from sfumato.adapters.layers.lora import DOWN
 from sfumato.checkpoints import modelspec
 from sfumato.checkpoints.header import read_header
 from sfumato.checkpoints.pickles import SUFFIXES as PICKLE_SUFFIXES
@@ -109,7 +110,7 @@ def _first(metadata: Sequence[Mapping[str, str]], key: str) -> str | None:
 
 def _ranks(tensors: Mapping[str, Tensor], *, is_wide: bool) -> list[str]:
     """Return the ranks of layers with kernels above 1x1, or of all others."""
-    downs = [tensor for name, tensor in tensors.items() if name.endswith("lora_down.weight")]
+    downs = [tensor for name, tensor in tensors.items() if name.endswith(DOWN)]
     return [str(down.shape[0]) for down in downs if (down.dim() == 4 and down.shape[-1] > 1) == is_wide]
 
 

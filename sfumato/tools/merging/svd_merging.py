@@ -20,7 +20,7 @@ from torch import Tensor
 
 from sfumato.adapters.files.adapter_file import write_adapter
 from sfumato.adapters.files.shapes import ToldShape, told_shape
-from sfumato.adapters.layers import oft
+from sfumato.adapters.layers.lora import DOWN, PREFIX, UP
 from sfumato.adapters.network.weight_changes import Adapter, changed
 from sfumato.config.run.run import Run
 from sfumato.config.tools.adapter_merging import (
@@ -47,8 +47,6 @@ logger = logging.getLogger(__name__)
 
 Weights = Mapping[str, PublishedWeight]
 """The weights of the model that the adapters are for, by the names of layers; empty if none is named."""
-
-_DOWN, _UP = "lora_down.weight", "lora_up.weight"
 
 
 def svd_merge(run: Run) -> None:
@@ -155,10 +153,10 @@ def merged_layer(
     rank = (size.new_conv_rank or size.new_rank) if is_wide else size.new_rank
     found = _decomposed(target, adapters, rank, dtype, device, weights).truncated(rank)
     rank, kernel = len(found.values), shape[2:]
-    name = f"lora_{target.name}"
+    name = PREFIX + target.name
     return {
-        f"{name}.{_UP}": (found.left * found.values).reshape(shape[0], rank, *[1] * len(kernel)).cpu(),
-        f"{name}.{_DOWN}": found.right.reshape(rank, *shape[1:]).cpu(),
+        f"{name}.{UP}": (found.left * found.values).reshape(shape[0], rank, *[1] * len(kernel)).cpu(),
+        f"{name}.{DOWN}": found.right.reshape(rank, *shape[1:]).cpu(),
         f"{name}.alpha": torch.tensor(0.0 if _is_off(target, adapters) else float(rank)),
     }
 
@@ -188,8 +186,8 @@ def _decomposed(
         halves = torch.cat(scaled, 1).float(), torch.cat([down.to(device, dtype) for down in downs]).float()
         return _of_product(*halves)
     shape = target.module.get_parameter("weight").shape
-    is_turned = any(name.startswith(oft.PREFIX) for _, name in owners)
-    weight = weights[target.name].load().float() if is_turned else torch.zeros(shape)
+    is_used = any(adapter.needs_weight(name) for adapter, name in owners)
+    weight = weights[target.name].load().float() if is_used else torch.zeros(shape)
     change = changed(weight, target, adapters, torch.float32, device).sub_(weight.to(device))
     return lowrank.low_rank(change.flatten(1).to(dtype).float(), rank, target.name)
 

@@ -77,6 +77,12 @@ ROWS: tuple[Script, ...] = (
         files={"denoiser": "ckpt_path"},
         sections=(FluxGenerationOptions, GenerationConfig),
         absent=names("sampler"),
+        part_dtypes={
+            "denoiser": "flux_dtype",
+            "clip_l": "clip_l_dtype",
+            "t5xxl": "t5xxl_dtype",
+            "vae": "ae_dtype",
+        },
         unsupported=names("model_type"),
     ),
     Script(

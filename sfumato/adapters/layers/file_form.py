@@ -1,0 +1,94 @@
+"""How the layers of one kind of adapter look in files, and what their tensors tell without a model."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from sfumato.adapters.layers.layer import AdapterLayer, Dropouts
+from sfumato.adapters.layers.told_shape import ToldShape
+from sfumato.models.interface.targets import AdapterTarget
+
+Tensors = Mapping[str, Tensor]
+"""A layer's tensors, by their names within the layer."""
+Shapes = Mapping[str, tuple[int, ...]]
+"""The same without their numbers."""
+
+Loader = Callable[[AdapterTarget, Tensors, Dropouts], AdapterLayer]
+"""Makes the untrained adapter of a layer in the form that a file's tensors have."""
+
+
+def tell_no_shape(shapes: Shapes) -> ToldShape | None:
+    """Say nothing of the weight's shape."""
+
+
+def tell_no_factors(tensors: Tensors) -> tuple[Tensor, Tensor] | None:
+    """Say that a change is no product of two matrices."""
+
+
+@dataclass(frozen=True)
+class FileForm:
+    """What tells a kind in files, what must hold there, and what can be read off its tensors.
+
+    Where a name is compared up to its first dot, `.` and what follows is left out of the attribute.
+
+    Attributes:
+        marks: names of tensors; a layer that has one of them is of this kind, and can be loaded.
+        load: makes a layer of what a file holds.
+        tensors: a pattern that fits the names of all tensors but alpha.
+        programs: other programs that load them; see `files/other_programs.py`.
+        foreign_marks: names up to the dot that tell the kind in files of other programs.
+        aliases: our names of tensors by those of other programs.
+        together: groups of tensors of which a layer has all or none.
+        choices: groups of tensors of which a layer has one at least.
+        halves: pairs of tensors (rank, in, ...) and (out, rank, ...), in any program's naming.
+        ranks: names up to the dot of tensors whose first side is the rank; a layer without them is whole.
+        blocks: names up to the dot of tensors (number of blocks, size of a block, ...).
+        is_scaled: alpha / rank scales the change, so that an alpha that is missing is the rank.
+        needs_weight: the change depends on the weight that it is made for.
+        shape: returns what the tensors tell of the weight's shape, if they do.
+        factors: returns up (m, r), scaled, and down (r, n), if the change is their product.
+    """
+
+    marks: tuple[str, ...]
+    load: Loader
+    tensors: str = r"(?!)"
+    programs: tuple[str, ...] = ()
+    foreign_marks: tuple[str, ...] = ()
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    together: tuple[tuple[str, ...], ...] = ()
+    choices: tuple[tuple[str, ...], ...] = ()
+    halves: tuple[tuple[str, str], ...] = ()
+    ranks: tuple[str, ...] = ()
+    blocks: tuple[str, ...] = ()
+    is_scaled: bool = False
+    needs_weight: bool = False
+    shape: Callable[[Shapes], ToldShape | None] = tell_no_shape
+    factors: Callable[[Tensors], tuple[Tensor, Tensor] | None] = tell_no_factors
+
+    def can_load(self, names: Collection[str]) -> bool:
+        """Return whether a layer with tensors of these names is of this kind, in our own naming."""
+        return any(mark in names for mark in self.marks)
+
+    def is_told_by(self, names: Iterable[str]) -> bool:
+        """Return whether a layer with tensors of these names is of this kind, in any naming."""
+        return any(name.partition(".")[0] in self._beginnings for name in names)
+
+    def is_in(self, keys: Iterable[str]) -> bool:
+        """Return whether one of a file's keys tells of a layer of this kind, in any naming."""
+        beginnings = [f".{name}" for name in self._beginnings]
+        return any(beginning in key for key in keys for beginning in beginnings)
+
+    def missing(self, names: Collection[str]) -> str | None:
+        """Return a tensor that a layer with tensors of these names needs and lacks."""
+        groups = [group for group in (*self.halves, *self.together) if any(name in names for name in group)]
+        if any(re.match(self.tensors, name) for name in names):
+            groups += [choice[:1] for choice in self.choices if not any(name in names for name in choice)]
+        return next((name for group in groups for name in group if name not in names), None)
+
+    @property
+    def _beginnings(self) -> set[str]:
+        return {*self.foreign_marks, *(mark.partition(".")[0] for mark in self.marks)}
