@@ -91,7 +91,10 @@ def _run(
     for section in script.sections:
         names = [field.name for field in fields(section) if field.name in options]
         sections.append(section(**{name: values.get(name, options[name].default) for name in names}))
-    return Run(script.name, script.family, sections, script.trainable, frozenset(from_file))
+    return Run(
+        *(script.name, script.family, sections, script.trainable, frozenset(from_file)),
+        script.conditioning_role,
+    )
 
 
 def _secret_warning(name: str) -> str:

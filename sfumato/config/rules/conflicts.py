@@ -28,7 +28,10 @@ def _shown(name: str, values: _Values) -> str:
     return f"--{name}" if values[name] is True else f"--{name} {values[name]}"
 
 
-_PLACES_OF_IMAGES = ("dataset_config", "in_json", "train_data_dir", "reg_data_dir", "conditioning_data_dir")
+_PLACES_OF_IMAGES = (
+    *("dataset_config", "in_json", "train_data_dir", "reg_data_dir"),
+    *("conditioning_data_dir", "mask_dir", "control_dir"),
+)
 _CACHES = (
     *("cache_latents", "cache_latents_to_disk", "cache_text_encoder_outputs"),
     *("cache_text_encoder_outputs_to_disk", "cache_info"),

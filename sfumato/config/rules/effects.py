@@ -45,7 +45,7 @@ IDLE_WITHOUT: Mapping[str, tuple[str, ...]] = {
     "async_upload": _HUB,
     "dynamo_backend": ("torch_compile",),
     "zero_stage": ("deepspeed",),
-    "dataset_repeats": ("in_json", "dataset_config", "conditioning_data_dir"),
+    "dataset_repeats": ("in_json", "dataset_config", "conditioning_data_dir", "mask_dir"),
     "conditioning_data_dir": ("masked_loss",),
     "save_last_n_epochs_state": ("save_state",),
     "save_last_n_steps_state": ("save_state",),

@@ -4,6 +4,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import fields
 from typing import Any, TypeVar
 
+from sfumato.config.run.data.partners import PartnerRole
+
 Section = TypeVar("Section")
 
 
@@ -15,6 +17,7 @@ class Run:
 
     Attributes:
         from_file: options that a configuration file gave; front-ends write it, without knowing the machine.
+        conditioning_role: what the images in `conditioning_data_dir` are to what is trained.
     """
 
     def __init__(
@@ -24,11 +27,13 @@ class Run:
         sections: Iterable[Any],
         method: str = "",
         from_file: frozenset[str] = frozenset(),
+        conditioning_role: PartnerRole = "mask",
     ) -> None:
         self.script = script
         self.family = family
         self.method = method
         self.from_file = from_file
+        self.conditioning_role: PartnerRole = conditioning_role
         self._sections = {type(section): section for section in sections}
 
     def __getitem__(self, section: type[Section]) -> Section:
@@ -43,7 +48,10 @@ class Run:
     def with_sections(self, *sections: Any) -> "Run":
         """Return a copy in which each given section replaces the one of its type."""
         replaced = self._sections | {type(section): section for section in sections}
-        return Run(self.script, self.family, replaced.values(), self.method, self.from_file)
+        return Run(
+            *(self.script, self.family, replaced.values(), self.method, self.from_file),
+            self.conditioning_role,
+        )
 
     def values(self) -> dict[str, Any]:
         """Return every option of every section, by its name on the command line."""

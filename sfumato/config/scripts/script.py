@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from sfumato.config.run.data.partners import PartnerRole
 from sfumato.config.scripts.option import Option, options_of
 
 
@@ -19,6 +20,8 @@ class Script:
         family: whose models it works on; empty where the files tell.
         method: the word for what is trained in `sfumato train FAMILY METHOD`.
         trainable: what the training package calls it; becomes `Run.method`.
+        conditioning_role: what images in `conditioning_data_dir` are; scripts without control images have no
+            `control_dir`.
         is_drop_in: whether sd-scripts has a script of that name.
         absent: options of these sections that the script does not have; their defaults hold.
         overrides: defaults that differ from the sections'.
@@ -36,6 +39,7 @@ class Script:
     family: str = ""
     method: str = ""
     trainable: str = ""
+    conditioning_role: PartnerRole = "mask"
     is_drop_in: bool = True
     absent: frozenset[str] = frozenset()
     overrides: Mapping[str, Any] = field(default_factory=dict)
@@ -50,7 +54,8 @@ class Script:
         overrides = {**self.overrides, **self.command_overrides} if as_command else self.overrides
         options = options_of(self.sections, overrides)
         options |= {name: replace(options[name], choices=allowed) for name, allowed in self.choices.items()}
-        return {name: option for name, option in options.items() if name not in self.absent}
+        absent = self.absent if self.conditioning_role == "control" else self.absent | {"control_dir"}
+        return {name: option for name, option in options.items() if name not in absent}
 
 
 def names(text: str) -> frozenset[str]:

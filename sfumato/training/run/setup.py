@@ -153,9 +153,9 @@ def _training_set(run: Run, family: Family, seed: int) -> TrainingData:
         return _user_set(run, family, multiple, seed)
     takes_latents = run[CachingConfig].cache_latents_to_disk and bool(family.caches.older)
     plans = blueprint.plans(run, size_multiple=multiple, seed=seed, takes_latents=takes_latents)
-    masked = any(s.alpha_mask or s.conditioning_data_dir for plan in plans for s in plan.subsets)
+    masked = any(s.alpha_mask or s.mask_dir for plan in plans for s in plan.subsets)
     if run[LossConfig].masked_loss and not masked:
-        line = "--masked_loss has no effect without masks: name conditioning_data_dir or set alpha_mask"
+        line = "--masked_loss has no effect without masks: name mask_dir or set alpha_mask"
         _complain([line], run[FileConfig].strict)
     return dataset.read(plans, seed, strict=run[FileConfig].strict)
 

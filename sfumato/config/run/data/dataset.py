@@ -35,7 +35,14 @@ class DatasetConfig:
     """Keep captions and image sizes in a file beside the data, so that the next start is quicker."""
 
     conditioning_data_dir: str | None = None
-    """Folder of control images or loss masks, named like the training images."""
+    """Folder of control images or loss masks, named like the training images: what is trained decides."""
+
+    mask_dir: str | None = None
+    """Folder of loss masks, named like the training images; black is not learned. `masked_loss` is not needed
+    for that."""
+
+    control_dir: str | None = None
+    """Folder of control images, named like the training images."""
 
     debug_dataset: bool = False
     """Show what the data set would deliver, then stop without training."""
