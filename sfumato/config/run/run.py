@@ -1,7 +1,7 @@
 """What one invocation asks for: a script, a family, what is trained, and one frozen section per topic."""
 
-from collections.abc import Iterable, Iterator
-from dataclasses import fields
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import fields, replace
 from typing import Any, TypeVar
 
 from sfumato.config.run.data.partners import PartnerRole
@@ -39,6 +39,10 @@ class Run:
     def __getitem__(self, section: type[Section]) -> Section:
         return self._sections.get(section) or section()
 
+    def get(self, section: type[Section], default: Section) -> Section:
+        """Return a section, or a default where the script does not have it."""
+        return self._sections.get(section, default)
+
     def __contains__(self, section: type) -> bool:
         return section in self._sections
 
@@ -52,6 +56,14 @@ class Run:
             *(self.script, self.family, replaced.values(), self.method, self.from_file),
             self.conditioning_role,
         )
+
+    def with_values(self, values: Mapping[str, Any]) -> "Run":
+        """Return a copy in which some options, each of whatever section has it, have other values."""
+        sections = []
+        for section in self:
+            own = {field.name: values[field.name] for field in fields(section) if field.name in values}
+            sections.append(replace(section, **own) if own else section)
+        return self.with_sections(*sections)
 
     def values(self) -> dict[str, Any]:
         """Return every option of every section, by its name on the command line."""

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from sfumato.config.rule import Rule
 from sfumato.config.run.data.partners import PartnerRole
 from sfumato.config.scripts.option import Option, options_of
 
@@ -30,6 +31,7 @@ class Script:
         unsupported: options that are known but not built; they stop a run unless left at their defaults.
         unsupported_values: the same for single values of an option that is built otherwise.
         without_effect: options that change nothing here, with the reason.
+        rules: what options mean to each other here, beside the rules of the sections.
     """
 
     name: str
@@ -48,6 +50,7 @@ class Script:
     unsupported: frozenset[str] = frozenset()
     unsupported_values: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     without_effect: Mapping[str, str] = field(default_factory=dict)
+    rules: tuple[Rule, ...] = ()
 
     def options(self, *, as_command: bool = False) -> dict[str, Option]:
         """Return the script's options by name, with the defaults of the sub-command where it is one."""

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from sfumato.config.checks import at_least
+from sfumato.config.run.data.images import sides_in_order
 from sfumato.errors import UserError
 
 
@@ -166,6 +167,10 @@ class BucketingConfig:
         at_least(self, 1, "batch_size", "min_bucket_reso", "max_bucket_reso")
         at_least(self, 8, "bucket_reso_steps")
         _require_paths(self.recursive, self.full_path)
+
+
+RULES = sides_in_order()
+"""What the options of `BucketingConfig` mean to others."""
 
 
 def _size(text: str) -> tuple[int, int]:

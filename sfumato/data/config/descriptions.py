@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sfumato.config.rules.strictness import is_strict
 from sfumato.config.run.data.dataset import DatasetConfig
-from sfumato.config.run.file import FileConfig
 from sfumato.config.run.run import Run
 from sfumato.data.config.folders import has_images, subset_folders
 from sfumato.data.config.toml_keys import DATASET, GENERAL, SUBSET, read_table
@@ -122,7 +122,7 @@ def _from_options(run: Run) -> Described:
     if partners and has_images(config.train_data_dir):
         subsets = [_paired({"image_dir": Path(config.train_data_dir)}, partners)]
     else:
-        subsets = _from_folders(config, partners, run[FileConfig].strict)
+        subsets = _from_folders(config, partners, is_strict(run))
     return Described("--train_data_dir", {}, {}, tuple(subsets))
 
 

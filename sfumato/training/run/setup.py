@@ -5,15 +5,14 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from sfumato.config.public import public_values
+from sfumato.config.rules.strictness import complain, is_strict
 from sfumato.config.run.data.caching import CachingConfig
 from sfumato.config.run.data.dataset import DatasetConfig
 from sfumato.config.run.distributed import DistributedConfig
-from sfumato.config.run.file import FileConfig
 from sfumato.config.run.model.precision import PrecisionConfig
 from sfumato.config.run.output.saving import SavingConfig
 from sfumato.config.run.output.tracking import TrackingConfig
@@ -43,7 +42,6 @@ from sfumato.training.run.session import TrainingSession
 from sfumato.training.state import resume
 from sfumato.training.state.resume import State
 from sfumato.training.trainables import method_for
-from sfumato.training.trainables.objective import settings_without_effect
 from sfumato.training.update import optimizers, schedulers
 
 logger = logging.getLogger(__name__)
@@ -88,7 +86,7 @@ def prepare(run: Run, processes: Processes) -> TrainingSession:
     names = saving.names_for(run[SavingConfig])
     trackers.check(run[TrackingConfig])
     run, overridden = precision.for_device(run, processes.device)
-    _complain(overridden, run[FileConfig].strict)
+    complain(run, overridden)
     policy = precision.precision_for(run[PrecisionConfig], processes.device)
     optimizer = optimizers.plan(run[OptimizerConfig], processes.device)
     policy.check_optimizer(optimizer.kind, optimizer.arguments)
@@ -96,8 +94,7 @@ def prepare(run: Run, processes: Processes) -> TrainingSession:
     schedulers.check(run[ScheduleConfig], optimizer, run[OptimizerConfig].learning_rate)
     family = family_for(run)
     run = _following(run, family)
-    idle = schedulers.settings_without_effect(run[ScheduleConfig], optimizer)
-    _complain([*idle, *settings_without_effect(run, family.prediction)], run[FileConfig].strict)
+    complain(run, schedulers.settings_without_effect(run[ScheduleConfig], optimizer))
     state = _state(run)
     seed = _seed(run, state, processes)
     family.check((DENOISER, VAE, *family.text_outputs))
@@ -156,8 +153,8 @@ def _training_set(run: Run, family: Family, seed: int) -> TrainingData:
     masked = any(s.alpha_mask or s.mask_dir for plan in plans for s in plan.subsets)
     if run[LossConfig].masked_loss and not masked:
         line = "--masked_loss has no effect without masks: name mask_dir or set alpha_mask"
-        _complain([line], run[FileConfig].strict)
-    return dataset.read(plans, seed, strict=run[FileConfig].strict)
+        complain(run, [line])
+    return dataset.read(plans, seed, strict=is_strict(run))
 
 
 def _user_set(run: Run, family: Family, multiple: int, seed: int) -> TrainingData:
@@ -166,10 +163,10 @@ def _user_set(run: Run, family: Family, multiple: int, seed: int) -> TrainingDat
         space.channels, space.downscale, multiple, None if family.caches.is_scaled else space.scaled
     )
     made = user_set.read(run, geometry, seed)
-    _complain(user_set.options_without_effect(run, made.accepted), run[FileConfig].strict)
+    complain(run, user_set.options_without_effect(run, made.accepted))
     if run[LossConfig].masked_loss and made.example.masks is None:
         line = "--masked_loss has no effect without masks: let --dataset_class return alpha_masks"
-        _complain([line], run[FileConfig].strict)
+        complain(run, [line])
     return made
 
 
@@ -226,10 +223,3 @@ def _report(data: TrainingData, plan: Plan, seed: int) -> None:
         counted(plan.num_steps, "step"),
         seed,
     )
-
-
-def _complain(lines: Sequence[str], strict: bool) -> None:
-    if lines and strict:
-        raise UserError("; ".join(lines))
-    for line in lines:
-        logger.warning(line)
