@@ -11,7 +11,7 @@ from sfumato.config.run.output import hub, preview, saving, tracking
 from sfumato.config.run.run import Run
 from sfumato.config.run.training import loss, noise, optimizer, schedule
 from sfumato.config.scripts.script import Script
-from sfumato.config.tools import preparation
+from sfumato.config.tools import conversion, preparation
 
 OF_SECTIONS: Mapping[type, tuple[Rule, ...]] = {
     caching.CachingConfig: caching.RULES,
@@ -35,7 +35,9 @@ OF_SECTIONS: Mapping[type, tuple[Rule, ...]] = {
     noise.NoiseConfig: noise.RULES,
     optimizer.OptimizerConfig: optimizer.RULES,
     schedule.ScheduleConfig: schedule.RULES,
-    preparation.BucketingConfig: preparation.RULES,
+    preparation.GatheringConfig: preparation.GATHERING,
+    preparation.BucketingConfig: preparation.BUCKETING,
+    conversion.ConversionConfig: conversion.RULES,
 }
 """The table of each section that has one."""
 
