@@ -23,7 +23,8 @@ from PIL import Image
 
 from sfumato.cli.options.parse import parse
 from sfumato.cli.scripts import script_named
-from sfumato.config.rules.implied import imply
+from sfumato.config.rules.evaluation import imply
+from sfumato.config.rules.tables import rules_of
 from sfumato.config.run.distributed import DistributedConfig
 from sfumato.training.core import distributed
 from sfumato.training.run.account import account
@@ -86,7 +87,8 @@ def count(name: str, options: list[str]) -> dict[str, Any]:
     """Return the account of one setting."""
     script, own = SETTINGS[name]
     argv = [*options, *COMMON.split(), *own.split()]
-    run, _ = imply(parse(script_named(script), argv, prog=script).run)
+    run = parse(script_named(script), argv, prog=script).run
+    run, _ = imply(run, rules_of(run))
     return account(prepare(run, distributed.start(run[DistributedConfig])), "cuda").as_dict()
 
 

@@ -100,8 +100,8 @@ class Encoder:
         """
         image_set = self.cache.sets[job[0]]
         kind, recipe = self._recipe(job)
-        image, partner = image_set.images.paths[job[1]], image_set.images.conditionings[job[1]]
-        masked = store.image_state(partner) if partner else ""
+        image, mask = image_set.images.paths[job[1]], image_set.images.masks[job[1]]
+        masked = store.image_state(mask) if mask else ""
         return kind, f"{store.image_state(image)}{masked} {recipe}"
 
     def wanted(self) -> Iterator[WantedLatents]:
@@ -115,21 +115,21 @@ class Encoder:
             recipes: dict[object, tuple[str, str, str]] = {}
             states = zip(table.num_bytes, table.times_ns, strict=True)
             kinds = zip(table.subsets, table.sizes, table.train_sizes, strict=False)
-            rows = zip(table.paths, table.conditionings, states, kinds, strict=True)
-            for index, (path, partner, (num_bytes, time_ns), alike) in enumerate(rows):
-                key = (alike, partner == "")
+            rows = zip(table.paths, table.masks, states, kinds, strict=True)
+            for index, (path, mask, (num_bytes, time_ns), alike) in enumerate(rows):
+                key = (alike, mask == "")
                 if key not in recipes:
                     recipes[key] = self.cache.ending(image_set.size(index)), *self._recipe((dataset, index))
                 ending, kind, recipe = recipes[key]
-                masked = store.image_state(partner) if partner else ""
+                masked = store.image_state(mask) if mask else ""
                 finding = f"[{num_bytes}, {time_ns}]{masked} {recipe}"
                 yield WantedLatents((dataset, index), stem(path) + ending, kind, finding)
 
     def _recipe(self, job: Job) -> tuple[str, str]:
         dataset, index = job
         image_set = self.cache.sets[dataset]
-        has_partner = image_set.images.conditionings[index] != ""
-        alike = (dataset, image_set.images.subsets[index], image_set.fit(index)[:2], has_partner)
+        has_mask = image_set.images.masks[index] != ""
+        alike = (dataset, image_set.images.subsets[index], image_set.fit(index)[:2], has_mask)
         if alike not in self._recipes:
             names = [self.cache.name(*job, flipped) for flipped in self.cache.flips(*job)]
             recipe = json.dumps([*names, self.cache.mask_name(*job), self._constant(job)])

@@ -10,8 +10,8 @@ from typing import Literal
 
 from sfumato.cli.product import show
 from sfumato.cli.scripts import script_for
+from sfumato.config.rules.strictness import is_strict
 from sfumato.config.run.data.dataset import DatasetConfig
-from sfumato.config.run.file import FileConfig
 from sfumato.config.run.run import Run
 from sfumato.config.tools.adapter_merging import ToPublishedConfig
 from sfumato.config.tools.preparation import BucketingConfig, CleaningConfig, GatheringConfig, ShrinkingConfig
@@ -83,7 +83,7 @@ def _inspect(run: Run) -> int:
 
     report = inspect(run)
     show(as_text(report))
-    if run[FileConfig].strict and report.num_serious and not run[DatasetConfig].debug_dataset:
+    if is_strict(run) and report.num_serious and not run[DatasetConfig].debug_dataset:
         raise UserError(
             f"--strict: kinds of problems found: {report.num_serious}; without --strict that is no error"
         )

@@ -2,7 +2,7 @@
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,9 @@ from sfumato.cli.options.flags import make_parser, parse_flags
 from sfumato.cli.options.help_texts import field_docs
 from sfumato.cli.product import show
 from sfumato.cli.scripts import script_named
+from sfumato.config.rule import Rule
+from sfumato.config.rules.evaluation import acts_with, as_json, idle_with
+from sfumato.config.rules.tables import rules_for
 from sfumato.config.scripts.option import Option
 from sfumato.config.scripts.script import Script
 
@@ -29,8 +32,10 @@ def describe(script: Script) -> list[dict[str, Any]]:
     """Return one dictionary for each option, read off the parser that the script uses."""
     options = script.options()
     parser = make_parser(options.values(), script.name, script.summary)
+    actions = [action for action in parser._actions if action.dest in options]
+    rules = rules_for(script)
     return [
-        _row(action, options[action.dest], script) for action in parser._actions if action.dest in options
+        {**_row(action, options[action.dest], script), **_company(action.dest, rules)} for action in actions
     ]
 
 
@@ -49,6 +54,12 @@ def _row(action: argparse.Action, option: Option, script: Script) -> dict[str, A
         "supported": option.dest not in script.unsupported,
         "help": field_docs(option.section).get(option.dest, ""),
     }
+
+
+def _company(name: str, rules: Iterable[Rule]) -> dict[str, Any]:
+    """Return with which values of others an option acts, or has no effect, so that a form may hide it."""
+    rules = tuple(rules)
+    return {"acts_with": as_json(acts_with(rules, name)), "idle_with": as_json(idle_with(rules, name))}
 
 
 def _plain(value: Any) -> Any:

@@ -55,8 +55,8 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _rerun(record: "RunRecord", run: Run) -> int:
-    from sfumato.training.run.comparison import Comparison
     from sfumato.training.run.setup import train
+    from sfumato.training.state.comparison import Comparison
 
     _check_output(record, run)
     if record.folder != os.getcwd():

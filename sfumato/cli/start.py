@@ -7,8 +7,8 @@ from sfumato.cli.commands import WORK
 from sfumato.cli.options.parse import Parsed, parse, write_config
 from sfumato.cli.requirements import check_requirements
 from sfumato.config.public import public_values, to_toml
-from sfumato.config.rules.conflicts import check_conflicts
-from sfumato.config.rules.implied import imply
+from sfumato.config.rules.evaluation import check_conflicts, imply
+from sfumato.config.rules.tables import rules_for
 from sfumato.config.run.console import ConsoleConfig
 from sfumato.config.run.run import Run
 from sfumato.config.scripts.script import Script
@@ -33,7 +33,7 @@ def start(
     parsed = parse(script, argv, prog=prog, as_command=as_command)
     if parsed.output_config:
         return write_config(parsed.output_config, parsed.run)
-    check_conflicts(parsed.run)
+    check_conflicts(parsed.run, rules_for(parsed.script))
     check_requirements()
     run = _announce(parsed)
     return (work or WORK[script.command])(run)
@@ -51,7 +51,7 @@ def _announce(parsed: Parsed) -> Run:
         raise UserError(f"{where} cannot be written: {error.strerror}; choose another file") from error
     for warning in parsed.warnings:
         logger.warning(warning)
-    run, implied = imply(parsed.run)
+    run, implied = imply(parsed.run, rules_for(parsed.script))
     for message in implied:
         logger.info(message)
     settings = to_toml(public_values(run)).rstrip() or "nothing"

@@ -276,7 +276,7 @@ def test_cached_batches_do_not_depend_on_the_number_of_workers(
     cats: Path, to_disk: bool, num_workers: int
 ) -> None:
     folder(cats.with_name("masks"), SIZES)
-    options = {"flip_aug": True, "conditioning_data_dir": cats.with_name("masks"), "num_repeats": 3}
+    options = {"flip_aug": True, "mask_dir": cats.with_name("masks"), "num_repeats": 3}
     made = dataset.read([plan(subset(cats, **options), batch_size=2)], seed=1)
     _, as_family, parts = family(cats.parent)
     fill_latents(made, as_family, parts, to_disk=to_disk)

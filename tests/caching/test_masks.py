@@ -35,7 +35,7 @@ def cats(tmp_path: Path) -> Path:
 
 
 def masked(cats: Path, **options: object) -> SubsetPlan:
-    return subset(cats, conditioning_data_dir=cats.with_name("masks"), **options)
+    return subset(cats, mask_dir=cats.with_name("masks"), **options)
 
 
 def read(*subsets: SubsetPlan) -> TrainingSet:
@@ -135,7 +135,7 @@ class TestStaleness:
         fill(cats.parent, masked(cats))
         other = folder(cats.with_name("other"), SIZES)
         image(other / "im1.png", (48, 24))
-        fake, _ = fill(cats.parent, subset(cats, conditioning_data_dir=other))
+        fake, _ = fill(cats.parent, subset(cats, mask_dir=other))
         assert fake.num_encoded == [1] * NUM
 
     def test_another_filter_makes_all_again(self, cats: Path) -> None:
@@ -159,7 +159,7 @@ class TestStaleness:
 
 def test_one_file_cannot_hold_two_masks_for_latents_of_one_size(cats: Path) -> None:
     other = folder(cats.with_name("other"), SIZES)
-    both = (masked(cats), subset(cats, conditioning_data_dir=other))
+    both = (masked(cats), subset(cats, mask_dir=other))
     with pytest.raises(UserError, match=r"im0_0096x0048_fake.npz cannot hold latents of two masks"):
         fill(cats.parent, *both)
     fill(cats.parent, *both, to_disk=False)

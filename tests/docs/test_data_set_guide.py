@@ -17,6 +17,7 @@ from sfumato.config.run.run import Run
 from sfumato.config.run.training.loss import LossConfig
 from sfumato.data.batches import dataset
 from sfumato.data.config import blueprint
+from sfumato.data.config.subset_kinds import ALL
 from sfumato.data.config.toml_keys import DATASET, GENERAL, KEYS, SUBSET
 from tests import tiny
 
@@ -65,12 +66,11 @@ def rows() -> dict[str, list[str]]:
 
 def test_every_key_is_in_the_table_with_its_places_and_kinds() -> None:
     letters = {"g": GENERAL, "d": DATASET, "s": SUBSET}
-    kinds = {"folder": "folder", "metadata": "metadata", "partner": "control"}
     assert rows().keys() == KEYS.keys()
     for name, (where, _, text) in rows().items():
         assert tuple(letters[letter] for letter in where.split()) == KEYS[name].tables, name
-        marked = re.search(r"\((folder|metadata|partner)(?:, (folder|metadata|partner))?\)$", text)
-        named = [kinds[word] for word in marked.groups() if word] if marked else list(kinds.values())
+        marked = re.search(rf"\(((?:{'|'.join(ALL)}|, )+)\)$", text)
+        named = marked[1].split(", ") if marked else ALL
         assert sorted(named) == sorted(KEYS[name].kinds), name
 
 

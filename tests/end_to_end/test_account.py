@@ -15,7 +15,8 @@ from safetensors.torch import load_file
 from sfumato.cli.main import main
 from sfumato.cli.options.parse import parse
 from sfumato.cli.scripts import script_named
-from sfumato.config.rules.implied import imply
+from sfumato.config.rules.evaluation import imply
+from sfumato.config.rules.tables import rules_of
 from sfumato.config.run.distributed import DistributedConfig
 from sfumato.nn.dry_run import Tally, without_numbers
 from sfumato.training.core import distributed
@@ -83,7 +84,8 @@ def session_for(name: str, model: tiny.TinyFlux, images: Path, out: Path) -> Tra
     script, *own = SETTINGS[name]
     places = ["--train_data_dir", str(images), "--output_dir", str(out)]
     argv = [*model.arguments, *places, *SHORT.split(), *" ".join(own).split()]
-    run, _ = imply(parse(script_named(script), argv, prog=script).run)
+    run = parse(script_named(script), argv, prog=script).run
+    run, _ = imply(run, rules_of(run))
     return prepare(run, distributed.start(run[DistributedConfig]))
 
 

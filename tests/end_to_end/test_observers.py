@@ -8,11 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from sfumato.config.rules.implied import imply
 
 from sfumato.cli.main import main
 from sfumato.cli.options.parse import parse
 from sfumato.cli.scripts import script_named
-from sfumato.config.rules.implied import imply
 from sfumato.config.run.run import Run
 from sfumato.training.core.commands import Command
 from sfumato.training.core.events import Ended, ImageMade, Saved, Started, Warned

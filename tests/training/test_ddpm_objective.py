@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from sfumato.config.run.model.flow import FlowConfig
 from sfumato.config.run.run import Run
 from sfumato.config.run.training.loss import LossConfig
 from sfumato.config.run.training.noise import NoiseConfig
@@ -19,7 +18,6 @@ from sfumato.training.trainables.objective import (
     ElementLoss,
     Objective,
     objective_for,
-    settings_without_effect,
 )
 
 SHAPE = (3, 4, 8, 6)
@@ -206,27 +204,6 @@ def test_a_zero_terminal_schedule_for_a_noise_predicting_model_is_remarked_upon(
     for kind in KINDS:
         objective_for(run_of(NoiseConfig(zero_terminal_snr=True)), kind)
     assert [record.getMessage().split()[0] for record in caplog.records] == ["--zero_terminal_snr"]
-
-
-@pytest.mark.parametrize(
-    ("sections", "idle"),
-    [
-        ([], []),
-        ([NoiseConfig(noise_offset=0.1, noise_offset_random_strength=True)], []),
-        ([NoiseConfig(noise_offset_random_strength=True)], ["noise_offset_random_strength"]),
-        ([NoiseConfig(multires_noise_discount=0.5)], ["multires_noise_discount"]),
-        ([NoiseConfig(multires_noise_discount=0.5, multires_noise_iterations=6)], []),
-        ([NoiseConfig(ip_noise_gamma_random_strength=True)], ["ip_noise_gamma_random_strength"]),
-        ([LossConfig(loss_type="huber", huber_scale=0.5)], ["huber_scale"]),
-        ([LossConfig(loss_type="huber", huber_scale=0.5, huber_schedule="constant")], []),
-        ([LossConfig(huber_c=0.5, min_snr_gamma=5.0)], ["huber_c"]),
-        ([FlowConfig(discrete_flow_shift=2.0)], ["discrete_flow_shift"]),
-    ],
-)
-def test_options_that_do_nothing_are_named(sections: list[Any], idle: list[str]) -> None:
-    for kind in KINDS:
-        lines = settings_without_effect(run_of(*sections), kind)
-        assert [line.split()[0] for line in lines] == [f"--{name}" for name in idle]
 
 
 def _ratios() -> random.Random:

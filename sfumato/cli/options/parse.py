@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,10 @@ from sfumato.cli.options.tolerance import TRAINS_ALIKE
 from sfumato.cli.options.toml_file import FileOptions, read_options, toml_path
 from sfumato.cli.scripts import for_chosen_family
 from sfumato.config.public import public_values, to_toml
-from sfumato.config.rules.effects import IDLE_WITHOUT, WHY_UNSUPPORTED
-from sfumato.config.run.file import FileConfig
+from sfumato.config.rules.asked import Asked
+from sfumato.config.rules.evaluation import check_supported, idle_lines, idle_options
+from sfumato.config.rules.strictness import refuse
+from sfumato.config.rules.tables import rules_for
 from sfumato.config.run.run import Run
 from sfumato.config.scripts.option import Option
 from sfumato.config.scripts.script import Script
@@ -25,10 +27,12 @@ class Parsed:
     """A run as it was asked for, and what its user should be told about it.
 
     Attributes:
+        script: its row, as it is for the family that the run names.
         output_config: where the options are to be written to, if that is all that was asked for.
     """
 
     run: Run
+    script: Script
     warnings: tuple[str, ...] = ()
     output_config: Path | None = None
 
@@ -47,19 +51,21 @@ def parse(script: Script, argv: Sequence[str], *, prog: str, as_command: bool = 
     _check_required(options, given)
     warnings = [_secret_warning(name) for name in ENVIRONMENT if given.get(name)]
     if given.get("output_config"):
-        return Parsed(_run(script, options, given), output_config=_config_path(given))
+        return Parsed(_run(script, options, given), script, output_config=_config_path(given))
     file = _read_file(options, given).without(given)
     script = for_chosen_family(script, _run(script, options, file.values | given))
     run = _run(script, options, file.values | given, from_file=file.values)
+    rules, asked = rules_for(script), Asked.of_options(options, run, file.unread)
+    idle = idle_options(rules, asked)
+    never_used = {name for names in idle.values() for name in names}
     complaints = [
         *_stray_complaints(file.stray, options, given),
-        *_effect_complaints(script, options, run, file.unread),
-        *_unread_complaints(script, options, run, file.unread),
+        *idle_lines(idle),
+        *_unread_complaints(file.unread, never_used),
     ]
-    if complaints and run[FileConfig].strict:
-        raise UserError("; ".join(complaints))
-    _check_supported(script, options, run)
-    return Parsed(run, (*warnings, *file.notes.values(), *complaints))
+    refuse(run, complaints)
+    check_supported(rules, replace(asked, unread=frozenset()), never_used)
+    return Parsed(run, script, (*warnings, *file.notes.values(), *complaints))
 
 
 def _check_required(options: Mapping[str, Option], given: Mapping[str, Any]) -> None:
@@ -91,7 +97,10 @@ def _run(
     for section in script.sections:
         names = [field.name for field in fields(section) if field.name in options]
         sections.append(section(**{name: values.get(name, options[name].default) for name in names}))
-    return Run(script.name, script.family, sections, script.trainable, frozenset(from_file), script.files)
+    return Run(
+        *(script.name, script.family, sections, script.trainable, frozenset(from_file)),
+        *(script.files, script.conditioning_role),
+    )
 
 
 def _secret_warning(name: str) -> str:
@@ -107,74 +116,13 @@ def _stray_complaints(
     return [f"{toml_path(given['config_file'])}: no such option, ignored: {names}"]
 
 
-def _effect_complaints(
-    script: Script, options: Mapping[str, Option], run: Run, unread: Collection[str]
-) -> list[str]:
-    """Say which options were given although they change nothing: never here, or not in this company."""
-    values = _asked(options, run)
-    used = [name for name in values if name in unread or _is_used(options[name], values[name])]
-    never: dict[str, list[str]] = {}
-    for name in used:
-        if name in script.without_effect:
-            never.setdefault(script.without_effect[name], []).append(f"--{name}")
-    idle = [
-        f"--{name} has no effect without {' or '.join(f'--{other}' for other in IDLE_WITHOUT[name])}"
-        for name in used
-        if name not in script.without_effect and _is_idle(name, options, values)
-    ]
-    return [
-        f"{', '.join(names)} {'have' if len(names) > 1 else 'has'} no effect here: {reason}"
-        for reason, names in never.items()
-    ] + idle
-
-
-def _unread_complaints(
-    script: Script, options: Mapping[str, Option], run: Run, unread: Mapping[str, str]
-) -> list[str]:
+def _unread_complaints(unread: Mapping[str, str], idle: Collection[str]) -> list[str]:
     """Say which values of a file are left out as nobody can read them; raise for one that would matter."""
-    values = _asked(options, run)
-    complaints = []
-    for name, problem in unread.items():
-        if name in script.without_effect or _is_idle(name, options, values):
-            continue
+    problems = {name: problem for name, problem in unread.items() if name not in idle}
+    for name, problem in problems.items():
         if name not in TRAINS_ALIKE:
             raise UserError(problem)
-        complaints.append(f"{problem}; it is left out: {TRAINS_ALIKE[name]}")
-    return complaints
-
-
-def _check_supported(script: Script, options: Mapping[str, Option], run: Run) -> None:
-    values = _asked(options, run)
-    for name, value in values.items():
-        if value in script.unsupported_values.get(name, ()):
-            raise UserError(f"--{name} {value} is not supported yet")
-        if (
-            name in script.unsupported
-            and _is_used(options[name], value)
-            and not _is_idle(name, options, values)
-        ):
-            why = WHY_UNSUPPORTED.get(name)
-            raise UserError(f"--{name} is not supported" + (f": {why}" if why else " yet"))
-
-
-def _asked(options: Mapping[str, Option], run: Run) -> dict[str, Any]:
-    """Return the values of the script's own options: sections may hold some that it does not have."""
-    return {name: value for name, value in run.values().items() if name in options}
-
-
-def _is_used(option: Option, value: Any) -> bool:
-    """Tell whether a value asks for something: 0 and empty text do not where the default is 'not given'."""
-    return value != option.default and not (option.default is None and not value)
-
-
-def _is_idle(name: str, options: Mapping[str, Option], values: Mapping[str, Any]) -> bool:
-    return name in IDLE_WITHOUT and not any(_is_asked(text, options, values) for text in IDLE_WITHOUT[name])
-
-
-def _is_asked(text: str, options: Mapping[str, Option], values: Mapping[str, Any]) -> bool:
-    """Tell whether an option, or `option value`, is what the run has."""
-    name, _, value = text.partition(" ")
-    return values[name] == value if value else _is_used(options[name], values[name])
+    return [f"{problem}; it is left out: {TRAINS_ALIKE[name]}" for name, problem in problems.items()]
 
 
 def write_config(path: Path, run: Run) -> int:

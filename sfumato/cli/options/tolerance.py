@@ -62,7 +62,8 @@ WORDS_OF_ITS_OWN = frozenset({"lr_scheduler", "lr_scheduler_type", "optimizer_ty
 
 NAMES_NOTHING = frozenset(
     {
-        *("vae", "train_data_dir", "reg_data_dir", "in_json", "conditioning_data_dir", "dataset_config"),
+        *("vae", "train_data_dir", "reg_data_dir", "in_json", "dataset_config"),
+        *("conditioning_data_dir", "mask_dir"),
         *(
             "dataset_class",
             "tokenizer_cache_dir",

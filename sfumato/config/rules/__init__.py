@@ -1,4 +1,4 @@
-"""Rules between options: what contradicts what, and what follows from what.
+"""Rules between options, evaluated: what contradicts what, what follows from what, and what has no effect.
 
-May import `config/run/` and `config/tools/`.
+May import everything else in `config/` but `public`.
 """

@@ -1,4 +1,4 @@
-"""Options without effect: always, for some models, without another option, or because they are not built."""
+"""Options without effect, always or for some models, and options that are not built."""
 
 from collections.abc import Iterable, Mapping
 
@@ -27,37 +27,6 @@ NOT_WITH_FLOW: Mapping[str, str] = {
     "clip_skip": "the model listens to the text encoder's end",
 }
 """Options of the older families that a flow-matching model has no use for."""
-
-_PREVIEWS = ("sample_every_n_steps", "sample_every_n_epochs", "sample_at_first")
-_WANDB = ("log_with wandb", "log_with all")
-_HELD_BACK = ("validation_split", "dataset_config")
-_HUB = ("huggingface_repo_id", "resume_from_huggingface")
-
-IDLE_WITHOUT: Mapping[str, tuple[str, ...]] = {
-    "sample_prompts": _PREVIEWS,
-    "sample_sampler": _PREVIEWS,
-    "wandb_run_name": _WANDB,
-    "wandb_api_key": _WANDB,
-    "huggingface_repo_type": _HUB,
-    "huggingface_path_in_repo": _HUB,
-    "huggingface_token": _HUB,
-    "huggingface_repo_visibility": _HUB,
-    "async_upload": _HUB,
-    "dynamo_backend": ("torch_compile",),
-    "zero_stage": ("deepspeed",),
-    "dataset_repeats": ("in_json", "dataset_config", "conditioning_data_dir"),
-    "conditioning_data_dir": ("masked_loss",),
-    "save_last_n_epochs_state": ("save_state",),
-    "save_last_n_steps_state": ("save_state",),
-    "validation_seed": _HELD_BACK,
-    "validate_every_n_steps": _HELD_BACK,
-    "validate_every_n_epochs": _HELD_BACK,
-    "max_validation_steps": _HELD_BACK,
-}
-"""Options that ask for nothing unless one of some others is given, or given with a certain value.
-
-Front-ends send them always, so alone they must not stop a run because they are not built.
-"""
 
 OWN_ATTENTION: Mapping[str, str] = {
     "xformers": "attention always runs in PyTorch's scaled_dot_product_attention",

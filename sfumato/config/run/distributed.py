@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from sfumato.config.checks import at_least
+from sfumato.config.rule import given, idle
 
 
 @dataclass(frozen=True)
@@ -48,3 +49,7 @@ class DistributedConfig:
 
     def __post_init__(self) -> None:
         at_least(self, 0, "ddp_timeout")
+
+
+RULES = (idle(["zero_stage"], given("deepspeed")),)
+"""What these options mean to others."""

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from sfumato.config.rule import Rule
+from sfumato.config.run.data.partners import PartnerRole
 from sfumato.config.scripts.option import Option, options_of
 
 
@@ -20,6 +22,8 @@ class Script:
         method: the word for what is trained in `sfumato train FAMILY METHOD`.
         trainable: what the training package calls it; becomes `Run.method`.
         files: options that name files of the model, by its parts, where they are not those of all scripts.
+        conditioning_role: what images in `conditioning_data_dir` are; scripts without control images have no
+            `control_dir`.
         is_drop_in: whether sd-scripts has a script of that name.
         absent: options of these sections that the script does not have; their defaults hold.
         overrides: defaults that differ from the sections'.
@@ -29,6 +33,7 @@ class Script:
         unsupported_values: the same for single values of an option that is built otherwise.
         without_effect: options that change nothing here, with the reason.
         part_dtypes: options that set the dtype of one part of the model, by the part's name.
+        rules: what options mean to each other here, beside the rules of the sections.
     """
 
     name: str
@@ -39,6 +44,7 @@ class Script:
     method: str = ""
     trainable: str = ""
     files: Mapping[str, str] = field(default_factory=dict)
+    conditioning_role: PartnerRole = "mask"
     is_drop_in: bool = True
     absent: frozenset[str] = frozenset()
     overrides: Mapping[str, Any] = field(default_factory=dict)
@@ -48,13 +54,15 @@ class Script:
     unsupported_values: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     without_effect: Mapping[str, str] = field(default_factory=dict)
     part_dtypes: Mapping[str, str] = field(default_factory=dict)
+    rules: tuple[Rule, ...] = ()
 
     def options(self, *, as_command: bool = False) -> dict[str, Option]:
         """Return the script's options by name, with the defaults of the sub-command where it is one."""
         overrides = {**self.overrides, **self.command_overrides} if as_command else self.overrides
         options = options_of(self.sections, overrides)
         options |= {name: replace(options[name], choices=allowed) for name, allowed in self.choices.items()}
-        return {name: option for name, option in options.items() if name not in self.absent}
+        absent = self.absent if self.conditioning_role == "control" else self.absent | {"control_dir"}
+        return {name: option for name, option in options.items() if name not in absent}
 
 
 def names(text: str) -> frozenset[str]:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from sfumato.errors import UserError
+from sfumato.config.rule import excludes
 
 _POSITIONAL = {"required": True}
 
@@ -59,13 +59,13 @@ class ConversionConfig:
     use_safetensors: bool = False
     """Write the weights of a folder as safetensors instead of pickled."""
 
-    def __post_init__(self) -> None:
-        if self.v1 and self.v2:
-            raise UserError("--v1 excludes --v2: a model is one of the two, and its files tell which")
-
     @property
     def format(self) -> str | None:
         """The dtype that is asked for; None where each tensor keeps its own."""
         switches = {"fp16": self.fp16, "bf16": self.bf16, "float": self.float}
         named = None if self.save_precision_as == "no" else self.save_precision_as
         return named or next((name for name, is_on in switches.items() if is_on), None)
+
+
+RULES = (excludes(["v1"], ["v2"], "a model is one of the two, and its files tell which"),)
+"""What these options mean to each other."""

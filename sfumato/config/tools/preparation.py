@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from sfumato.config.checks import at_least
+from sfumato.config.rule import given, needs
+from sfumato.config.run.data.images import sides_in_order
 from sfumato.errors import UserError
 
 
@@ -79,9 +81,6 @@ class GatheringConfig:
 
     debug: bool = False
     """Show each image with what was read."""
-
-    def __post_init__(self) -> None:
-        _require_paths(self.recursive, self.full_path)
 
     @property
     def suffix(self) -> str:
@@ -165,7 +164,15 @@ class BucketingConfig:
     def __post_init__(self) -> None:
         at_least(self, 1, "batch_size", "min_bucket_reso", "max_bucket_reso")
         at_least(self, 8, "bucket_reso_steps")
-        _require_paths(self.recursive, self.full_path)
+
+
+_OF_FOLDERS = needs(["recursive"], given("full_path"), reason="file names alone do not tell folders apart")
+
+GATHERING = (_OF_FOLDERS,)
+"""What the options of `GatheringConfig` mean to each other."""
+
+BUCKETING = (_OF_FOLDERS, *sides_in_order())
+"""What the options of `BucketingConfig` mean to each other."""
 
 
 def _size(text: str) -> tuple[int, int]:
@@ -173,8 +180,3 @@ def _size(text: str) -> tuple[int, int]:
     if len(sides) != 2 or not all(side.isdecimal() and int(side) > 0 for side in sides):
         raise UserError(f"--max_resolution has {text!r}; write sizes as 1024x1024,512x512")
     return int(sides[0]), int(sides[1])
-
-
-def _require_paths(recursive: bool, full_path: bool) -> None:
-    if recursive and not full_path:
-        raise UserError("--recursive needs --full_path: file names alone do not tell folders apart")

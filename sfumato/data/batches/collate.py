@@ -24,6 +24,7 @@ class Sample:
         text: cached outputs of text encoders by name; empty where none are cached.
         original_size, crop_offset, target_size: (height, width), (top, left), (height, width).
         mask: (1, H, W) in [0, 1], of pixels or of latents, as the image is; None where all of it counts.
+        control: (3, H, W) in [-1, 1], of pixels even where the image is there as latents.
         custom_attributes: what the user noted about its subset.
         skipped: files that could not be decoded and that this sample stands in for.
     """
@@ -39,6 +40,7 @@ class Sample:
     loss_weight: float = 1.0
     network_multiplier: float = 1.0
     mask: Tensor | None = None
+    control: Tensor | None = None
     custom_attributes: Mapping[str, Any] = field(default_factory=dict)
     skipped: tuple[str, ...] = ()
 
@@ -57,6 +59,7 @@ class Batch:
         pixels: (B, 3, H, W) in [-1, 1], or None; exactly one of `latents` and `pixels` is there.
         text: cached outputs of text encoders by name, each (B, ...).
         masks: (B, 1, H, W) in [0, 1], of pixels or of latents; None where no image has one.
+        control: (B, 3, H, W) in [-1, 1], of pixels even where `latents` are given, or None.
         custom_attributes: B tables, what the user noted about each image's subset.
         skipped: files that could not be decoded; images of the same bucket stand in for them.
     """
@@ -72,6 +75,7 @@ class Batch:
     pixels: Tensor | None = None
     text: dict[str, Tensor] = field(default_factory=dict)
     masks: Tensor | None = None
+    control: Tensor | None = None
     custom_attributes: list[Mapping[str, Any]] = field(default_factory=list)
     skipped: tuple[str, ...] = ()
 
@@ -121,7 +125,7 @@ def _as_received(value: Any) -> Any:
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
-    """Stack samples of one bucket; latents, pixels and texts must be there for all or for none."""
+    """Stack samples of one bucket; latents, pixels, control images and texts are there for all or none."""
     return Batch(
         captions=[s.caption for s in samples],
         paths=[s.path for s in samples],
@@ -134,6 +138,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
         pixels=_stack([s.pixels for s in samples]),
         text={name: torch.stack([s.text[name] for s in samples]) for name in samples[0].text},
         masks=_stack(_completed([s.mask for s in samples])),
+        control=_stack([s.control for s in samples]),
         custom_attributes=[s.custom_attributes for s in samples],
         skipped=tuple(path for s in samples for path in s.skipped),
     )

@@ -176,7 +176,8 @@ class TrainingSet:
             image.caption, subset.captions, rng, epoch=plan.epoch, step=plan.step, max_steps=self.max_steps
         )
         if self.latents:
-            return Showing(image, caption, render.plain(image.size, fit, flipped=flipped))
+            plain = render.plain(image.size, fit, flipped=flipped, interpolation=subset.resize_interpolation)
+            return Showing(image, caption, plain)
         own_size = not image_set.has_buckets
         view = render.draw(image.path, image.size, fit, subset, rng, flipped=flipped, own_size=own_size)
         return Showing(image, caption, view)
@@ -190,6 +191,7 @@ class TrainingSet:
             mask = self.latents.mask(plan.dataset, index, view.flipped)
         else:
             pixels, mask = render.render(image.path, view, image_set.mask(index))
+        path = image_set.control(index)
         return Sample(
             path=image.path,
             caption=caption,
@@ -199,6 +201,7 @@ class TrainingSet:
             latents=latents,
             pixels=pixels,
             mask=mask,
+            control=render.render_control(path, view) if path else None,
             text=self.texts(plan.dataset, index, caption) if self.texts else {},
             loss_weight=image_set.plan.prior_loss_weight if image_set.subset(index).is_reg else 1.0,
             network_multiplier=image_set.plan.network_multiplier,

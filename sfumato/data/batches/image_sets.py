@@ -39,8 +39,12 @@ class ImageSet:
 
     def mask(self, image: int) -> MaskSource | None:
         """Return where an image's loss mask comes from, if it has one."""
-        path = self.images.conditionings[image]
+        path = self.images.masks[image]
         return MaskSource(path or None) if path or self.subset(image).alpha_mask else None
+
+    def control(self, image: int) -> str | None:
+        """Return the path of an image's control image, if it has one."""
+        return self.images.control(image)
 
     @property
     def num_train_images(self) -> int:

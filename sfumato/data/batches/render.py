@@ -1,4 +1,4 @@
-"""One showing of an image: its window, its colours, whether it is mirrored, and its loss mask."""
+"""One showing of an image: its window, its colours, whether it is mirrored, its mask and control image."""
 
 from __future__ import annotations
 
@@ -68,6 +68,16 @@ def render(path: str, view: ImageView, mask: MaskSource | None = None) -> tuple[
     image = image.convert("RGB")
     pixels = images.to_tensor(view.tint(image) if view.tint else image)
     return _mirrored(pixels, view.flipped), shown
+
+
+def render_control(path: str, view: ImageView) -> Tensor:
+    """Return a control image pixel for pixel as its image is shown, (3, H, W) in [-1, 1]; its colours stay.
+
+    Raises:
+        BrokenImageError: it is damaged.
+    """
+    image = view.framing.cut(images.decode(path, at_least=view.framing.resized), view.interpolation)
+    return _mirrored(images.to_tensor(image), view.flipped)
 
 
 def _grey(image: Image.Image, view: ImageView, mask: MaskSource) -> Image.Image:

@@ -17,8 +17,9 @@ from sfumato.config.run.data.images import ImageConfig
 from sfumato.config.run.run import Run
 from sfumato.config.run.training.loss import LossConfig
 from sfumato.data.captions.captions import CaptionSettings
-from sfumato.data.config.descriptions import Described, describe
+from sfumato.data.config.descriptions import PARTNERS, Described, describe
 from sfumato.data.config.metadata_records import train_sizes
+from sfumato.data.config.partner_folders import with_roles
 from sfumato.data.config.plan import DatasetPlan, SubsetPlan
 from sfumato.data.config.subset_kinds import DESCRIBED, Kind, are_compatible, kind_of
 from sfumato.data.config.toml_keys import KEYS, SUBSET, refuse_other_kinds
@@ -41,9 +42,7 @@ def plans(
     Raises:
         UserError: something is missing, unknown, or of a wrong type.
     """
-    described = describe(run)
-    for dataset in described:
-        _check_kinds(dataset, run[LossConfig].masked_loss)
+    described = [_checked(dataset, run) for dataset in describe(run)]
     options = _from_options(run)
     for dataset in described:
         _name_unheard(dataset, options)
@@ -52,23 +51,21 @@ def plans(
     return [replace(plan, takes_latents=takes_latents) for plan in planned]
 
 
-def _check_kinds(dataset: Described, takes_partners: bool) -> None:
-    """See that the subsets go together, and that each key says something about its kind of subset."""
+def _checked(dataset: Described, run: Run) -> Described:
+    """Return a data set whose subsets go together, and each key of which says something about its subset."""
     if not dataset.subsets:
         raise UserError(f"{dataset.where} has no subsets; name at least one folder of images")
-    kinds: list[Kind] = [kind_of(subset) for subset in dataset.subsets]
-    if not are_compatible(kinds):
+    if not are_compatible(map(kind_of, dataset.subsets)):
         raise UserError(
             f"{dataset.where}: some subsets have metadata_file and some have not; "
             "put them into [[datasets]] of their own"
         )
-    if "control" in kinds and not takes_partners:
-        raise UserError(
-            f"{dataset.where}: conditioning_data_dir needs --masked_loss, which reads masks there"
-        )
+    dataset = with_roles(dataset, run)
+    kinds: list[Kind] = [kind_of(subset) for subset in dataset.subsets]
     refuse_other_kinds(dataset.own, kinds, dataset.where)
     for number, (subset, kind) in enumerate(zip(dataset.subsets, kinds, strict=True), 1):
         refuse_other_kinds(subset, [kind], f"{dataset.where}, {SUBSET} {number}")
+    return dataset
 
 
 def _name_unheard(dataset: Described, options: Mapping[str, Any]) -> None:
@@ -90,7 +87,7 @@ def _from_options(run: Run) -> dict[str, Any]:
     }
     for section in (dataset, captions, images):
         names = KEYS.keys() & {field.name for field in fields(section)} - {"caption_extension"}
-        found |= {name: getattr(section, name) for name in names - {"conditioning_data_dir"}}
+        found |= {name: getattr(section, name) for name in names.difference(PARTNERS)}
     given = {name: value for name, value in found.items() if value is not None}
     return {name: KEYS[name].read(name, value, "command line") for name, value in given.items()}
 
@@ -137,7 +134,7 @@ def _subset(values: Mapping[str, Any], where: str) -> SubsetPlan:
 def _without_duplicates(subsets: Iterable[SubsetPlan], where: str) -> tuple[SubsetPlan, ...]:
     by_source: dict[tuple[Any, ...], SubsetPlan] = {}
     for subset in subsets:
-        identity = (subset.source, subset.conditioning_data_dir)
+        identity = (subset.source, subset.mask_dir, subset.control_dir)
         if identity in by_source:
             logger.warning("%s: %s is named twice; the second is ignored", where, subset.source)
         by_source.setdefault(identity, subset)

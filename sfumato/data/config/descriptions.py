@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sfumato.config.rules.strictness import is_strict
 from sfumato.config.run.data.dataset import DatasetConfig
-from sfumato.config.run.file import FileConfig
 from sfumato.config.run.run import Run
 from sfumato.data.config.folders import has_images, subset_folders
 from sfumato.data.config.toml_keys import DATASET, GENERAL, SUBSET, read_table
@@ -21,7 +21,13 @@ from sfumato.errors import UserError
 
 tomllib = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
 
-_REPLACED = ("train_data_dir", "reg_data_dir", "in_json", "conditioning_data_dir")
+EITHER = "conditioning_data_dir"
+"""Key of a folder of masks or of control images, as the script will have it."""
+
+PARTNERS = (EITHER, "mask_dir", "control_dir")
+"""Keys of folders of partner images."""
+
+_REPLACED = ("train_data_dir", "reg_data_dir", "in_json", *PARTNERS)
 
 logger = logging.getLogger(__name__)
 
@@ -103,33 +109,35 @@ def _tables(value: Any, where: str, kind: str) -> list[Any]:
 
 def _from_options(run: Run) -> Described:
     config = run[DatasetConfig]
+    partners = {key: folder for key in PARTNERS if (folder := getattr(config, key))}
     if config.in_json:
-        if config.conditioning_data_dir:
-            raise UserError("--in_json excludes --conditioning_data_dir: its images have no partners")
+        for key in partners:
+            raise UserError(f"--in_json excludes --{key}: its images have no partners")
         subset = {"metadata_file": Path(config.in_json)}
         if config.train_data_dir:
             subset["image_dir"] = Path(config.train_data_dir)
         return Described("--in_json", {}, {}, (subset,))
     if not config.train_data_dir:
         raise UserError("no training data is given; use --dataset_config or --train_data_dir")
-    if config.conditioning_data_dir and has_images(config.train_data_dir):
-        subset = {"image_dir": Path(config.train_data_dir)}
-        return Described("--train_data_dir", {}, {}, (_paired(subset, config.conditioning_data_dir),))
-    return Described("--train_data_dir", {}, {}, tuple(_from_folders(config, run[FileConfig].strict)))
+    if partners and has_images(config.train_data_dir):
+        subsets = [_paired({"image_dir": Path(config.train_data_dir)}, partners)]
+    else:
+        subsets = _from_folders(config, partners, is_strict(run))
+    return Described("--train_data_dir", {}, {}, tuple(subsets))
 
 
-def _from_folders(config: DatasetConfig, strict: bool) -> list[dict[str, Any]]:
+def _from_folders(config: DatasetConfig, partners: Mapping[str, str], strict: bool) -> list[dict[str, Any]]:
     assert config.train_data_dir is not None
     subsets = subset_folders("train_data_dir", config.train_data_dir, strict=strict)
-    if config.conditioning_data_dir:
-        subsets = [_paired(subset, config.conditioning_data_dir) for subset in subsets]
+    subsets = [_paired(subset, partners) for subset in subsets]
     if config.reg_data_dir:
         reg = subset_folders("reg_data_dir", config.reg_data_dir, strict=strict)
         subsets += [{**subset, "is_reg": True} for subset in reg]
     return subsets
 
 
-def _paired(subset: dict[str, Any], partners: str) -> dict[str, Any]:
-    """Give a subset the folder of its control images: the sub-folder of the same name if there is one."""
-    own = os.path.join(partners, subset["image_dir"].name)
-    return {**subset, "conditioning_data_dir": Path(own if os.path.isdir(own) else partners)}
+def _paired(subset: dict[str, Any], partners: Mapping[str, str]) -> dict[str, Any]:
+    """Give a subset its folders of partner images: sub-folders of the same name where there are any."""
+    own = {key: os.path.join(folder, subset["image_dir"].name) for key, folder in partners.items()}
+    found = {key: Path(own[key] if os.path.isdir(own[key]) else partners[key]) for key in partners}
+    return {**subset, **found}

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sfumato.config.run.data.partners import PartnerRole
 from sfumato.data.captions.captions import CaptionSettings
 from sfumato.data.images.buckets import Buckets
 
@@ -24,7 +25,8 @@ class SubsetPlan:
         flip_aug: mirror each image with probability 1/2.
         cache_info: leave captions and sizes in a file for sd-scripts.
         metadata_file: captions of the images in one file, instead of a file each.
-        conditioning_data_dir: folder of control images or loss masks, named like the images.
+        mask_dir: folder of loss masks, named like the images.
+        control_dir: folder of control images, named like the images.
         custom_attributes: what the user notes about the subset; handed on with each batch.
         resize_interpolation: filter for resizing; None is area for shrinking, Lanczos for enlarging.
     """
@@ -42,7 +44,8 @@ class SubsetPlan:
     alpha_mask: bool = False
     cache_info: bool = False
     metadata_file: Path | None = None
-    conditioning_data_dir: Path | None = None
+    mask_dir: Path | None = None
+    control_dir: Path | None = None
     custom_attributes: Mapping[str, Any] = field(default_factory=dict)
     resize_interpolation: str | None = None
 
@@ -52,6 +55,12 @@ class SubsetPlan:
         source = self.metadata_file or self.image_dir
         assert source is not None
         return source
+
+    @property
+    def partner_dirs(self) -> dict[PartnerRole, Path]:
+        """The folders of partner images that there are, by role."""
+        folders: dict[PartnerRole, Path | None] = {"mask": self.mask_dir, "control": self.control_dir}
+        return {role: folder for role, folder in folders.items() if folder is not None}
 
     @property
     def name(self) -> str:

@@ -1,7 +1,8 @@
-"""The three kinds of subsets, told apart by a key that only one of them has.
+"""The kinds of subsets, told apart by keys that only some of them have.
 
 A *folder* holds images with a caption file each (DreamBooth), a *metadata* subset has all its captions in
-one JSON file (fine-tuning), a *control* subset pairs each image with a control image or a loss mask.
+one JSON file (fine-tuning). A folder whose images have partners is a *control* subset, or a *mask* subset if
+masks are among them.
 """
 
 from __future__ import annotations
@@ -9,14 +10,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
-Kind = Literal["folder", "metadata", "control"]
+Kind = Literal["folder", "metadata", "mask", "control"]
 
-ALL: tuple[Kind, ...] = ("folder", "metadata", "control")
+ALL: tuple[Kind, ...] = ("folder", "metadata", "mask", "control")
 
 DESCRIBED: Mapping[Kind, str] = {
     "folder": "plain folders of images",
     "metadata": "subsets with metadata_file",
-    "control": "subsets with conditioning_data_dir",
+    "mask": "subsets with a folder of masks",
+    "control": "subsets with a folder of control images",
 }
 """Each kind in words, for messages."""
 
@@ -25,7 +27,9 @@ def kind_of(subset: Mapping[str, Any]) -> Kind:
     """Return the kind of the subset that has these keys."""
     if "metadata_file" in subset:
         return "metadata"
-    return "control" if "conditioning_data_dir" in subset else "folder"
+    if "mask_dir" in subset:
+        return "mask"
+    return "control" if "control_dir" in subset else "folder"
 
 
 def are_compatible(kinds: Iterable[Kind]) -> bool:

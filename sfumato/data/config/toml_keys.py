@@ -173,6 +173,7 @@ def _keys() -> dict[str, Key]:
     def path(*kinds: Kind) -> Key:
         return Key(_path, "a path in quotes", subset, kinds=kinds or ALL)
 
+    in_folders: tuple[Kind, ...] = ("folder", "mask", "control")
     share = Key(_number, "a number from 0 to 1", everywhere, 0, 1)
     return {
         "batch_size": count(per_dataset, 1),
@@ -206,15 +207,17 @@ def _keys() -> dict[str, Key]:
             _range, "two numbers above 0, the smaller first, as [2.0, 4.0]", everywhere
         ),
         "resize_interpolation": Key(_one_of(FILTERS), f"one of {', '.join(FILTERS)}", everywhere),
-        "caption_extension": replace(text(everywhere), kinds=("folder", "control")),
-        "class_tokens": replace(text(everywhere), kinds=("folder", "control")),
-        "cache_info": replace(switch(everywhere), kinds=("folder", "control")),
+        "caption_extension": replace(text(everywhere), kinds=in_folders),
+        "class_tokens": replace(text(everywhere), kinds=in_folders),
+        "cache_info": replace(switch(everywhere), kinds=in_folders),
         "custom_attributes": Key(_table, "a table", everywhere),
         "image_dir": path(),
         "is_reg": replace(switch(subset), kinds=("folder",)),
-        "alpha_mask": replace(switch(subset), kinds=("folder", "metadata")),
+        "alpha_mask": replace(switch(subset), kinds=("folder", "metadata", "control")),
         "metadata_file": path("metadata"),
-        "conditioning_data_dir": path("control"),
+        "mask_dir": path("mask"),
+        "control_dir": path("mask", "control"),
+        "conditioning_data_dir": path("mask", "control"),
     }
 
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate, islice, pairwise, repeat
+from itertools import accumulate, chain, islice, pairwise, repeat
 from typing import NamedTuple, overload
 
+from sfumato.config.run.data.partners import PartnerRole
 from sfumato.data.images.buckets import Size
 
 State = tuple[int, int]
@@ -31,7 +32,7 @@ class TrainingImage(NamedTuple):
         subset: index of its subset in the data set's plan.
         num_repeats: how often it is seen in an epoch; for regularisation images after balancing.
         state: of its file, from before its header was read.
-        conditioning: path of its control image or loss mask, where its subset has a folder of them.
+        mask, control: path of its loss mask and of its control image, where its subset has a folder of them.
         train_size: (width, height) of its bucket, where that is given for each image.
     """
 
@@ -41,8 +42,15 @@ class TrainingImage(NamedTuple):
     subset: int
     num_repeats: int
     state: State
-    conditioning: str | None = None
+    mask: str | None = None
+    control: str | None = None
     train_size: Size | None = None
+
+    @property
+    def partners(self) -> dict[PartnerRole, str]:
+        """The paths of the partner images that there are, by role."""
+        paths: dict[PartnerRole, str | None] = {"mask": self.mask, "control": self.control}
+        return {role: path for role, path in paths.items() if path}
 
 
 @dataclass
@@ -90,15 +98,16 @@ class ImageTable(Sequence[TrainingImage]):
     """Images by index; a `TrainingImage` is made when it is asked for.
 
     Attributes:
-        paths, captions, conditionings, widths, heights, subsets, repeats: what each image has of these;
-            no conditioning is "".
+        paths, captions, masks, widths, heights, subsets, repeats: what each has of these; no mask is "".
+        controls: path of each control image, or ""; empty unless there is one.
         num_bytes, times_ns: the state of each image's file.
         train_widths, train_heights: empty unless a size to train at is given for every image.
     """
 
     paths: Texts = field(default_factory=Texts)
     captions: Texts = field(default_factory=Texts)
-    conditionings: Texts = field(default_factory=Texts)
+    masks: Texts = field(default_factory=Texts)
+    controls: Texts = field(default_factory=Texts)
     widths: array[int] = field(default_factory=_numbers)
     heights: array[int] = field(default_factory=_numbers)
     train_widths: array[int] = field(default_factory=_numbers)
@@ -113,15 +122,21 @@ class ImageTable(Sequence[TrainingImage]):
         rows = iter(images)
         while some := list(islice(rows, _ROWS)):
             self._take_train_sizes([image.train_size for image in some])
+            self._take_controls([image.control or "" for image in some])
             self.paths.extend([image.path for image in some])
             self.captions.extend([image.caption for image in some])
-            self.conditionings.extend([image.conditioning or "" for image in some])
+            self.masks.extend([image.mask or "" for image in some])
             self.widths.extend([image.size[0] for image in some])
             self.heights.extend([image.size[1] for image in some])
             self.subsets.extend([image.subset for image in some])
             self.repeats.extend([image.num_repeats for image in some])
             self.num_bytes.extend([image.state[0] for image in some])
             self.times_ns.extend([image.state[1] for image in some])
+
+    @property
+    def partners(self) -> Iterator[str]:
+        """Yield the paths of all masks and control images; "" where an image has none."""
+        return chain(self.masks, self.controls)
 
     @property
     def sizes(self) -> Iterator[Size]:
@@ -138,6 +153,10 @@ class ImageTable(Sequence[TrainingImage]):
         """Return the (width, height) that an image is to be trained at, if that is given."""
         return (self.train_widths[index], self.train_heights[index]) if self.has_train_sizes else None
 
+    def control(self, index: int) -> str | None:
+        """Return the path of an image's control image, if it has one."""
+        return (self.controls[index] if self.controls else "") or None
+
     @property
     def has_train_sizes(self) -> bool:
         """Whether it is given for the images what size each is trained at."""
@@ -151,6 +170,12 @@ class ImageTable(Sequence[TrainingImage]):
             self.train_heights.extend([height for _, height in given])
         else:
             del self.train_widths[:], self.train_heights[:]
+
+    def _take_controls(self, paths: Sequence[str]) -> None:
+        """Add the control images of new images; the column takes no memory until there is one."""
+        if self.controls or any(paths):
+            self.controls.extend([""] * (len(self) - len(self.controls)))
+            self.controls.extend(paths)
 
     def __len__(self) -> int:
         return len(self.repeats)
@@ -169,6 +194,7 @@ class ImageTable(Sequence[TrainingImage]):
             subset=self.subsets[index],
             num_repeats=self.repeats[index],
             state=(self.num_bytes[index], self.times_ns[index]),
-            conditioning=self.conditionings[index] or None,
+            mask=self.masks[index] or None,
+            control=self.control(index),
             train_size=self.train_size(index),
         )

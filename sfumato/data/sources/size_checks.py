@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 
+from sfumato.config.run.data.partners import ROLES, PartnerRole
 from sfumato.data.config.plan import SubsetPlan
 from sfumato.data.images.buckets import Size
 from sfumato.data.images.framing import face_of
@@ -22,27 +23,29 @@ def checked(
     images: Iterable[TrainingImage], subset: SubsetPlan, complaints: Complaints, index: Index
 ) -> Iterator[TrainingImage]:
     """Yield the images without those whose mask or control image is broken; name what does not fit."""
-    total, stretched, faceless = 0, [], []
+    total, faceless = 0, []
+    stretched: dict[PartnerRole, list[str]] = {role: [] for role in ROLES}
     for image in images:
         total += 1
-        if image.conditioning:
-            try:
-                size = _size(image.conditioning, index)
-            except BrokenImageError as error:
-                complaints.leave_out(image.path, f"{image.conditioning} beside it is broken: {error}")
-                continue
-            if not _are_alike(size, image.size):
-                stretched.append(os.path.basename(image.conditioning))
+        partner = ""
+        try:
+            for role, partner in image.partners.items():
+                if not _are_alike(_size(partner, index), image.size):
+                    stretched[role].append(os.path.basename(partner))
+        except BrokenImageError as error:
+            complaints.leave_out(image.path, f"{partner} beside it is broken: {error}")
+            continue
         if subset.face_crop_aug_range and face_of(image.path) is None:
             faceless.append(os.path.basename(image.path))
         yield image
-    if stretched:
-        complaints.warn(
-            f"{len(stretched)} of {counted(total, 'image')} in {subset.conditioning_data_dir} "
-            f"{plural(len(stretched), 'is', 'are')} stretched to the proportions of what "
-            f"{plural(len(stretched), 'it belongs', 'they belong')} to, the first is {stretched[0]}",
-            stretched,
-        )
+    for role, names in stretched.items():
+        if names:
+            complaints.warn(
+                f"{len(names)} of {counted(total, 'image')} in {subset.partner_dirs[role]} "
+                f"{plural(len(names), 'is', 'are')} stretched to the proportions of what "
+                f"{plural(len(names), 'it belongs', 'they belong')} to, the first is {names[0]}",
+                names,
+            )
     if faceless:
         complaints.warn(
             f"{len(faceless)} of {counted(total, 'image')} of {subset.source} "

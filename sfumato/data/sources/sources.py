@@ -10,10 +10,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, repeat
 from typing import NamedTuple
 
+from sfumato.config.run.data.partners import ROLES, PartnerRole
 from sfumato.data.captions import caption_files
 from sfumato.data.captions.caption_files import CaptionFile, UnreadableCaptionError
 from sfumato.data.config.plan import DatasetPlan, SubsetPlan
-from sfumato.data.images import conditioning
+from sfumato.data.images import partners
 from sfumato.data.images.buckets import Size
 from sfumato.data.images.images import BrokenImageError, ImageHeader, is_image, read_header, stem
 from sfumato.data.sources import cache_info, latent_only_images, metadata_file, size_checks, validation
@@ -61,8 +62,8 @@ def read_split(
     if not found:
         raise UserError(_why_none(plan, bool(held_back)))
     reg = list(chain.from_iterable(_read_subsets(plan, complaints, index, is_reg=True)))
-    partners = chain(found.conditionings, held_back.conditionings, (p.conditioning for p in reg))
-    _name_surplus(plan, partners, complaints)
+    of_reg = chain.from_iterable(image.partners.values() for image in reg)
+    _name_surplus(plan, chain(found.partners, held_back.partners, of_reg), complaints)
     found.extend(_balance(reg, sum(found.repeats), complaints))
     return found, held_back
 
@@ -96,10 +97,10 @@ def _read_subset(
     is_file = subset.metadata_file is not None
     found = (_in_metadata if is_file else _in_folder)(subset, plan, complaints, index)
     headers, repeats = _headers(found.paths, subset, plan, complaints, index), subset.num_repeats
-    rows = zip(headers, found.paths, found.captions, found.partners, found.train_sizes, strict=True)
-    for (header, state), path, caption, partner, train_size in rows:
+    rows = zip(headers, *found, strict=True)
+    for (header, state), path, caption, mask, control, train_size in rows:
         if header is not None and caption is not None:
-            yield TrainingImage(path, header.size, caption, number, repeats, state, partner, train_size)
+            yield TrainingImage(path, header.size, caption, number, repeats, state, mask, control, train_size)
 
 
 class _Found(NamedTuple):
@@ -107,7 +108,8 @@ class _Found(NamedTuple):
 
     paths: Sequence[str] = ()
     captions: Sequence[str | None] = ()
-    partners: Sequence[str | None] = ()
+    masks: Sequence[str | None] = ()
+    controls: Sequence[str | None] = ()
     train_sizes: Sequence[Size | None] = ()
 
 
@@ -121,10 +123,12 @@ def _in_metadata(subset: SubsetPlan, plan: DatasetPlan, complaints: Complaints, 
         takes_latents=plan.takes_latents,
     )
     unit, sizes = plan.size_multiple, [entry.train_size for entry in entries]
+    no_partners = [None] * len(entries)
     return _Found(
         [entry.path for entry in entries],
         [entry.caption for entry in entries],
-        [None] * len(entries),
+        no_partners,
+        no_partners,
         [size and (size[0] // unit * unit, size[1] // unit * unit) for size in sizes],
     )
 
@@ -138,41 +142,47 @@ def _in_folder(subset: SubsetPlan, _plan: DatasetPlan, complaints: Complaints, i
     if not images:
         complaints.warn(f"{folder} has no images and is ignored; check image_dir")
         return _Found()
-    partners = _partners(images, subset, complaints)
-    if subset.conditioning_data_dir:
-        images = [name for name in images if name in partners]
+    paired = {role: _paired(role, images, subset, complaints) for role in subset.partner_dirs}
+    images = [name for name in images if all(name in found for found in paired.values())]
     captions = _captions(folder, images, names, subset, complaints, index)
     start = os.path.join(folder, "")
     paths, no_sizes = [start + name for name in images], [None] * len(images)
-    return _Found(paths, captions, [partners.get(name) for name in images], no_sizes)
+    masks, controls = ([paired.get(role, {}).get(name) for name in images] for role in ROLES)
+    return _Found(paths, captions, masks, controls, no_sizes)
 
 
-def _partners(images: Sequence[str], subset: SubsetPlan, complaints: Complaints) -> dict[str, str]:
-    """Return the control image or mask of each image, where the subset has a folder of them."""
-    if subset.conditioning_data_dir is None:
-        return {}
-    folder = str(subset.conditioning_data_dir)
-    names = _list(folder, complaints, "conditioning_data_dir") or set()
-    partners = conditioning.pairs(images, folder, names)
-    if lonely := conditioning.lonely(images, partners):
+def _paired(
+    role: PartnerRole, images: Sequence[str], subset: SubsetPlan, complaints: Complaints
+) -> dict[str, str]:
+    """Return the partner of each image in the subset's folder for that role."""
+    folder = str(subset.partner_dirs[role])
+    names = _list(folder, complaints, _key_of(role)) or set()
+    paired = partners.pairs(images, folder, names)
+    if lonely := partners.lonely(images, paired):
         complaints.warn(
             f"{len(lonely)} of {counted(len(images), 'image')} in {subset.image_dir} "
             f"{plural(len(lonely), 'has', 'have')} no image of the same name in {folder} and "
             f"{plural(len(lonely), 'is', 'are')} left out, the first is {lonely[0]}"
         )
-    return partners
+    return paired
 
 
-def _name_surplus(plan: DatasetPlan, partners: Iterable[str | None], complaints: Complaints) -> None:
-    folders = dict.fromkeys(str(s.conditioning_data_dir) for s in plan.subsets if s.conditioning_data_dir)
-    used = {partner for partner in partners if partner} if folders else set()
-    for folder in folders:
-        names = _list(folder, complaints, "conditioning_data_dir") or set()
-        if surplus := conditioning.surplus(used, folder, names):
+def _name_surplus(plan: DatasetPlan, used: Iterable[str], complaints: Complaints) -> None:
+    folders: dict[str, PartnerRole] = {
+        str(path): role for subset in plan.subsets for role, path in subset.partner_dirs.items()
+    }
+    used = {path for path in used if path} if folders else set()
+    for folder, role in folders.items():
+        names = _list(folder, complaints, _key_of(role)) or set()
+        if surplus := partners.surplus(used, folder, names):
             complaints.warn(
                 f"{counted(len(surplus), 'image')} in {folder} {plural(len(surplus), 'belongs', 'belong')} "
                 f"to no image that is trained, the first is {surplus[0]}"
             )
+
+
+def _key_of(role: PartnerRole) -> str:
+    return f"{role}_dir or conditioning_data_dir"
 
 
 def _list(folder: str, complaints: Complaints, key: str) -> set[str] | None:

@@ -11,9 +11,9 @@ import torch
 
 from sfumato.caching.latents import require_constant_images
 from sfumato.caching.texts import require_cacheable_captions
+from sfumato.config.rules.strictness import is_strict
 from sfumato.config.run.data.caching import CachingConfig
 from sfumato.config.run.distributed import DistributedConfig
-from sfumato.config.run.file import FileConfig
 from sfumato.config.run.model.memory import MemoryConfig
 from sfumato.config.run.model.model import ModelConfig
 from sfumato.config.run.model.precision import PrecisionConfig
@@ -96,7 +96,7 @@ def _workplace(run: Run, parts: Sequence[str]) -> Iterator[_Workplace]:
         family.check(parts)
         multiple = family.latents.downscale * family.latents.patch
         plans = blueprint.plans(run, size_multiple=multiple, takes_latents=bool(family.caches.older))
-        training_set = dataset.read(plans, run[LengthConfig].seed or 0, strict=run[FileConfig].strict)
+        training_set = dataset.read(plans, run[LengthConfig].seed or 0, strict=is_strict(run))
         loaded = Parts(
             family,
             processes.device,

@@ -10,10 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from sfumato.config.public import public_values
+from sfumato.config.rules.strictness import complain, is_strict
 from sfumato.config.run.data.caching import CachingConfig
 from sfumato.config.run.data.dataset import DatasetConfig
 from sfumato.config.run.distributed import DistributedConfig
-from sfumato.config.run.file import FileConfig
 from sfumato.config.run.model.precision import PrecisionConfig
 from sfumato.config.run.output.saving import SavingConfig
 from sfumato.config.run.output.tracking import TrackingConfig
@@ -46,7 +46,6 @@ from sfumato.training.run.session import TrainingSession
 from sfumato.training.state import resume
 from sfumato.training.state.resume import State
 from sfumato.training.trainables import method_for
-from sfumato.training.trainables.objective import settings_without_effect
 from sfumato.training.update import optimizers, schedulers
 
 logger = logging.getLogger(__name__)
@@ -104,7 +103,7 @@ def prepare(run: Run, processes: Processes) -> TrainingSession:
     names = saving.names_for(run[SavingConfig])
     trackers.check(run[TrackingConfig])
     run, overridden = precision.for_device(run, processes.device)
-    _complain(overridden, run[FileConfig].strict)
+    complain(run, overridden)
     policy = precision.precision_for(run[PrecisionConfig], processes.device)
     optimizer = optimizers.plan(run[OptimizerConfig], processes.device)
     policy.check_optimizer(optimizer.kind, optimizer.arguments)
@@ -112,8 +111,7 @@ def prepare(run: Run, processes: Processes) -> TrainingSession:
     schedulers.check(run[ScheduleConfig], optimizer, run[OptimizerConfig].learning_rate)
     family = family_for(run)
     run = _following(run, family)
-    idle = schedulers.settings_without_effect(run[ScheduleConfig], optimizer)
-    _complain([*idle, *settings_without_effect(run, family.prediction)], run[FileConfig].strict)
+    complain(run, schedulers.settings_without_effect(run[ScheduleConfig], optimizer))
     state = _state(run)
     seed = _seed(run, state, processes)
     family.check((DENOISER, VAE, *family.text_outputs))
@@ -169,11 +167,11 @@ def _training_set(run: Run, family: Family, seed: int) -> TrainingData:
         return _user_set(run, family, multiple, seed)
     takes_latents = run[CachingConfig].cache_latents_to_disk and bool(family.caches.older)
     plans = blueprint.plans(run, size_multiple=multiple, seed=seed, takes_latents=takes_latents)
-    masked = any(s.alpha_mask or s.conditioning_data_dir for plan in plans for s in plan.subsets)
+    masked = any(s.alpha_mask or s.mask_dir for plan in plans for s in plan.subsets)
     if run[LossConfig].masked_loss and not masked:
-        line = "--masked_loss has no effect without masks: name conditioning_data_dir or set alpha_mask"
-        _complain([line], run[FileConfig].strict)
-    return dataset.read(plans, seed, strict=run[FileConfig].strict)
+        line = "--masked_loss has no effect without masks: name mask_dir or set alpha_mask"
+        complain(run, [line])
+    return dataset.read(plans, seed, strict=is_strict(run))
 
 
 def _user_set(run: Run, family: Family, multiple: int, seed: int) -> TrainingData:
@@ -182,10 +180,10 @@ def _user_set(run: Run, family: Family, multiple: int, seed: int) -> TrainingDat
         space.channels, space.downscale, multiple, None if family.caches.is_scaled else space.scaled
     )
     made = user_set.read(run, geometry, seed)
-    _complain(user_set.options_without_effect(run, made.accepted), run[FileConfig].strict)
+    complain(run, user_set.options_without_effect(run, made.accepted))
     if run[LossConfig].masked_loss and made.example.masks is None:
         line = "--masked_loss has no effect without masks: let --dataset_class return alpha_masks"
-        _complain([line], run[FileConfig].strict)
+        complain(run, [line])
     return made
 
 
@@ -242,10 +240,3 @@ def _report(data: TrainingData, plan: Plan, seed: int) -> None:
         counted(plan.num_steps, "step"),
         seed,
     )
-
-
-def _complain(lines: Sequence[str], strict: bool) -> None:
-    if lines and strict:
-        raise UserError("; ".join(lines))
-    for line in lines:
-        logger.warning(line)

@@ -17,7 +17,7 @@ from sfumato.adapters.network.plan import NetworkPlan
 from sfumato.adapters.network.rates import ParameterGroup
 from sfumato.adapters.sd_scripts import network_modules
 from sfumato.checkpoints.metadata import minimum_set
-from sfumato.config.run.file import FileConfig
+from sfumato.config.rules.strictness import complain
 from sfumato.config.run.model.memory import MemoryConfig
 from sfumato.config.run.model.network import NetworkConfig
 from sfumato.config.run.output.saving import SavingConfig
@@ -79,10 +79,7 @@ class AdapterMethod:
         logger.info("the adapter %s", network.describe())
         if not self.groups(network):
             raise UserError("every learning rate is 0, so nothing would be trained; raise --learning_rate")
-        for line in self._without_effect(network):
-            if self.run[FileConfig].strict:
-                raise UserError(f"{line}; leave it out")
-            logger.warning(line)
+        complain(self.run, list(self._without_effect(network)))
 
     def build(self, parts: Parts, precision: Precision, live_encoders: Sequence[str]) -> AdapterTraining:
         """Load the models and attach the adapter to them; see `Method`."""
@@ -107,8 +104,6 @@ class AdapterMethod:
         config, names = self.run[NetworkConfig], list(self.family.text_outputs)
         if config.scale_weight_norms and not network.can_limit_norms:
             yield "--scale_weight_norms has no effect: this --network_module cannot scale weights"
-        if config.unet_lr and config.network_train_text_encoder_only:
-            yield "--unet_lr has no effect with --network_train_text_encoder_only"
         rates, numbers = (
             config.text_encoder_lr or (),
             [names.index(part) + 1 for part in self.trained_encoders],

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -152,72 +152,6 @@ def _check_weights(loss: LossConfig, is_velocity: bool) -> None:
             "--scale_v_pred_loss_like_noise_pred needs a model that predicts velocity: --v_parameterization, "
             "or a base whose files say so"
         )
-
-
-def settings_without_effect(run: Run, prediction: Prediction = Prediction.FLOW) -> list[str]:
-    """Return one line for each option that is not at its default and yet does nothing.
-
-    Args:
-        prediction: what the family's denoiser predicts. For flow models, options that none of them listens to
-            are not repeated here: their scripts list them.
-    """
-    needs = (_flow_needs if prediction is Prediction.FLOW else _ddpm_needs)(run)
-    return [
-        f"--{field.name} {getattr(section, field.name)} has no effect without {needs[field.name][1]}"
-        for section in (run[FlowConfig], run[LossConfig], run[NoiseConfig])
-        for field in fields(section)
-        if field.name in needs and not needs[field.name][0] and getattr(section, field.name) != field.default
-    ]
-
-
-Needs = Mapping[str, tuple[bool, str]]
-"""By option: whether what it needs is given, and what that is."""
-
-FOR_HUBER = "--loss_type huber or smooth_l1"
-
-
-def _ddpm_needs(run: Run) -> Needs:
-    extra = run[NoiseConfig]
-    is_scaled = _is_huber(run) and run[LossConfig].huber_schedule != "snr"
-    return {
-        **_shared_needs(run),
-        "huber_scale": (is_scaled, f"{FOR_HUBER} and --huber_schedule exponential or constant"),
-        "noise_offset_random_strength": (bool(extra.noise_offset), "--noise_offset"),
-        "multires_noise_discount": (bool(extra.multires_noise_iterations), "--multires_noise_iterations"),
-        **{field.name: (False, "a flow-matching model") for field in fields(FlowConfig)},
-    }
-
-
-def _flow_needs(run: Run) -> Needs:
-    flow = run[FlowConfig]
-    is_table, is_scaled = flow.timestep_sampling == "sigma", flow.model_prediction_type == "sigma_scaled"
-    is_density = flow.weighting_scheme in ("logit_normal", "mode")
-    is_logit, is_mode = (is_table and flow.weighting_scheme == name for name in ("logit_normal", "mode"))
-    is_shifted = flow.timestep_sampling in ("sigma", "shift")
-    is_sigmoid = flow.timestep_sampling not in ("sigma", "uniform")
-    for_scheme = "--timestep_sampling sigma" if is_density else "--model_prediction_type sigma_scaled"
-    return {
-        **_shared_needs(run),
-        "huber_scale": (_is_huber(run), FOR_HUBER),
-        "weighting_scheme": (is_table if is_density else is_scaled, for_scheme),
-        "logit_mean": (is_logit, "--timestep_sampling sigma --weighting_scheme logit_normal"),
-        "logit_std": (is_logit, "--timestep_sampling sigma --weighting_scheme logit_normal"),
-        "mode_scale": (is_mode, "--timestep_sampling sigma --weighting_scheme mode"),
-        "discrete_flow_shift": (is_shifted, "--timestep_sampling sigma or shift"),
-        "sigmoid_scale": (is_sigmoid, "--timestep_sampling sigmoid, shift or flux_shift"),
-    }
-
-
-def _shared_needs(run: Run) -> Needs:
-    return {
-        "huber_c": (_is_huber(run), FOR_HUBER),
-        "huber_schedule": (_is_huber(run), FOR_HUBER),
-        "ip_noise_gamma_random_strength": (bool(run[NoiseConfig].ip_noise_gamma), "--ip_noise_gamma"),
-    }
-
-
-def _is_huber(run: Run) -> bool:
-    return run[LossConfig].loss_type in ("huber", "smooth_l1")
 
 
 def _ddpm_noising(loss: LossConfig, extra: NoiseConfig, is_velocity: bool) -> DdpmNoising:

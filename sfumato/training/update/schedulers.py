@@ -59,27 +59,26 @@ def check(config: ScheduleConfig, plan: OptimizerPlan, learning_rate: float) -> 
 
 
 def settings_without_effect(config: ScheduleConfig, plan: OptimizerPlan) -> list[str]:
-    """Return one line for each option that is not at its default and yet does nothing."""
-    heard, reason = _heard(config, plan)
+    """Return one line for each option that is not at its default, and means nothing to the optimizer."""
+    reason, own = _why_idle(plan), set[str]()
+    if reason is None:
+        return []
+    if plan.relative_step and config.lr_scheduler == "adafactor":
+        own = {"lr_scheduler"}
     return [
         f"--{field.name} {_shown(getattr(config, field.name))} has no effect with {reason}"
         for field in fields(config)
-        if field.name not in heard and getattr(config, field.name) not in (field.default, ())
+        if field.name not in own and getattr(config, field.name) not in (field.default, ())
     ]
 
 
-def _heard(config: ScheduleConfig, plan: OptimizerPlan) -> tuple[set[str], str]:
-    """Return the options that are listened to, and what the others have no effect with."""
+def _why_idle(plan: OptimizerPlan) -> str | None:
+    """Return what leaves a schedule nothing to do, or None."""
     if plan.is_schedule_free:
-        return set(), f"--optimizer_type {plan.kind.__name__}, which needs no schedule"
+        return f"--optimizer_type {plan.kind.__name__}, which needs no schedule"
     if plan.relative_step:
-        own = {"lr_scheduler"} if config.lr_scheduler == "adafactor" else set()
-        return own, f"--optimizer_type {plan.kind.__name__}, which sets its own rates (relative_step=True)"
-    if config.lr_scheduler_type:
-        return {"lr_scheduler_type", "lr_scheduler_args", "lr_warmup_steps"}, _named(config)
-    shape = SHAPES.get(config.lr_scheduler)
-    own = shape.options if shape else set()
-    return {"lr_scheduler", "lr_scheduler_args", *own}, _named(config)
+        return f"--optimizer_type {plan.kind.__name__}, which sets its own rates (relative_step=True)"
+    return None
 
 
 def _named(config: ScheduleConfig) -> str:

@@ -9,6 +9,7 @@ import pytest
 from sfumato.cli.options.parse import Parsed, parse, write_config
 from sfumato.cli.scripts import script_named
 from sfumato.config.public import public_values
+from sfumato.config.rules.tables import OF_SECTIONS
 from sfumato.config.run.model.network import NetworkConfig
 from sfumato.config.run.training.optimizer import OptimizerConfig
 from sfumato.errors import UserError
@@ -155,15 +156,15 @@ def test_a_single_value_can_be_missing_from_an_option_that_is_built() -> None:
 
 def test_every_option_that_the_tables_name_exists() -> None:
     from sfumato.cli.scripts import SCRIPTS
-    from sfumato.config.rules.effects import IDLE_WITHOUT
 
-    known = set().union(*(script.options() for script in SCRIPTS))
-    tables = set(IDLE_WITHOUT) | {text.split()[0] for texts in IDLE_WITHOUT.values() for text in texts}
+    known = set().union(*(script.options() for script in SCRIPTS)) | {"control_dir"}
     for script in SCRIPTS:
         named = {*script.unsupported, *script.unsupported_values, *script.without_effect, *script.overrides}
         assert named <= set(script.options())
         assert not script.unsupported & set(script.without_effect)
-    assert tables <= known
+    for rule in (rule for rules in OF_SECTIONS.values() for rule in rules):
+        companies = [given.option for company in (*rule.among, *rule.without) for given in company]
+        assert {*rule.options, *companies} <= known
 
 
 def test_a_secret_on_the_command_line_is_warned_about_but_not_one_in_a_file(tmp_path: Path) -> None:

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from sfumato.cli.scripts import script_named
-from sfumato.config.rules.conflicts import check_conflicts
-from sfumato.config.rules.implied import imply
+from sfumato.config.rules import evaluation
+from sfumato.config.rules.tables import rules_of
 from sfumato.config.run.data.caching import CachingConfig
 from sfumato.config.run.data.captions import CaptionConfig
 from sfumato.config.run.data.dataset import DatasetConfig
@@ -17,6 +17,14 @@ from sfumato.config.run.output.tracking import TrackingConfig
 from sfumato.config.run.run import Run
 from sfumato.config.run.training.optimizer import OptimizerConfig
 from sfumato.errors import UserError
+
+
+def imply(run: Run) -> tuple[Run, list[str]]:
+    return evaluation.imply(run, rules_of(run))
+
+
+def check_conflicts(run: Run) -> None:
+    evaluation.check_conflicts(run, rules_of(run))
 
 
 def _run(*sections: Any) -> Run:

@@ -142,7 +142,7 @@ def augmented(tmp_path: Path) -> TrainingSet:
     everything = {"flip_aug": True, "color_aug": True, "random_crop": True}
     subsets = [
         subset(path, **everything, alpha_mask=True),
-        subset(path, **everything, conditioning_data_dir=tmp_path / "masks"),
+        subset(path, **everything, mask_dir=tmp_path / "masks"),
         subset(tmp_path / "dog", **everything, face_crop_aug_range=(1.5, 3.0), num_repeats=4),
     ]
     return dataset.read([plan(*subsets, batch_size=4)], seed=3)

@@ -9,11 +9,12 @@ import pytest
 from sfumato.config.run.data.captions import CaptionConfig
 from sfumato.config.run.data.dataset import DatasetConfig
 from sfumato.config.run.data.images import ImageConfig
+from sfumato.config.run.data.partners import PartnerRole
 from sfumato.config.run.file import FileConfig
 from sfumato.config.run.run import Run
 from sfumato.config.run.training.loss import LossConfig
 from sfumato.data.config import blueprint
-from sfumato.data.config.plan import DatasetPlan
+from sfumato.data.config.plan import DatasetPlan, SubsetPlan
 from sfumato.data.images.buckets import Buckets
 from sfumato.errors import UserError
 from tests.data.folders import folder
@@ -204,11 +205,11 @@ def described(*subsets: str, own: str = "resolution = 512") -> str:
         ),
         (
             described("image_dir = 'a'\nconditioning_data_dir = 'b'\nalpha_mask = true"),
-            "alpha_mask belongs to plain folders of images and subsets with metadata_file",
+            "alpha_mask belongs to plain folders of images and subsets with metadata_file and",
         ),
         (
             described("metadata_file = 'm.json'\nconditioning_data_dir = 'b'"),
-            "conditioning_data_dir belongs to subsets with conditioning_data_dir; here are subsets",
+            "conditioning_data_dir belongs to subsets with a folder of masks and",
         ),
         (
             described("metadata_file = 'm.json'", own="resolution = 512\nclass_tokens = 'cat'"),
@@ -230,7 +231,59 @@ def test_partners_are_read_for_a_masked_loss_alone(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="conditioning_data_dir needs --masked_loss"):
         plans(tmp_path, text)
     (found,) = plans(tmp_path, text, LossConfig(masked_loss=True))
-    assert [subset.conditioning_data_dir for subset in found.subsets] == [Path("b"), None]
+    assert [subset.mask_dir for subset in found.subsets] == [Path("b"), None]
+
+
+def of_role(tmp_path: Path, text: str, role: PartnerRole) -> list[SubsetPlan]:
+    """Return the subsets that a script for which `conditioning_data_dir` has this role would read."""
+    file = tmp_path / "data.toml"
+    file.write_text(text, encoding="utf-8")
+    sections = [DatasetConfig(dataset_config=file), LossConfig(masked_loss=True)]
+    (found,) = blueprint.plans(Run("train_x", "sd", sections, conditioning_role=role))
+    return list(found.subsets)
+
+
+@pytest.mark.parametrize(
+    ("keys", "role", "folders"),
+    [
+        ("conditioning_data_dir = 'b'", "mask", (Path("b"), None)),
+        ("conditioning_data_dir = 'b'", "control", (None, Path("b"))),
+        ("conditioning_data_dir = 'b'\nmask_dir = 'c'", "control", (Path("c"), Path("b"))),
+        ("control_dir = 'b'\nmask_dir = 'c'", "control", (Path("c"), Path("b"))),
+    ],
+)
+def test_each_folder_of_partners_has_the_role_that_its_key_or_its_script_gives(
+    tmp_path: Path, keys: str, role: PartnerRole, folders: tuple[Path | None, Path | None]
+) -> None:
+    (found,) = of_role(tmp_path, described(f"image_dir = 'a'\n{keys}"), role)
+    assert (found.mask_dir, found.control_dir) == folders
+
+
+@pytest.mark.parametrize(
+    ("keys", "role", "says"),
+    [
+        ("mask_dir = 'b'\nconditioning_data_dir = 'c'", "mask", "mask_dir both name a folder of masks"),
+        (
+            "control_dir = 'b'\nconditioning_data_dir = 'c'",
+            "control",
+            "control_dir both name a folder of",
+        ),
+        ("mask_dir = 'b'", "control", "a subset has no control_dir; name the folder"),
+        ("control_dir = 'b'", "mask", "control_dir has no use in train_x"),
+        ("control_dir = 'b'\nis_reg = true", "control", "is_reg belongs to plain folders of images"),
+        ("mask_dir = 'b'\nalpha_mask = true", "mask", "here are subsets with a folder of masks"),
+    ],
+)
+def test_a_role_that_is_given_twice_or_not_wanted_is_one_clear_error(
+    tmp_path: Path, keys: str, role: PartnerRole, says: str
+) -> None:
+    with pytest.raises(UserError, match=says):
+        of_role(tmp_path, described(f"image_dir = 'a'\n{keys}"), role)
+
+
+def test_a_folder_that_is_called_masks_needs_no_masked_loss(tmp_path: Path) -> None:
+    (found,) = plans(tmp_path, described("image_dir = 'a'\nmask_dir = 'b'"))
+    assert found.subsets[0].mask_dir == Path("b")
 
 
 def test_what_means_nothing_to_any_subset_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -253,7 +306,7 @@ def test_a_flat_folder_with_partners_is_one_subset(tmp_path: Path) -> None:
     where = DatasetConfig(train_data_dir=str(tmp_path / "train"), conditioning_data_dir="masks")
     (found,) = blueprint.plans(run(where, ImageConfig(resolution="64"), LossConfig(masked_loss=True)))
     (only,) = found.subsets
-    assert (only.image_dir, only.conditioning_data_dir) == (tmp_path / "train", Path("masks"))
+    assert (only.image_dir, only.mask_dir) == (tmp_path / "train", Path("masks"))
 
 
 def test_numbered_folders_are_paired_with_folders_of_the_same_name(tmp_path: Path) -> None:
@@ -265,9 +318,9 @@ def test_numbered_folders_are_paired_with_folders_of_the_same_name(tmp_path: Pat
         conditioning_data_dir=str(tmp_path / "masks"),
     )
     (found,) = blueprint.plans(run(where, ImageConfig(resolution="64"), LossConfig(masked_loss=True)))
-    shown = {s.name: s.conditioning_data_dir for s in found.subsets if not s.is_reg}
+    shown = {s.name: s.mask_dir for s in found.subsets if not s.is_reg}
     assert shown == {"2_cat": tmp_path / "masks" / "2_cat", "1_dog": tmp_path / "masks"}
-    assert [s.conditioning_data_dir for s in found.subsets if s.is_reg] == [None]
+    assert [s.mask_dir for s in found.subsets if s.is_reg] == [None]
     assert {s.name: s.class_tokens for s in found.subsets}["2_cat"] == "cat"
 
 

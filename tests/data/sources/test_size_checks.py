@@ -18,7 +18,7 @@ def cats(tmp_path: Path) -> Path:
 
 
 def test_masks_of_the_same_proportions_fit_whatever_their_size(cats: Path) -> None:
-    masked = subset(cats, conditioning_data_dir=cats.with_name("masks"))
+    masked = subset(cats, mask_dir=cats.with_name("masks"))
     assert len(sources.read(plan(masked), Complaints(strict=True))) == 3
 
 
@@ -26,7 +26,7 @@ def test_masks_of_other_proportions_are_named_before_they_are_stretched(cats: Pa
     masks = cats.with_name("masks")
     image(masks / "im1.png", (40, 40))
     complaints = Complaints()
-    assert len(sources.read(plan(subset(cats, conditioning_data_dir=masks)), complaints)) == 3
+    assert len(sources.read(plan(subset(cats, mask_dir=masks)), complaints)) == 3
     (said,) = complaints.warnings
     assert said.message.startswith(f"1 of 3 images in {masks} is stretched to the proportions")
     assert said.files == ("im1.png",)
@@ -35,7 +35,7 @@ def test_masks_of_other_proportions_are_named_before_they_are_stretched(cats: Pa
 def test_an_image_whose_mask_is_broken_is_left_out_and_both_are_named(cats: Path) -> None:
     masks = cats.with_name("masks")
     (masks / "im2.png").write_bytes(b"no image at all")
-    masked = subset(cats, conditioning_data_dir=masks)
+    masked = subset(cats, mask_dir=masks)
     complaints = Complaints()
     assert len(sources.read(plan(masked), complaints)) == 2
     ((path, reason),) = complaints.broken

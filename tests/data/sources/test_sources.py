@@ -209,12 +209,12 @@ def test_a_folder_that_cannot_be_read_is_named_once_with_its_key(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     good, gone = subset(folder(tmp_path / "cat", [(40, 40)])), tmp_path / "gone"
-    masked = subset(folder(tmp_path / "dog", [(40, 40)]), conditioning_data_dir=gone / "masks")
+    masked = subset(folder(tmp_path / "dog", [(40, 40)]), mask_dir=gone / "masks")
     assert len(sources.read(plan(good, subset(gone), masked), Complaints())) == 1
     said = [record.getMessage() for record in caplog.records if "is ignored" in record.getMessage()]
     assert said == [
         f"{gone} is ignored: No such file or directory; check image_dir",
-        f"{gone / 'masks'} is ignored: No such file or directory; check conditioning_data_dir",
+        f"{gone / 'masks'} is ignored: No such file or directory; check mask_dir or conditioning_data_dir",
     ]
 
 

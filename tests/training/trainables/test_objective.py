@@ -19,7 +19,6 @@ from sfumato.training.trainables.objective import (
     Objective,
     StepLoss,
     objective_for,
-    settings_without_effect,
 )
 
 SHAPE = (3, 16, 4, 6)
@@ -184,25 +183,3 @@ def test_contradictions_are_one_line(sections: list[Any], words: tuple[str, str]
         objective_for(run_of(*sections), Prediction.FLOW)
     assert all(word in str(caught.value) for word in words)
     assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("sections", "idle"),
-    [
-        ([], []),
-        ([FlowConfig(weighting_scheme="cosmap")], []),
-        ([FlowConfig(weighting_scheme="cosmap", model_prediction_type="raw")], ["weighting_scheme"]),
-        ([FlowConfig(weighting_scheme="mode", timestep_sampling="shift")], ["weighting_scheme"]),
-        ([FlowConfig(logit_mean=0.5, logit_std=2.0)], ["logit_mean", "logit_std"]),
-        ([FlowConfig(weighting_scheme="logit_normal", logit_mean=0.5)], []),
-        ([FlowConfig(discrete_flow_shift=1.0, timestep_sampling="uniform")], ["discrete_flow_shift"]),
-        ([FlowConfig(sigmoid_scale=2.0)], ["sigmoid_scale"]),
-        ([FlowConfig(sigmoid_scale=2.0, timestep_sampling="flux_shift")], []),
-        ([LossConfig(huber_c=0.5)], ["huber_c"]),
-        ([LossConfig(loss_type="huber", huber_schedule="constant", huber_c=0.5)], []),
-        ([NoiseConfig(ip_noise_gamma_random_strength=True)], ["ip_noise_gamma_random_strength"]),
-    ],
-)
-def test_options_that_do_nothing_are_named(sections: list[Any], idle: list[str]) -> None:
-    lines = settings_without_effect(run_of(*sections))
-    assert [line.split()[0] for line in lines] == [f"--{name}" for name in idle]

@@ -5,9 +5,10 @@ import torch
 from transformers import optimization
 
 from sfumato.config.run.training.optimizer import OptimizerConfig
-from sfumato.config.run.training.schedule import ScheduleConfig
+from sfumato.config.run.training.schedule import HEARD_BY, ScheduleConfig
 from sfumato.errors import UserError
 from sfumato.training.update import optimizers, schedulers
+from sfumato.training.update.rate_shapes import SHAPES
 from tests.golden.derived import cases
 
 CASES = cases("g_lr_seed")
@@ -177,21 +178,6 @@ def test_a_schedule_of_others_that_fails_is_one_line(
             [],
         ),
         (
-            *("AdamW", {"lr_scheduler_power": 2.0, "lr_scheduler_timescale": 5}),
-            [
-                "--lr_scheduler_power 2.0 has no effect with --lr_scheduler constant",
-                "--lr_scheduler_timescale 5 has no effect with --lr_scheduler constant",
-            ],
-        ),
-        (
-            *("AdamW", {"lr_scheduler": "piecewise_constant", "lr_warmup_steps": 5}),
-            ["--lr_warmup_steps 5 has no effect with --lr_scheduler piecewise_constant"],
-        ),
-        (
-            *("AdamW", {"lr_scheduler": "cosine", "lr_scheduler_type": "StepLR"}),
-            ["--lr_scheduler cosine has no effect with --lr_scheduler_type StepLR"],
-        ),
-        (
             *("AdamWScheduleFree", {"lr_scheduler": "cosine"}),
             [
                 "--lr_scheduler cosine has no effect with --optimizer_type AdamWScheduleFree, which needs no "
@@ -208,8 +194,17 @@ def test_a_schedule_of_others_that_fails_is_one_line(
         ),
     ],
 )
-def test_options_that_a_schedule_does_not_listen_to_are_said(
+def test_options_about_schedules_that_an_optimizer_does_not_need_are_said(
     optimizer: str, options: dict[str, Any], idle: list[str]
 ) -> None:
     plan = optimizers.plan(OptimizerConfig(optimizer_type=optimizer))
     assert schedulers.settings_without_effect(ScheduleConfig(**options), plan) == idle
+
+
+def test_the_rules_of_options_know_which_shapes_listen() -> None:
+    heard = {option for shape in SHAPES.values() for option in shape.options} - {"lr_warmup_steps"}
+    assert {
+        option: tuple(name for name, shape in SHAPES.items() if option in shape.options) for option in heard
+    } == HEARD_BY
+    unwarmed = [name for name, shape in SHAPES.items() if not shape.has_warmup]
+    assert unwarmed == ["constant", "piecewise_constant"]

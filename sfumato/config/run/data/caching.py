@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from sfumato.config.checks import at_least
+from sfumato.config.rule import excludes, implies
 
 
 @dataclass(frozen=True)
@@ -33,3 +34,13 @@ class CachingConfig:
 
     def __post_init__(self) -> None:
         at_least(self, 1, "vae_batch_size", "text_encoder_batch_size")
+
+
+_VARYING = ("color_aug", "random_crop", "face_crop_aug_range")
+
+RULES = (
+    excludes(["cache_latents", "cache_latents_to_disk"], _VARYING, "cached images cannot vary"),
+    implies("cache_latents_to_disk", {"cache_latents": True}),
+    implies("cache_text_encoder_outputs_to_disk", {"cache_text_encoder_outputs": True}),
+)
+"""What these options mean to others."""

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from sfumato.config.checks import at_least, between
+from sfumato.config.rule import implies_from
 
 
 @dataclass(frozen=True)
@@ -66,3 +67,13 @@ class CaptionConfig:
             self, 0, "keep_tokens", "token_warmup_min", "token_warmup_step", "caption_dropout_every_n_epochs"
         )
         between(self, 0.0, 1.0, "caption_dropout_rate", "caption_tag_dropout_rate")
+
+
+RULES = (
+    implies_from(
+        "caption_extention",
+        lambda values: {"caption_extension": values["caption_extention"], "caption_extention": None},
+        "--caption_extention is read as caption_extension: {caption_extension}",
+    ),
+)
+"""What these options mean to others."""

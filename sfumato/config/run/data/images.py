@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from sfumato.config.checks import at_least
+from sfumato.config.rule import Company, Rule, Values, given, needs
 from sfumato.errors import UserError
 
 
@@ -91,3 +92,26 @@ class ImageConfig:
             raise UserError(
                 f"--resolution is {resolution!r}; write pixels as 1024 or width,height as 1024,768"
             )
+
+
+def sides_in_order(*among: Company) -> tuple[Rule, ...]:
+    """Return the rules that the shortest side of buckets does not exceed the longest.
+
+    Args:
+        among: where they hold, if not always.
+    """
+
+    def are_in_order(values: Values) -> bool:
+        return values["min_bucket_reso"] <= values["max_bucket_reso"]
+
+    limits = {
+        "min_bucket_reso": "a value not above --max_bucket_reso",
+        "max_bucket_reso": "a value not below --min_bucket_reso",
+    }
+    return tuple(
+        needs([name], reason=text, among=among, unless=are_in_order) for name, text in limits.items()
+    )
+
+
+RULES = sides_in_order(given("enable_bucket"))
+"""What these options mean to others."""

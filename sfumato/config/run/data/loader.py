@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from sfumato.config.checks import at_least
+from sfumato.config.rule import given, implies
 
 
 @dataclass(frozen=True)
@@ -17,3 +18,14 @@ class LoaderConfig:
 
     def __post_init__(self) -> None:
         at_least(self, 0, "max_data_loader_n_workers")
+
+
+RULES = (
+    implies(
+        "persistent_data_loader_workers",
+        {"persistent_data_loader_workers": False},
+        "--max_data_loader_n_workers 0 leaves persistent_data_loader_workers nothing to keep",
+        among=(given("max_data_loader_n_workers", 0),),
+    ),
+)
+"""What these options mean to others."""

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 
 from sfumato.config.checks import at_least
+from sfumato.config.rule import idle
+from sfumato.config.run.data.dataset import HELD_BACK
 
 
 @dataclass(frozen=True)
@@ -20,3 +22,7 @@ class ValidationConfig:
 
     def __post_init__(self) -> None:
         at_least(self, 0, "validate_every_n_steps", "validate_every_n_epochs", "max_validation_steps")
+
+
+RULES = (idle(["validate_every_n_steps", "validate_every_n_epochs", "max_validation_steps"], *HELD_BACK),)
+"""What these options mean to others."""

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from sfumato.config.checks import above
+from sfumato.config.rule import given, idle
 
 
 @dataclass(frozen=True)
@@ -42,3 +43,21 @@ class FlowConfig:
 
     def __post_init__(self) -> None:
         above(self, 0, "logit_std", "discrete_flow_shift")
+
+
+_DRAWN_BY_WEIGHT = (given("weighting_scheme", "logit_normal", "mode"),)
+_FROM_TABLE = given("timestep_sampling", "sigma")
+
+RULES = (
+    idle(["weighting_scheme"], _FROM_TABLE, among=_DRAWN_BY_WEIGHT),
+    idle(
+        ["weighting_scheme"],
+        given("model_prediction_type", "sigma_scaled"),
+        among=(given("weighting_scheme", "sigma_sqrt", "cosmap"),),
+    ),
+    idle(["logit_mean", "logit_std"], _FROM_TABLE + given("weighting_scheme", "logit_normal")),
+    idle(["mode_scale"], _FROM_TABLE + given("weighting_scheme", "mode")),
+    idle(["discrete_flow_shift"], given("timestep_sampling", "sigma", "shift")),
+    idle(["sigmoid_scale"], given("timestep_sampling", "sigmoid", "shift", "flux_shift")),
+)
+"""What these options mean to others."""

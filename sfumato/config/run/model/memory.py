@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from sfumato.config.checks import at_least
+from sfumato.config.rule import Values, excludes, given, idle, implies, needs
 
 
 @dataclass(frozen=True)
@@ -51,3 +52,36 @@ class MemoryConfig:
 
     def __post_init__(self) -> None:
         at_least(self, 0, "blocks_to_swap")
+
+
+_SWAPS = ("blocks_to_swap", "split_mode", "double_blocks_to_swap", "single_blocks_to_swap")
+
+
+def _trains_only_the_end(values: Values) -> bool:
+    texts = {text.replace(" ", "") for text in values.get("network_args") or ()}
+    return bool(values["blocks_to_swap"]) or "train_blocks=single" in texts
+
+
+RULES = (
+    excludes(["cpu_offload_checkpointing"], _SWAPS, "both move the same memory"),
+    needs(
+        ["split_mode"],
+        reason="--network_args train_blocks=single: the front stays as it is",
+        unless=_trains_only_the_end,
+    ),
+    needs(
+        ["torch_compile"],
+        given("gradient_checkpointing"),
+        reason="blocks are swapped",
+        among=(given("blocks_to_swap"), given("split_mode")),
+    ),
+    implies("cpu_offload_checkpointing", {"gradient_checkpointing": True}),
+    implies(
+        "split_mode",
+        {"split_mode": False},
+        "--blocks_to_swap says how much travels, so split_mode is left out",
+        among=(given("blocks_to_swap"),),
+    ),
+    idle(["dynamo_backend"], given("torch_compile")),
+)
+"""What these options mean to others."""

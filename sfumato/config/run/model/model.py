@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from sfumato.config.checks import at_least
+from sfumato.config.rule import given, needs
 
 
 @dataclass(frozen=True)
@@ -40,3 +41,13 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         at_least(self, 1, "clip_skip")
+
+
+RULES = (
+    needs(
+        ["v_parameterization"],
+        reason="--prediction_type v_prediction, or none",
+        among=(given("prediction_type", "epsilon"),),
+    ),
+)
+"""What these options mean to others."""

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from sfumato.config.checks import at_least, between
+from sfumato.config.rule import excludes, given, idle, needs
 from sfumato.errors import UserError
 
 
@@ -58,3 +59,16 @@ class NetworkConfig:
         between(self, 0.0, 1.0, "network_dropout")
         if self.network_dropout == 1:
             raise UserError("--network_dropout is 1, which leaves out everything; use less")
+
+
+RULES = (
+    excludes(
+        ["network_train_unet_only"],
+        ["network_train_text_encoder_only"],
+        "together they leave nothing to train",
+    ),
+    needs(["dim_from_weights"], given("network_weights")),
+    needs(["base_weights_multiplier"], given("base_weights")),
+    idle(["unet_lr"], among=(given("network_train_text_encoder_only"),)),
+)
+"""What these options mean to others."""

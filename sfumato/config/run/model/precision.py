@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from sfumato.config.rule import excludes, given, implies, needs
+
 
 @dataclass(frozen=True)
 class PrecisionConfig:
@@ -23,3 +25,13 @@ class PrecisionConfig:
 
     fp8_base_unet: bool = False
     """Store only the denoiser in 8-bit floats and leave the text encoders alone. Needs mixed precision."""
+
+
+RULES = (
+    excludes(["full_fp16"], ["full_bf16"], "there is one dtype"),
+    needs(["full_fp16"], given("mixed_precision", "fp16")),
+    needs(["full_bf16"], given("mixed_precision", "bf16")),
+    needs(["fp8_base", "fp8_base_unet"], given("mixed_precision", "bf16", "fp16")),
+    implies("fp8_base_unet", {"fp8_base": True}),
+)
+"""What these options mean to others."""

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from sfumato.config.checks import at_least
+from sfumato.config.rule import Values, excludes, given, implies, implies_from, needs
 
 
 @dataclass(frozen=True)
@@ -32,3 +33,61 @@ class WholeModelConfig:
 
     def __post_init__(self) -> None:
         at_least(self, 0, "fused_optimizer_groups", "double_blocks_to_swap", "single_blocks_to_swap")
+
+
+_OLDER_SWAPS = ("double_blocks_to_swap", "single_blocks_to_swap")
+_READ_AS_ONE = (
+    "--double_blocks_to_swap and --single_blocks_to_swap are read as blocks_to_swap: {blocks_to_swap}"
+)
+
+
+def _as_one_number(values: Values) -> Values:
+    num = (values["double_blocks_to_swap"] or 0) + (values["single_blocks_to_swap"] or 0) // 2
+    return {**dict.fromkeys(_OLDER_SWAPS), "blocks_to_swap": num}
+
+
+RULES = (
+    excludes(
+        ["fused_backward_pass"],
+        ["blockwise_fused_optimizers"],
+        "one updates weight by weight, one block by block",
+    ),
+    excludes(
+        ["fused_optimizer_groups"],
+        ["blockwise_fused_optimizers"],
+        "there is one way to part the weights",
+    ),
+    needs(
+        ["blockwise_fused_optimizers", "fused_optimizer_groups"],
+        given("mixed_precision", "bf16", "no"),
+        reason="with fp16 no gradient is known to be good before all are there",
+    ),
+    needs(
+        ["blocks_to_swap", *_OLDER_SWAPS],
+        given("fused_backward_pass"),
+        given("blockwise_fused_optimizers"),
+        reason="weights can change only while they are there",
+    ),
+    *(
+        implies(
+            name,
+            dict.fromkeys(_OLDER_SWAPS),
+            "--blocks_to_swap replaces double_blocks_to_swap and single_blocks_to_swap",
+            among=(given("blocks_to_swap"),),
+        )
+        for name in _OLDER_SWAPS
+    ),
+    *(implies_from(name, _as_one_number, _READ_AS_ONE) for name in _OLDER_SWAPS),
+    implies(
+        "skip_latents_validity_check",
+        {"skip_latents_validity_check": False, "skip_cache_check": True},
+        "--skip_latents_validity_check is read as skip_cache_check",
+    ),
+    implies(
+        "fused_optimizer_groups",
+        {"fused_optimizer_groups": None},
+        "--fused_backward_pass updates weight by weight, so fused_optimizer_groups is left out",
+        among=(given("fused_backward_pass"),),
+    ),
+)
+"""What these options mean to others."""

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, field
 
+from sfumato.config.rule import given, idle
+
 
 @dataclass(frozen=True)
 class HubConfig:
@@ -30,3 +32,16 @@ class HubConfig:
 
     async_upload: bool = False
     """Upload while training goes on."""
+
+
+RULES = (
+    idle(
+        [
+            *("huggingface_repo_type", "huggingface_path_in_repo", "huggingface_token"),
+            *("huggingface_repo_visibility", "async_upload"),
+        ],
+        given("huggingface_repo_id"),
+        given("resume_from_huggingface"),
+    ),
+)
+"""What these options mean to others."""

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from sfumato.config.rule import given, idle
+
 
 @dataclass(frozen=True)
 class PreviewConfig:
@@ -25,3 +27,14 @@ class PreviewConfig:
         "dpmsingle", "k_lms", "k_euler", "k_euler_a", "k_dpm_2", "k_dpm_2_a",
     ] = "ddim"  # fmt: skip
     """Sampler for families that have a choice."""
+
+
+RULES = (
+    idle(
+        ["sample_prompts", "sample_sampler"],
+        given("sample_every_n_steps"),
+        given("sample_every_n_epochs"),
+        given("sample_at_first"),
+    ),
+)
+"""What these options mean to others."""

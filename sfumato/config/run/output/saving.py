@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from sfumato.config.checks import at_least
+from sfumato.config.rule import given, idle
 from sfumato.errors import UserError
 
 FOLDER_FORMATS = ("diffusers", "diffusers_safetensors")
@@ -73,3 +74,7 @@ class SavingConfig:
         at_least(self, 1, "save_every_n_epochs", "save_every_n_steps", "save_n_epoch_ratio")
         at_least(self, 1, "save_last_n_epochs", "save_last_n_steps")
         at_least(self, 1, "save_last_n_epochs_state", "save_last_n_steps_state")
+
+
+RULES = (idle(["save_last_n_epochs_state", "save_last_n_steps_state"], given("save_state")),)
+"""What these options mean to others."""

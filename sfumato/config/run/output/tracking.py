@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from sfumato.config.rule import given, idle, implies, needs
+
 
 @dataclass(frozen=True)
 class TrackingConfig:
@@ -31,3 +33,16 @@ class TrackingConfig:
 
     wandb_api_key: str | None = field(default=None, repr=False)
     """Key of Weights & Biases. Better given in the environment as WANDB_API_KEY."""
+
+
+RULES = (
+    needs(
+        ["log_with"],
+        given("logging_dir"),
+        given("log_with", "wandb"),
+        reason="a folder for the records",
+    ),
+    implies("logging_dir", {"log_with": "tensorboard"}, without=(given("log_with"),)),
+    idle(["wandb_run_name", "wandb_api_key"], given("log_with", "wandb", "all")),
+)
+"""What these options mean to others."""

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from sfumato.config.checks import above, at_least
+from sfumato.config.rule import given, idle
 
 
 @dataclass(frozen=True)
@@ -43,3 +44,12 @@ class LossConfig:
     def __post_init__(self) -> None:
         above(self, 0, "huber_c", "huber_scale")
         at_least(self, 0, "min_snr_gamma")
+
+
+_HUBER = given("loss_type", "huber", "smooth_l1")
+
+RULES = (
+    idle(["huber_c", "huber_schedule"], _HUBER),
+    idle(["huber_scale"], _HUBER + given("huber_schedule", "exponential", "constant")),
+)
+"""What these options mean to others."""

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from sfumato.config.checks import at_least, between
+from sfumato.config.rule import Values, given, idle, needs
 
 
 @dataclass(frozen=True)
@@ -43,3 +44,18 @@ class NoiseConfig:
         between(self, 0, 999, "min_timestep")
         between(self, 1, 1000, "max_timestep")
         at_least(self, 0, "multires_noise_iterations")
+
+
+def _are_timesteps_in_order(values: Values) -> bool:
+    low, high = values["min_timestep"], values["max_timestep"]
+    return low < (1000 if high is None else high)
+
+
+RULES = (
+    needs(["adaptive_noise_scale"], given("noise_offset")),
+    needs(["min_timestep"], reason="a value below --max_timestep", unless=_are_timesteps_in_order),
+    idle(["noise_offset_random_strength"], given("noise_offset")),
+    idle(["multires_noise_discount"], given("multires_noise_iterations")),
+    idle(["ip_noise_gamma_random_strength"], given("ip_noise_gamma")),
+)
+"""What these options mean to others."""

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from sfumato.config.checks import at_least
+from sfumato.config.rule import excludes, given, implies, needs
 
 
 @dataclass(frozen=True)
@@ -37,3 +38,18 @@ class OptimizerConfig:
 
     def __post_init__(self) -> None:
         at_least(self, 0, "max_grad_norm")
+
+
+RULES = (
+    excludes(["use_8bit_adam"], ["use_lion_optimizer"], "there is one optimizer"),
+    excludes(["use_8bit_adam"], ["optimizer_type"], "it is the older spelling of --optimizer_type AdamW8bit"),
+    excludes(["use_lion_optimizer"], ["optimizer_type"], "it is the older spelling of --optimizer_type Lion"),
+    needs(
+        ["fused_backward_pass"],
+        given("mixed_precision", "bf16", "no"),
+        reason="with fp16 no gradient is known to be good before all are there",
+    ),
+    implies("use_8bit_adam", {"optimizer_type": "AdamW8bit"}),
+    implies("use_lion_optimizer", {"optimizer_type": "Lion"}),
+)
+"""What these options mean to others."""

@@ -1,8 +1,10 @@
 """How the learning rate changes during a run."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from sfumato.config.checks import at_least
+from sfumato.config.rule import given, idle
 
 
 @dataclass(frozen=True)
@@ -41,3 +43,20 @@ class ScheduleConfig:
         at_least(
             self, 0, "lr_warmup_steps", "lr_decay_steps", "lr_scheduler_num_cycles", "lr_scheduler_timescale"
         )
+
+
+HEARD_BY: Mapping[str, tuple[str, ...]] = {
+    "lr_decay_steps": ("warmup_stable_decay",),
+    "lr_scheduler_num_cycles": ("cosine_with_restarts", "cosine_with_min_lr", "warmup_stable_decay"),
+    "lr_scheduler_power": ("polynomial",),
+    "lr_scheduler_timescale": ("inverse_sqrt",),
+    "lr_scheduler_min_lr_ratio": ("cosine_with_min_lr", "warmup_stable_decay"),
+}
+"""The shapes of `lr_scheduler` that listen to an option; to a warmup nearly all do."""
+
+RULES = (
+    idle(["lr_scheduler", *HEARD_BY], among=(given("lr_scheduler_type"),)),
+    idle(["lr_warmup_steps"], among=(given("lr_scheduler", "piecewise_constant"),)),
+    *(idle([name], given("lr_scheduler", *shapes)) for name, shapes in HEARD_BY.items()),
+)
+"""What these options mean to others."""

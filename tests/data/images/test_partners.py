@@ -22,8 +22,8 @@ def masked(tmp_path: Path) -> tuple[Path, Path]:
 
 def test_each_image_has_the_one_of_its_name_whatever_the_format(masked: tuple[Path, Path]) -> None:
     images, masks = masked
-    found = sources.read(plan(subset(images, conditioning_data_dir=masks)), Complaints(strict=True))
-    assert [(Path(p.path).name, p.conditioning) for p in found] == [
+    found = sources.read(plan(subset(images, mask_dir=masks)), Complaints(strict=True))
+    assert [(Path(p.path).name, p.mask) for p in found] == [
         ("im0.png", str(masks / "im0.png")),
         ("im1.png", str(masks / "im1.JPG")),
         ("im2.png", str(masks / "im2.png")),
@@ -36,7 +36,7 @@ def test_images_without_a_partner_are_left_out_and_said_so_in_one_line(
     images, masks = masked
     (masks / "im1.JPG").unlink()
     (masks / "im2.png").unlink()
-    wanted = plan(subset(images, conditioning_data_dir=masks))
+    wanted = plan(subset(images, mask_dir=masks))
     found = sources.read(wanted, Complaints())
     assert [Path(p.path).name for p in found] == ["im0.png"]
     assert [record.getMessage() for record in caplog.records] == [
@@ -55,7 +55,7 @@ def test_partners_of_no_image_are_named_once_for_all_subsets(
     other.mkdir()
     shutil.move(images / "im1.png", other / "im1.png")
     image(masks / "im7.png", (40, 40))
-    subsets = [subset(path, class_tokens="cat", conditioning_data_dir=masks) for path in (images, other)]
+    subsets = [subset(path, class_tokens="cat", mask_dir=masks) for path in (images, other)]
     assert len(sources.read(plan(*subsets), Complaints())) == 3
     assert [record.getMessage() for record in caplog.records] == [
         f"1 image in {masks} belongs to no image that is trained, the first is im7.png"
@@ -63,4 +63,4 @@ def test_partners_of_no_image_are_named_once_for_all_subsets(
 
 
 def test_subsets_without_a_folder_of_partners_have_none(masked: tuple[Path, Path]) -> None:
-    assert {p.conditioning for p in sources.read(plan(subset(masked[0])), Complaints())} == {None}
+    assert {p.mask for p in sources.read(plan(subset(masked[0])), Complaints())} == {None}

@@ -1,4 +1,4 @@
-"""Control images and loss masks: the image of the same name in another folder."""
+"""Partner images, which are control images or loss masks: those of the same name in another folder."""
 
 from __future__ import annotations
 

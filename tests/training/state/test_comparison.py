@@ -10,8 +10,8 @@ from sfumato.checkpoints.hashes import file_sha256
 from sfumato.data.batches import dataset
 from sfumato.errors import UserError
 from sfumato.training.core.record import FileRecord, RunRecord, read_record, this_process
-from sfumato.training.run.comparison import differences
 from sfumato.training.state import evidence
+from sfumato.training.state.comparison import differences
 from tests.data.folders import folder, plan, subset
 
 
@@ -66,7 +66,7 @@ def test_a_file_is_read_again_only_if_its_time_alone_has_changed(
         read.append(path.name)
         return file_sha256(path)
 
-    monkeypatch.setattr("sfumato.training.run.comparison.file_sha256", note)
+    monkeypatch.setattr("sfumato.training.state.comparison.file_sha256", note)
     paths[0].write_bytes(b"more weights")
     paths[1].write_bytes(b"WEIGHTS")
     for path in (paths[1], paths[3]):
