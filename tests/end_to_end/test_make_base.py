@@ -46,10 +46,10 @@ def test_captions_fit_their_length_and_differ(tmp_path: Path) -> None:
     captions = [
         text for photograph in (*KNOWN, SUBJECT) for text in (photograph.prompt, *photograph.captions)
     ]
-    tokens = tokenizers.t5xxl(captions, 2 * base.TEXT_LENGTH)
+    tokens = tokenizers["t5xxl"](captions, 2 * base.TEXT_LENGTH)
     assert int(tokens.mask.sum(1).max()) <= base.TEXT_LENGTH
     assert len({tuple(row) for row in tokens.ids.tolist()}) == len(captions)
-    assert len({tuple(row) for row in tokenizers.clip_l(captions, 77).ids.tolist()}) == len(captions)
+    assert len({tuple(row) for row in tokenizers["clip_l"](captions, 77).ids.tolist()}) == len(captions)
 
 
 def test_normalised_latents_have_mean_0_and_variance_1_and_decode_as_before() -> None:

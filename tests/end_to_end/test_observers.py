@@ -8,11 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from sfumato.config.rules.implied import imply
 
 from sfumato.cli.main import main
 from sfumato.cli.options.parse import parse
 from sfumato.cli.scripts import script_named
+from sfumato.config.rules.evaluation import imply
+from sfumato.config.rules.tables import rules_for
 from sfumato.config.run.run import Run
 from sfumato.training.core.commands import Command
 from sfumato.training.core.events import Ended, ImageMade, Saved, Started, Warned
@@ -44,7 +45,7 @@ def run_for(model: tiny.TinyFlux, images: Path, out: Path, *options: str) -> Run
     places = ["--train_data_dir", str(images), "--output_dir", str(out)]
     argv = [*model.arguments, *places, *SHORT.split(), *options]
     script = script_named("flux_train_network")
-    return imply(parse(script, argv, prog="test").run)[0]
+    return imply(parse(script, argv, prog="test").run, rules_for(script))[0]
 
 
 class Notebook(Observer):

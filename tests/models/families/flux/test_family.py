@@ -8,6 +8,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from sfumato.cli.scripts import script_named
 from sfumato.config.run.model.model import ModelConfig
 from sfumato.config.run.run import Run
 from sfumato.errors import UserError
@@ -83,6 +84,7 @@ def test_options_of_training_and_of_generation_make_the_same_family(files: tiny.
         "flux_minimal_inference",
         "flux",
         [FluxGenerationOptions(ckpt_path=str(files.transformer), **encoders)],
+        files=script_named("flux_minimal_inference").files,
     )
     for run, length in ((training, 20), (generation, 512)):
         family = family_for(run)
@@ -340,3 +342,13 @@ def test_parts_that_do_not_belong_together_are_refused_before_loading(
     save_file(tiny.random_weights(clip, 0), tmp_path / "wide.safetensors")
     with pytest.raises(UserError, match=r"--clip_l is .*128 wide, but the denoiser takes 64"):
         family_of(files, clip_l=tmp_path / "wide.safetensors").check(PARTS)
+
+
+def test_what_takes_a_tokenizers_place_reads_the_captions(files: tiny.TinyFlux) -> None:
+    family = family_of(files)
+    usual = family.tokenizers["clip_l"]
+    before = family.tokenize(["a cat", "a red dog"])["clip_l"]
+    family.tokenizers["clip_l"] = lambda texts, length: usual(["a red dog" for _ in texts], length)  # type: ignore[assignment]
+    after = family.tokenize(["a cat"])["clip_l"]
+    assert torch.equal(after[0], before[1])
+    assert not torch.equal(after[0], before[0])
