@@ -16,12 +16,14 @@ if TYPE_CHECKING:
     from sfumato.checkpoints.tensors import open_tensors, write_tensors
     from sfumato.config.run.run import Run
     from sfumato.errors import UserError
+    from sfumato.library import load, train
     from sfumato.models.interface.family import Family
     from sfumato.models.interface.parts import Parts
     from sfumato.models.registry.families import family_for
     from sfumato.sampling.generator import Generator
     from sfumato.sampling.pipeline import Pipeline
     from sfumato.sampling.request import Request
+    from sfumato.training.core.observer import Observer
 
 __version__ = "0.1.0"
 
@@ -31,14 +33,17 @@ __all__ = [
     "Family",
     "FileForm",
     "Generator",
+    "Observer",
     "Parts",
     "Pipeline",
     "Request",
     "Run",
     "UserError",
     "family_for",
+    "load",
     "network_from_file",
     "open_tensors",
+    "train",
     "write_tensors",
 ]
 
@@ -48,14 +53,17 @@ _HOMES = {
     "Family": "sfumato.models.interface.family",
     "FileForm": "sfumato.adapters.layers.file_form",
     "Generator": "sfumato.sampling.generator",
+    "Observer": "sfumato.training.core.observer",
     "Parts": "sfumato.models.interface.parts",
     "Pipeline": "sfumato.sampling.pipeline",
     "Request": "sfumato.sampling.request",
     "Run": "sfumato.config.run.run",
     "UserError": "sfumato.errors",
     "family_for": "sfumato.models.registry.families",
+    "load": "sfumato.library",
     "network_from_file": "sfumato.adapters.network.loading",
     "open_tensors": "sfumato.checkpoints.tensors",
+    "train": "sfumato.library",
     "write_tensors": "sfumato.checkpoints.tensors",
 }
 

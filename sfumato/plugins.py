@@ -17,6 +17,9 @@ from sfumato.errors import UserError, guest_code
 ADAPTERS = "sfumato.adapters"
 """The group of kinds of adapters, each an `AdapterKind`."""
 
+FAMILIES = "sfumato.families"
+"""The group of families of models, each a `FamilyFacts`."""
+
 Offer = TypeVar("Offer")
 
 logger = logging.getLogger(__name__)
@@ -25,6 +28,12 @@ logger = logging.getLogger(__name__)
 def names(group: str) -> list[str]:
     """Return the names that installed packages offer in a group; nothing is imported."""
     return [entry.name for entry in entry_points(group=group)]
+
+
+def package(group: str, name: str) -> str:
+    """Return the package in which the module of an offer lies; nothing is imported."""
+    (entry,) = entry_points(group=group, name=name)
+    return entry.module.rpartition(".")[0]
 
 
 def load(group: str, name: str, expected: type[Offer]) -> Offer | None:

@@ -49,11 +49,17 @@ def _announce(parsed: Parsed) -> Run:
     except OSError as error:
         where = f"--console_log_file {console.console_log_file}"
         raise UserError(f"{where} cannot be written: {error.strerror}; choose another file") from error
+    run = completed(parsed)
+    settings = to_toml(public_values(run)).rstrip() or "nothing"
+    logger.info("%s, what differs from its defaults:\n%s", run.script, settings)
+    return run
+
+
+def completed(parsed: Parsed) -> Run:
+    """Return a run with what its options imply; log that, and what the user should know of them."""
     for warning in parsed.warnings:
         logger.warning(warning)
     run, implied = imply(parsed.run, rules_for(parsed.script))
     for message in implied:
         logger.info(message)
-    settings = to_toml(public_values(run)).rstrip() or "nothing"
-    logger.info("%s, what differs from its defaults:\n%s", run.script, settings)
     return run

@@ -57,7 +57,7 @@ class SamplingSession:
             self.family,
             adapters=adapters,
             device=device,
-            formats=_formats(run, part_dtypes or {}, self.family, device),
+            formats=formats_of(run, part_dtypes or {}, self.family, device),
             offload=settings.offload,
             is_reused=settings.interactive,
             is_merged=settings.merge_lora_weights,
@@ -106,7 +106,7 @@ class SamplingSession:
         return path
 
 
-def _formats(run: Run, part_dtypes: Mapping[str, str], family: Family, device: torch.device) -> Formats:
+def formats_of(run: Run, part_dtypes: Mapping[str, str], family: Family, device: torch.device) -> Formats:
     """Return the dtypes of all parts, as the run's options ask for them."""
     options = run.values()
     own = {part: _asked(options, name) for part, name in part_dtypes.items() if options.get(name)}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from sfumato.cli.main import main, script
 from sfumato.sampling import session
@@ -76,18 +78,37 @@ KIND = AdapterKind(
 @pytest.fixture
 def _package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Install a package that offers the kind of adapter above, and one that cannot be imported."""
-    offers = {"scale": "toy_scale:KIND", "broken": "toy_broken:KIND"}
     site = tmp_path / "site"
-    for name, place in offers.items():
-        information = site / f"toy_{name}-1.0.dist-info"
-        information.mkdir(parents=True)
-        (information / "METADATA").write_text(f"Metadata-Version: 2.1\nName: toy-{name}\nVersion: 1.0\n")
-        (information / "entry_points.txt").write_text(f"[sfumato.adapters]\n{name} = {place}\n")
+    offer(site, "scale", "[sfumato.adapters]\nscale = toy_scale:KIND\n")
+    offer(site, "broken", "[sfumato.adapters]\nbroken = toy_broken:KIND\n")
     (site / "toy_scale.py").write_text(SCALE)
     (site / "toy_broken.py").write_text("import a_module_that_is_missing\n")
     monkeypatch.syspath_prepend(site)
     yield
     sys.modules.pop("toy_scale", None)
+
+
+def offer(site: Path, name: str, entry_points: str) -> None:
+    """Write what an installer writes beside a package that offers something."""
+    information = site / f"toy_{name}-1.0.dist-info"
+    information.mkdir(parents=True)
+    (information / "METADATA").write_text(f"Metadata-Version: 2.1\nName: toy-{name}\nVersion: 1.0\n")
+    (information / "entry_points.txt").write_text(entry_points)
+
+
+@pytest.fixture
+def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Install a package that offers a family of models; yield a model of it."""
+    site = tmp_path / "family site"
+    offer(site, "family", "[sfumato.families]\ntoy = toy_family.facts:FACTS\n")
+    shutil.copytree(Path(__file__).with_name("toy_family"), site / "toy_family")
+    monkeypatch.syspath_prepend(site)
+    family = importlib.import_module("toy_family.family")
+    torch.manual_seed(0)
+    save_file(family.Toy().state_dict(), tmp_path / "toy.safetensors")
+    yield tmp_path / "toy.safetensors"
+    for name in [name for name in sys.modules if name.startswith("toy_family")]:
+        del sys.modules[name]
 
 
 @pytest.fixture(scope="module")
@@ -155,6 +176,55 @@ def test_a_kind_of_adapter_from_another_package_does_all_that_ours_do(
     base, live = draw(model, tmp_path / "images"), draw(model, tmp_path / "images", "--lora_weights", first)
     assert np.abs(base - live).mean() > 1
     assert np.abs(draw(model, tmp_path / "images", "--ckpt_path", merged) - live).mean() < 0.1
+
+
+@pytest.mark.usefixtures("_package")
+@pytest.mark.parametrize(("kind", "prefix"), [("networks.loha", "lora"), ("scale", "scale")])
+def test_a_family_from_another_package_does_all_that_ours_do(
+    kind: str, prefix: str, toy: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    base = ["--pretrained_model_name_or_path", str(toy)]
+    toy_lora, own = ["train", "toy", "lora"], [*base, "--network_module", kind, "--network_train_unet_only"]
+    (tmp_path / "prompts.txt").write_text("cat --w 64 --h 64 --s 2")
+    shown = ["--sample_prompts", str(tmp_path / "prompts.txt"), "--sample_every_n_steps", "2"]
+    states = ["--save_state", "--save_every_n_steps", "1"]
+    first = train(toy_lora, own, tmp_path, 2, "--output_name", "two", *states, *shown)
+    whole = load_file(first)
+    assert {key.partition(".")[0] for key in whole} == {f"{prefix}_unet_toy_in", f"{prefix}_unet_toy_out"}
+    (preview,) = (tmp_path / "sample").glob("*.png")
+    with Image.open(preview) as image:
+        assert image.size == (64, 64)
+
+    state = str(tmp_path / "two-step00000001-state")
+    resumed = train(toy_lora, own, tmp_path, 2, "--output_name", "resumed", "--resume", state)
+    assert all(torch.equal(tensor, whole[key]) for key, tensor in load_file(resumed).items())
+
+    assert main(["check-lora", str(first)]) == 0
+    assert "base: toy_v1" in capfd.readouterr().out
+
+    merged = tmp_path / "merged.safetensors"
+    asked = ["--toy_model", str(toy), "--save_to", str(merged), "--models", str(first), "--ratios", "1"]
+    assert main(["merge", "toy", *asked]) == 0
+    change = load_file(merged)["toy_in.weight"] - load_file(toy)["toy_in.weight"]
+    assert float(change.norm()) > 0.01
+
+    size = ["--width", "64", "--height", "64", "--steps", "2", "--seed", "1", "--prompt", "cat"]
+    images = []
+    for number, made_of in enumerate((base, [*base, "--lora_weights", str(first)], [*base[:1], str(merged)])):
+        folder = tmp_path / f"images {number}"
+        assert main(["generate", "toy", *made_of, *size, "--output_dir", str(folder), "--dtype", "fp32"]) == 0
+        (path,) = folder.glob("*.png")
+        with Image.open(path) as image:
+            images.append(np.asarray(image).astype(int))
+    assert np.abs(images[0] - images[1]).max() > 0
+    assert np.abs(images[2] - images[1]).max() <= 1
+
+
+def test_a_family_that_nobody_brings_is_named_with_those_that_there_are(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["train", "tool", "lora"]) == 2
+    assert "known: flux lora" in error_of(capfd.readouterr().err)
 
 
 def draw(model: tiny.TinyFlux, folder: Path, *options: object) -> np.ndarray:

@@ -18,7 +18,7 @@ LAYERS = (
     ("training", "tools"),
     ("demo",),
     ("cli",),
-    ("__main__", "dropin"),
+    ("__main__", "dropin", "library"),
 )
 FOLDERS = {
     "config": (("checks", "rule", "secrets"), ("run",), ("tools",), ("scripts",), ("rules", "public")),
