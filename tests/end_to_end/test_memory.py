@@ -125,7 +125,7 @@ def test_a_swapped_run_resumes_bit_for_bit(run: Runs) -> None:
         (("--split_mode",), "--split_mode needs --network_args train_blocks=single"),
         (
             ("--torch_compile", "--dynamo_backend", "eager", "--blocks_to_swap", "2"),
-            "--torch_compile needs --gradient_checkpointing where blocks are swapped",
+            "--torch_compile needs --gradient_checkpointing: blocks are swapped",
         ),
         (("--torch_compile", "--dynamo_backend", "fx2trt"), "--dynamo_backend fx2trt is not installed here"),
         (("--torch_compile", "--dynamo_backend", "tvm"), "--dynamo_backend tvm is not installed here"),

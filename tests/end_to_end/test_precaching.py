@@ -121,7 +121,7 @@ def test_t5_can_have_a_format_of_its_own(
 @pytest.mark.parametrize(
     ("command", "kind", "options", "message"),
     [
-        ("cache-latents", "sd", "--sdxl --flux", "--sdxl excludes --flux"),
+        ("cache-latents", "sd", "--sdxl --flux", "--flux excludes --sdxl"),
         ("cache-latents", "sd", "--random_crop", "--cache_latents excludes random_crop"),
         ("cache-latents", "sd", "--sdxl", "--pretrained_model_name_or_path"),
         ("cache-latents", "sd", "--strict --ae x", "--ae has no effect here: the model has no such part"),
