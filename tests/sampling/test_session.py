@@ -118,14 +118,14 @@ def test_a_conversation_ends_with_its_input(tmp_path: Path, monkeypatch: pytest.
 
 def test_number_formats_follow_their_options(tmp_path: Path) -> None:
     asked = run(tmp_path, FakeOptions(first_dtype="fp32", fake_dtype="fp8"), dtype="bf16")
-    formats = session._formats(asked, PART_DTYPES, FakeFamily(), CPU)
+    formats = session.formats_of(asked, PART_DTYPES, FakeFamily(), CPU)
     bf16, fp8 = torch.bfloat16, torch.float8_e4m3fn
     assert formats.stored == {"first": torch.float32, "second": bf16, DENOISER: fp8, VAE: bf16}
     assert formats.computed == {"first": torch.float32, "second": bf16, DENOISER: bf16, VAE: bf16}
 
 
 def test_eight_bits_for_everything_spare_the_autoencoder(tmp_path: Path) -> None:
-    formats = session._formats(run(tmp_path, dtype="fp8"), {}, FakeFamily(), CPU)
+    formats = session.formats_of(run(tmp_path, dtype="fp8"), {}, FakeFamily(), CPU)
     fp8 = torch.float8_e4m3fn
     assert formats.stored == {"first": fp8, "second": fp8, DENOISER: fp8, VAE: torch.bfloat16}
     assert set(formats.computed.values()) == {torch.bfloat16}
