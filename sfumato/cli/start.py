@@ -43,7 +43,7 @@ def _announce(parsed: Parsed) -> Run:
     """Set up logging, then log once what the user should know; return the run with what it implies."""
     from sfumato.log import set_up
 
-    console = parsed.run[ConsoleConfig]
+    console = parsed.run.get(ConsoleConfig, ConsoleConfig())
     try:
         set_up(console.console_log_level, console.console_log_file)
     except OSError as error:

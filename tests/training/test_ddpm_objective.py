@@ -26,7 +26,7 @@ KINDS = (Prediction.EPSILON, Prediction.VELOCITY)
 
 
 def run_of(*sections: Any) -> Run:
-    return Run("some_script", "some_family", sections)
+    return Run("some_script", "some_family", [LossConfig(), NoiseConfig(), *sections])
 
 
 def rng(seed: int = 0) -> torch.Generator:

@@ -23,7 +23,7 @@ def planned(folder: Path, text: str, *sections: Any, sampler: Any = "ddim") -> P
     path = folder / "prompts.txt"
     path.write_text(text, encoding="utf-8")
     config = PreviewConfig(sample_prompts=str(path), sample_at_first=True, sample_sampler=sampler)
-    made = preview.plan(Run("train", "fake", [config, *sections]), family)
+    made = preview.plan(Run("train", "fake", [config, NoiseConfig(), *sections]), family)
     assert made is not None
     return made
 

@@ -26,8 +26,8 @@ class NamedFile:
 class Run:
     """A typed bag of configuration sections: `run[OptimizerConfig].learning_rate`.
 
-    A section that the script does not have answers with its defaults, so that code shared by several
-    scripts need not ask which one is running; `section in run` tells.
+    To ask for a section that the script does not have is an error. Code that several scripts share says
+    what holds then: `run.get(FlowConfig, FlowConfig())`, or asks `section in run`.
 
     Attributes:
         from_file: options that a configuration file gave; front-ends write it, without knowing the machine.
@@ -54,7 +54,9 @@ class Run:
         self._sections = {type(section): section for section in sections}
 
     def __getitem__(self, section: type[Section]) -> Section:
-        return self._sections.get(section) or section()
+        if section not in self._sections:
+            raise ValueError(f"{self.script} has no {section.__name__}; ask for it with a default")
+        return self._sections[section]
 
     def get(self, section: type[Section], default: Section) -> Section:
         """Return a section, or a default where the script does not have it."""

@@ -120,7 +120,7 @@ def extract(run: Run) -> None:
     models = [Path(options.model_org), Path(options.model_tuned)]
     target = adapter_output("--save_to", options.save_to, models)
     device = device_named(options.device or "cpu")
-    insistence = run[InsistenceOptions]
+    insistence = run.get(InsistenceOptions, InsistenceOptions())
     # Only the model that has learned must predict what the user insists on.
     of_kind = replace(insistence, v_parameterization=None, prediction_type="auto")
     name, original = open_model(options.model_org, "--model_org", of_kind)
@@ -218,7 +218,7 @@ def _extract(
         layer = _layer(name, change, pair, run)
         if layer is None:
             continue
-        if run[ExtractionDetailConfig].verbose:
+        if run.get(ExtractionDetailConfig, ExtractionDetailConfig()).verbose:
             logger.info("%s: %s", name, layer)
         found[name] = _shaped(layer, pair.original.shape, dtype)
     if len(found) < len(pairs):
@@ -243,7 +243,7 @@ def _layer(name: str, change: Tensor, pair: Pair, run: Run) -> Extracted | None:
         raise UserError(f"{file}: {name} has values that are no numbers (NaN or inf); use another file")
     if most < _NOTHING:
         return None
-    is_exact = run[ExtractionDetailConfig].exact
+    is_exact = run.get(ExtractionDetailConfig, ExtractionDetailConfig()).exact
     return extracted(name, change, pair.rank, options.clamp_quantile, is_exact=is_exact)
 
 

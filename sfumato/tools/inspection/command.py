@@ -29,8 +29,8 @@ def inspect(run: Run) -> DataReport:
     Raises:
         UserError: there is no data, its description is wrong, or a file cannot be written.
     """
-    config = run[ReportConfig]
     if ReportConfig in run:
+        config = run[ReportConfig]
         run = Run(run.script, config.family or "", run).with_sections(_named(run))
     else:
         config = ReportConfig(html=Path(run[SavingConfig].output_dir or ".") / PAGE)

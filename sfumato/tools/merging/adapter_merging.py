@@ -95,7 +95,7 @@ def merge_adapters(run: Run) -> None:
         raise UserError("--models is not given; name the adapters to merge")
     models = next(section for section in run if isinstance(section, NamesModels))
     outputs = models.outputs(options.save_to)
-    formats, adapters = _formats(run), read_adapters(options, run[BlockWeightConfig])
+    formats, adapters = _formats(run), read_adapters(options, run.get(BlockWeightConfig, BlockWeightConfig()))
     _check_naming(run, adapters)
     if not outputs:
         write_sum(run, adapters, formats.merge, formats.save)
@@ -159,9 +159,9 @@ def _merge_into_models(
 
 def _base(run: Run) -> Family:
     """Return the family that the models belong to, bound to them."""
-    whole = run[WholeBaseConfig]
     if WholeBaseConfig not in run:
         return family_for(run)
+    whole = run[WholeBaseConfig]
     path = located(whole.sd_model)
     if path is None:
         raise ValueError("no model to merge into")

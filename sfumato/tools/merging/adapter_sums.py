@@ -54,7 +54,7 @@ def write_sum(run: Run, adapters: Sequence[Adapter], merge: torch.dtype, save: t
         sources,
         tensors,
         family=run.family,
-        is_v2=run[WholeBaseConfig].v2,
+        is_v2=run.get(WholeBaseConfig, WholeBaseConfig()).v2,
         has_spec=not options.no_metadata,
     )
     write_adapter(path, tensors, record, save)

@@ -6,10 +6,15 @@ import logging
 from pathlib import Path
 
 from sfumato.config.run.data.caching import CachingConfig
+from sfumato.config.run.data.captions import CaptionConfig
 from sfumato.config.run.data.dataset import DatasetConfig
 from sfumato.config.run.data.images import ImageConfig
+from sfumato.config.run.distributed import DistributedConfig
+from sfumato.config.run.model.memory import MemoryConfig
 from sfumato.config.run.model.precision import PrecisionConfig
 from sfumato.config.run.run import Run
+from sfumato.config.run.training.length import LengthConfig
+from sfumato.config.run.training.loss import LossConfig
 from sfumato.config.tools.preparation import BucketingConfig, PrecachingConfig
 from sfumato.data.images.buckets import Buckets, round_limits
 from sfumato.data.images.images import BrokenImageError, read_size
@@ -74,6 +79,7 @@ def _run(options: BucketingConfig) -> Run:
         base.script,
         base.family,
         [
+            *(CaptionConfig(), LossConfig(), LengthConfig(), MemoryConfig(), DistributedConfig()),
             *base,
             DatasetConfig(train_data_dir=options.train_data_dir, in_json=options.out_json),
             ImageConfig(

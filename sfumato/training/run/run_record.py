@@ -47,8 +47,8 @@ def _read_by(session: TrainingSession) -> Iterator[str | Path | None]:
     """Yield the files that decide what is trained; None for what is not given."""
     run, family = session.run, session.family
     yield from (family.source(part) for part in (DENOISER, VAE, *family.text_outputs))
-    yield run[NetworkConfig].network_weights
-    yield from run[NetworkConfig].base_weights or ()
+    yield run.get(NetworkConfig, NetworkConfig()).network_weights
+    yield from run.get(NetworkConfig, NetworkConfig()).base_weights or ()
     yield run[DatasetConfig].dataset_config
     yield run[PreviewConfig].sample_prompts
 

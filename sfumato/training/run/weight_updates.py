@@ -103,7 +103,7 @@ def update_for(
 
 def _fusing(run: Run) -> str | None:
     """Return the option by which the run fuses backward pass and optimizer, or None."""
-    whole = run[WholeModelConfig]
+    whole = run.get(WholeModelConfig, WholeModelConfig())
     if run[OptimizerConfig].fused_backward_pass:
         return "fused_backward_pass"
     if whole.blockwise_fused_optimizers:
@@ -112,7 +112,7 @@ def _fusing(run: Run) -> str | None:
 
 
 def _divide_for(run: Run, blocks: Sequence[nn.Module]) -> Divide:
-    option, count = _fusing(run), run[WholeModelConfig].fused_optimizer_groups or 1
+    option, count = _fusing(run), run.get(WholeModelConfig, WholeModelConfig()).fused_optimizer_groups or 1
     if option == "blockwise_fused_optimizers":
         owners = {id(p): index for index, block in enumerate(blocks) for p in block.parameters()}
         return lambda weights: _by_owner(weights, owners)

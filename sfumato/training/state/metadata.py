@@ -132,7 +132,7 @@ def adapter_metadata(
         values["ss_resize_interpolation"] = run[ImageConfig].resize_interpolation
     if FlowConfig in run:
         values |= {f"ss_{name}": getattr(run[FlowConfig], name) for name in FLOW}
-    values |= _network_arguments(run[NetworkConfig])
+    values |= _network_arguments(run.get(NetworkConfig, NetworkConfig()))
     values |= _base_model(run[ModelConfig], sha256)
     if isinstance(training_set, TrainingSet):
         values |= _data_set(run, training_set, world)
@@ -152,7 +152,7 @@ def at_save(step: Step) -> dict[str, str]:
 
 
 def _text_encoder_rates(run: Run) -> list[float] | None:
-    rates = run[NetworkConfig].text_encoder_lr
+    rates = run.get(NetworkConfig, NetworkConfig()).text_encoder_lr
     return list(rates) if rates else None
 
 

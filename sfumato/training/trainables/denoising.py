@@ -33,7 +33,7 @@ def denoising_for(
     trained_encoders: Sequence[str] = (),
 ) -> Denoising:
     """Return what a run's options ask for, where the denoiser listens to nothing but `Words`."""
-    guidance = run[FlowConfig].guidance_scale
+    guidance = run.get(FlowConfig, FlowConfig()).guidance_scale
     words = Words(family, parts, precision.device, live_encoders, trained_encoders, guidance)
     return Denoising(family, parts, precision, objective_of(run, family), words)
 

@@ -60,7 +60,7 @@ def plans(
 
 
 def run(*sections: Any) -> Run:
-    return Run("script", "family", sections)
+    return Run("script", "family", [CaptionConfig(), ImageConfig(), LossConfig(), *sections])
 
 
 def test_several_resolutions_share_a_folder_with_their_own_batch_sizes(tmp_path: Path) -> None:
@@ -238,7 +238,7 @@ def of_role(tmp_path: Path, text: str, role: PartnerRole) -> list[SubsetPlan]:
     """Return the subsets that a script for which `conditioning_data_dir` has this role would read."""
     file = tmp_path / "data.toml"
     file.write_text(text, encoding="utf-8")
-    sections = [DatasetConfig(dataset_config=file), LossConfig(masked_loss=True)]
+    sections = run(DatasetConfig(dataset_config=file), LossConfig(masked_loss=True))
     (found,) = blueprint.plans(Run("train_x", "sd", sections, conditioning_role=role))
     return list(found.subsets)
 

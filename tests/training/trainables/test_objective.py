@@ -27,7 +27,7 @@ RAW = FlowNoising(sampling="uniform", interpretation="raw")
 
 
 def run_of(*sections: Any) -> Run:
-    return Run("some_script", "some_family", sections)
+    return Run("some_script", "some_family", [FlowConfig(), LossConfig(), NoiseConfig(), *sections])
 
 
 def rng(seed: int = 0) -> torch.Generator:

@@ -41,7 +41,7 @@ _T5_LENGTHS = {"dev": 512, "schnell": 256}
 
 def create(run: Run) -> FluxFamily:
     """Return the family that the run's options describe."""
-    model, values = run[ModelConfig], run.values()
+    model, values = run.get(ModelConfig, ModelConfig()), run.values()
     files = {part: run.file(part, spec.option) for part, spec in PARTS.items()}
     return FluxFamily(
         files[DENOISER].path,

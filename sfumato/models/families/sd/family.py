@@ -45,7 +45,7 @@ _TOKENIZER_2 = clip.TokenizerSource("tokenizer", ("stabilityai/stable-diffusion-
 
 def create(run: Run) -> SdFamily:
     """Return the family that the run's options describe."""
-    model, captions = run[ModelConfig], run[CaptionConfig]
+    model, captions = run.get(ModelConfig, ModelConfig()), run.get(CaptionConfig, CaptionConfig())
     tokenizers = Path(model.tokenizer_cache_dir) if model.tokenizer_cache_dir else None
     path = located(model.pretrained_model_name_or_path)
     return SdFamily(

@@ -39,7 +39,7 @@ _PENULTIMATE = 2
 
 def create(run: Run) -> SdxlFamily:
     """Return the family that the run's options describe."""
-    model, captions = run[ModelConfig], run[CaptionConfig]
+    model, captions = run.get(ModelConfig, ModelConfig()), run.get(CaptionConfig, CaptionConfig())
     tokenizers = Path(model.tokenizer_cache_dir) if model.tokenizer_cache_dir else None
     path = located(model.pretrained_model_name_or_path)
     return SdxlFamily(
