@@ -32,8 +32,11 @@ from PIL import Image
 
 from sfumato.caching.latents import fill_latents
 from sfumato.caching.texts import fill_texts
+from sfumato.config.run.data.captions import CaptionConfig
 from sfumato.config.run.data.dataset import DatasetConfig
+from sfumato.config.run.data.images import ImageConfig
 from sfumato.config.run.run import Run
+from sfumato.config.run.training.loss import LossConfig
 from sfumato.data.batches import dataset
 from sfumato.data.batches.dataset import TrainingSet
 from sfumato.data.config import blueprint
@@ -96,7 +99,8 @@ def make(root: Path, num_images: int) -> None:
 def read(root: Path) -> TrainingSet:
     """Read the data set and plan its first epoch, as a run does."""
     config = DatasetConfig(dataset_config=root / "data.toml")
-    plans = blueprint.plans(Run("flux_train_network", "flux", [config]))
+    run = Run("flux_train_network", "flux", [config, CaptionConfig(), ImageConfig(), LossConfig()])
+    plans = blueprint.plans(run)
     training_set = dataset.read(plans, seed=1)
     assert len(training_set.batches(1)) == training_set.num_batches
     return training_set

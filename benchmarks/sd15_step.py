@@ -32,6 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 from torch import Tensor, nn
 
+from sfumato.cli.scripts import script_named
 from sfumato.config.run.distributed import DistributedConfig
 from sfumato.config.run.model.network import NetworkConfig
 from sfumato.config.run.model.precision import PrecisionConfig
@@ -141,7 +142,8 @@ class RandomFamily(SdFamily):
 def ours(weights: Mapping[str, Tensor], policy: Precision, is_quick: bool) -> Callable[[], None]:
     """Return one turn of the training loop, as a run of the program takes it."""
     network = NetworkConfig(network_module="networks.lora", network_dim=RANK, network_train_unet_only=True)
-    run = Run("train_network", "sd", (network,), "adapter")
+    defaults = [section() for section in script_named("train_network").sections]
+    run = Run("train_network", "sd", [*defaults, network], "adapter")
     family = RandomFamily(weights, is_quick)
     processes = distributed.start(DistributedConfig())
     trainable = method_for(run, family).build(Parts(family, processes.device), policy, ())

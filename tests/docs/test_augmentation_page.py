@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sfumato.config.run.data.captions import CaptionConfig
 from sfumato.config.run.data.dataset import DatasetConfig
+from sfumato.config.run.data.images import ImageConfig
 from sfumato.config.run.run import Run
 from sfumato.config.run.training.loss import LossConfig
 from sfumato.data.batches import dataset
@@ -41,7 +43,8 @@ def test_an_example_is_read_and_its_batches_load(number: int, workplace: Path) -
     general = '[general]\ncaption_extension = ".txt"\n'
     (workplace / "data.toml").write_text(general + EXAMPLES[number].replace("512", "256"), "utf-8")
     sections = [DatasetConfig(dataset_config=workplace / "data.toml"), LossConfig(masked_loss=number == 1)]
-    made = dataset.read(blueprint.plans(Run("train_network", "sd", sections)), seed=1, strict=True)
+    run = Run("train_network", "sd", [CaptionConfig(), ImageConfig(), *sections])
+    made = dataset.read(blueprint.plans(run), seed=1, strict=True)
     batches = [made[p] for epoch in range(1, 5) for p in made.batches(epoch)]
     assert all(batch.pixels is not None for batch in batches)
     assert any(batch.masks is not None for batch in batches) == (number > 0)

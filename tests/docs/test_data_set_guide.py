@@ -48,7 +48,7 @@ def test_an_example_is_read_and_its_images_are_loaded(example: str, workplace: P
     file = workplace / "example.toml"
     file.write_text(example)
     config = [DatasetConfig(dataset_config=file), CaptionConfig(caption_extension=".txt")]
-    run = Run("script", "family", [*config, LossConfig(masked_loss=True)])
+    run = Run("script", "family", [*config, ImageConfig(), LossConfig(masked_loss=True)])
     training_set = dataset.read(blueprint.plans(run), seed=1)
     assert sum(len(training_set[plan]) for plan in training_set.batches(1)) >= 1
 

@@ -8,8 +8,11 @@ import pytest
 
 from sfumato.cli.options.parse import parse
 from sfumato.cli.scripts import script_for, script_named
+from sfumato.config.run.data.captions import CaptionConfig
 from sfumato.config.run.data.dataset import DatasetConfig
+from sfumato.config.run.data.images import ImageConfig
 from sfumato.config.run.run import Run
+from sfumato.config.run.training.loss import LossConfig
 from sfumato.data.config import blueprint
 
 ROOT = Path(__file__).parents[2]
@@ -91,6 +94,10 @@ def test_python_examples_are_python() -> None:
 
 @pytest.mark.parametrize("example", sorted((ROOT / "examples").glob("*.toml")), ids=lambda path: path.name)
 def test_example_data_set_is_understood(example: Path) -> None:
-    run = Run("flux_train_network", "flux", [DatasetConfig(dataset_config=example)])
+    run = Run(
+        "flux_train_network",
+        "flux",
+        [DatasetConfig(dataset_config=example), CaptionConfig(), ImageConfig(), LossConfig()],
+    )
     (plan,) = blueprint.plans(run)
     assert [subset.is_reg for subset in plan.subsets] == [False, True]

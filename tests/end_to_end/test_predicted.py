@@ -16,6 +16,8 @@ from sfumato.checkpoints.header import read_header
 from sfumato.cli.main import script
 from sfumato.config.run.model.model import ModelConfig
 from sfumato.config.run.run import Run
+from sfumato.config.run.training.loss import LossConfig
+from sfumato.config.run.training.noise import NoiseConfig
 from sfumato.diffusion import schedules
 from sfumato.errors import UserError
 from sfumato.models.components.stable_diffusion.predicted import Told, predicted_by, told_by, told_by_file
@@ -137,7 +139,7 @@ def test_options_that_contradict_the_file_are_an_error_before_weights_are_loaded
 
 
 def test_the_step_of_a_marked_base_compares_with_velocity(marked: Path) -> None:
-    run = Run("s", "sdxl", [config(marked)])
+    run = Run("s", "sdxl", [config(marked), LossConfig(), NoiseConfig()])
     family = family_for(run)
     assert ends_in_pure_noise(family)
     latents = torch.randn(5, 4, 8, 8, generator=torch.Generator().manual_seed(3))

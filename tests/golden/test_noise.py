@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from sfumato.config.run.run import Run
+from sfumato.config.run.training.loss import LossConfig
 from sfumato.config.run.training.noise import NoiseConfig
 from sfumato.diffusion import noise
 from sfumato.models.interface.family import Prediction
@@ -28,7 +29,7 @@ def test_every_recorded_case_is_checked() -> None:
 
 @pytest.mark.parametrize("case", STEPS, ids=[case["id"] for case in STEPS])
 def test_a_step_draws_what_was_recorded(case: dict[str, Any]) -> None:
-    run = Run("some_script", "some_family", [NoiseConfig(**case["settings"])])
+    run = Run("some_script", "some_family", [LossConfig(), NoiseConfig(**case["settings"])])
     noising = objective_for(run, Prediction.EPSILON).noising
     assert isinstance(noising, DdpmNoising)
     name, latents = case["id"], 0.8 * inputs(f"bnoise.{case['id']}", case["shape"]) + 0.3
