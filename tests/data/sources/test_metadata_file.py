@@ -7,9 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from sfumato.config.run.data.captions import CaptionConfig
 from sfumato.config.run.data.dataset import DatasetConfig
 from sfumato.config.run.data.images import ImageConfig
 from sfumato.config.run.run import Run
+from sfumato.config.run.training.loss import LossConfig
 from sfumato.data.batches import dataset, statistics
 from sfumato.data.batches.dataset import TrainingSet
 from sfumato.data.captions.captions import CaptionSettings
@@ -33,7 +35,8 @@ def read(
     file = tmp_path / name
     file.write_text(entries if isinstance(entries, str) else json.dumps(entries), encoding="utf-8")
     where = DatasetConfig(train_data_dir=str(tmp_path / "images"), in_json=str(file))
-    run = Run("script", "family", [where, ImageConfig(**{"resolution": "64", **images})])
+    sections = [where, CaptionConfig(), LossConfig(), ImageConfig(**{"resolution": "64", **images})]
+    run = Run("script", "family", sections)
     return dataset.read(blueprint.plans(run), seed=1, strict=strict)
 
 
@@ -148,7 +151,7 @@ def test_a_broken_file_is_one_clear_line(tmp_path: Path, images: Path, entries: 
 def test_a_missing_file_is_one_clear_line(tmp_path: Path) -> None:
     where = DatasetConfig(in_json=str(tmp_path / "none.json"))
     with pytest.raises(UserError, match=r"metadata_file .*none\.json cannot be read: No such file"):
-        blueprint.plans(Run("script", "family", [where]))
+        blueprint.plans(Run("script", "family", [where, CaptionConfig(), ImageConfig(), LossConfig()]))
 
 
 def test_the_record_of_a_data_set_names_the_file(tmp_path: Path, images: Path) -> None:

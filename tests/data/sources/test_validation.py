@@ -4,9 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from sfumato.config.run.data.captions import CaptionConfig
 from sfumato.config.run.data.dataset import DatasetConfig
 from sfumato.config.run.data.images import ImageConfig
 from sfumato.config.run.run import Run
+from sfumato.config.run.training.loss import LossConfig
 from sfumato.data.batches import dataset
 from sfumato.data.batches.dataset import TrainingSet
 from sfumato.data.captions.captions import CaptionSettings
@@ -72,7 +74,9 @@ def read(tmp_path: Path, keys: str, config: DatasetConfig, seed: int = 5) -> Dat
         validation_split=config.validation_split,
         validation_seed=config.validation_seed,
     )
-    (found,) = blueprint.plans(Run("script", "family", [where, ImageConfig()]), seed=seed)
+    (found,) = blueprint.plans(
+        Run("script", "family", [where, CaptionConfig(), ImageConfig(), LossConfig()]), seed=seed
+    )
     return found
 
 
