@@ -38,9 +38,17 @@ from sfumato.training.run import setup
 _OF_THE_MODEL = ("dtype", "offload", "merge_lora_weights")
 """Options of the command line's images that are about the model."""
 
+_OF_THE_COMMAND = {
+    *("output_config", "debug_dataset"),
+    *("console_log_level", "console_log_file", "console_log_simple"),
+}
+"""Options that make a command do something else, or set up logging."""
 
-def train(family: str, method: str, observers: Sequence[Observer] = (), **options: Any) -> Path:
+
+def train(family: str, method: str, observers: Sequence[Observer] = (), **options: Any) -> Path | None:
     """Train, in any thread, and return the file or folder of the last weights that were saved.
+
+    In a run of several processes the first one saves; the others return None.
 
     Args:
         family: "sd", "sdxl", "flux", or that of an installed package.
@@ -55,9 +63,7 @@ def train(family: str, method: str, observers: Sequence[Observer] = (), **option
     run = _run(script_for("train", family, method), options)
     with _as_before():
         saved = setup.train(run, observers, bar=False)
-    if not saved:
-        raise UserError("the run ended before it saved anything")
-    return saved[-1]
+    return saved[-1] if saved else None
 
 
 def load(
@@ -100,6 +106,8 @@ def load(
 
 def _run(script: Script, options: Mapping[str, Any]) -> Run:
     """Return the run that options ask for, checked like a command line."""
+    if strangers := _OF_THE_COMMAND & options.keys():
+        raise UserError(f"{', '.join(sorted(strangers))}: that is for the command line; leave it out")
     parsed = parse(script, list(_arguments(options)), prog=f"sfumato {script.command}", as_command=True)
     check_conflicts(parsed.run, rules_for(parsed.script))
     check_requirements()
@@ -122,7 +130,7 @@ def _as_before() -> Iterator[None]:
     drawn, numbers = random.getstate(), np.random.get_state()
     dtype, num_threads = torch.get_default_dtype(), torch.get_num_threads()
     try:
-        with torch.random.fork_rng():
+        with torch.random.fork_rng([torch.cuda.current_device()] if torch.cuda.is_available() else []):
             yield
     finally:
         random.setstate(drawn)

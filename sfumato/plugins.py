@@ -9,6 +9,8 @@ A package says so in its `pyproject.toml`:
 from __future__ import annotations
 
 import logging
+import sys
+from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import TypeVar
 
@@ -32,7 +34,7 @@ def names(group: str) -> list[str]:
 
 def package(group: str, name: str) -> str:
     """Return the package in which the module of an offer lies; nothing is imported."""
-    (entry,) = entry_points(group=group, name=name)
+    entry = next(iter(entry_points(group=group, name=name)))
     return entry.module.rpartition(".")[0]
 
 
@@ -46,10 +48,18 @@ def load(group: str, name: str, expected: type[Offer]) -> Offer | None:
     return None if entry is None else _loaded(entry, expected)
 
 
-def load_all(group: str, expected: type[Offer]) -> list[Offer]:
-    """Return all objects of a group; one that `load` would refuse is left out, with a warning."""
+def load_all(group: str, expected: type[Offer]) -> tuple[Offer, ...]:
+    """Return all objects of a group; one that `load` would refuse is left out, with one warning.
+
+    They are looked for again only when there are other folders to find packages in.
+    """
+    return _load_all(group, expected, tuple(sys.path))
+
+
+@cache
+def _load_all(group: str, expected: type[Offer], path: tuple[str, ...]) -> tuple[Offer, ...]:
     found = (_loaded_or_warning(entry, expected) for entry in entry_points(group=group))
-    return [offer for offer in found if offer is not None]
+    return tuple(offer for offer in found if offer is not None)
 
 
 def _loaded_or_warning(entry: EntryPoint, expected: type[Offer]) -> Offer | None:

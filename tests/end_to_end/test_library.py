@@ -106,6 +106,12 @@ def test_options_are_checked_like_a_command_line(options: dict[str, Any], said: 
         sfumato.train("flux", "lora", pretrained_model_name_or_path="a.safetensors", **options)
 
 
+@pytest.mark.parametrize("option", ["debug_dataset", "output_config", "console_log_file"])
+def test_what_is_for_the_command_line_is_refused(option: str) -> None:
+    with pytest.raises(sfumato.UserError, match=f"{option}: that is for the command line; leave it out"):
+        sfumato.train("flux", "lora", **{option: "x"})
+
+
 def test_what_belongs_to_an_image_is_not_the_models() -> None:
     with pytest.raises(sfumato.UserError, match="width: give it with the prompt"):
         sfumato.load("flux", "a.safetensors", width=64)

@@ -220,6 +220,21 @@ def test_a_family_from_another_package_does_all_that_ours_do(
     assert np.abs(images[2] - images[1]).max() <= 1
 
 
+@pytest.mark.usefixtures("toy")
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        (["--min_snr_gamma", "5"], "--min_snr_gamma has no effect here: it weighs the loss of noise"),
+        (["--deepspeed"], "--deepspeed is not supported yet; leave it out"),
+    ],
+)
+def test_its_options_are_checked_like_ours(
+    option: list[str], said: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", "toy", "lora", *option, "--output_dir", str(tmp_path)]) == 2
+    assert said in error_of(capfd.readouterr().err)
+
+
 def test_a_family_that_nobody_brings_is_named_with_those_that_there_are(
     capfd: pytest.CaptureFixture[str],
 ) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-import sys
 from collections.abc import Collection, Iterator
 from functools import cache
 from typing import Any
@@ -74,10 +73,4 @@ def titled(title: str) -> Kind | None:
 def _everyones() -> Iterator[Kind]:
     """Yield our kinds that files are called by, and when these do not do, other packages'."""
     yield from in_files()
-    yield from (kind for kind in _offered(tuple(sys.path)) if not kind.is_variant)
-
-
-@cache
-def _offered(path: tuple[str, ...]) -> tuple[Kind, ...]:
-    """Return other packages' kinds; looked up again when there are other folders to find packages in."""
-    return tuple(plugins.load_all(plugins.ADAPTERS, AdapterKind))
+    yield from (kind for kind in plugins.load_all(plugins.ADAPTERS, AdapterKind) if not kind.is_variant)

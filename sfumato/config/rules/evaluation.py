@@ -79,9 +79,10 @@ def check_supported(rules: Iterable[Rule], asked: Asked, idle: Iterable[str]) ->
     """Raise UserError for an option that asks for what is not built, unless it is idle anyway."""
     for rule, name in asked.of_verdict(rules, "unsupported"):
         if rule.among:
-            raise UserError(f"{asked.shown(name)} is not supported yet")
+            raise UserError(f"{asked.shown(name)} is not supported yet; leave it out")
         if name not in idle:
-            raise UserError(f"--{name} is not supported" + (f": {rule.reason}" if rule.reason else " yet"))
+            why = f": {rule.reason}" if rule.reason else " yet; leave it out"
+            raise UserError(f"--{name} is not supported{why}")
 
 
 def acts_with(rules: Iterable[Rule], name: str) -> list[Company] | None:

@@ -76,6 +76,13 @@ class Run:
             *(self.files, self.conditioning_role),
         )
 
+    def of_family(self, family: str) -> "Run":
+        """Return a copy that is about another family."""
+        return Run(
+            *(self.script, family, self, self.method, self.from_file),
+            *(self.files, self.conditioning_role),
+        )
+
     def file(self, part: str, usual: str) -> NamedFile:
         """Return the file that is given for a part of the model; `usual` is the option in most scripts."""
         option = self.files.get(part, usual)

@@ -27,7 +27,7 @@ class Script:
         is_drop_in: whether sd-scripts has a script of that name.
         absent: options of these sections that the script does not have; their defaults hold.
         overrides: defaults that differ from the sections'.
-        command_overrides: defaults that only the sub-command has.
+        command_overrides: defaults that only the sub-command has; it is strict where it trains.
         choices: allowed values that differ from the sections'.
         unsupported: options that are known but not built; they stop a run unless left at their defaults.
         unsupported_values: the same for single values of an option that is built otherwise.
@@ -58,8 +58,8 @@ class Script:
 
     def options(self, *, as_command: bool = False) -> dict[str, Option]:
         """Return the script's options by name, with the defaults of the sub-command where it is one."""
-        overrides = {**self.overrides, **self.command_overrides} if as_command else self.overrides
-        options = options_of(self.sections, overrides)
+        own = {"strict": bool(self.trainable), **self.command_overrides} if as_command else {}
+        options = options_of(self.sections, {**self.overrides, **own})
         options |= {name: replace(options[name], choices=allowed) for name, allowed in self.choices.items()}
         absent = self.absent if self.conditioning_role == "control" else self.absent | {"control_dir"}
         return {name: option for name, option in options.items() if name not in absent}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -158,68 +158,66 @@ def _table(value: Any) -> dict[str, Any]:
     return value
 
 
-def _keys() -> dict[str, Key]:
-    per_dataset, everywhere, subset = (GENERAL, DATASET), (GENERAL, DATASET, SUBSET), (SUBSET,)
-
-    def count(tables: tuple[str, ...], minimum: int) -> Key:
-        return Key(_integer, "a whole number", tables, minimum)
-
-    def switch(tables: tuple[str, ...]) -> Key:
-        return Key(_switch, "true or false", tables)
-
-    def text(tables: tuple[str, ...]) -> Key:
-        return Key(_text, "a text in quotes", tables)
-
-    def path(*kinds: Kind) -> Key:
-        return Key(_path, "a path in quotes", subset, kinds=kinds or ALL)
-
-    in_folders: tuple[Kind, ...] = ("folder", "mask", "control")
-    share = Key(_number, "a number from 0 to 1", everywhere, 0, 1)
-    return {
-        "batch_size": count(per_dataset, 1),
-        "resolution": Key(_resolution, "a size in pixels, as 1024 or [width, height]", per_dataset),
-        "enable_bucket": switch(per_dataset),
-        "min_bucket_reso": count(per_dataset, 1),
-        "max_bucket_reso": count(per_dataset, 1),
-        "bucket_reso_steps": count(per_dataset, 1),
-        "bucket_no_upscale": switch(per_dataset),
-        "network_multiplier": Key(_number, "a number", per_dataset),
-        "validation_seed": Key(_integer, "a whole number", per_dataset),
-        "validation_split": Key(_number, "a number from 0 to 1", per_dataset, 0, 1),
-        "num_repeats": Key(_integer, "a whole number", everywhere),
-        "shuffle_caption": switch(everywhere),
-        "caption_separator": text(everywhere),
-        "keep_tokens": count(everywhere, 0),
-        "keep_tokens_separator": text(everywhere),
-        "secondary_separator": text(everywhere),
-        "enable_wildcard": switch(everywhere),
-        "caption_prefix": text(everywhere),
-        "caption_suffix": text(everywhere),
-        "token_warmup_min": count(everywhere, 0),
-        "token_warmup_step": Key(_number, "a number", everywhere, 0),
-        "caption_dropout_rate": share,
-        "caption_dropout_every_n_epochs": count(everywhere, 0),
-        "caption_tag_dropout_rate": share,
-        "color_aug": switch(everywhere),
-        "flip_aug": switch(everywhere),
-        "random_crop": switch(everywhere),
-        "face_crop_aug_range": Key(
-            _range, "two numbers above 0, the smaller first, as [2.0, 4.0]", everywhere
-        ),
-        "resize_interpolation": Key(_one_of(FILTERS), f"one of {', '.join(FILTERS)}", everywhere),
-        "caption_extension": replace(text(everywhere), kinds=in_folders),
-        "class_tokens": replace(text(everywhere), kinds=in_folders),
-        "cache_info": replace(switch(everywhere), kinds=in_folders),
-        "custom_attributes": Key(_table, "a table", everywhere),
-        "image_dir": path(),
-        "is_reg": replace(switch(subset), kinds=("folder",)),
-        "alpha_mask": replace(switch(subset), kinds=("folder", "metadata", "control")),
-        "metadata_file": path("metadata"),
-        "mask_dir": path("mask"),
-        "control_dir": path("mask", "control"),
-        "conditioning_data_dir": path("mask", "control"),
-    }
+def _count(tables: tuple[str, ...], minimum: int) -> Key:
+    return Key(_integer, "a whole number", tables, minimum)
 
 
-KEYS = _keys()
+def _flag(tables: tuple[str, ...], kinds: tuple[Kind, ...] = ALL) -> Key:
+    return Key(_switch, "true or false", tables, kinds=kinds)
+
+
+def _words(kinds: tuple[Kind, ...] = ALL) -> Key:
+    return Key(_text, "a text in quotes", _EVERYWHERE, kinds=kinds)
+
+
+def _place(*kinds: Kind) -> Key:
+    return Key(_path, "a path in quotes", _PER_SUBSET, kinds=kinds or ALL)
+
+
+_PER_DATASET, _EVERYWHERE, _PER_SUBSET = (GENERAL, DATASET), (GENERAL, DATASET, SUBSET), (SUBSET,)
+_IN_FOLDERS: tuple[Kind, ...] = ("folder", "mask", "control")
+_SHARE = Key(_number, "a number from 0 to 1", _EVERYWHERE, 0, 1)
+
+KEYS = {
+    "batch_size": _count(_PER_DATASET, 1),
+    "resolution": Key(_resolution, "a size in pixels, as 1024 or [width, height]", _PER_DATASET),
+    "enable_bucket": _flag(_PER_DATASET),
+    "min_bucket_reso": _count(_PER_DATASET, 1),
+    "max_bucket_reso": _count(_PER_DATASET, 1),
+    "bucket_reso_steps": _count(_PER_DATASET, 1),
+    "bucket_no_upscale": _flag(_PER_DATASET),
+    "network_multiplier": Key(_number, "a number", _PER_DATASET),
+    "validation_seed": Key(_integer, "a whole number", _PER_DATASET),
+    "validation_split": Key(_number, "a number from 0 to 1", _PER_DATASET, 0, 1),
+    "num_repeats": Key(_integer, "a whole number", _EVERYWHERE),
+    "shuffle_caption": _flag(_EVERYWHERE),
+    "caption_separator": _words(),
+    "keep_tokens": _count(_EVERYWHERE, 0),
+    "keep_tokens_separator": _words(),
+    "secondary_separator": _words(),
+    "enable_wildcard": _flag(_EVERYWHERE),
+    "caption_prefix": _words(),
+    "caption_suffix": _words(),
+    "token_warmup_min": _count(_EVERYWHERE, 0),
+    "token_warmup_step": Key(_number, "a number", _EVERYWHERE, 0),
+    "caption_dropout_rate": _SHARE,
+    "caption_dropout_every_n_epochs": _count(_EVERYWHERE, 0),
+    "caption_tag_dropout_rate": _SHARE,
+    "color_aug": _flag(_EVERYWHERE),
+    "flip_aug": _flag(_EVERYWHERE),
+    "random_crop": _flag(_EVERYWHERE),
+    "face_crop_aug_range": Key(_range, "two numbers above 0, the smaller first, as [2.0, 4.0]", _EVERYWHERE),
+    "resize_interpolation": Key(_one_of(FILTERS), f"one of {', '.join(FILTERS)}", _EVERYWHERE),
+    "caption_extension": _words(_IN_FOLDERS),
+    "class_tokens": _words(_IN_FOLDERS),
+    "cache_info": _flag(_EVERYWHERE, _IN_FOLDERS),
+    "custom_attributes": Key(_table, "a table", _EVERYWHERE),
+    "image_dir": _place(),
+    "is_reg": _flag(_PER_SUBSET, ("folder",)),
+    "alpha_mask": _flag(_PER_SUBSET, ("folder", "metadata", "control")),
+    "metadata_file": _place("metadata"),
+    "mask_dir": _place("mask"),
+    "control_dir": _place("mask", "control"),
+    "conditioning_data_dir": _place("mask", "control"),
+}
 """Every key but `datasets` and `subsets`, which hold tables."""

@@ -49,9 +49,6 @@ _PARTS = (
 )
 """What the tensors of whole checkpoints lie below."""
 
-ADAPTERS = frozenset({"lora", "oft", "loha", "lokr"})
-"""Names of the kinds that are adapters."""
-
 
 def recognise(shapes: Mapping[str, tuple[int, ...]]) -> FileKind | None:
     """Return the kind of a file with these tensors (shape by name), or None if it is none that is known.

@@ -51,7 +51,7 @@ def everyone() -> Iterator[FamilyFacts]:
     yield from guest_facts()
 
 
-def guest_facts() -> list[FamilyFacts]:
+def guest_facts() -> tuple[FamilyFacts, ...]:
     """Return the facts of families of other packages; one that cannot be imported is a warning."""
     return plugins.load_all(plugins.FAMILIES, FamilyFacts)
 

@@ -9,13 +9,17 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from types import ModuleType
 
-from sfumato.models.interface.catalogue import module_of, names
+from sfumato.models.interface.catalogue import guest_facts, module_of, our_facts
+from sfumato.models.interface.facts import FamilyFacts
 from sfumato.models.interface.other_names import Exchanged
 
 
 def exchanged(layers: Collection[str]) -> list[Exchanged]:
     """Return the layers that a file with these tensors may speak of, in either naming; empty if unknown."""
-    return [entry for module in _modules("exchange") for entry in module.exchanged(layers)]
+    for modules in _modules("exchange"):
+        if found := [entry for module in modules for entry in module.exchanged(layers)]:
+            return found
+    return []
 
 
 def own_names(layers: Collection[str]) -> dict[str, str]:
@@ -23,10 +27,18 @@ def own_names(layers: Collection[str]) -> dict[str, str]:
 
     Both are without the adapter kind's prefix. A family with such files has a module `lora_names`.
     """
-    return {name: own for module in _modules("lora_names") for name, own in module.own_names(layers).items()}
+    for modules in _modules("lora_names"):
+        if found := {name: own for module in modules for name, own in module.own_names(layers).items()}:
+            return found
+    return {}
 
 
-def _modules(name: str) -> Iterator[ModuleType]:
-    """Yield the modules of that name beside the families that have one."""
-    found = (module_of(family, name) for family in names())
-    return (module for module in found if module is not None)
+def _modules(name: str) -> Iterator[list[ModuleType]]:
+    """Yield the modules of that name beside our families, and if these do not do, beside others'."""
+    yield _beside(our_facts(), name)
+    yield _beside(guest_facts(), name)
+
+
+def _beside(families: Collection[FamilyFacts], name: str) -> list[ModuleType]:
+    found = (module_of(facts.name, name) for facts in families)
+    return [module for module in found if module is not None]

@@ -31,7 +31,7 @@ def inspect(run: Run) -> DataReport:
     """
     if ReportConfig in run:
         config = run[ReportConfig]
-        run = Run(run.script, config.family or "", run).with_sections(_named(run))
+        run = run.of_family(config.family or "").with_sections(_named(run))
     else:
         config = ReportConfig(html=Path(run[SavingConfig].output_dir or ".") / PAGE)
         run = run.with_sections(config)

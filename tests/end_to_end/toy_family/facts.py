@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from sfumato.config.rules.effects import ALWAYS_OURS, NOT_BUILT_FOR_TRAINING, NOT_WITH_FLOW
 from sfumato.config.run.generation import GenerationConfig
 from sfumato.config.run.model.flow import FlowConfig
 from sfumato.config.run.model.model import ModelConfig
@@ -39,6 +40,8 @@ FACTS = FamilyFacts(
             method="lora",
             trainable="adapter",
             sections=(*DATA, *TRAINING, FlowConfig, NetworkConfig, *OUTPUT),
+            unsupported=NOT_BUILT_FOR_TRAINING,
+            without_effect={**NOT_WITH_FLOW, **ALWAYS_OURS},
         ),
         Script(
             name="toy_generate",

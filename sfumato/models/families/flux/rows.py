@@ -42,7 +42,7 @@ ROWS: tuple[Script, ...] = (
         method="lora",
         trainable="adapter",
         sections=(*DATA, *TRAINING, FlowConfig, NetworkConfig, FluxOptions, *OUTPUT),
-        command_overrides={"network_module": "networks.lora_flux", "strict": True},
+        command_overrides={"network_module": "networks.lora_flux"},
         unsupported=_UNSUPPORTED,
         without_effect={**_WITHOUT_EFFECT, "no_half_vae": "this autoencoder does not overflow"},
     ),
@@ -61,7 +61,6 @@ ROWS: tuple[Script, ...] = (
         ),
         overrides={"save_model_as": None},
         choices={"save_model_as": (None, "ckpt", "safetensors", *FOLDER_FORMATS)},
-        command_overrides={"strict": True},
         unsupported=_UNSUPPORTED,
         without_effect={
             **_WITHOUT_EFFECT,

@@ -24,7 +24,7 @@ ROWS: tuple[Script, ...] = (
             "cache_text_encoder_outputs cache_text_encoder_outputs_to_disk text_encoder_batch_size "
             "disable_mmap_load_safetensors blocks_to_swap split_mode"
         ),
-        command_overrides={"network_module": "networks.lora", "strict": True},
+        command_overrides={"network_module": "networks.lora"},
         unsupported=NOT_BUILT_FOR_TRAINING,
         without_effect=ALWAYS_OURS,
     ),

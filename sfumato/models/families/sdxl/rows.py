@@ -23,7 +23,7 @@ ROWS: tuple[Script, ...] = (
         trainable="adapter",
         sections=(*DATA, *TRAINING, NetworkConfig, *OUTPUT),
         absent=names("text_encoder_batch_size blocks_to_swap split_mode"),
-        command_overrides={"network_module": "networks.lora", "strict": True},
+        command_overrides={"network_module": "networks.lora"},
         unsupported=NOT_BUILT_FOR_TRAINING,
         without_effect={
             **ALWAYS_OURS,
