@@ -18,6 +18,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
@@ -115,7 +116,7 @@ def usual_extras(platform: str = sys.platform) -> list[str]:
 def options_in(words: Sequence[str]) -> dict[str, str]:
     """Return the options of a command line that may need a package, with their values; the last one wins."""
     given = {}
-    for word, following in zip(words, [*words[1:], ""], strict=True):
+    for word, following in zip_longest(words, words[1:], fillvalue=""):
         start, equals, value = word.partition("=")
         if not start.startswith("--") or start == "--":
             continue

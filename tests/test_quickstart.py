@@ -286,3 +286,9 @@ def test_tests_may_keep_bytecode(monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(SystemExit):
             quickstart.run(quickstart.command_line(Path("python"), command))
     assert started == ["1", None]
+
+
+@pytest.mark.parametrize(("command", "needed"), [("demo", {}), ("test", {"dev": "the tests"}), ("train", {})])
+def test_a_command_without_words_behind_it_needs_what_it_needs(command: str, needed: dict[str, str]) -> None:
+    assert quickstart.needs_of([command], ROOT) == needed
+    assert f"python quickstart.py {command}" in (ROOT / "README.md").read_text("utf-8") or command == "train"
