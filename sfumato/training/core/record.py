@@ -52,7 +52,9 @@ class ProcessRecord:
         if self.host != platform.node():
             return False
         try:
-            return abs(psutil.Process(self.number).create_time() - self.created_s) > 2
+            process = psutil.Process(self.number)
+            is_other = abs(process.create_time() - self.created_s) > 2
+            return is_other or process.status() == psutil.STATUS_ZOMBIE  # killed, and nobody took notice
         except psutil.Error:
             return True
 
