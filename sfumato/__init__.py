@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sfumato.adapters.layers.file_form import FileForm
     from sfumato.adapters.layers.kind import AdapterKind
+    from sfumato.adapters.layers.layer import AdapterLayer
     from sfumato.adapters.network.loading import network_from_file
     from sfumato.adapters.network.network import AdapterNetwork
     from sfumato.checkpoints.tensors import open_tensors, write_tensors
     from sfumato.config.run.run import Run
     from sfumato.errors import UserError
-    from sfumato.library import load, train
+    from sfumato.library import load, read_dataset, train
+    from sfumato.models.interface.facts import FamilyFacts
     from sfumato.models.interface.family import Family
     from sfumato.models.interface.parts import Parts
     from sfumato.models.registry.families import family_for
@@ -29,8 +31,10 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AdapterKind",
+    "AdapterLayer",
     "AdapterNetwork",
     "Family",
+    "FamilyFacts",
     "FileForm",
     "Generator",
     "Observer",
@@ -43,14 +47,17 @@ __all__ = [
     "load",
     "network_from_file",
     "open_tensors",
+    "read_dataset",
     "train",
     "write_tensors",
 ]
 
 _HOMES = {
     "AdapterKind": "sfumato.adapters.layers.kind",
+    "AdapterLayer": "sfumato.adapters.layers.layer",
     "AdapterNetwork": "sfumato.adapters.network.network",
     "Family": "sfumato.models.interface.family",
+    "FamilyFacts": "sfumato.models.interface.facts",
     "FileForm": "sfumato.adapters.layers.file_form",
     "Generator": "sfumato.sampling.generator",
     "Observer": "sfumato.training.core.observer",
@@ -63,6 +70,7 @@ _HOMES = {
     "load": "sfumato.library",
     "network_from_file": "sfumato.adapters.network.loading",
     "open_tensors": "sfumato.checkpoints.tensors",
+    "read_dataset": "sfumato.library",
     "train": "sfumato.library",
     "write_tensors": "sfumato.checkpoints.tensors",
 }

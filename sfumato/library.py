@@ -18,13 +18,19 @@ import torch
 
 from sfumato.cli.options.parse import parse
 from sfumato.cli.requirements import check_requirements
-from sfumato.cli.scripts import script_for
+from sfumato.cli.scripts import script_for, script_named
 from sfumato.cli.start import completed
 from sfumato.config.rules.evaluation import check_conflicts
 from sfumato.config.rules.tables import rules_for
 from sfumato.config.run.generation import GenerationConfig
 from sfumato.config.run.run import Run
 from sfumato.config.scripts.script import Script
+from sfumato.config.tools.report import ReportConfig
+from sfumato.data.batches import dataset
+from sfumato.data.batches.collate import Batch
+from sfumato.data.batches.dataset import TrainingSet
+from sfumato.data.batches.loader import Loader
+from sfumato.data.config import blueprint
 from sfumato.errors import UserError
 from sfumato.models.interface.family import DENOISER
 from sfumato.models.registry.families import family_for
@@ -102,6 +108,33 @@ def load(
         offload=settings.offload,
         is_merged=settings.merge_lora_weights,
     )
+
+
+def read_dataset(
+    *, seed: int = 0, size_multiple: int = 8, epochs: int = 1, num_workers: int = 0, **options: Any
+) -> Iterator[Batch]:
+    """Read a data set and yield its batches, as a training of that seed takes them without caches.
+
+    Args:
+        size_multiple: in pixels, of which image sides are multiples: 8 for Stable Diffusion, 16 for FLUX.1.
+        epochs: how often all is shown, each time in another order.
+        num_workers: processes that load; 0 loads in this one.
+        options: about data, as `sfumato train` has them: `train_data_dir`, `dataset_config`, `resolution` ...
+
+    Raises:
+        UserError: there is no data, or its description is wrong.
+    """
+    script = script_named("inspect")
+    if strangers := {field.name for field in fields(ReportConfig)} & options.keys():
+        raise UserError(f"{', '.join(sorted(strangers))}: that is about a report; leave it out")
+    run = _run(script, options)
+    images = dataset.read(blueprint.plans(run, size_multiple=size_multiple, seed=seed), seed)
+    return _batches(images, Loader(images, num_workers=num_workers), epochs)
+
+
+def _batches(images: TrainingSet, loader: Loader, epochs: int) -> Iterator[Batch]:
+    for epoch in range(1, epochs + 1):
+        yield from loader(images.batches(epoch))
 
 
 def _run(script: Script, options: Mapping[str, Any]) -> Run:

@@ -7,6 +7,7 @@ import random
 import re
 import signal
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,7 @@ def test_page_does_what_it_says_and_a_run_in_a_thread_can_be_stopped(
     assert names["path"] == Path("outputs/cat.safetensors")
     assert [image.size for image in names["images"]] == [(64, 64)] * 2
     assert (tmp_path / "dog.png").exists()
+    assert names["batch"].pixels.shape == (1, 3, 64, 64)
 
     stop = names["StopAfter"](3)
     with ThreadPoolExecutor(1) as thread:
@@ -104,6 +106,20 @@ def test_a_run_leaves_the_process_as_it_was_and_gives_the_same_again(model: dict
 def test_options_are_checked_like_a_command_line(options: dict[str, Any], said: str) -> None:
     with pytest.raises(sfumato.UserError, match=re.escape(said)):
         sfumato.train("flux", "lora", pretrained_model_name_or_path="a.safetensors", **options)
+
+
+def test_batches_are_those_of_a_training(tmp_path: Path) -> None:
+    tiny.pictures(tmp_path / "2_dog", 3)
+    read = partial(sfumato.read_dataset, train_data_dir=tmp_path, caption_extension=".txt", resolution=64)
+    shown = [batch.paths for batch in read(epochs=2, seed=4, train_batch_size=2)]
+    assert len(shown) == 6
+    assert sorted(path for paths in shown[:3] for path in paths) == sorted(
+        2 * list(map(str, (tmp_path / "2_dog").glob("*.png")))
+    )
+    assert shown[:3] != shown[3:]
+    assert shown == [batch.paths for batch in read(epochs=2, seed=4, train_batch_size=2)]
+    with pytest.raises(sfumato.UserError, match="html: that is about a report"):
+        read(html="page.html")
 
 
 @pytest.mark.parametrize("option", ["debug_dataset", "output_config", "console_log_file"])

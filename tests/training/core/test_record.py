@@ -5,10 +5,12 @@ import sys
 from dataclasses import replace
 
 import psutil
+import pytest
 
 from sfumato.training.core.record import ProcessRecord, this_process
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="a process of Windows is gone at once")
 def test_a_process_is_gone_when_it_was_killed_even_if_nobody_has_taken_notice() -> None:
     assert not this_process().is_gone
     process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
