@@ -8,8 +8,11 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 
+from sfumato.config.run.data.captions import CaptionConfig
 from sfumato.config.run.data.dataset import DatasetConfig
+from sfumato.config.run.data.images import ImageConfig
 from sfumato.config.run.run import Run
+from sfumato.config.run.training.loss import LossConfig
 from sfumato.data.config import blueprint
 from sfumato.demo import base, data_sets
 from sfumato.demo.data_sets import PLAIN, REMINDED
@@ -70,7 +73,13 @@ def test_contact_sheet_shows_every_image_enlarged() -> None:
 def test_data_sets_balance_subject_and_regularisation(tmp_path: Path) -> None:
     files = data_sets.write(tmp_path / 'a folder with a "name"', [plain((9, 9, 9))] * len(KNOWN))
     plans = {
-        name: blueprint.plans(Run("flux_train_network", "flux", [DatasetConfig(dataset_config=file)]))
+        name: blueprint.plans(
+            Run(
+                "s",
+                "flux",
+                [DatasetConfig(dataset_config=file), CaptionConfig(), ImageConfig(), LossConfig()],
+            )
+        )
         for name, file in files.items()
     }
     (alone,), (reminded,) = plans[PLAIN], plans[REMINDED]
