@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from sfumato.config.run.output.preview import PreviewConfig
-from sfumato.config.run.run import Run
 from sfumato.config.run.training.noise import NoiseConfig
 from sfumato.models.interface.family import Prediction
 from sfumato.training.observers import preview
@@ -17,13 +16,13 @@ from sfumato.training.observers.preview import Previews
 from tests.sampling.fake import FakeFamily
 
 
-def planned(folder: Path, text: str, *sections: Any, sampler: Any = "ddim") -> Previews:
+def planned(folder: Path, text: str, *, zero_terminal: bool = False, sampler: Any = "ddim") -> Previews:
     family: Any = FakeFamily()
     family.prediction = Prediction.VELOCITY
     path = folder / "prompts.txt"
     path.write_text(text, encoding="utf-8")
     config = PreviewConfig(sample_prompts=str(path), sample_at_first=True, sample_sampler=sampler)
-    made = preview.plan(Run("train", "fake", [config, NoiseConfig(), *sections]), family)
+    made = preview.plan(config, NoiseConfig(zero_terminal_snr=zero_terminal), family)
     assert made is not None
     return made
 
@@ -55,4 +54,4 @@ def test_names_of_samplers_mean_what_they_say(
 
 def test_previews_follow_the_schedule_that_is_trained_with(tmp_path: Path) -> None:
     assert not planned(tmp_path, "a").zero_terminal
-    assert planned(tmp_path, "a", NoiseConfig(zero_terminal_snr=True)).zero_terminal
+    assert planned(tmp_path, "a", zero_terminal=True).zero_terminal

@@ -15,8 +15,6 @@ from torch import nn
 
 from sfumato.adapters.sd_scripts import argument_values
 from sfumato.config.run.model.memory import MemoryConfig
-from sfumato.config.run.model.network import NetworkConfig
-from sfumato.config.run.run import Run
 from sfumato.errors import UserError
 from sfumato.models.interface.family import DENOISER, Family
 from sfumato.nn import checkpointing, compilation, offload
@@ -73,13 +71,14 @@ def prepare_blocks(config: MemoryConfig, blocks: Sequence[nn.Module]) -> None:
         checkpointing.enable(blocks, offload=config.cpu_offload_checkpointing)
 
 
-def plan(run: Run, family: Family, device: torch.device) -> Swap | None:
-    """Return what is swapped in this run, or None.
+def plan(
+    memory: MemoryConfig, family: Family, device: torch.device, network_args: Sequence[str] = ()
+) -> Swap | None:
+    """Return what is swapped in a run with these options, or None.
 
     Raises:
         UserError: the model has fewer blocks, or compiling them is asked for and not possible here.
     """
-    memory = run[MemoryConfig]
     if memory.torch_compile:
         compilation.check(memory.dynamo_backend, device)
     if not (memory.blocks_to_swap or memory.split_mode):
@@ -88,7 +87,8 @@ def plan(run: Run, family: Family, device: torch.device) -> Swap | None:
     blocks = family.blocks(DENOISER, model)
     if memory.blocks_to_swap:
         return Swap(family, _chosen(blocks, memory.blocks_to_swap))
-    return Swap(family, tuple(range(_num_in_front(run, family, model, blocks))))
+    kind = argument_values.split(network_args)["train_blocks"]
+    return Swap(family, tuple(range(_num_in_front(kind, family, model, blocks))))
 
 
 def _chosen(blocks: list[nn.Module], num: int) -> tuple[int, ...]:
@@ -103,9 +103,8 @@ def _chosen(blocks: list[nn.Module], num: int) -> tuple[int, ...]:
     return tuple(offload.choose(sizes, num))
 
 
-def _num_in_front(run: Run, family: Family, model: nn.Module, blocks: list[nn.Module]) -> int:
-    """Return how many blocks run before the first of the kind that is trained."""
-    kind = argument_values.split(run[NetworkConfig].network_args or ())["train_blocks"]
+def _num_in_front(kind: str, family: Family, model: nn.Module, blocks: list[nn.Module]) -> int:
+    """Return how many blocks run before the first of that kind, which is trained."""
     targets = family.adapter_targets(DENOISER, model)
     trained = {target.module for target in targets if target.block and target.block[0] == kind}
     return len(list(takewhile(lambda block: trained.isdisjoint(block.modules()), blocks)))

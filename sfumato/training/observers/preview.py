@@ -19,7 +19,6 @@ from torch import Tensor
 
 from sfumato.adapters.network.network import Network
 from sfumato.config.run.output.preview import PreviewConfig
-from sfumato.config.run.run import Run
 from sfumato.config.run.training.noise import NoiseConfig
 from sfumato.errors import UserError
 from sfumato.models.interface.family import DENOISER, VAE, Family, Prediction
@@ -46,13 +45,12 @@ SIDE = 512
 MINIMUM_SIDE = 64
 
 
-def plan(run: Run, family: Family) -> Previews | None:
-    """Read when previews are made and of what; return None where the run asks for none.
+def plan(config: PreviewConfig, noise: NoiseConfig, family: Family) -> Previews | None:
+    """Read when previews are made and of what; return None where none are asked for.
 
     Raises:
         UserError: the prompt file is missing or broken, or asks for something impossible.
     """
-    config = run[PreviewConfig]
     rhythm = rhythm_for(config)
     if not rhythm.is_any:
         return None
@@ -63,7 +61,7 @@ def plan(run: Run, family: Family) -> Previews | None:
     if not prompts:  # front-ends write such a file where no prompt was typed
         logger.warning("no previews are made: --sample_prompts %s holds no prompt", config.sample_prompts)
         return None
-    return Previews(family, rhythm, prompts, run[NoiseConfig].zero_terminal_snr)
+    return Previews(family, rhythm, prompts, noise.zero_terminal_snr)
 
 
 def file_for(names: Names, mark: str, index: int, seed: int | None) -> Path:

@@ -14,7 +14,10 @@ from sfumato.config.rules.strictness import complain, is_strict
 from sfumato.config.run.data.caching import CachingConfig
 from sfumato.config.run.data.dataset import DatasetConfig
 from sfumato.config.run.distributed import DistributedConfig
+from sfumato.config.run.model.memory import MemoryConfig
+from sfumato.config.run.model.network import NetworkConfig
 from sfumato.config.run.model.precision import PrecisionConfig
+from sfumato.config.run.output.preview import PreviewConfig
 from sfumato.config.run.output.saving import SavingConfig
 from sfumato.config.run.output.tracking import TrackingConfig
 from sfumato.config.run.run import Run
@@ -117,8 +120,9 @@ def prepare(run: Run, processes: Processes) -> TrainingSession:
     family.check((DENOISER, VAE, *family.text_outputs))
     method = method_for(run, family)
     volume = method.check(policy)
-    swap = memory.plan(run, family, processes.device)
-    previews = preview.plan(run, family)
+    arguments = run.get(NetworkConfig, NetworkConfig()).network_args or ()
+    swap = memory.plan(run[MemoryConfig], family, processes.device, arguments)
+    previews = preview.plan(run[PreviewConfig], run[NoiseConfig], family)
     training_set = _training_set(run, family, seed)
     plan = plan_for(run[LengthConfig], training_set.num_batches, processes.world)
     training_set.max_steps = plan.num_steps

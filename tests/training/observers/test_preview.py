@@ -22,7 +22,6 @@ from sfumato.adapters.layers.lora import Dropouts, Lora
 from sfumato.adapters.network.network import AdapterNetwork
 from sfumato.adapters.network.rates import ParameterGroup
 from sfumato.config.run.output.preview import PreviewConfig
-from sfumato.config.run.run import Run
 from sfumato.config.run.training.noise import NoiseConfig
 from sfumato.config.run.training.optimizer import OptimizerConfig
 from sfumato.errors import UserError
@@ -99,7 +98,7 @@ def planned(
     path = folder / "prompts.txt"
     path.write_text("\n".join(line + size for line in text.splitlines()), encoding="utf-8")
     config = PreviewConfig(sample_prompts=str(path), **(options or {"sample_every_n_steps": 1}))
-    made = preview.plan(Run("train", "fake", [config, NoiseConfig()]), family or FakeFamily())  # type: ignore[arg-type]
+    made = preview.plan(config, NoiseConfig(), family or FakeFamily())  # type: ignore[arg-type]
     assert made is not None
     return made
 
@@ -260,7 +259,7 @@ def test_zero_and_less_is_never_and_said(caplog: pytest.LogCaptureFixture) -> No
 
 def test_nothing_is_planned_unless_a_time_and_a_file_are_given(caplog: pytest.LogCaptureFixture) -> None:
     def plan(**options: Any) -> Previews | None:
-        return preview.plan(Run("train", "fake", [PreviewConfig(**options), NoiseConfig()]), FakeFamily())  # type: ignore[arg-type]
+        return preview.plan(PreviewConfig(**options), NoiseConfig(), FakeFamily())  # type: ignore[arg-type]
 
     assert plan() is None
     assert plan(sample_prompts="no such file.txt") is None
@@ -272,7 +271,7 @@ def test_nothing_is_planned_unless_a_time_and_a_file_are_given(caplog: pytest.Lo
 def test_a_file_without_prompts_makes_no_previews(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "a.txt").write_text("")
     config = PreviewConfig(sample_prompts=str(tmp_path / "a.txt"), sample_at_first=True)
-    assert preview.plan(Run("train", "fake", [config, NoiseConfig()]), FakeFamily()) is None  # type: ignore[arg-type]
+    assert preview.plan(config, NoiseConfig(), FakeFamily()) is None  # type: ignore[arg-type]
     assert "a.txt holds no prompt" in caplog.text
 
 
@@ -292,7 +291,7 @@ def test_a_wrong_prompt_file_stops_the_run_before_anything_loads(
         (tmp_path / name).write_text(text)
     config = PreviewConfig(sample_prompts=str(tmp_path / name), sample_at_first=True)
     with pytest.raises(UserError, match=message):
-        preview.plan(Run("train", "fake", [config, NoiseConfig()]), FakeFamily())  # type: ignore[arg-type]
+        preview.plan(config, NoiseConfig(), FakeFamily())  # type: ignore[arg-type]
 
 
 def test_what_a_prompt_leaves_open_is_as_in_sd_scripts(tmp_path: Path) -> None:
