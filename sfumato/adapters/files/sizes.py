@@ -10,6 +10,7 @@ from pathlib import Path
 from torch import Tensor
 
 from sfumato.adapters.files import other_programs
+from sfumato.adapters.files.programs import told as told_programs
 from sfumato.adapters.layers import kinds
 from sfumato.checkpoints.header import read_header
 from sfumato.checkpoints.pickles import SUFFIXES as PICKLE_SUFFIXES
@@ -103,4 +104,4 @@ def describe_file(path: Path) -> str | None:
     if path.suffix.lower() in PICKLE_SUFFIXES or not path.is_file():
         return None
     shapes = {name: info.shape for name, info in read_header(path).tensors.items()}
-    return f"{describe(shapes)}; {other_programs.describe(list(shapes))}"
+    return f"{describe(shapes)}; {told_programs.describe(shapes)}"

@@ -39,7 +39,6 @@ class FileForm:
         marks: names of tensors; a layer that has one of them is of this kind, and can be loaded.
         load: makes a layer of what a file holds.
         tensors: a pattern that fits the names of all tensors but alpha.
-        programs: other programs that load them; see `files/other_programs.py`.
         foreign_marks: names up to the dot that tell the kind in files of other programs.
         aliases: our names of tensors by those of other programs.
         together: groups of tensors of which a layer has all or none.
@@ -56,7 +55,6 @@ class FileForm:
     marks: tuple[str, ...]
     load: Loader
     tensors: str = r"(?!)"
-    programs: tuple[str, ...] = ()
     foreign_marks: tuple[str, ...] = ()
     aliases: Mapping[str, str] = field(default_factory=dict)
     together: tuple[tuple[str, ...], ...] = ()

@@ -157,7 +157,6 @@ KIND = AdapterKind(
         marks=("hada_w1_b",),
         load=Loha.from_tensors,
         tensors=r"hada_(w[12]_[ab]|t[12])",
-        programs=("ComfyUI", "sd-scripts"),
         together=(("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"), ("hada_t1", "hada_t2")),
         ranks=("hada_w1_b",),
         is_scaled=True,

@@ -231,7 +231,6 @@ KIND = AdapterKind(
         marks=("lokr_w1", "lokr_w1_a"),
         load=Lokr.from_tensors,
         tensors=r"lokr_(w[12](_[ab])?|t2)",
-        programs=("ComfyUI", "sd-scripts"),
         together=(("lokr_w1_a", "lokr_w1_b"), ("lokr_w2_a", "lokr_w2_b")),
         choices=(("lokr_w1", "lokr_w1_a"), ("lokr_w2", "lokr_w2_a")),
         ranks=("lokr_w1_b", "lokr_w2_b"),

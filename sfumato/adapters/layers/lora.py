@@ -287,7 +287,6 @@ KIND = AdapterKind(
         aliases={theirs: own for pair in _PEFT for theirs, own in zip(pair, (DOWN, UP), strict=True)},
         load=Lora.from_tensors,
         tensors=r"lora_(up|down|mid)\.weight",
-        programs=("ComfyUI", "diffusers", "sd-scripts"),
         halves=HALVES,
         ranks=("lora_down", "lora_A"),
         is_scaled=True,

@@ -261,7 +261,6 @@ KIND = AdapterKind(
         marks=("oft_blocks", "oft_blocks.0"),
         load=Oft.from_tensors,
         tensors=r"oft_blocks(\.\d+)?",
-        programs=("sd-scripts",),
         blocks=("oft_blocks",),
         needs_weight=True,
     ),

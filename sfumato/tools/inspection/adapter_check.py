@@ -15,6 +15,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from sfumato.adapters.files import other_programs
+from sfumato.adapters.files.programs.told import verdicts
+from sfumato.adapters.files.programs.verdict import Verdict
 from sfumato.adapters.files.shapes import told_shape
 from sfumato.adapters.files.sizes import LayerSize, shapes_of, size_of, spread, told
 from sfumato.adapters.layers import kinds
@@ -65,13 +67,30 @@ class Block:
 
 
 @dataclass
+class Loaded:
+    """What one program makes of a file.
+
+    Attributes:
+        tensors: how many take effect.
+        left_out: one that does not.
+        refusal: why the program refuses the file; "" if it does not.
+        remarks: what acts otherwise there than here.
+    """
+
+    tensors: int
+    left_out: str | None
+    refusal: str
+    remarks: tuple[str, ...]
+
+
+@dataclass
 class AdapterReport:
     """What there is to say of a file.
 
     Attributes:
         kind: with its article.
         formats: how many tensors there are of each dtype, the most frequent first.
-        loaded: for each program, how many tensors it loads, and one that it does not.
+        loaded: for each program, what it makes of the file.
         blocks: by their names, in order.
         broken: tensors that hold numbers that are not finite.
     """
@@ -82,7 +101,7 @@ class AdapterReport:
     num_tensors: int
     size_bytes: int
     formats: dict[str, int]
-    loaded: dict[str, tuple[int, str | None]]
+    loaded: dict[str, Loaded]
     metadata: dict[str, str]
     blocks: dict[str, Block]
     broken: list[str]
@@ -134,16 +153,16 @@ def reported(path: Path, reader: TensorReader) -> AdapterReport:
         len(keys),
         path.stat().st_size,
         dict(Counter(name_of(reader.dtype(key)) for key in keys).most_common()),
-        {consumer.name: _loaded(consumer, keys) for consumer in other_programs.CONSUMERS},
+        {name: _loaded(verdict, keys) for name, verdict in verdicts(shapes_in(reader)).items()},
         reader.metadata,
         blocks,
         broken,
     )
 
 
-def _loaded(consumer: other_programs.Consumer, keys: Sequence[str]) -> tuple[int, str | None]:
-    loaded = set(consumer.loaded(keys))
-    return len(loaded), next((key for key in keys if key not in loaded), None)
+def _loaded(verdict: Verdict, keys: Sequence[str]) -> Loaded:
+    left_out = next((key for key in keys if key not in verdict.loaded), None)
+    return Loaded(len(verdict.loaded), left_out, verdict.refusal, verdict.remarks)
 
 
 def _blocks(
@@ -222,9 +241,9 @@ def _by_number(block: str) -> list[tuple[int, str]]:
 def _head(report: AdapterReport) -> Iterator[str]:
     size = f"{report.size_bytes / 1e6:.1f} MB"
     yield f"{report.file}: {report.kind} of {report.num_layers} layers, {size}, {', '.join(report.formats)}"
-    for name, (count, rest) in report.loaded.items():
-        lost = f"; not {rest} ..." if rest else ""
-        yield f"  {name} loads {count} of {report.num_tensors} tensors{lost}"
+    for name, loaded in report.loaded.items():
+        yield f"  {name} {_told_of(loaded, report.num_tensors)}"
+        yield from (f"    {remark}" for remark in loaded.remarks)
     for key, word in _SAID.items():
         if report.metadata.get(key) not in (None, "", "None"):
             yield f"  {word}: {report.metadata[key]}"
@@ -232,6 +251,13 @@ def _head(report: AdapterReport) -> Iterator[str]:
         yield f"  {len(report.metadata)} entries of metadata (sfumato show-metadata shows them)"
     else:
         yield "  no metadata"
+
+
+def _told_of(loaded: Loaded, num_tensors: int) -> str:
+    if loaded.refusal:
+        return f"refuses the file: {loaded.refusal}"
+    lost = f"; not {loaded.left_out} ..." if loaded.left_out else ""
+    return f"loads {loaded.tensors} of {num_tensors} tensors{lost}"
 
 
 def _table(blocks: Mapping[str, Block]) -> Iterator[str]:
