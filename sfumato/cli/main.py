@@ -217,7 +217,7 @@ def _run_script(name: str, argv: Sequence[str]) -> int:
 _TOOLS = (
     "inspect", "cache-latents", "cache-text", "resize-images", "merge-captions", "merge-tags",
     "clean-captions", "prepare-buckets", "convert", "merge-models", "extract-lora", "resize-lora",
-    "merge-svd", "convert-lora", "check-lora", "show-metadata", "extract-dylora",
+    "merge-svd", "check-lora", "show-metadata", "extract-dylora",
 )  # fmt: skip
 """Sub-commands that are one script each."""
 
@@ -231,6 +231,7 @@ _COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "merge": _merge,
     **{name: _tool(name) for name in _TOOLS},
     "interrogate-lora": _tool("interrogate-lora", "sd"),
+    "convert-lora": _tool("convert-lora", "flux"),
     "demo": _demo,
     "options": _options,
     "sd-scripts": _drop_ins,

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from sfumato.adapters.files.adapter_file import read_adapter
 from sfumato.adapters.network.loading import is_known, layers_from
 from sfumato.adapters.network.network import AdapterNetwork
+from sfumato.adapters.network.placement import owners_of, require_placed
 from sfumato.errors import UserError
-from sfumato.log import counted
 from sfumato.models.interface.family import DENOISER, Family
 from sfumato.models.interface.targets import AdapterTarget
 
@@ -23,13 +23,18 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class AdapterFile:
-    """One adapter file and how strongly it acts."""
+    """One adapter file and how strongly it acts.
+
+    Attributes:
+        allow_partial: layers that fit nothing are left out instead of refused.
+    """
 
     path: Path
     strength: float = 1.0
+    allow_partial: bool = False
 
 
-def parse_adapter(text: str) -> AdapterFile:
+def parse_adapter(text: str, *, allow_partial: bool = False) -> AdapterFile:
     """Read `file` or `file;strength`.
 
     Raises:
@@ -37,10 +42,10 @@ def parse_adapter(text: str) -> AdapterFile:
     """
     name, _, strength = text.partition(";")
     try:
-        file = AdapterFile(Path(name), float(strength or 1))
+        file = AdapterFile(Path(name), float(strength or 1), allow_partial)
     except ValueError:
         raise UserError(f"--lora_weights {text}: '{strength}' is no strength; write file;0.8") from None
-    if not file.path.is_file():
+    if not file.path.exists():
         raise UserError(f"--lora_weights {text}: there is no file {name}; check the path")
     return file
 
@@ -67,15 +72,15 @@ class Attachments:
         self._adapters = [_Adapter(file, read_adapter(file.path)) for file in files]
 
     def check(self) -> None:
-        """Raise UserError if a file fits no layer of the model, of which no weight is loaded for it."""
+        """Raise UserError unless the files fit the model, of which no weight is loaded for it."""
         if not self._adapters:
             return
-        names: set[str] = set()
+        targets: list[AdapterTarget] = []
         for part in (*self._family.text_outputs, DENOISER):
             module = self._family.load(part, self._dtype, torch.device("meta"))
-            names |= {target.name for target in self._family.adapter_targets(part, module)}
+            targets += self._family.adapter_targets(part, module)
         for adapter in self._adapters:
-            adapter.check(names)
+            adapter.check(targets)
 
     def __call__(self, part: str, module: nn.Module) -> None:
         """Let the adapters act on a part that has just been loaded."""
@@ -87,9 +92,6 @@ class Attachments:
             else:
                 _attach(network, adapter.strength, next(module.parameters()).device, self._dtype)
                 adapter.networks[part] = network
-        if part == DENOISER:  # it is loaded after the text encoders
-            for adapter in self._adapters:
-                adapter.report()
 
     def set_strengths(self, strengths: Sequence[float] | None) -> None:
         """Set how strongly each adapter acts from now on; None stands for the strengths of the start.
@@ -120,7 +122,6 @@ class _Adapter:
         self.strength = file.strength
         self.networks: dict[str, AdapterNetwork] = {}
         self._layers = layers
-        self._used: set[str] = set()
 
     def network(self, part: str, targets: Iterable[AdapterTarget]) -> AdapterNetwork:
         """Return the adapters of one part, loaded and in eval mode."""
@@ -128,7 +129,6 @@ class _Adapter:
         network = AdapterNetwork(layers_from(self.file.path, known, targets))
         if own := {layer.name: known[layer.name] for layer in network.layers}:
             network.load_layers(self.file.path, own)
-        self._used.update(own)
         logger.info("%s at strength %g on %s: %s", self.file.path, self.strength, part, network.describe())
         return network.eval()
 
@@ -137,19 +137,16 @@ class _Adapter:
         for network in self.networks.values():
             network.set_strength(strength)
 
-    def check(self, names: Collection[str]) -> None:
-        if not any(layer.partition("_")[2] in names for layer in self._layers):
-            found = next(iter(self._layers))
-            raise UserError(
-                f"{self.file.path} fits no layer of this model: it holds {found}; use another file"
-            )
-
-    def report(self) -> None:
-        """Say what of the file had no place in the model."""
-        rest = [name for name in self._layers if name not in self._used]
-        if rest:
-            number = counted(len(rest), "layer fits", "layers fit")
-            logger.warning("%s: %s nothing here (%s ...)", self.file.path, number, rest[0])
+    def check(self, targets: Collection[AdapterTarget]) -> None:
+        """Raise UserError if there is no place for layers of the file."""
+        names = {target.name for target in targets}
+        placed = {
+            name
+            for name, tensors in self._layers.items()
+            if name.partition("_")[2] in names and is_known(tensors)
+        }
+        is_partial = self.file.allow_partial
+        require_placed(self.file.path, self._layers, placed, owners_of(targets), is_partial=is_partial)
 
 
 def _attach(network: AdapterNetwork, strength: float, device: torch.device, dtype: torch.dtype) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from sfumato.checkpoints.name_trial import try_folder
 from sfumato.config.run.generation import GenerationConfig
+from sfumato.config.run.model.partial_use import PartialUseConfig
 from sfumato.config.run.run import Run
 from sfumato.log import progress
 from sfumato.models.interface.family import DENOISER, Family
@@ -49,7 +50,8 @@ class SamplingSession:
     ) -> None:
         settings = run[GenerationConfig]
         device = device or default_device()
-        adapters = [parse_adapter(text) for text in settings.lora_weights]
+        allow_partial = run.get(PartialUseConfig, PartialUseConfig()).allow_partial
+        adapters = [parse_adapter(text, allow_partial=allow_partial) for text in settings.lora_weights]
         _prepare_folder(Path(settings.output_dir))
         self.settings = settings
         self.family = family_for(run)

@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from sfumato.adapters.files import interchange
 from sfumato.adapters.files.adapter_file import read_adapter
+from sfumato.adapters.files.dialects.splitting import in_diffusers_names
 from sfumato.adapters.layers.layer import AdapterLayer
 from sfumato.adapters.layers.loha import Loha
 from sfumato.adapters.layers.lokr import Lokr, shapes_for
@@ -28,6 +28,7 @@ from sfumato.config.run.run import Run
 from sfumato.errors import UserError
 from sfumato.models.interface.family import DENOISER, Family
 from sfumato.models.interface.targets import AdapterTarget
+from sfumato.models.registry.layer_names import names_of
 from tests.adapters import toy
 
 INPUTS = torch.randn(2, 5, toy.WIDTH, generator=torch.Generator().manual_seed(1))
@@ -107,7 +108,7 @@ def plan(path: Path, **options: object) -> NetworkPlan:
 def test_a_file_that_is_off_altogether_is_not_trained(takes_ranks: bool, tmp_path: Path) -> None:
     tensors = load_file(written(tmp_path / "a.safetensors", "lora", torch.tensor(0.0)))
     dark = {k: torch.tensor(0.0) if k.endswith(".alpha") else t for k, t in tensors.items()}
-    save_file(dark, tmp_path / "b.safetensors")
+    save_file({k: t for k, t in dark.items() if "img_in" not in k}, tmp_path / "b.safetensors")
     made = plan(tmp_path / "b.safetensors", dim_from_weights=takes_ranks, network_dim=2)
     with pytest.raises(UserError, match="switches every layer off with an alpha of 0, so that nothing would"):
         made.build(cast(Family, toy.ToyFamily()), toy.models())
@@ -122,23 +123,25 @@ def test_an_alpha_of_0_for_a_new_network_means_the_rank() -> None:
     assert alphas == {3.0}
 
 
-def test_a_layer_is_off_in_the_naming_of_diffusers_and_back() -> None:
+def test_a_layer_is_off_in_the_naming_of_diffusers_and_back(tmp_path: Path) -> None:
     name, base = "lora_unet_single_blocks_0_linear2", "transformer.single_transformer_blocks.0.proj_out"
     draw = torch.Generator().manual_seed(0)
     down, up = torch.randn(2, 20, generator=draw), torch.randn(8, 2, generator=draw)
-    halves = {f"{name}.lora_down.weight": down, f"{name}.lora_up.weight": up}
-    theirs, rest = interchange.to_theirs(halves | {f"{name}.alpha": torch.tensor(0)})
+    names = names_of("flux", [])
+    assert names is not None
+    halves = {"lora_down.weight": down, "lora_up.weight": up, "alpha": torch.tensor(0)}
+    theirs, rest = in_diffusers_names({name: halves}, names)
     assert not rest
     assert torch.equal(theirs[f"{base}.lora_A.weight"], down)
     assert not theirs[f"{base}.lora_B.weight"].any()
     dark = {f"{base}.lora_A.weight": down, f"{base}.lora_B.weight": up, f"{base}.alpha": torch.zeros(1)}
-    own, rest = interchange.to_own(dark)
-    assert not rest
-    assert own[f"{name}.alpha"].item() == 0
-    assert torch.equal(own[f"{name}.lora_up.weight"], up)
+    save_file(dark, tmp_path / "dark.safetensors")
+    own = read_adapter(tmp_path / "dark.safetensors")[name]
+    assert own["alpha"].item() == 0
+    assert torch.equal(own["lora_up.weight"], up)
 
 
-def test_one_of_several_fused_layers_may_be_off_alone() -> None:
+def test_one_of_several_fused_layers_may_be_off_alone(tmp_path: Path) -> None:
     base, name = "transformer.transformer_blocks.0.attn", "lora_unet_double_blocks_0_img_attn_qkv"
     tensors = {}
     for word in ("to_q", "to_k", "to_v"):
@@ -148,9 +151,9 @@ def test_one_of_several_fused_layers_may_be_off_alone() -> None:
             f"{base}.{word}.alpha": torch.tensor(1.0),
         }
     tensors[f"{base}.to_k.alpha"] = torch.tensor(0.0)
-    own, _ = interchange.to_own(tensors)
-    scale = own[f"{name}.alpha"] / own[f"{name}.lora_down.weight"].shape[0]
-    product = own[f"{name}.lora_up.weight"] @ own[f"{name}.lora_down.weight"] * scale
+    save_file(tensors, tmp_path / "a.safetensors")
+    own = read_adapter(tmp_path / "a.safetensors")[name]
+    product = own["lora_up.weight"] @ own["lora_down.weight"] * own["alpha"] / len(own["lora_down.weight"])
     assert [part.unique().tolist() for part in product.split(4)] == [[1.0], [0.0], [1.0]]
 
 
@@ -186,7 +189,7 @@ BROKEN = {
         "lora_unet_x.lora_down.weight": torch.ones(2, 8)
     },
     "lora_unet_x has lora_up.weight without lora_down": {"lora_unet_x.lora_up.weight": torch.ones(8, 2)},
-    "transformer.x has lora_A.weight without lora_B": {"transformer.x.lora_A.weight": torch.ones(2, 8)},
+    "transformer.x has lora_down.weight without lora_up": {"transformer.x.lora_A.weight": torch.ones(2, 8)},
     "without hada_w1_b": {f"lora_unet_x.hada_w{side}": torch.ones(8, 2) for side in ("1_a", "2_a")},
     "has lokr_w1 without lokr_w2": {"lora_unet_x.lokr_w1": torch.ones(2, 2)},
     "has lokr_w1, lokr_w2_a without lokr_w2_b": {

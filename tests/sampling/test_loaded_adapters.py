@@ -120,9 +120,13 @@ def test_adapters_may_be_stored_in_16_bits(tmp_path: Path) -> None:
     assert 0 < difference.mean() < 5
 
 
-def test_layers_without_a_place_are_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    file = AdapterFile(lora(tmp_path / "a.safetensors", "lora_unet_mix", "lora_unet_other"))
-    draw([file])
+def test_layers_without_a_place_are_refused_or_reported(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = lora(tmp_path / "a.safetensors", "lora_unet_mix", "lora_unet_other")
+    with pytest.raises(UserError, match=r"1 of 2 layers have no place here \(lora_unet_other\); use another"):
+        Attachments(FakeFamily(), [AdapterFile(path)], dtype=torch.float32).check()
+    Attachments(FakeFamily(), [AdapterFile(path, 1.0, allow_partial=True)], dtype=torch.float32).check()
     assert "1 layer fits nothing here (lora_unet_other ...)" in caplog.text
 
 

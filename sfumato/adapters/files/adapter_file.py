@@ -2,85 +2,30 @@
 
 from __future__ import annotations
 
-import logging
-from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from sfumato.adapters.files import interchange
-from sfumato.adapters.files.sizes import shapes_of, size_of
-from sfumato.adapters.files.soundness import require_sound
-from sfumato.adapters.layers import kinds
+from sfumato.adapters.files.dialects.reading import read_content
 from sfumato.checkpoints.hashes import adapter_hashes
 from sfumato.checkpoints.lazy import AnyTensor, finite
 from sfumato.checkpoints.pickles import SUFFIXES as PICKLE_SUFFIXES
 from sfumato.checkpoints.pickles import write_pickle
-from sfumato.checkpoints.tensors import open_tensors, write_tensors
-from sfumato.errors import UserError
-from sfumato.log import counted
-from sfumato.models.components.recognise import describe
-from sfumato.models.registry.other_names import own_names
-
-logger = logging.getLogger(__name__)
+from sfumato.checkpoints.tensors import write_tensors
 
 
 def read_adapter(path: Path) -> dict[str, dict[str, Tensor]]:
     """Return the tensors of each layer: `{"lora_unet_img_in": {"alpha": ..., "lora_down.weight": ...}}`.
 
     An alpha that is missing is what does not scale; one of 0, with which block-weighting tools switch a layer
-    off, stays 0.
+    off, stays 0. Layers and tensors have our names, whichever program wrote the file.
 
     Raises:
-        UserError: the file is missing, broken, empty or no adapter, or a layer of it is not sound.
+        UserError: as `dialects.reading.read_content` says.
     """
-    keys = read_keys(path)
-    if not is_adapter(keys):
-        *titles, last = (kind.title for kind in kinds.in_files())
-        raise UserError(f"{path}: {describe(shapes_of(keys))}; give a {', '.join(titles)} or {last}")
-    layers: dict[str, dict[str, Tensor]] = defaultdict(dict)
-    names = own_names({_bare(key) for key in keys})
-    for key, tensor in keys.items():
-        name, _, rest = key.partition(".")
-        bare = _bare(key)
-        layers[name.removesuffix(bare) + names.get(bare, bare)][rest] = tensor
-    for tensors in layers.values():
-        if "alpha" in tensors:
-            tensors["alpha"] = tensors["alpha"].reshape(())
-        elif (kind := kinds.loading(tensors)) and kind.files.is_scaled:
-            tensors["alpha"] = torch.tensor(float(size_of(shapes_of(tensors)).rank or 1))
-    return dict(layers)
-
-
-def is_adapter(tensors: Mapping[str, Tensor]) -> bool:
-    """Return whether these are the tensors of an adapter of a kind that is known."""
-    return kinds.of_file(tensors) is not None
-
-
-def _bare(key: str) -> str:
-    """Return a key's layer without the prefix of the adapter's kind."""
-    return key.partition(".")[0].partition("_")[2]
-
-
-def read_keys(path: Path) -> dict[str, Tensor]:
-    """Return an adapter's tensors by our keys, whichever naming the file has.
-
-    Raises:
-        UserError: the file is missing or broken, or an adapter that is not sound.
-    """
-    with open_tensors(path) as reader:
-        tensors = interchange.undotted(dict(reader.items()))
-    is_foreign = interchange.is_foreign(tensors)
-    if is_foreign or is_adapter(tensors):  # a model would take long to look at
-        require_sound(path, tensors)
-    if not is_foreign:
-        return tensors
-    own, rest = interchange.to_own(tensors)
-    if rest:
-        logger.warning("%s: %s not known and left out (%s ...)", path, counted(len(rest), "tensor"), rest[0])
-    return own
+    return read_content(path).layers
 
 
 def write_adapter(

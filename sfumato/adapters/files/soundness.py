@@ -7,38 +7,41 @@ from pathlib import Path
 
 from torch import Tensor
 
-from sfumato.adapters.files import other_programs
 from sfumato.adapters.layers import kinds
 from sfumato.adapters.layers.file_form import FileForm
 from sfumato.checkpoints.finite import is_finite
 from sfumato.errors import UserError
 
 
-def require_sound(path: Path, tensors: Mapping[str, Tensor]) -> None:
+def require_sound(path: Path, layers: Mapping[str, Mapping[str, Tensor]]) -> None:
     """Look at all of an adapter file's tensors.
 
     Args:
         path: the file, for messages.
-        tensors: by their keys in the file, in any program's naming.
+        layers: the tensors of each layer, by their names within it; the layers as the file names them.
 
     Raises:
         UserError: one is empty or holds values that are no numbers, an alpha is not one number, a layer lacks
             a tensor, or the halves of a LoRA do not fit together.
     """
-    for key, tensor in tensors.items():
-        if not tensor.numel():
-            raise UserError(f"{path}: {key} is empty; the file is damaged, so use another")
-        if key.endswith(".alpha") and tensor.numel() > 1:
-            raise UserError(f"{path}: {key} holds {tensor.numel()} values instead of one; use another file")
-        if not is_finite(tensor):
-            raise UserError(f"{path}: {key} holds values that are no numbers (NaN or inf); use another file")
-    for name, keys in other_programs.by_layer(tensors).items():
-        leaves = {key.removeprefix(f"{name}."): tensors[key] for key in keys}
+    for name, leaves in layers.items():
+        for leaf, tensor in leaves.items():
+            _check_tensor(path, f"{name}.{leaf}", tensor)
+    for name, leaves in layers.items():
         if missing := _missing(leaves):
             raise UserError(
                 f"{path}: {name} has {', '.join(sorted(leaves))} without {missing}; use another file"
             )
         _check_halves(path, name, leaves)
+
+
+def _check_tensor(path: Path, key: str, tensor: Tensor) -> None:
+    if not tensor.numel():
+        raise UserError(f"{path}: {key} is empty; the file is damaged, so use another")
+    if key.endswith(".alpha") and tensor.numel() > 1:
+        raise UserError(f"{path}: {key} holds {tensor.numel()} values instead of one; use another file")
+    if not is_finite(tensor):
+        raise UserError(f"{path}: {key} holds values that are no numbers (NaN or inf); use another file")
 
 
 def _missing(leaves: Collection[str]) -> str | None:

@@ -19,8 +19,8 @@ from sfumato.adapters.files.adapter_file import read_adapter
 from sfumato.adapters.layers.layer import AdapterLayer, attach, merge
 from sfumato.adapters.network.loading import layers_from
 from sfumato.adapters.network.network import AdapterNetwork
+from sfumato.adapters.network.placement import owners_of, require_placed
 from sfumato.errors import UserError
-from sfumato.log import counted
 from sfumato.models.interface.family import DENOISER, Family
 from sfumato.models.interface.targets import AdapterTarget
 from sfumato.nn.precision import computable, is_storage_only
@@ -42,11 +42,14 @@ class _File:
 class BaseAdapters:
     """Changes each part of a model right after it has been loaded; a `PartChange`."""
 
-    def __init__(self, family: Family, paths: Sequence[str], strengths: Sequence[float]) -> None:
+    def __init__(
+        self, family: Family, paths: Sequence[str], strengths: Sequence[float], *, allow_partial: bool = False
+    ) -> None:
         """Read the files and see that they fit.
 
         Args:
             strengths: of the files in order; those that are not given are 1.
+            allow_partial: layers that fit nothing are left out instead of refused.
 
         Raises:
             UserError: a file is missing, broken, no adapter or for another model; strengths outnumber files.
@@ -60,7 +63,7 @@ class BaseAdapters:
         models = {part: family.load(part, torch.bfloat16, _META) for part in (*family.text_outputs, DENOISER)}
         targets = {part: list(family.adapter_targets(part, model)) for part, model in models.items()}
         padded = [*strengths, *[1.0] * (len(paths) - len(strengths))]
-        self._files = [_read(Path(path), padded[i], targets) for i, path in enumerate(paths)]
+        self._files = [_read(Path(path), padded[i], targets, allow_partial) for i, path in enumerate(paths)]
 
     def __call__(self, part: str, module: nn.Module, device: torch.device) -> None:
         """Change a part that has just been loaded; see `PartChange`."""
@@ -85,8 +88,10 @@ class BaseAdapters:
         return digest.hexdigest()[:32] if changes else ""
 
 
-def _read(path: Path, strength: float, targets: Mapping[str, Sequence[AdapterTarget]]) -> _File:
-    if not path.is_file():
+def _read(
+    path: Path, strength: float, targets: Mapping[str, Sequence[AdapterTarget]], allow_partial: bool
+) -> _File:
+    if not path.exists():
         raise UserError(f"--base_weights {path}: there is no such file; check the path")
     tensors, layers = read_adapter(path), {}
     for part, own_targets in targets.items():
@@ -95,12 +100,9 @@ def _read(path: Path, strength: float, targets: Mapping[str, Sequence[AdapterTar
         if own:
             layers[part] = own
             _network(path, own, own_targets)  # complains of shapes that do not fit
-    rest = tensors.keys() - {name for own in layers.values() for name in own}
-    if not layers:
-        raise UserError(f"--base_weights {path}: {min(rest)} ... fits no layer of this model; choose another")
-    if rest:
-        number = counted(len(rest), "layer fits", "layers fit")
-        logger.warning("--base_weights %s: %s nothing here (%s ...)", path, number, min(rest))
+    placed = {name for own in layers.values() for name in own}
+    owners = owners_of(target for own in targets.values() for target in own)
+    require_placed(path, tensors, placed, owners, is_partial=allow_partial)
     return _File(path, strength, layers)
 
 

@@ -12,6 +12,7 @@ from sfumato.adapters.files.adapter_file import read_adapter
 from sfumato.adapters.layers import kinds
 from sfumato.adapters.layers.layer import NO_DROPOUTS, AdapterLayer, Dropouts
 from sfumato.adapters.network.network import AdapterNetwork
+from sfumato.adapters.network.placement import owners_of, require_placed
 from sfumato.adapters.network.rates import PLAIN_RATES, Rates
 from sfumato.errors import UserError
 from sfumato.models.interface.targets import AdapterTarget
@@ -25,6 +26,8 @@ def network_from_file(
     dropouts: Dropouts = NO_DROPOUTS,
     text_parts: Sequence[str] = (),
     rates: Rates = PLAIN_RATES,
+    *,
+    allow_partial: bool = False,
 ) -> AdapterNetwork:
     """Make and load the network that a file describes.
 
@@ -33,12 +36,15 @@ def network_from_file(
         targets: layers of the parts to adapt, those included that are adapted only when asked for.
         dropouts: what the layers leave out during training.
         text_parts, rates: as in `AdapterNetwork`.
+        allow_partial: layers that fit no target are left out instead of refused.
 
     Raises:
-        UserError: the file is broken, of an unknown kind, or fits no target.
+        UserError: the file is broken, of an unknown kind, or a layer of a part that is there fits no target.
     """
-    tensors = read_adapter(path)
+    tensors, targets = read_adapter(path), list(targets)
     layers = layers_from(path, tensors, targets, dropouts)
+    placed = {layer.name for layer in layers}
+    require_placed(path, tensors, placed, owners_of(targets), is_partial=allow_partial)
     network = AdapterNetwork(layers, text_parts, rates)
     logger.info(network.load_layers(path, tensors))
     return network

@@ -10,11 +10,13 @@ from typing import Any, Protocol
 
 from torch import nn
 
+from sfumato.adapters.files.adapter_file import read_adapter
 from sfumato.adapters.layers.ggpo import Noise
 from sfumato.adapters.layers.kind import AdapterKind
 from sfumato.adapters.layers.layer import NO_DROPOUTS, AdapterLayer, Dropouts
 from sfumato.adapters.network.loading import network_from_file
 from sfumato.adapters.network.network import AdapterNetwork, Network
+from sfumato.adapters.network.placement import owners_of, require_placed
 from sfumato.adapters.network.rates import PLAIN_RATES, Rates
 from sfumato.adapters.network.selection import Rule, require_matches
 from sfumato.errors import UserError
@@ -72,6 +74,7 @@ class AdapterPlan:
         text_encoders: positions of the text encoders to adapt.
         weights: file to take kinds, ranks and alphas from, or None.
         start: file to load into the network, or None.
+        allows_partial: layers of a file that fit nothing are left out instead of refused.
         arguments: `--network_args` as they were given.
     """
 
@@ -85,6 +88,7 @@ class AdapterPlan:
     trains_denoiser: bool = True
     weights: Path | None = None
     start: Path | None = None
+    allows_partial: bool = False
     arguments: Mapping[str, str] = field(default_factory=dict)
 
     def parts(self, family: Family) -> list[str]:
@@ -101,7 +105,7 @@ class AdapterPlan:
         refined = {layer.name: self.refine(layer) for layer in network.layers}
         network.noises = {name: noise for name, noise in refined.items() if noise}
         if self.start:
-            logger.info(network.load(self.start))
+            logger.info(self._loaded(network, self.start))
         _require_some_on(network.layers, self.weights or self.start)
         if self.is_verbose:
             for layer in network.layers:
@@ -121,9 +125,29 @@ class AdapterPlan:
 
     def _network(self, targets: Sequence[AdapterTarget], text_parts: Sequence[str]) -> AdapterNetwork:
         if self.weights:
-            return network_from_file(self.weights, targets, self.dropouts, text_parts, self.rates)
+            return network_from_file(
+                self.weights,
+                targets,
+                self.dropouts,
+                text_parts,
+                self.rates,
+                allow_partial=self.allows_partial,
+            )
         self.rule.check(targets)
         return AdapterNetwork.from_targets(targets, self._layer, text_parts, self.rates)
+
+    def _loaded(self, network: AdapterNetwork, path: Path) -> str:
+        tensors, targets = read_adapter(path), [layer.target for layer in network.layers]
+        placed = {layer.name for layer in network.layers}
+        require_placed(
+            path,
+            tensors,
+            placed,
+            owners_of(targets),
+            is_partial=self.allows_partial,
+            remedy="take all layers of the file with --dim_from_weights",
+        )
+        return network.load_layers(path, tensors)
 
     def _layer(self, target: AdapterTarget) -> AdapterLayer | None:
         size = self.rule.size_of(target)

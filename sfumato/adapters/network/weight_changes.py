@@ -47,7 +47,7 @@ class Adapter:
         Raises:
             UserError: the file is missing, broken or no adapter.
         """
-        if not path.is_file():
+        if not path.exists():
             raise UserError(f"--models names {path}, which does not exist; check the path")
         layers = read_adapter(path)
         adapter = cls(path, layers, strength)

@@ -42,6 +42,7 @@ from sfumato.adapters.sd_scripts.network_args import (
 from sfumato.adapters.sd_scripts.plugin_api import PluginNetwork
 from sfumato.adapters.sd_scripts.third_party_plan import ForeignPlan
 from sfumato.config.run.model.network import NetworkConfig
+from sfumato.config.run.model.partial_use import PartialUseConfig
 from sfumato.config.run.run import Run
 from sfumato.errors import UserError
 from sfumato.models.interface.catalogue import facts_of, our_facts
@@ -102,7 +103,8 @@ def resolve(run: Run) -> NetworkPlan:
         raise UserError(
             f"--network_train_text_encoder_only: {name} adapts no text encoder; choose another module"
         )
-    return _plan(dialect, run.family, config, given)
+    plan = _plan(dialect, run.family, config, given)
+    return replace(plan, allows_partial=run.get(PartialUseConfig, PartialUseConfig()).allow_partial)
 
 
 def _check_options(config: NetworkConfig) -> None:

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from torch import Tensor
 
-from sfumato.adapters.files import interchange
 from sfumato.adapters.files.adapter_file import write_adapter
-from sfumato.adapters.files.soundness import require_sound
-from sfumato.checkpoints.tensors import open_tensors
+from sfumato.adapters.files.dialects.fusing import PART
+from sfumato.adapters.files.dialects.halves import MARK
+from sfumato.adapters.files.dialects.reading import AdapterContent, read_content
+from sfumato.adapters.files.dialects.splitting import in_diffusers_names
+from sfumato.config.run.model.partial_use import PartialUseConfig
 from sfumato.config.run.run import Run
 from sfumato.config.tools.adapter_merging import AdapterExchangeConfig
 from sfumato.errors import UserError
 from sfumato.log import counted
-from sfumato.models.components.recognise import describe
+from sfumato.models.interface.layer_names import FamilyNames, flat
+from sfumato.models.registry.layer_names import names_of
 from sfumato.tools.outputs import adapter_output
 
 logger = logging.getLogger(__name__)
@@ -26,41 +29,72 @@ def exchange(run: Run) -> None:
     """Write the file that the run names again; its metadata is kept, but for hashes, which are made anew.
 
     Raises:
-        UserError: the file is missing, or none of its layers is known.
+        UserError: the file is missing, for another model, or a layer of it has no other name.
     """
     options = run[AdapterExchangeConfig]
     if not options.src_path:
         raise UserError("--src_path is not given; name the file to read")
     source = Path(options.src_path)
     target = adapter_output("--dst_path", options.dst_path, [source])
-    with open_tensors(source) as reader:
-        tensors, metadata = interchange.undotted(dict(reader.items())), reader.metadata
-    if interchange.is_foreign(tensors) != (options.src == "ai-toolkit"):
+    content = read_content(source)
+    if content.is_ours != (options.src == "sd-scripts"):
         raise UserError(f"--src is {options.src}, but {source} is not written so; exchange --src and --dst")
-    convert = interchange.to_own if options.src == "ai-toolkit" else interchange.to_theirs
-    require_sound(source, tensors)
-    converted, rest = convert(tensors)
-    if not converted:
-        what = describe({key: tuple(tensor.shape) for key, tensor in tensors.items()})
-        raise UserError(
-            f"--src_path is {source}: {what}, but no layer of it has two names; give another LoRA"
-        )
+    converted, rest = _converted(source, content, run.family)
     if rest:
-        logger.warning(
-            "%s: %s not known and left out (%s ...)", source, counted(len(rest), "tensor"), rest[0]
-        )
-    _tell_of_switches(source, tensors, converted)
-    kept = {key: text for key, text in metadata.items() if not key.startswith("sshs_")}
+        _tell_of_rest(source, rest, len(content.layers), run[PartialUseConfig].allow_partial)
+    _tell_of_switches(source, content.layers, converted)
+    kept = {key: text for key, text in content.metadata.items() if not key.startswith("sshs_")}
     write_adapter(target, converted, kept)
     logger.info("written: %s (%s)", target, counted(len(converted), "tensor"))
 
 
-def _tell_of_switches(source: Path, before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> None:
-    """Say so where layers are switched off by an alpha of 0, and the other naming has none to say it with."""
-    count, left = (
-        sum(key.endswith(".alpha") and not float(tensor) for key, tensor in tensors.items())
-        for tensors in (before, after)
+def _converted(source: Path, content: AdapterContent, family: str) -> tuple[dict[str, Tensor], list[str]]:
+    """Return the tensors in the other naming, and the layers that have none."""
+    names = names_of(family, [flat(name.partition("_")[2].partition("_")[2]) for name in content.layers])
+    if names is None or content.family not in (None, family):
+        raise UserError(
+            f"--src_path is {source}, a file for {content.family}; this converts those for {family}"
+        )
+    if content.is_ours:
+        converted, rest = in_diffusers_names(content.layers, names)
+    else:
+        rest = [name for name, leaves in content.layers.items() if not _is_writable(name, leaves, names)]
+        converted = {
+            f"{name}.{leaf}": tensor
+            for name, leaves in content.layers.items()
+            for leaf, tensor in leaves.items()
+            if name not in rest
+        }
+    if not converted:
+        raise UserError(f"--src_path is {source}, no layer of which has two names; give another LoRA")
+    return converted, rest
+
+
+def _is_writable(name: str, leaves: Mapping[str, Tensor], names: FamilyNames) -> bool:
+    """Return whether a layer is one of the model's, and of a form that other programs know."""
+    bare = name.partition("_")[2]
+    is_known = bare.partition("_")[0] in {encoder.own for encoder in names.text_encoders} or any(
+        bare == layer.own for layer in names.layers
     )
+    return is_known and not any(leaf == MARK or leaf.startswith(PART) for leaf in leaves)
+
+
+def _tell_of_rest(source: Path, rest: Sequence[str], total: int, allow_partial: bool) -> None:
+    number = f"{len(rest)} of {counted(total, 'layer')}"
+    if not allow_partial:
+        raise UserError(
+            f"{source}: {number} cannot be written with other names ({rest[0]} ...); add --allow_partial to "
+            "leave them out"
+        )
+    logger.warning("%s: %s left out (%s ...)", source, number, rest[0])
+
+
+def _tell_of_switches(
+    source: Path, before: Mapping[str, Mapping[str, Tensor]], after: Mapping[str, Tensor]
+) -> None:
+    """Say so where layers are switched off by an alpha of 0, and the other naming has none to say it with."""
+    count = sum("alpha" in leaves and not float(leaves["alpha"]) for leaves in before.values())
+    left = sum(key.endswith(".alpha") and not float(tensor) for key, tensor in after.items())
     if count > left:
         number = counted(count, "layer is", "layers are")
         logger.info("%s: %s switched off (alpha 0): written with an up of zeros", source, number)

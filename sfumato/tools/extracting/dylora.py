@@ -9,6 +9,7 @@ from pathlib import Path
 from torch import Tensor
 
 from sfumato.adapters.files.adapter_file import write_adapter
+from sfumato.adapters.files.dialects.reading import by_layer
 from sfumato.adapters.files.soundness import require_sound
 from sfumato.adapters.layers.lora import DOWN, UP
 from sfumato.checkpoints.tensors import open_tensors
@@ -41,7 +42,7 @@ def split(run: Run) -> list[Path]:
         raise UserError(
             f"--model {source}: {what}, without lora_down tensors; give a file of networks.dylora"
         )
-    require_sound(source, tensors)
+    require_sound(source, by_layer(tensors))
     if rank <= unit:
         raise UserError(
             f"--model {source} has rank {rank}, which --unit {unit} cannot cut; give a smaller unit"

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from sfumato.adapters.layers import kinds
+from sfumato.adapters.network.placement import owners_of, require_placed
 from sfumato.adapters.network.weight_changes import Adapter, changed
 from sfumato.adapters.sd_scripts import block_weights
 from sfumato.checkpoints.atomic import require_disk_space
@@ -22,6 +23,7 @@ from sfumato.checkpoints.header import read_header
 from sfumato.checkpoints.lazy import LazyTensor
 from sfumato.checkpoints.pickles import SUFFIXES as PICKLE_SUFFIXES
 from sfumato.checkpoints.tensors import SUFFIXES
+from sfumato.config.run.model.partial_use import PartialUseConfig
 from sfumato.config.run.run import Run
 from sfumato.config.tools.adapter_merging import (
     AdapterMergingConfig,
@@ -32,7 +34,7 @@ from sfumato.config.tools.adapter_merging import (
     WholeBaseConfig,
 )
 from sfumato.errors import UserError
-from sfumato.log import counted, progress
+from sfumato.log import progress
 from sfumato.models.components.hub import located
 from sfumato.models.interface.family import DENOISER, Family
 from sfumato.models.interface.published import Published, weights_of
@@ -78,10 +80,12 @@ class Changes:
     Attributes:
         layers: the layer of each tensor, by the names of its part and of the tensor in its state.
         used: names of the adapters' layers that fit.
+        owners: what adapter files call the parts of the model.
     """
 
     layers: dict[tuple[str, str], AdapterTarget] = field(default_factory=dict)
     used: set[tuple[Path, str]] = field(default_factory=set)
+    owners: set[str] = field(default_factory=set)
 
 
 def merge_adapters(run: Run) -> None:
@@ -142,15 +146,13 @@ def _merge_into_models(
     family = _base(run)
     device = device_named(_working_device(run), "--working_device")
     _check_outputs(run, outputs, adapters)
-    used: set[tuple[Path, str]] = set()
     plans = {}
     for output in outputs:  # everything is checked before anything is written
         with family.published(output.part or DENOISER) as base:
             plans[output] = _planned(family, base, adapters)
             size = family.written_bytes(base.parts, _publishing(output, formats))
             require_disk_space(Path(output.path).parent, size, "the merged model")
-        used |= plans[output].used
-    _report_rest(adapters, used)
+    _require_placed(adapters, list(plans.values()), run.get(PartialUseConfig, PartialUseConfig()))
     for output in outputs:
         with family.published(output.part or DENOISER) as base:
             _write(run, family, output, base, plans[output], adapters, formats, device)
@@ -201,6 +203,7 @@ def _planned(family: Family, base: Published, adapters: Sequence[Adapter]) -> Ch
     for weight in weights_of(family, base):
         target = weight.target
         names = [(adapter, name) for adapter in adapters if (name := adapter.name_for(target))]
+        changes.owners |= owners_of([target])
         if names:
             changes.layers[target.part, weight.name] = target
             changes.used |= {(adapter.path, name) for adapter, name in names}
@@ -209,18 +212,12 @@ def _planned(family: Family, base: Published, adapters: Sequence[Adapter]) -> Ch
     return changes
 
 
-def _report_rest(adapters: Sequence[Adapter], used: set[tuple[Path, str]]) -> None:
+def _require_placed(adapters: Sequence[Adapter], plans: Sequence[Changes], options: PartialUseConfig) -> None:
+    used = set().union(*(plan.used for plan in plans))
+    owners = set().union(*(plan.owners for plan in plans))
     for adapter in adapters:
-        rest = [name for name in adapter.layers if (adapter.path, name) not in used]
-        if len(rest) == len(adapter.layers):
-            raise UserError(f"{adapter.path} fits no layer of the model: {rest[0]} ...; is it for another?")
-        if rest:
-            logger.warning(
-                "%s: %s no model that is given: left out (%s ...)",
-                adapter.path,
-                counted(len(rest), "layer fits", "layers fit"),
-                rest[0],
-            )
+        placed = {name for path, name in used if path == adapter.path}
+        require_placed(adapter.path, adapter.layers, placed, owners, is_partial=options.allow_partial)
 
 
 def _write(

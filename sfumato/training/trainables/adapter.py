@@ -20,6 +20,7 @@ from sfumato.checkpoints.metadata import minimum_set
 from sfumato.config.rules.strictness import complain
 from sfumato.config.run.model.memory import MemoryConfig
 from sfumato.config.run.model.network import NetworkConfig
+from sfumato.config.run.model.partial_use import PartialUseConfig
 from sfumato.config.run.output.saving import SavingConfig
 from sfumato.config.run.run import Run
 from sfumato.config.run.training.optimizer import OptimizerConfig
@@ -45,7 +46,12 @@ def create(run: Run, family: Family) -> AdapterMethod:
     config = run[NetworkConfig]
     if not config.base_weights:
         return AdapterMethod(run, family, plan, trained)
-    base = BaseAdapters(family, config.base_weights, config.base_weights_multiplier or ())
+    base = BaseAdapters(
+        family,
+        config.base_weights,
+        config.base_weights_multiplier or (),
+        allow_partial=run.get(PartialUseConfig, PartialUseConfig()).allow_partial,
+    )
     return AdapterMethod(run, family, plan, trained, base)
 
 

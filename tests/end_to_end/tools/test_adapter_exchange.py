@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from sfumato.adapters.files.adapter_file import read_adapter
 from sfumato.checkpoints.header import read_header
 from sfumato.cli.main import main, script
-from tests.adapters.files.test_interchange import QKV, WIDTH, lora, product
+from tests.adapters.files.dialects.test_flux_names import QKV, WIDTH, lora, product
 
 
 def test_files_are_converted_with_their_metadata_and_read_in_either_naming(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from sfumato.cli.main import main, script
 from sfumato.models.interface.family import DENOISER
 from sfumato.models.interface.targets import AdapterTarget
 
-RECORDED = Path(__file__).parents[2] / "adapters" / "files" / "interchange"
+RECORDED = Path(__file__).parents[2] / "adapters" / "files" / "dialects" / "recorded"
 
 
 def recorded(name: str) -> list[str]:

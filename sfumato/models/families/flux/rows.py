@@ -12,6 +12,7 @@ from sfumato.config.rules.effects import (
 from sfumato.config.run.generation import GenerationConfig
 from sfumato.config.run.model.flow import FlowConfig
 from sfumato.config.run.model.network import NetworkConfig
+from sfumato.config.run.model.partial_use import PartialUseConfig
 from sfumato.config.run.model.whole_model import WholeModelConfig
 from sfumato.config.run.output.saving import FOLDER_FORMATS
 from sfumato.config.scripts.script import Script, names
@@ -41,7 +42,7 @@ ROWS: tuple[Script, ...] = (
         command="train",
         method="lora",
         trainable="adapter",
-        sections=(*DATA, *TRAINING, FlowConfig, NetworkConfig, FluxOptions, *OUTPUT),
+        sections=(*DATA, *TRAINING, FlowConfig, NetworkConfig, PartialUseConfig, FluxOptions, *OUTPUT),
         command_overrides={"network_module": "networks.lora_flux"},
         unsupported=_UNSUPPORTED,
         without_effect={**_WITHOUT_EFFECT, "no_half_vae": "this autoencoder does not overflow"},
@@ -74,7 +75,7 @@ ROWS: tuple[Script, ...] = (
         family="flux",
         command="generate",
         files={"denoiser": "ckpt_path"},
-        sections=(FluxGenerationOptions, GenerationConfig),
+        sections=(FluxGenerationOptions, GenerationConfig, PartialUseConfig),
         absent=names("sampler"),
         part_dtypes={
             "denoiser": "flux_dtype",
@@ -90,7 +91,7 @@ ROWS: tuple[Script, ...] = (
         family="flux",
         command="merge",
         files={"denoiser": "flux_model"},
-        sections=(AdapterMergingConfig, FluxMergeOptions, FreeMergeFormatConfig),
+        sections=(AdapterMergingConfig, PartialUseConfig, FluxMergeOptions, FreeMergeFormatConfig),
         without_effect={
             **ALWAYS_STREAMED,
             "loading_device": "every tensor goes from the file straight to --working_device",
@@ -108,8 +109,9 @@ ROWS: tuple[Script, ...] = (
     Script(
         name="networks/convert_flux_lora",
         summary="Rewrite a FLUX.1 LoRA with the names of AI-toolkit, or the other way.",
+        family="flux",
         command="convert-lora",
-        sections=(AdapterExchangeConfig,),
+        sections=(AdapterExchangeConfig, PartialUseConfig),
     ),
     Script(
         name="tools/convert_diffusers_to_flux",

@@ -4,6 +4,7 @@ from sfumato.config.rules.effects import ALWAYS_OURS, LOADING_DEVICES, NOT_BUILT
 from sfumato.config.run.generation import GenerationConfig
 from sfumato.config.run.model.model import ModelConfig
 from sfumato.config.run.model.network import NetworkConfig
+from sfumato.config.run.model.partial_use import PartialUseConfig
 from sfumato.config.scripts.script import Script, names
 from sfumato.config.scripts.sections import DATA, OUTPUT, TRAINING
 from sfumato.config.tools.adapter_merging import AdapterMergingConfig, MergeFormatConfig, WholeBaseConfig
@@ -19,7 +20,7 @@ ROWS: tuple[Script, ...] = (
         command="train",
         method="lora",
         trainable="adapter",
-        sections=(*DATA, *TRAINING, NetworkConfig, *OUTPUT),
+        sections=(*DATA, *TRAINING, NetworkConfig, PartialUseConfig, *OUTPUT),
         absent=names(
             "cache_text_encoder_outputs cache_text_encoder_outputs_to_disk text_encoder_batch_size "
             "disable_mmap_load_safetensors blocks_to_swap split_mode"
@@ -34,7 +35,7 @@ ROWS: tuple[Script, ...] = (
         family="sd",
         command="generate",
         is_drop_in=False,
-        sections=(ModelConfig, GenerationConfig),
+        sections=(ModelConfig, GenerationConfig, PartialUseConfig),
         absent=names("guidance"),
         overrides={"width": 512, "height": 512, "cfg_scale": 7.5},
     ),
@@ -43,7 +44,7 @@ ROWS: tuple[Script, ...] = (
         summary="Merge adapters into Stable Diffusion 1 or 2, or with each other.",
         family="sd",
         command="merge",
-        sections=(AdapterMergingConfig, WholeBaseConfig, MergeFormatConfig),
+        sections=(AdapterMergingConfig, PartialUseConfig, WholeBaseConfig, MergeFormatConfig),
     ),
     Script(
         name="networks/merge_lora_old",
@@ -51,7 +52,7 @@ ROWS: tuple[Script, ...] = (
         family="sd",
         command="merge",
         method="old",
-        sections=(AdapterMergingConfig, WholeBaseConfig, MergeFormatConfig),
+        sections=(AdapterMergingConfig, PartialUseConfig, WholeBaseConfig, MergeFormatConfig),
         absent=names("concat shuffle no_metadata"),
     ),
     Script(

@@ -4,6 +4,7 @@ from sfumato.config.rules.effects import ALWAYS_OURS, NOT_BUILT_FOR_TRAINING
 from sfumato.config.run.generation import GenerationConfig
 from sfumato.config.run.model.model import ModelConfig
 from sfumato.config.run.model.network import NetworkConfig
+from sfumato.config.run.model.partial_use import PartialUseConfig
 from sfumato.config.scripts.script import Script, names
 from sfumato.config.scripts.sections import DATA, OUTPUT, TRAINING
 from sfumato.config.tools.adapter_merging import (
@@ -21,7 +22,7 @@ ROWS: tuple[Script, ...] = (
         command="train",
         method="lora",
         trainable="adapter",
-        sections=(*DATA, *TRAINING, NetworkConfig, *OUTPUT),
+        sections=(*DATA, *TRAINING, NetworkConfig, PartialUseConfig, *OUTPUT),
         absent=names("text_encoder_batch_size blocks_to_swap split_mode"),
         command_overrides={"network_module": "networks.lora"},
         unsupported=NOT_BUILT_FOR_TRAINING,
@@ -37,7 +38,7 @@ ROWS: tuple[Script, ...] = (
         family="sdxl",
         command="generate",
         is_drop_in=False,
-        sections=(ModelConfig, GenerationConfig),
+        sections=(ModelConfig, GenerationConfig, PartialUseConfig),
         absent=names("guidance v2 clip_skip"),
         overrides={"width": 1024, "height": 1024, "cfg_scale": 7.5},
     ),
@@ -46,7 +47,13 @@ ROWS: tuple[Script, ...] = (
         summary="Merge adapters into SDXL, or with each other, block by block if need be.",
         family="sdxl",
         command="merge",
-        sections=(AdapterMergingConfig, WholeBaseConfig, BlockWeightConfig, MergeFormatConfig),
+        sections=(
+            AdapterMergingConfig,
+            PartialUseConfig,
+            WholeBaseConfig,
+            BlockWeightConfig,
+            MergeFormatConfig,
+        ),
         absent=names("v2"),
     ),
 )

@@ -1,0 +1,107 @@
+"""What PEFT and diffusers write beside an adapter's tensors: above all alpha, which their tensors lack.
+
+PEFT has a file `adapter_config.json` in the folder; diffusers writes the same settings, part by part, into
+the metadata. Without either, an adapter acts as trained with an alpha that equals its rank.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sfumato.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+CONFIG = "adapter_config.json"
+_METADATA = "lora_adapter_metadata"
+_WRAPPER = "base_model.model."
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The settings of one part of a model; no settings if empty."""
+
+    values: Mapping[str, Any] = field(default_factory=dict)
+
+    def alpha(self, path: str, rank: int) -> float | None:
+        """Return the alpha of a layer that has none among its tensors.
+
+        Args:
+            path: the layer's, dotted.
+        """
+        patterns = self.values.get("alpha_pattern") or {}
+        fitting = (
+            value for pattern, value in patterns.items() if re.search(rf"(?:^|\.)(?:{pattern})$", path)
+        )
+        alpha = next(fitting, self.values.get("lora_alpha", self.values.get("alpha")))
+        if alpha is None:
+            return None
+        return float(alpha) * (rank**0.5 if self.values.get("use_rslora") else 1.0)
+
+
+@dataclass(frozen=True)
+class FileSettings:
+    """The settings of a file.
+
+    Attributes:
+        parts: by the names of parts in diffusers' files; "" stands for all parts.
+    """
+
+    parts: Mapping[str, Settings]
+
+    def of(self, part: str) -> Settings:
+        """Return the settings of a part."""
+        return self.parts.get(part) or self.parts.get("") or Settings()
+
+
+def settings_of(path: Path, metadata: Mapping[str, str], is_wrapped: bool) -> FileSettings:
+    """Return the settings that come with an adapter.
+
+    Args:
+        path: the file, or PEFT's folder.
+        is_wrapped: the tensors' keys are those of PEFT's own files.
+
+    Raises:
+        UserError: they are not JSON, or ask for something that no file of tensors can hold.
+    """
+    config = (path if path.is_dir() else path.parent) / CONFIG
+    if is_wrapped and config.is_file():
+        values = _parsed(config, config.read_text(encoding="utf-8"))
+        if values.get("layer_replication"):
+            raise UserError(f"{config}: layer_replication repeats layers of the model; use another adapter")
+        return FileSettings({"": Settings(values)})
+    if _METADATA in metadata:
+        return FileSettings(_by_part(_parsed(path, metadata[_METADATA])))
+    if is_wrapped:
+        logger.info("%s: no %s beside it, which would tell alpha: a scale of 1 is assumed", path, CONFIG)
+    return FileSettings({})
+
+
+def is_wrapped(key: str) -> bool:
+    """Return whether a key is one of PEFT's own files."""
+    return key.startswith(_WRAPPER)
+
+
+def _by_part(values: Mapping[str, Any]) -> dict[str, Settings]:
+    """Return settings by part, of names such as `transformer.lora_alpha`."""
+    found: dict[str, dict[str, Any]] = {}
+    for name, value in values.items():
+        part, _, setting = name.partition(".")
+        found.setdefault(part, {})[setting] = value
+    return {part: Settings(own) for part, own in found.items()}
+
+
+def _parsed(path: Path, text: str) -> dict[str, Any]:
+    try:
+        values = json.loads(text)
+    except ValueError as error:
+        raise UserError(f"{path}: its settings are no JSON ({error}); use another file") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: its settings are no JSON object; use another file")
+    return values
