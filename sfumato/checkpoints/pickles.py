@@ -78,9 +78,10 @@ def _load(path: Path) -> Any:
 
 
 def _tensors_of(path: Path, content: Any) -> dict[str, Tensor]:
-    # Training frameworks wrap the weights in a `state_dict` entry beside optimizer state.
-    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
-        content = content["state_dict"]
+    # Training frameworks wrap the weights in an entry beside optimizer state.
+    for wrapper in ("state_dict", "model"):
+        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
+            content = content[wrapper]
     if not isinstance(content, Mapping):
         raise UserError(f"{path} holds a {type(content).__name__}, not named tensors; use a model file")
     return {str(name): value for name, value in content.items() if isinstance(value, Tensor)}

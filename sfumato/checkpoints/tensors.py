@@ -79,6 +79,10 @@ class TensorReader:
         info = self.info(name)
         return LazyTensor(info.dtype, info.shape, lambda: self.get(name), is_foreign, is_copy=True)
 
+    def below(self, prefix: str) -> TensorReader:
+        """Return the tensors whose names begin with `prefix`, without it; closing either closes both."""
+        return TensorReader(self.path, [_Below(source, prefix) for source in self._sources])
+
     def items(self) -> Iterator[tuple[str, Tensor]]:
         """Yield every tensor, one at a time."""
         for name in self._owners:
@@ -274,6 +278,24 @@ class _PickledFile:
 
     def close(self) -> None:
         self._values = {}
+
+
+class _Below:
+    def __init__(self, source: _Source, prefix: str) -> None:
+        self._source = source
+        self._prefix = prefix
+        self.tensors = {
+            name.removeprefix(prefix): info
+            for name, info in source.tensors.items()
+            if name.startswith(prefix)
+        }
+        self.metadata = source.metadata
+
+    def read(self, name: str) -> Tensor:
+        return self._source.read(self._prefix + name)
+
+    def close(self) -> None:
+        self._source.close()
 
 
 def _open_source(path: Path, use_mmap: bool) -> _Source:

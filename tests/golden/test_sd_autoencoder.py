@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from sfumato.models.components import autoencoder
+from sfumato.models.components import autoencoder, part_prefixes
 from sfumato.models.components.tensor_views import TensorView
 from tests import tiny
 from tests.golden.derived import arrays, assert_recorded, cases, error, inputs, settings, weight
@@ -27,7 +27,7 @@ def test_moments_seeded_latents_and_pixels_agree(case: dict[str, Any]) -> None:
         "post_quant_conv.weight": (4, 4, 1, 1),
         "post_quant_conv.bias": (4,),
     }
-    whole = {autoencoder.PREFIX + name: shape for name, shape in shapes.items()}
+    whole = {part_prefixes.VAE[0] + name: shape for name, shape in shapes.items()}
     assert len(whole) == settings("a_sd_vae")["n_tensors"]
     view = TensorView(Path("derived"), whole, lambda name: weight(PREFIX + name, whole[name], 0.02))
     vae = autoencoder.load_view(autoencoder.own_tensors(view), torch.float32, torch.device("cpu"))

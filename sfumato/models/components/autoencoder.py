@@ -19,8 +19,9 @@ import torch
 from torch import Tensor, nn
 
 from sfumato.checkpoints.lazy import LazyTensor
-from sfumato.checkpoints.tensors import open_tensors
 from sfumato.models.components.loading import check_names, fill, sizes_of
+from sfumato.models.components.model_files import open_part
+from sfumato.models.components.part_prefixes import VAE, prefix_in
 from sfumato.models.components.tensor_views import TensorView, view_of
 from sfumato.nn.precision import compute_dtype
 from sfumato.transfer import to_device
@@ -29,9 +30,6 @@ if TYPE_CHECKING:
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
 Shapes = Mapping[str, tuple[int, ...]]
-
-PREFIX = "first_stage_model."
-"""What whole checkpoints put before every name."""
 
 _PUBLISHED_GROUPS = 32
 _LOG_VARIANCE = (-30.0, 20.0)
@@ -107,11 +105,13 @@ def load(
 ) -> AutoencoderKL:
     """Load an autoencoder from a file or folder in either naming, frozen and in eval mode.
 
+    The file may hold all parts of a model.
+
     Args:
         use_mmap: as `open_tensors` has it.
         what: the model that is expected, for messages.
     """
-    with open_tensors(path, use_mmap=use_mmap) as file:
+    with open_part(path, VAE, use_mmap=use_mmap) as file:
         return load_view(view_of(file), dtype, device, what=what)
 
 
@@ -128,8 +128,7 @@ def load_view(
 
 def own_tensors(view: TensorView) -> TensorView:
     """Return the autoencoder in a file, which may be a whole checkpoint or hold leftovers of training."""
-    if any(name.startswith(PREFIX) for name in view.shapes):
-        view = view.below(PREFIX)
+    view = view.below(prefix_in(view.shapes, VAE))
     return view.renamed({name: name for name in view.shapes if name.startswith(_OWN)})
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 
+from sfumato.models.components.part_prefixes import WHOLE
 from sfumato.models.interface.catalogue import guest_facts, our_facts
 from sfumato.models.interface.file_kinds import FileKind
 
-_TOKENS = "text_model.embeddings.token_embedding.weight"
+_BARE_TOKENS = "embeddings.token_embedding.weight"
+_TOKENS = f"text_model.{_BARE_TOKENS}"
 
 _OTHERS = (
     # Files that are made for a model come first: some carry the model's own names as well.
@@ -20,7 +22,6 @@ _OTHERS = (
     FileKind("lllite", "a ControlNet-LLLite", ("^lllite_",)),
     FileKind("embedding", "a textual-inversion embedding", ("^emb_params",)),
     FileKind("embedding", "a textual-inversion embedding", ("^clip_g", "^clip_l")),
-    FileKind("scaled fp8", "a scaled fp8 file, which needs plain fp8 or bf16 instead", (".scale_weight",)),
     FileKind("controlnet", "a ControlNet", ("^controlnet_cond_embedding.",)),
     FileKind("controlnet", "a ControlNet", ("^input_hint_block.",)),
     FileKind("controlnet", "a ControlNet", ("^controlnet_blocks.",)),
@@ -39,15 +40,14 @@ _SHARED = (
     ),
     FileKind("clip l", "a CLIP-L text encoder", (f"^{_TOKENS}",), (_TOKENS, 768)),
     FileKind("clip", "a CLIP text encoder", (f"^{_TOKENS}",)),
+    FileKind("clip l", "a CLIP-L text encoder", (f"^{_BARE_TOKENS}",), (_BARE_TOKENS, 768)),
+    FileKind("clip", "a CLIP text encoder", (f"^{_BARE_TOKENS}",)),
     FileKind("t5", "a T5 text encoder", ("^encoder.block.0.layer.0.SelfAttention.",)),
+    FileKind(
+        "unet alone", "a UNet without text encoder and autoencoder", ("diffusion_model.input_blocks.0.",)
+    ),
 )
 """Parts that several families have; looked at last."""
-
-_PARTS = (
-    *("model.diffusion_model.", "first_stage_model.", "cond_stage_model.", "conditioner."),
-    *("model_ema.", "control_model.", "text_encoders.", "vae."),
-)
-"""What the tensors of whole checkpoints lie below."""
 
 
 def recognise(shapes: Mapping[str, tuple[int, ...]]) -> FileKind | None:
@@ -82,5 +82,5 @@ def weight_names(names: Collection[str]) -> set[str]:
     A whole checkpoint's own tensors lie below its parts. Of other files it is those whose names say where
     they lie; a word alone says something of the model, `v_pred` for example.
     """
-    below = [name for name in names if name.startswith(_PARTS)]
+    below = [name for name in names if name.startswith(WHOLE)]
     return set(below or (name for name in names if "." in name))

@@ -6,6 +6,7 @@ CLIP, though transformers 5 has dropped that first level from its CLIPTextModel.
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Collection, Mapping
 from functools import partial
@@ -16,8 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from sfumato.checkpoints.lazy import LazyTensor
-from sfumato.checkpoints.tensors import TensorReader, open_tensors
+from sfumato.checkpoints.tensors import TensorReader
 from sfumato.models.components.loading import check_names, fill, shapes_of, sizes_of
+from sfumato.models.components.model_files import open_part
+from sfumato.models.components.part_prefixes import CLIP_L, T5XXL
 from sfumato.models.components.tensor_views import Shapes, TensorView, view_of
 from sfumato.nn.precision import linear_weights
 
@@ -26,12 +29,20 @@ if TYPE_CHECKING:
 
 Value = TypeVar("Value")
 
+logger = logging.getLogger(__name__)
+
 CLIP_PREFIX = "text_model."
 CLIP_HEAD_WIDTH = 64
 """Dimensions per attention head of every published CLIP text encoder; files do not say."""
 
 _PROJECTION = "text_projection.weight"
 _IGNORED_BY_CLIP = re.compile(r"text_projection(\.weight)?|logit_scale|.*\.position_ids")
+_VISION = ("vision_model.", "visual_projection.")
+"""What a whole CLIP holds besides: the encoder of images."""
+
+_IGNORED_BY_T5 = ("decoder.", "lm_head.", "spiece_model")
+"""The other half of a whole T5; the vocabulary, which some programs put beside the weights."""
+
 _T5_EMBEDDINGS = ("shared.weight", "encoder.embed_tokens.weight")
 
 
@@ -59,13 +70,13 @@ def load_clip(
     """Load a CLIP text encoder without its text projection, frozen and in eval mode.
 
     Args:
-        path: file or folder with transformers' names.
+        path: file or folder with transformers' names, or a file with all parts of a model.
         activation: `quick_gelu` for CLIP-L, `gelu` for the others.
         num_heads: attention heads; None divides the width by 64, as all published models do.
         use_mmap: as `open_tensors` has it.
         what: the model that is expected, for messages.
     """
-    with open_tensors(path, use_mmap=use_mmap) as file:
+    with open_part(path, CLIP_L, use_mmap=use_mmap) as file:
         model = load_clip_view(
             view_of(file), dtype, device, activation=activation, num_heads=num_heads, what=what
         )
@@ -90,6 +101,8 @@ def load_clip_view(
         dtype: as `loading.fill` has it.
         activation, num_heads, what: as `load_clip` has it.
     """
+    if any(name.startswith(_VISION) for name in view.shapes):
+        logger.info("%s is a whole CLIP, of which the text encoder is used", view.path)
     names = {bare(name): name for name in view.shapes if not _is_ignored(name, has_projection)}
     own = view.renamed(names)
     model = sizes_of(view.path, what, lambda: build_clip(own.shapes, activation, num_heads, has_projection))
@@ -159,10 +172,14 @@ def load_t5(
     use_mmap: bool = True,
     what: str = "a T5 text encoder",
 ) -> T5EncoderModel:
-    """Load the encoder of a T5 v1.1, frozen and in eval mode; a decoder in the file is left out."""
-    with open_tensors(path, use_mmap=use_mmap) as file:
+    """Load the encoder of a T5 v1.1, frozen and in eval mode; a decoder in the file is left out.
+
+    Args:
+        path: file or folder with transformers' names, or a file with all parts of a model.
+    """
+    with open_part(path, T5XXL, use_mmap=use_mmap) as file:
         shapes = shapes_of(file)
-        names = [name for name in shapes if not name.startswith(("decoder.", "lm_head."))]
+        names = [name for name in shapes if not name.startswith(_IGNORED_BY_T5)]
         model = sizes_of(path, what, lambda: build_t5(shapes))
         # Either name of the embedding will do for both.
         check_names(path, what, set(model.state_dict()), {*names, *_T5_EMBEDDINGS})
@@ -212,7 +229,8 @@ def bare(name: str) -> str:
 
 
 def _is_ignored(name: str, has_projection: bool) -> bool:
-    return bool(_IGNORED_BY_CLIP.fullmatch(name)) and not (has_projection and name == _PROJECTION)
+    is_other = name.startswith(_VISION) or bool(_IGNORED_BY_CLIP.fullmatch(name))
+    return is_other and not (has_projection and name == _PROJECTION)
 
 
 def _t5_tensor(file: TensorReader, name: str) -> Tensor:

@@ -6,11 +6,12 @@ import logging
 from pathlib import Path
 from typing import Protocol, cast
 
-from sfumato.checkpoints.tensors import open_tensors
 from sfumato.config.run.model.model import ModelConfig
 from sfumato.config.run.run import Run
 from sfumato.errors import UserError
+from sfumato.models.components import part_prefixes
 from sfumato.models.components.hub import located
+from sfumato.models.components.model_files import open_part, open_weights
 from sfumato.models.components.recognise import describe, recognise
 from sfumato.models.components.stable_diffusion.checkpoint import Checkpoint
 from sfumato.models.components.stable_diffusion.insistence import InsistenceOptions
@@ -130,7 +131,7 @@ def run_naming(
     if not source.exists():
         reason = "has no folder unet" if path.is_dir() else "does not exist"
         raise UserError(f"{option} is {path}, which {reason}; give a file or a folder in diffusers' layout")
-    with open_tensors(source) as file:
+    with open_weights(source) as file:
         shapes = view_of(file).shapes
     family, found = _identified(path, shapes, option)
     if version is not None and found != version:
@@ -153,7 +154,7 @@ def run_encoding(path: Path, option: str, *, version: int | None = None) -> Run:
     source = path / "vae" if (path / "vae").is_dir() and not (path / "unet").is_dir() else path
     if not source.exists() or (source / "unet").is_dir():
         return run_naming(path, option, version=version)
-    with open_tensors(source) as file:
+    with open_weights(source) as file:
         shapes = view_of(file).shapes
     kind = recognise(shapes)
     if kind is None or kind.name not in ("vae", "vae diffusers"):
@@ -192,7 +193,7 @@ def _family_of_denoiser(path: Path) -> str | None:
     source = path / "transformer" if (path / "transformer").is_dir() else path
     if not source.exists() or (source / "unet").is_dir():
         return None
-    with open_tensors(source) as file:
+    with open_part(source, part_prefixes.DENOISER) as file:
         facts = _facts_of(view_of(file).shapes)
     return facts.name if facts is not None and facts.lies_in_parts else None
 

@@ -17,11 +17,12 @@ import torch
 from torch import Tensor
 
 from sfumato.checkpoints.lazy import LazyTensor
-from sfumato.checkpoints.tensors import SUFFIXES, TensorReader, open_tensors, write_tensors
+from sfumato.checkpoints.tensors import SUFFIXES, TensorReader, write_tensors
 from sfumato.config.run.run import Run
 from sfumato.config.tools.merging import MergingConfig
 from sfumato.errors import UserError
 from sfumato.log import counted, progress
+from sfumato.models.components.model_files import open_weights
 from sfumato.models.components.recognise import weight_names
 from sfumato.models.components.stable_diffusion.predicted import FIELD, told_by_file
 from sfumato.nn.device import device_named
@@ -68,7 +69,7 @@ def merge_models(run: Run) -> None:
     device, precision = device_named(options.device), dtype_named(options.precision)
     with ExitStack() as files:
         sources = [
-            _source(files.enter_context(open_tensors(path)), ratio)
+            _source(files.enter_context(open_weights(path)), ratio)
             for path, ratio in zip(paths, ratios, strict=True)
         ]
         _check(sources)

@@ -57,11 +57,3 @@ def test_an_unknown_file_is_described_by_its_first_tensor() -> None:
     assert recognise({"something.weight": (3,)}) is None
     assert "something.weight" in describe({"something.weight": (3,)})
     assert "no tensors" in describe({})
-
-
-def test_a_flux_file_with_scaled_weights_is_not_taken_for_a_plain_one() -> None:
-    shapes = {key: tuple(shape) for key, shape in FILES["flux_dev_bfl"].items()}
-    shapes["double_blocks.0.img_attn.qkv.scale_weight"] = ()
-    kind = recognise(shapes)
-    assert kind is not None
-    assert kind.name == "scaled fp8"

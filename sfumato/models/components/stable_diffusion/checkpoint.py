@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +14,10 @@ import torch
 from torch import nn
 
 from sfumato.checkpoints.lazy import LazyTensor
-from sfumato.checkpoints.tensors import SUFFIXES, TensorReader, open_tensors
+from sfumato.checkpoints.tensors import SUFFIXES, TensorReader
 from sfumato.errors import UserError
-from sfumato.models.components import autoencoder, hub, text_encoders
+from sfumato.models.components import autoencoder, hub, part_prefixes, text_encoders
+from sfumato.models.components.model_files import open_weights
 from sfumato.models.components.recognise import describe, recognise
 from sfumato.models.components.stable_diffusion import openclip
 from sfumato.models.components.tensor_views import TensorView, view_of
@@ -35,7 +36,7 @@ class PartFormat:
 
     Attributes:
         what: the part, for messages.
-        prefix: before its names in a single file.
+        prefixes: what programs put before its names in a single file; we write the first.
         folder: its folder in diffusers' layout.
         network: what it is, and in which naming single files have it.
         activation: of a text encoder.
@@ -45,13 +46,17 @@ class PartFormat:
     """
 
     what: str
-    prefix: str
+    prefixes: tuple[str, ...]
     folder: str
     network: Literal["unet", "vae", "clip", "openclip"]
     activation: str = "quick_gelu"
     has_projection: bool = False
     leaves_last: bool = False
     is_linear: bool = False
+
+    def prefix_in(self, names: Iterable[str]) -> str:
+        """Return what is before the part's names in a single file with these names."""
+        return part_prefixes.prefix_in(names, self.prefixes) or self.prefixes[0]
 
 
 @dataclass(frozen=True)
@@ -77,7 +82,7 @@ class Layout:
     is_told_by_weights: bool = False
 
 
-VAE_FORMAT = PartFormat("an autoencoder", autoencoder.PREFIX, "vae", "vae")
+VAE_FORMAT = PartFormat("an autoencoder", part_prefixes.VAE, "vae", "vae")
 
 
 class Checkpoint:
@@ -145,15 +150,12 @@ class Checkpoint:
     def opened(self, part: str) -> Iterator[TensorView]:
         """Open a part's tensors: a text encoder's by transformers' names, others in either naming."""
         source = self._existing(part)
-        with open_tensors(source, use_mmap=self.use_mmap) as file:
+        with open_weights(source, use_mmap=self.use_mmap) as file:
             view = self._part_of(file, part)
             if self.layout.parts[part].is_linear:
                 view = _with_linear_projections(view)
             if not view.shapes:
-                raise UserError(
-                    f"{self._option(part)} is {source}: {describe(view_of(file).shapes)}; "
-                    f"give {self._wanted(part)}"
-                )
+                raise UserError(f"{self._option(part)} is {source}: {self._lack(part, view_of(file))}")
             yield view
 
     @contextmanager
@@ -162,7 +164,7 @@ class Checkpoint:
         if self.path is None or self.is_folder or not self.path.exists():
             yield None
             return
-        with open_tensors(self.path, use_mmap=self.use_mmap) as file:
+        with open_weights(self.path, use_mmap=self.use_mmap) as file:
             yield file
 
     def autoencoder_shape(self) -> autoencoder.AutoencoderShape | None:
@@ -197,7 +199,7 @@ class Checkpoint:
             return autoencoder.own_tensors(view)
         if self.is_folder:
             return view
-        own = view.below(spec.prefix)
+        own = view.below(spec.prefix_in(view.shapes))
         if spec.network == "vae":
             return autoencoder.own_tensors(own)
         if spec.network != "openclip" or not own.shapes:
@@ -226,11 +228,17 @@ class Checkpoint:
     def _wanted(self, part: str) -> str:
         return self.layout.parts[part].what if self._option(part) == "--vae" else self.layout.what
 
+    def _lack(self, part: str, found: TensorView) -> str:
+        """Return what a file without a part is, and what to give instead."""
+        if self._option(part) == f"--{OPTION}" and part == VAE:
+            return "it holds no autoencoder; give one with --vae"
+        return f"{describe(found.shapes)}; give {self._wanted(part)}"
+
     def _check_kind(self) -> None:
         """Raise UserError if the file or the folder's UNet is another model's."""
         wanted = self.layout.unet_kinds if self.is_folder else {self.layout.kind}
         source = self._existing(DENOISER)
-        with open_tensors(source, use_mmap=self.use_mmap) as file:
+        with open_weights(source, use_mmap=self.use_mmap) as file:
             shapes = view_of(file).shapes
         kind = recognise(shapes)
         if kind is None or kind.name not in wanted:

@@ -138,9 +138,9 @@ def _write_scheduler(folder: Path, checkpoint: Checkpoint, predicted: Mapping[st
 
 def _report_lost(checkpoint: Checkpoint) -> None:
     """Say what a single file holds that a folder has no place for."""
-    prefixes = tuple(spec.prefix for spec in checkpoint.layout.parts.values())
     with checkpoint.file() as base:
         names = [] if base is None else base.keys()
+    prefixes = tuple(spec.prefix_in(names) for spec in checkpoint.layout.parts.values())
     marks = (VELOCITY_MARK, ZERO_TERMINAL_MARK)
     if lost := [name for name in names if not name.startswith(prefixes) and name not in marks]:
         what = counted(len(lost), "tensor")

@@ -31,28 +31,32 @@ def file_tensors(
     """Return what a single file holds, made when it is written.
 
     Args:
-        checkpoint: what the model comes from. What its file holds besides is kept as it is, and what its
-            folder says of the prediction becomes marks.
+        checkpoint: what the model comes from. Its file's prefixes, and what it holds besides, are kept; what
+            its folder says of the prediction becomes marks.
         parts: as `publishing.write` has it.
         base: the single file that the model comes from, open, or None.
     """
     tensors: dict[str, LazyTensor] = {}
+    older: set[str] = set()
     for part, spec in checkpoint.layout.parts.items():
         state = parts[part] if part in parts else checkpoint.tensors(part)
         # What nothing uses is not trained: it stays as the base's folder makes it.
         is_made = part in parts and spec.leaves_last and checkpoint.is_folder
         own = _published(spec, state) | _unused(spec, checkpoint.tensors(part) if is_made else state, base)
-        tensors |= _prefixed(spec.prefix, own)
+        prefix = spec.prefix_in(base.keys() if base is not None else ())
+        tensors |= _prefixed(prefix, own)
+        older |= {prefix + text_encoders.bare(name) for name in own}
     if base is None:
         return tensors | _marks(checkpoint)
-    unknown = [name for name in base.keys() if name not in tensors]  # noqa: SIM118 - a reader is no mapping
+    known = tensors.keys() | older
+    unknown = [name for name in base.keys() if name not in known]  # noqa: SIM118 - a reader is no mapping
     return tensors | {name: base.lazy(name, is_foreign=True) for name in unknown}
 
 
 def part_tensors(spec: PartFormat, state: PartTensors) -> dict[str, LazyTensor]:
     """Return what a file of one part holds: a UNet's original names, transformers' of a text encoder."""
     if spec.network == "unet":
-        return _prefixed(spec.prefix, _published(spec, state))
+        return _prefixed(spec.prefixes[0], _published(spec, state))
     return _published(spec, state) if spec.network == "vae" else text_encoders.published_clip(state)
 
 
@@ -71,18 +75,17 @@ def _unused(spec: PartFormat, state: PartTensors, base: TensorReader | None) -> 
     """Return what files hold of a text encoder besides what is used: the base's own where it has it."""
     if spec.network not in ("clip", "openclip"):
         return {}
-    tensors = text_encoders.clip_tensors(state)
+    tensors, (prefix, *_) = text_encoders.clip_tensors(state), spec.prefixes
     if spec.network == "openclip":
         usual = openclip.unused_layer(tensors) if spec.leaves_last else openclip.logit_scale()
-    elif base is None or spec.prefix + _POSITION_IDS in base:
+    elif base is None or prefix + _POSITION_IDS in base:
         usual = {_POSITION_IDS: LazyTensor.of(torch.arange(tensors[_POSITIONS].shape[0])[None])}
     else:
         usual = {}
     if base is None:
         return usual
     return {
-        name: base.lazy(spec.prefix + name) if spec.prefix + name in base else value
-        for name, value in usual.items()
+        name: base.lazy(prefix + name) if prefix + name in base else value for name, value in usual.items()
     }
 
 

@@ -18,6 +18,7 @@ FACTS = FamilyFacts(
             "a FLUX.1 transformer",
             ("double_blocks.0.img_attn.qkv.weight", "single_blocks.0.linear1.weight"),
         ),
+        FileKind("flux redux", "FLUX.1 Redux, which turns images into captions", ("^redux_up.",)),
         FileKind(
             "flux diffusers",
             "a FLUX.1 transformer in diffusers' format",

@@ -10,10 +10,11 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from sfumato.checkpoints.tensors import TensorReader, open_tensors
+from sfumato.checkpoints.tensors import TensorReader
 from sfumato.errors import UserError
-from sfumato.models.components import autoencoder, text_encoders
+from sfumato.models.components import autoencoder, part_prefixes, text_encoders
 from sfumato.models.components.loading import shapes_of
+from sfumato.models.components.model_files import open_part, open_weights
 from sfumato.models.components.recognise import describe, recognise
 from sfumato.models.components.tensor_views import Shapes
 from sfumato.models.families.flux.packing import PATCH
@@ -39,6 +40,8 @@ class _Part:
     kinds: frozenset[str]
     folder: str
     """Where a folder in diffusers' layout keeps it."""
+    prefixes: tuple[str, ...]
+    """What files may put before its names."""
 
 
 PARTS = {
@@ -47,11 +50,27 @@ PARTS = {
         "a FLUX.1 transformer",
         frozenset({"flux", "flux diffusers"}),
         "transformer",
+        part_prefixes.DENOISER,
     ),
-    CLIP_L: _Part(CLIP_L, "a CLIP-L text encoder", frozenset({"clip l", "clip"}), "text_encoder"),
-    T5XXL: _Part(T5XXL, "a T5-XXL text encoder", frozenset({"t5"}), "text_encoder_2"),
-    VAE: _Part("ae", "the autoencoder of FLUX.1", frozenset({"vae", "vae diffusers"}), "vae"),
+    CLIP_L: _Part(
+        CLIP_L,
+        "a CLIP-L text encoder",
+        frozenset({"clip l", "clip"}),
+        "text_encoder",
+        part_prefixes.CLIP_L,
+    ),
+    T5XXL: _Part(T5XXL, "a T5-XXL text encoder", frozenset({"t5"}), "text_encoder_2", part_prefixes.T5XXL),
+    VAE: _Part(
+        "ae", "the autoencoder of FLUX.1", frozenset({"vae", "vae diffusers"}), "vae", part_prefixes.VAE
+    ),
 }
+
+
+_OTHER_INPUTS = {
+    6: "FLUX.1 Fill, whose denoiser is shown a masked image too",
+    2: "FLUX.1 Canny or Depth, whose denoiser is shown a control image too",
+}
+"""Models with other inputs, by how many times wider than its output a denoiser's input is."""
 
 
 class FluxFiles:
@@ -94,13 +113,13 @@ class FluxFiles:
 
     @contextmanager
     def published(self, part: str) -> Iterator[Published]:
-        """Open a part's file, which holds nothing but that part; see `Published`."""
+        """Open one part; see `Published`."""
         if part == DENOISER:
             with self.transformer() as base:
                 yield Published({part: base.tensors}, {part: base.model}, base.metadata)
             return
         model = self.load(part, torch.bfloat16, torch.device("meta"))
-        with open_tensors(self._existing(part), use_mmap=self._use_mmap) as file:
+        with self._opened(part) as file:
             names = {name: text_encoders.name_in_file(name, file.keys()) for name in model.state_dict()}
             tensors = {name: file.lazy(found) for name, found in names.items() if found}
             yield Published({part: tensors}, {part: model}, file.metadata)
@@ -114,12 +133,13 @@ class FluxFiles:
 
     @contextmanager
     def opened(self, part: str) -> Iterator[TensorReader | None]:
-        """Open a part's file as it is, where there is one."""
+        """Open a part where there is a file of it; the denoiser's as it is, with all that lies beside."""
         path = self._sources[part]
         if path is None or not path.exists():
             yield None
             return
-        with open_tensors(path, use_mmap=self._use_mmap) as file:
+        is_whole = part == DENOISER
+        with open_weights(path, use_mmap=self._use_mmap) if is_whole else self._opened(part) as file:
             yield file
 
     def takes_guidance(self) -> bool:
@@ -143,8 +163,11 @@ class FluxFiles:
         return path
 
     def _shapes(self, part: str) -> Shapes:
-        with open_tensors(self._existing(part), use_mmap=self._use_mmap) as file:
+        with self._opened(part) as file:
             return shapes_of(file)
+
+    def _opened(self, part: str) -> TensorReader:
+        return open_part(self._existing(part), PARTS[part].prefixes, use_mmap=self._use_mmap)
 
     def _shapes_or_none(self, part: str) -> Shapes | None:
         """Return a file's shapes; None if it cannot be read, which `check` and `load` report."""
@@ -160,7 +183,19 @@ class FluxFiles:
             raise UserError(
                 f"--{self._options[part]} is {self._sources[part]}: {describe(shapes)}; give {spec.what}"
             )
+        if part == DENOISER:
+            self._check_inputs(shapes)
         return shapes
+
+    def _check_inputs(self, shapes: Shapes) -> None:
+        """Raise UserError if the denoiser is shown more than noisy latents."""
+        width = flux_shape(self._existing(DENOISER), shapes).in_channels
+        output = shapes.get("final_layer.linear.weight") or shapes.get("proj_out.weight") or (width,)
+        if other := _OTHER_INPUTS.get(width // output[0]):
+            raise UserError(
+                f"--{self._options[DENOISER]} is {self._sources[DENOISER]}: it is {other} (its first layer "
+                f"takes {width} values, not {output[0]}); give FLUX.1 dev, schnell or Kontext"
+            )
 
     def _check_widths(self, shapes: Mapping[str, Shapes]) -> None:
         """Raise UserError if the other parts do not fit the denoiser."""

@@ -16,9 +16,6 @@ from torch import Tensor
 
 from sfumato.checkpoints.lazy import LazyTensor
 
-PREFIX = "model.diffusion_model."
-"""What some files put before every published name."""
-
 _EMBEDDERS = {
     "img_in": "x_embedder",
     "txt_in": "context_embedder",

@@ -10,10 +10,11 @@ from pathlib import Path
 import torch
 
 from sfumato.checkpoints.lazy import LazyTensor
-from sfumato.checkpoints.tensors import open_tensors
 from sfumato.models.components.loading import check_names, fill, shapes_of, sizes_of
+from sfumato.models.components.model_files import open_part, open_weights
+from sfumato.models.components.part_prefixes import DENOISER, prefix_in
 from sfumato.models.components.recognise import weight_names
-from sfumato.models.families.flux.keys import PREFIX, DiffusersSource, table_for
+from sfumato.models.families.flux.keys import DiffusersSource, table_for
 from sfumato.models.families.flux.network import Flux, FluxShape
 from sfumato.nn.precision import linear_weights
 
@@ -42,7 +43,7 @@ def load_transformer(
     Raises:
         UserError: the file is missing or truncated, or is another model.
     """
-    with open_tensors(path, use_mmap=use_mmap) as file:
+    with open_part(path, DENOISER, use_mmap=use_mmap) as file:
         found = _own_tensors(shapes_of(file))
         sources = _sources(found)
         shape = flux_shape(path, found, axes_dim)
@@ -75,7 +76,7 @@ def folder_settings(shape: FluxShape) -> dict[str, object]:
 
 
 def flux_shape(path: Path, found: Shapes, axes_dim: tuple[int, int, int] | None = None) -> FluxShape:
-    """Return the sizes of the transformer in a file with these tensors, in either format.
+    """Return the sizes of the transformer with these tensors, in either format, without prefix.
 
     Raises:
         UserError: the file is no FLUX.1 transformer.
@@ -114,16 +115,18 @@ def open_transformer(path: Path, *, use_mmap: bool = True) -> Iterator[OpenTrans
     Raises:
         UserError: as `load_transformer` has it.
     """
-    with open_tensors(path, use_mmap=use_mmap) as file:
-        shapes = shapes_of(file)
+    with open_weights(path, use_mmap=use_mmap) as file:
+        before = prefix_in(file.keys(), DENOISER)
+        part = file.below(before)
+        shapes = shapes_of(part)
         with torch.device("meta"):
             model = Flux(flux_shape(path, shapes))
         own = _sources(_own_tensors(shapes))
         sources = sizes_of(path, _WHAT, lambda: {name: own[name] for name in model.state_dict()})
-        tensors = {name: source.lazy(file.lazy) for name, source in sources.items()}
-        used = {name for source in sources.values() for name in source.names}
-        prefix = PREFIX if any(name.startswith(PREFIX) for name in used) else ""
-        others = {name: file.lazy(name, is_foreign=True) for name in shapes if name not in used}
+        tensors = {name: source.lazy(part.lazy) for name, source in sources.items()}
+        used = {before + name for source in sources.values() for name in source.names}
+        others = {name: file.lazy(name, is_foreign=True) for name in file.keys() if name not in used}  # noqa: SIM118 - a reader is no mapping
+        prefix = "" if is_from_diffusers(shapes) else before
         yield OpenTransformer(model, tensors, prefix, others, file.metadata)
 
 
@@ -136,11 +139,10 @@ def _sources(found: Shapes) -> dict[str, DiffusersSource]:
     """Return what each published tensor is made of in a file with these tensors."""
     if is_from_diffusers(found):
         return table_for(found)
-    return {name.removeprefix(PREFIX): DiffusersSource((name,)) for name in found}
+    return {name: DiffusersSource((name,)) for name in found}
 
 
 def _own_tensors(found: Shapes) -> Shapes:
-    """Leave out what else a file with prefixes holds, and tensors that only say something of the model."""
-    prefixed = {name: shape for name, shape in found.items() if name.startswith(PREFIX)}
+    """Leave out tensors that only say something of the model."""
     weights = weight_names(found)
-    return prefixed or {name: shape for name, shape in found.items() if name in weights}
+    return {name: shape for name, shape in found.items() if name in weights}

@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+from sfumato.models.components import part_prefixes
 from sfumato.models.components.stable_diffusion.checkpoint import VAE_FORMAT, Layout, PartFormat
 from sfumato.models.components.tensor_views import Shapes
 from sfumato.models.interface.family import DENOISER, VAE
@@ -13,7 +14,7 @@ from sfumato.models.interface.family import DENOISER, VAE
 TEXT = "text_encoder"
 SCALE = 0.18215
 
-_UNET = PartFormat("a Stable Diffusion UNet", "model.diffusion_model.", "unet", "unet")
+_UNET = PartFormat("a Stable Diffusion UNet", part_prefixes.DENOISER, "unet", "unet")
 _UNET_2 = replace(_UNET, is_linear=True)
 _PIPELINE = ("StableDiffusionPipeline", "DDIMScheduler")
 
@@ -22,7 +23,7 @@ SD1 = Layout(
     kind="sd1",
     unet_kinds=frozenset({"sd unet"}),
     parts={
-        TEXT: PartFormat("a CLIP-L text encoder", "cond_stage_model.transformer.", TEXT, "clip"),
+        TEXT: PartFormat("a CLIP-L text encoder", ("cond_stage_model.transformer.",), TEXT, "clip"),
         DENOISER: _UNET,
         VAE: VAE_FORMAT,
     },
@@ -36,7 +37,7 @@ SD2 = Layout(
     parts={
         TEXT: PartFormat(
             "the text encoder of Stable Diffusion 2",
-            "cond_stage_model.model.",
+            ("cond_stage_model.model.",),
             TEXT,
             "openclip",
             activation="gelu",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from sfumato.models.components import part_prefixes
 from sfumato.models.components.stable_diffusion.checkpoint import VAE_FORMAT, Layout, PartFormat
 from sfumato.models.interface.family import DENOISER, VAE
 
@@ -14,17 +15,17 @@ SDXL = Layout(
     unet_kinds=frozenset({"sdxl unet"}),
     parts={
         TEXT_1: PartFormat(
-            "a CLIP-L text encoder", "conditioner.embedders.0.transformer.", "text_encoder", "clip"
+            "a CLIP-L text encoder", ("conditioner.embedders.0.transformer.",), "text_encoder", "clip"
         ),
         TEXT_2: PartFormat(
             "a CLIP-G text encoder",
-            "conditioner.embedders.1.model.",
+            ("conditioner.embedders.1.model.",),
             "text_encoder_2",
             "openclip",
             activation="gelu",
             has_projection=True,
         ),
-        DENOISER: PartFormat("an SDXL UNet", "model.diffusion_model.", "unet", "unet"),
+        DENOISER: PartFormat("an SDXL UNet", part_prefixes.DENOISER, "unet", "unet"),
         VAE: VAE_FORMAT,
     },
     scale=SCALE,

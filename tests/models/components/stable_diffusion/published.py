@@ -53,7 +53,7 @@ class Published(Checkpoint):
         from sfumato.models.components.stable_diffusion import openclip
 
         spec = self.layout.parts[part]
-        view = self.view(spec.prefix)
+        view = self.view(spec.prefixes[0])
         if spec.network == "unet":
             return unet.load(view, torch.float16, META)
         if spec.network == "vae":

@@ -7,7 +7,7 @@ import torch
 
 from sfumato.adapters.sd_scripts.block_helpers import get_block_index
 from sfumato.checkpoints.lazy import written_as
-from sfumato.models.components import autoencoder, text_encoders
+from sfumato.models.components import autoencoder, part_prefixes, text_encoders
 from sfumato.models.components.stable_diffusion import openclip, single_file
 from sfumato.models.components.unet import unet_names
 from sfumato.models.families.sd.family import SdFamily
@@ -64,7 +64,7 @@ def test_heads_are_those_of_the_published_models(models: dict[str, dict[str, Any
 def test_every_autoencoder_tensor_is_translated_both_ways() -> None:
     expected = {theirs: ours for theirs, ours, _ in rows("vae_ldm_to_diffusers")}
     checkpoint = Published("sd15_ldm")
-    view = checkpoint.view(autoencoder.PREFIX)
+    view = checkpoint.view(part_prefixes.VAE[0])
     assert autoencoder.diffusers_names(view.shapes) == expected
     state = tensors_of(autoencoder.load_view(view, torch.float32, torch.device("meta")))
     again = {name: tensor.shape for name, tensor in autoencoder.published(state).items()}

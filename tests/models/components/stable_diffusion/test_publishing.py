@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from sfumato.checkpoints.lazy import LazyTensor
+from sfumato.errors import UserError
 from sfumato.models.families.sd.family import SdFamily
 from sfumato.models.families.sdxl.family import SdxlFamily
 from sfumato.models.interface.family import DENOISER, VAE, Family
@@ -100,6 +101,44 @@ def test_a_file_has_what_was_trained_and_the_rest_of_its_base(
     assert abs(out.stat().st_size - family.written_bytes(parts, how)) < frame, out.stat()
     again = bound(kind, out).load(encoder, torch.float32, CPU).state_dict()
     assert all(torch.equal(again[name], tensor.load()) for name, tensor in parts[encoder].items())
+
+
+@pytest.mark.parametrize("base", ["sd1"], indirect=True)
+def test_a_base_of_another_program_keeps_its_prefixes_and_no_tensor_twice(
+    base: tuple[str, Path], tmp_path: Path
+) -> None:
+    kind, path = base
+    others = {
+        "model.diffusion_model.": "diffusion_model.",
+        "first_stage_model.": "vae.",
+        "transformer.text_model.": "transformer.",  # as early checkpoints have it
+    }
+    tensors = load_file(path)
+    for usual, other in others.items():
+        tensors = {name.replace(usual, other): value for name, value in tensors.items()}
+    save_file(tensors, tmp_path / "base.safetensors")
+    family, same = bound(kind, tmp_path / "base.safetensors"), bound(kind, path)
+    family.checkpoint.check(list(family.checkpoint.layout.parts))
+    for part in family.checkpoint.layout.parts:
+        found, expected = (each.load(part, torch.float32, CPU).state_dict() for each in (family, same))
+        assert all(torch.equal(found[name], value) for name, value in expected.items())
+
+    family.write(sources(trained(family, DENOISER)), tmp_path / "out.safetensors", Publishing())
+    written = load_file(tmp_path / "out.safetensors")
+    assert len(written) == len(tensors)
+    assert torch.equal(written["diffusion_model.out.2.weight"], tensors["diffusion_model.out.2.weight"] + 0.5)
+    assert torch.equal(written["vae.decoder.conv_in.weight"], tensors["vae.decoder.conv_in.weight"])
+    assert "cond_stage_model.transformer.text_model.final_layer_norm.weight" in written
+
+
+@pytest.mark.parametrize("base", ["sd1"], indirect=True)
+def test_a_checkpoint_without_autoencoder_asks_for_one(base: tuple[str, Path], tmp_path: Path) -> None:
+    kind, path = base
+    own = {k: v for k, v in load_file(path).items() if not k.startswith("first_stage_model.")}
+    save_file(own, tmp_path / "base.safetensors")
+    family = bound(kind, tmp_path / "base.safetensors")
+    with pytest.raises(UserError, match=r"base\.safetensors: it holds no autoencoder; give one with --vae"):
+        family.check([VAE])
 
 
 @pytest.mark.parametrize("base", ["sdxl"], indirect=True)
