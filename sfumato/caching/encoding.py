@@ -15,7 +15,7 @@ from torch import Tensor
 
 from sfumato import seeds
 from sfumato.caching import store
-from sfumato.caching.latent_cache import ALPHA, MASK, Job, LatentCache
+from sfumato.caching.latent_cache import ALPHA, IMAGE, MASK, Job, LatentCache
 from sfumato.caching.store import Arrays, Record
 from sfumato.data.batches import render
 from sfumato.data.images import masks
@@ -88,7 +88,7 @@ class Encoder:
         """Return what an image's latents are made from."""
         dataset, index = job
         image_set = self.cache.sets[dataset]
-        record = {"picture": store.image_state(image_set.images.paths[index]), **self._constant(job)}
+        record = {IMAGE: store.image_state(image_set.images.paths[index]), **self._constant(job)}
         if (mask := image_set.mask(index)) and mask.path:
             record[MASK] = store.image_state(mask.path)
         return record

@@ -24,7 +24,7 @@ from sfumato.models.interface.latents import CacheFormat, LatentSpace
 Job = tuple[int, int]
 """Index of a data set and of an image in it."""
 
-MASK, ALPHA = "mask", "alpha_mask"
+IMAGE, MASK, ALPHA = "picture", "mask", "alpha_mask"
 
 
 @dataclass

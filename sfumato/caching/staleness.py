@@ -11,7 +11,7 @@ from pathlib import Path
 
 from sfumato.caching import store
 from sfumato.caching.encoding import Encoder, WantedLatents
-from sfumato.caching.latent_cache import ALPHA, MASK, Job, is_mine
+from sfumato.caching.latent_cache import ALPHA, IMAGE, MASK, Job, is_mine
 from sfumato.caching.store import BrokenCacheError
 from sfumato.checkpoints.atomic import atomic_file
 from sfumato.data.sources.index import Index, Status
@@ -97,6 +97,8 @@ class Checker:
             return False
         if record is not None:
             wanted_record = self.encoder.record(job)
+            if not wanted_record[IMAGE]:  # the image is gone, and its latents are all that is left
+                record = {**record, IMAGE: wanted_record[IMAGE]}
             # A mask beside the image changes no latents: who needs none takes those made with one.
             without = {name: value for name, value in record.items() if name != MASK}
             return wanted_record in (record, without)

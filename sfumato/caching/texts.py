@@ -209,6 +209,7 @@ class _Encoder:
 
     def __post_init__(self) -> None:
         self._extras = self.family.cache_extras()
+        self._adopts = self.family.caches.adopts_texts
 
     def missing(self, rank: int, world: int) -> dict[str, list[str]]:
         """Return captions of this process's share, with the files that have to be written for each."""
@@ -267,7 +268,7 @@ class _Encoder:
             return status is not None, False
         image, file, caption = wanted
         finding = self._finding(caption)
-        if known in (finding, _ADOPTED + finding):
+        if known == finding or (self._adopts and known == _ADOPTED + finding):
             return True, known != finding
         try:
             is_valid, is_adopted = self._open(Path(file), caption, image)
@@ -284,7 +285,7 @@ class _Encoder:
             return False, False
         if record is not None:
             return self._agrees(record, caption), False
-        adopted = self._fits(path) and store.is_newer(path, *self._sources(image))
+        adopted = self._adopts and self._fits(path) and store.is_newer(path, *self._sources(image))
         return adopted, adopted
 
     def _finding(self, caption: str) -> str:

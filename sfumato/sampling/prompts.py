@@ -69,11 +69,14 @@ class PromptOptions:
 
 
 def parse_line(line: str) -> PromptOptions:
-    """Read a prompt with options behind it; an unknown option is left out with a warning.
+    """Read a prompt with options behind it.
+
+    An unknown option is left out, and one with a single dash is text; either is a warning.
 
     Raises:
         UserError: an option's value is missing or no number.
     """
+    _name_single_dashes(line)
     prompt, *pieces = re.split(r"(?:^|\s+)--(?=[A-Za-z])", line.strip())
     said: dict[str, Any] = {}
     for piece in pieces:
@@ -86,6 +89,11 @@ def parse_line(line: str) -> PromptOptions:
         field, read = option
         said[field] = _value(read, f"--{name}", value.strip())
     return PromptOptions(prompt.strip(), **said)
+
+
+def _name_single_dashes(line: str) -> None:
+    if found := re.findall(rf"(?:^|\s)-({'|'.join(_OPTIONS)})(?=\s+\S)", line, re.IGNORECASE):
+        logger.warning("-%s in a prompt is text; options have two dashes: --%s", found[0], found[0])
 
 
 def read_prompts(path: Path) -> list[PromptOptions]:
@@ -164,6 +172,11 @@ def _steps(text: str) -> int:
     return min(max(int(text), 1), MAX_STEPS)
 
 
+def _seed(text: str) -> int | None:
+    seed = int(text)
+    return None if seed == -1 else seed  # the usual way to ask for any
+
+
 def _number(text: str) -> float:
     value = float(text)
     if not math.isfinite(value):
@@ -186,6 +199,7 @@ def _did_you_mean(key: str) -> str:
 
 _WANTED: dict[Callable[[str], Any], str] = {
     int: "a whole number",
+    _seed: "a whole number",
     _steps: "a whole number",
     _number: "a number",
     _numbers: "numbers, separated by commas",
@@ -194,7 +208,7 @@ _WANTED: dict[Callable[[str], Any], str] = {
 _OPTIONS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "w": ("width", int),
     "h": ("height", int),
-    "d": ("seed", int),
+    "d": ("seed", _seed),
     "s": ("steps", _steps),
     "l": ("scale", _number),
     "g": ("guidance", _number),
@@ -210,7 +224,7 @@ _KEYS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "negative_prompt": ("negative_prompt", str),
     "width": ("width", int),
     "height": ("height", int),
-    "seed": ("seed", int),
+    "seed": ("seed", _seed),
     "sample_steps": ("steps", _steps),
     "scale": ("scale", _number),
     "guidance_scale": ("guidance", _number),

@@ -133,7 +133,9 @@ def test_images_of_which_only_latents_are_left_train_as_they_did(
     argv = [*model.arguments, *SHORT.replace("lora_flux", "lora").split(), *data, "--output_name", "lora"]
     cached = [*argv, "--cache_latents_to_disk", "--output_dir"]
     assert script("sdxl_train_network", [*cached, str(tmp_path / "before")]) == 0
-    for image in sorted(folder.glob("*.png")):
+    first, *others = sorted(folder.glob("*.png"))
+    first.unlink()  # what training wrote itself stands in for it
+    for image in others:
         (own,) = folder.glob(f"{image.stem}_*.npz")
         arrays = {name: array for name, array in np.load(own).items() if name != store.RECORD}
         assert arrays.keys() == {"latents", "original_size", "crop_ltrb"}
@@ -143,7 +145,7 @@ def test_images_of_which_only_latents_are_left_train_as_they_did(
     (folder / index.NAME).unlink()
     capfd.readouterr()
     assert script("sdxl_train_network", [*cached, str(tmp_path / "after")]) == 0
-    assert "3 latent caches without a record" in capfd.readouterr().err
+    assert "2 latent caches without a record" in capfd.readouterr().err
     first, second = (load_file(tmp_path / name / "lora.safetensors") for name in ("before", "after"))
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert script("sdxl_train_network", [*argv, "--output_dir", str(tmp_path / "none")]) == 2

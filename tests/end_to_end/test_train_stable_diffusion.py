@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 from sfumato.cli.main import main, script
@@ -114,6 +115,24 @@ def test_the_options_of_noise_predicting_models_train(
     assert all(torch.isfinite(tensor).all() for tensor in weights.values())
     if "conv_dim" in options:
         assert any("resnets" in name for name in weights)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "expected"),
+    [("", ("0.001", "0.0001")), ("--optimizer_type adafactor --text_encoder_lr 1e-4", ("None", "None"))],
+)
+def test_rates_are_recorded_as_numbers_and_not_where_the_optimizer_has_its_own(
+    optimizer: str,
+    expected: tuple[str, str],
+    models: dict[str, tiny.TinyCheckpoint],
+    images: Path,
+    tmp_path: Path,
+) -> None:
+    options = ["--text_encoder_lr", "1e-4", "--max_train_epochs", "1", *optimizer.split()]
+    train("sd1", models["sd1"], images, tmp_path, *options)
+    with safe_open(tmp_path / "lora.safetensors", "pt") as file:
+        record = file.metadata()
+    assert (record["ss_learning_rate"], record["ss_text_encoder_lr"]) == expected
 
 
 def test_velocity_models_take_their_own_options(

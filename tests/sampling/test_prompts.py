@@ -70,6 +70,20 @@ def test_an_unknown_option_is_left_out_with_a_warning(caplog: pytest.LogCaptureF
     assert "--sss is left out; known here are --w, --h, --d, --s," in caplog.text
 
 
+@pytest.mark.parametrize("line", ["x -w 64 -h 64", "x --n bad -w 64", "-w 64"])
+def test_options_with_one_dash_are_text_and_one_warning(line: str, caplog: pytest.LogCaptureFixture) -> None:
+    found = parse_line(line)
+    assert (found.width, found.height) == (None, None)
+    assert [record.getMessage() for record in caplog.records] == [
+        "-w in a prompt is text; options have two dashes: --w"
+    ]
+
+
+def test_a_seed_of_minus_one_is_a_seed_that_nobody_chose() -> None:
+    assert parse_line("x --d -1").seed is None
+    assert parse_line("x --d -1").request(DEFAULTS).seed == 7
+
+
 def test_scale_means_what_the_model_knows_best() -> None:
     line = parse_line("x --l 5")
     assert line.request(DEFAULTS, "guidance") == Request("x", "old", 64, 64, 9, 7, guidance=5.0)

@@ -121,8 +121,9 @@ class TrainingSet:
     def tag_frequency(self) -> dict[str, dict[str, int]]:
         """Return how many images of each folder have each tag; the first data set wins a repeated name."""
         merged: dict[str, dict[str, int]] = {}
-        for images in reversed(self.sets):
-            merged |= statistics.tag_frequency(images)
+        for images in self.sets:
+            for name, counts in statistics.tag_frequency(images).items():
+                merged.setdefault(name, counts)
         return merged
 
     def batches(self, epoch: int, *, num_per_step: int = 1) -> EpochPlan:
@@ -219,14 +220,17 @@ def read(
         complaints: what gathers everything that is wrong, for callers who want to know; `strict` is its own.
 
     Raises:
-        UserError: a data set has nothing to train on, or `strict` and anything is wrong.
+        UserError: a data set has no image, all of them are for validation, or `strict` and anything is wrong.
     """
     complaints, index = complaints or Complaints(strict), Index()
     try:
         tables = [sources.read_split(plan, complaints, index) for plan in plans]
     finally:
         index.save()
-    sets = [ImageSet(plan, trained) for plan, (trained, _) in zip(plans, tables, strict=True)]
+    sets = [ImageSet(plan, trained) for plan, (trained, _) in zip(plans, tables, strict=True) if trained]
+    if not sets:
+        share = plans[0].validation_split
+        raise UserError(f"validation_split {share} leaves no image to train on; use a smaller share")
     held_back = [
         ImageSet(plan_for_validation(plan), rest)
         for plan, (_, rest) in zip(plans, tables, strict=True)

@@ -55,10 +55,14 @@ def bucket_info(image_set: ImageSet) -> dict[str, Any] | None:
 
 
 def tag_frequency(image_set: ImageSet) -> dict[str, dict[str, int]]:
-    """Return how many images of each folder have each tag, repeats not counted."""
-    counts: dict[str, Counter[str]] = {}
+    """Return how many images of each folder have each tag, repeats not counted; in the order of subsets."""
+    used, counts = set(image_set.images.subsets), dict[str, Counter[str]]()
+    for number, subset in enumerate(image_set.plan.subsets):
+        if number in used:
+            counts.setdefault(subset.name, Counter())
     for index, caption in enumerate(image_set.images.captions):
-        counts.setdefault(image_set.subset(index).name, Counter()).update(tags(caption))
+        subset = image_set.subset(index)
+        counts[subset.name].update(tags(caption, subset.captions.keep_tokens_separator))
     return {name: dict(counter) for name, counter in counts.items()}
 
 

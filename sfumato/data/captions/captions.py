@@ -92,9 +92,14 @@ def process(
     return _replace(caption, replacements or {}, rng)
 
 
-def tags(caption: str) -> list[str]:
-    """Return the comma-separated tags of a caption in lower case, as statistics count them."""
-    return [tag for tag in (part.strip().lower() for part in caption.split(",")) if tag]
+def tags(caption: str, divider: str | None = None) -> list[str]:
+    """Return the comma-separated tags of a caption in lower case, as statistics count them.
+
+    Args:
+        divider: `keep_tokens_separator`, which stands between tags, too, and is none.
+    """
+    listed = caption.replace(divider, ",") if divider else caption
+    return [tag for tag in (part.strip().lower() for part in listed.split(",")) if tag]
 
 
 def _is_dropped(settings: CaptionSettings, rng: random.Random, epoch: int) -> bool:
@@ -120,7 +125,12 @@ def _rearrange(caption: str, settings: CaptionSettings, rng: random.Random, step
     rate = settings.caption_tag_dropout_rate
     if rate > 0:
         flexible = [tag for tag in flexible if rng.random() >= rate]
-    return ", ".join(fixed + flexible + suffix)
+    return _joint(settings.caption_separator).join(fixed + flexible + suffix)
+
+
+def _joint(separator: str) -> str:
+    """Return what stands between tags that were taken apart: the separator, and a blank behind it."""
+    return separator if separator[-1:].isspace() else f"{separator} "
 
 
 def _divide(caption: str, settings: CaptionSettings) -> tuple[list[str], list[str], list[str]]:

@@ -30,14 +30,20 @@ logger = logging.getLogger(__name__)
 
 
 def plans(
-    run: Run, *, size_multiple: int = 8, seed: int = 0, takes_latents: bool = False
+    run: Run,
+    *,
+    size_multiple: int = 8,
+    seed: int = 0,
+    takes_latents: bool = False,
+    latents_ending: str = "",
 ) -> list[DatasetPlan]:
     """Return the data sets that a run asks for.
 
     Args:
         size_multiple: what sides of trained images must be multiples of: the family's downscale * patch.
         seed: of the run; chooses the images for validation where no seed is given for that.
-        takes_latents: whether images may be there as latents alone, in files that sd-scripts wrote.
+        takes_latents: whether images may be there as latents alone.
+        latents_ending: see `DatasetPlan`.
 
     Raises:
         UserError: something is missing, unknown, or of a wrong type.
@@ -48,7 +54,7 @@ def plans(
         _name_unheard(dataset, options)
     options, weight = {"validation_seed": seed, **options}, run[LossConfig].prior_loss_weight
     planned = (_plan(dataset, options, weight, size_multiple) for dataset in described)
-    return [replace(plan, takes_latents=takes_latents) for plan in planned]
+    return [replace(plan, takes_latents=takes_latents, latents_ending=latents_ending) for plan in planned]
 
 
 def _checked(dataset: Described, run: Run) -> Described:

@@ -79,7 +79,8 @@ class DatasetPlan:
         validation_split: share of each subset's images that is for validation, not trained.
         validation_seed: chooses them.
         size_multiple: what sides of trained images must be multiples of.
-        takes_latents: images of metadata files may be there as latents alone; see `latents_alone.py`.
+        takes_latents: images of metadata files may be there as latents alone; see `latent_only_images.py`.
+        latents_ending: how the names of such latents end behind the image's size, if training wrote them.
     """
 
     subsets: tuple[SubsetPlan, ...]
@@ -91,3 +92,4 @@ class DatasetPlan:
     validation_seed: int = 0
     size_multiple: int = 8
     takes_latents: bool = False
+    latents_ending: str = ""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -36,16 +36,18 @@ def entries(
     warn: Callable[[str], None],
     *,
     takes_latents: bool = False,
+    latents_ending: str = "",
 ) -> list[Entry]:
     """Return the images that a metadata file describes, in its order; `warn` is told what is missing.
 
     Args:
-        takes_latents: take a file of latents, `<key>.npz`, for an image that is not there.
+        takes_latents: take a file of latents for an image that is not there.
+        latents_ending: see `Finder`.
 
     Raises:
         UserError: the file cannot be used.
     """
-    records, find = read_records(path), Finder(image_dir)
+    records, find = read_records(path), Finder(image_dir, latents_ending)
     found = {key: image for key in records if (image := find(key, takes_latents=takes_latents))}
     if missing := [key for key in records if key not in found]:
         kept = not takes_latents and any(find(key, takes_latents=True) for key in missing)
@@ -71,11 +73,14 @@ def _where(image_dir: Path | None) -> str:
 
 
 class Finder:
-    """Finds the image that a key stands for; each folder is listed once."""
+    """Finds the image that a key stands for; each folder is listed once.
 
-    def __init__(self, image_dir: Path | None) -> None:
+    Latents of it are `<key>.npz`, or `<key>_<width>x<height>` and `latents_ending`.
+    """
+
+    def __init__(self, image_dir: Path | None, latents_ending: str = "") -> None:
         self._image_dir = None if image_dir is None else str(image_dir)
-        self._listed = cache(_Listing.of)
+        self._listed = cache(partial(_Listing.of, latents_ending=latents_ending))
 
     def __call__(self, key: str, *, takes_latents: bool = False) -> str | None:
         """Return the path of the key's image or, if they will do, its latents; None without either."""
@@ -94,34 +99,33 @@ class Finder:
 
     def _latents(self, key: str) -> str | None:
         """Return the file of latents beside the key, or of that name in the image folder."""
-        beside = os.path.splitext(key)[0] + latent_only_images.SUFFIX
+        beside = os.path.splitext(key)[0]
         places = [beside] if os.path.dirname(key) or self._image_dir is None else []
         if self._image_dir is not None:
-            places += [
-                os.path.join(self._image_dir, name) for name in (key + latent_only_images.SUFFIX, beside)
-            ]
-        return next((place for place in places if self._is_there(place)), None)
+            places += [os.path.join(self._image_dir, name) for name in (key, beside)]
+        return next(filter(None, map(self._latents_of, places)), None)
 
-    def _is_there(self, path: str) -> bool:
-        folder, name = os.path.split(path)
-        return name in self._listed(folder).latents
+    def _latents_of(self, base: str) -> str | None:
+        folder, name = os.path.split(base)
+        found = self._listed(folder).latents.get(name)
+        return os.path.join(folder, found) if found else None
 
 
 class _Listing(NamedTuple):
-    """The images in a folder, and their names by stem; of several with a stem the first counts."""
+    """The images in a folder; names of images and latents by stem, of several with a stem the first."""
 
     images: frozenset[str]
     by_stem: dict[str, str]
-    latents: frozenset[str]
+    latents: dict[str, str]
 
     @classmethod
-    def of(cls, folder: str) -> _Listing:
+    def of(cls, folder: str, latents_ending: str) -> _Listing:
         try:
             names = sorted(os.listdir(folder or "."), reverse=True)
         except OSError:
             names = []
         images = [name for name in names if is_image(name)]
-        latents = frozenset(name for name in names if name.endswith(latent_only_images.SUFFIX))
+        latents = latent_only_images.by_stem(names, latents_ending)
         return cls(frozenset(images), {os.path.splitext(name)[0]: name for name in images}, latents)
 
     def named(self, name: str) -> str | None:

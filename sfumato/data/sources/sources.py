@@ -43,7 +43,7 @@ def read_split(
         index: what was found out about the files before; whatever is new is added.
 
     Raises:
-        UserError: nothing to train on is left, or `complaints` is strict and something is wrong.
+        UserError: there is no image, or `complaints` is strict and something is wrong.
     """
     index = index or Index()
     found, held_back = ImageTable(), ImageTable()
@@ -59,22 +59,19 @@ def read_split(
             f"validation_split {plan.validation_split} of {counted(len(found), 'image')} is less than one "
             "image of each subset: there is no validation"
         )
-    if not found:
-        raise UserError(_why_none(plan, bool(held_back)))
-    reg = list(chain.from_iterable(_read_subsets(plan, complaints, index, is_reg=True)))
+    if not found and not held_back:
+        raise UserError(_why_none(plan))
+    reg = list(chain.from_iterable(_read_subsets(plan, complaints, index, is_reg=True))) if found else []
     of_reg = chain.from_iterable(image.partners.values() for image in reg)
     _name_surplus(plan, chain(found.partners, held_back.partners, of_reg), complaints)
     found.extend(_balance(reg, sum(found.repeats), complaints))
     return found, held_back
 
 
-def _why_none(plan: DatasetPlan, is_validation: bool) -> str:
+def _why_none(plan: DatasetPlan) -> str:
     folders = ", ".join(str(subset.source) for subset in plan.subsets if not subset.is_reg)
     if not folders:
         return "every subset of the data set is_reg; add one of the images to train on"
-    if is_validation:
-        share = plan.validation_split
-        return f"validation_split {share} leaves no image of {folders} to train on; use a smaller share"
     return f"no images to train on in {folders}; check image_dir and num_repeats"
 
 
@@ -100,7 +97,9 @@ def _read_subset(
     rows = zip(headers, *found, strict=True)
     for (header, state), path, caption, mask, control, train_size in rows:
         if header is not None and caption is not None:
-            yield TrainingImage(path, header.size, caption, number, repeats, state, mask, control, train_size)
+            size = header.size
+            image = latent_only_images.image_of(path, size)
+            yield TrainingImage(image, size, caption, number, repeats, state, mask, control, train_size)
 
 
 class _Found(NamedTuple):
@@ -121,6 +120,7 @@ def _in_metadata(subset: SubsetPlan, plan: DatasetPlan, complaints: Complaints, 
         subset.captions,
         complaints.warn,
         takes_latents=plan.takes_latents,
+        latents_ending=plan.latents_ending,
     )
     unit, sizes = plan.size_multiple, [entry.train_size for entry in entries]
     no_partners = [None] * len(entries)

@@ -1,6 +1,7 @@
 """Emphasis in prompts: `(word)` weighs 1.1 times as much, `[word]` 1/1.1, `(word:1.3)` 1.3 times.
 
-Brackets nest and multiply; one that is never closed reaches to the end; a backslash makes a bracket text.
+Brackets nest and multiply; one that is never closed reaches to the end. A backslash makes a bracket text,
+and before anything else it means nothing. A blank in `(word: 1.3)` makes the number text.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ STRONGER = 1.1
 WEAKER = 1 / 1.1
 
 _TOKEN = re.compile(
-    r"\\(?P<escaped>[()\[\]\\])|:\s*(?P<weight>[+-]?(?:\d+\.?\d*|\.\d+))\s*\)|(?P<bracket>[()\[\]])"
+    r"\\(?P<escaped>[()\[\]\\]?)|:(?P<weight>[+-]?(?:\d+\.?\d*|\.\d+))\)|(?P<bracket>[()\[\]])"
     r"|(?P<text>[^\\()\[\]:]+|.)",
     re.DOTALL,
 )
@@ -45,7 +46,8 @@ class _Reader:
         elif bracket == "]" and self.opened["["]:
             self._scale(self.opened["["].pop(), WEAKER)
         else:
-            self.texts.append(match["escaped"] or match[0])
+            escaped = match["escaped"]
+            self.texts.append(match[0] if escaped is None else escaped)
             self.weights.append(1.0)
 
     def pieces(self) -> list[tuple[str, float]]:

@@ -17,6 +17,7 @@ class ModelIdentity:
         resolution: native (width, height).
         prediction_type: `modelspec.prediction_type`, or None where the field is left out.
         adapter_implementation: `modelspec.implementation` of adapters, or None where it is the same.
+        records_all_text_rates: whether `ss_text_encoder_lr` lists all rates; otherwise it is the first.
     """
 
     base_version: str
@@ -25,6 +26,7 @@ class ModelIdentity:
     resolution: tuple[int, int]
     prediction_type: str | None = None
     adapter_implementation: str | None = None
+    records_all_text_rates: bool = False
 
 
 @dataclass(frozen=True)

@@ -38,6 +38,8 @@ class CacheFormat:
         is_sized: names within a latent file carry the latents' size, so that one file can hold several.
         older: what the names of latent files ended in before, behind the image's name; "" where there was
             no other name.
+        adopts_texts: text files that do not say what they were made of, as sd-scripts writes them, hold what
+            the text encoders say here.
     """
 
     latents: str
@@ -45,3 +47,9 @@ class CacheFormat:
     is_scaled: bool = True
     is_sized: bool = True
     older: str = ""
+    adopts_texts: bool = True
+
+    @property
+    def has_latents_alone(self) -> bool:
+        """Whether latents may be all that is left of an image: sd-scripts has files of such models only."""
+        return bool(self.older)

@@ -95,7 +95,13 @@ def _workplace(run: Run, parts: Sequence[str]) -> Iterator[_Workplace]:
         family = family_for(run)
         family.check(parts)
         multiple = family.latents.downscale * family.latents.patch
-        plans = blueprint.plans(run, size_multiple=multiple, takes_latents=bool(family.caches.older))
+        stored = family.caches
+        plans = blueprint.plans(
+            run,
+            size_multiple=multiple,
+            takes_latents=stored.has_latents_alone,
+            latents_ending=stored.latents,
+        )
         training_set = dataset.read(plans, run[LengthConfig].seed or 0, strict=is_strict(run))
         loaded = Parts(
             family,

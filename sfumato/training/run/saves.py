@@ -61,6 +61,7 @@ def file_metadata(session: TrainingSession, sha256: Callable[[Path], str]) -> di
         optimizer=optimizer.description,
         scheduler=schedulers.describe(run[ScheduleConfig], optimizer, rate),
         started_at=session.started_at,
+        finds_own_rates=optimizer.relative_step,
         sha256=sha256,
     )
 

@@ -169,8 +169,14 @@ def _training_set(run: Run, family: Family, seed: int) -> TrainingData:
     multiple = family.latents.downscale * family.latents.patch
     if run[DatasetConfig].dataset_class:
         return _user_set(run, family, multiple, seed)
-    takes_latents = run[CachingConfig].cache_latents_to_disk and bool(family.caches.older)
-    plans = blueprint.plans(run, size_multiple=multiple, seed=seed, takes_latents=takes_latents)
+    stored = family.caches
+    plans = blueprint.plans(
+        run,
+        size_multiple=multiple,
+        seed=seed,
+        takes_latents=run[CachingConfig].cache_latents_to_disk and stored.has_latents_alone,
+        latents_ending=stored.latents,
+    )
     masked = any(s.alpha_mask or s.mask_dir for plan in plans for s in plan.subsets)
     if run[LossConfig].masked_loss and not masked:
         line = "--masked_loss has no effect without masks: name mask_dir or set alpha_mask"

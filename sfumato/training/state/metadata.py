@@ -98,6 +98,7 @@ def adapter_metadata(
     optimizer: str,
     scheduler: str,
     started_at: float,
+    finds_own_rates: bool = False,
     sha256: Callable[[Path], str] = file_sha256,
 ) -> dict[str, str]:
     """Return everything that is known when training starts; values are strings as Python prints them.
@@ -105,6 +106,7 @@ def adapter_metadata(
     Args:
         optimizer, scheduler: their descriptions (`OptimizerPlan.description`, `schedulers.describe`).
         started_at: Unix seconds.
+        finds_own_rates: whether the optimizer goes by none of the rates in the options.
         sha256: returns the hash of a file, which somebody else may have read already.
     """
     values: dict[str, Any] = {
@@ -114,7 +116,7 @@ def adapter_metadata(
     for section, names in SAME_NAME.items():
         values |= {f"ss_{name}": getattr(run[section], name) for name in names}
     values |= {
-        "ss_text_encoder_lr": _text_encoder_rates(run),
+        "ss_text_encoder_lr": _text_encoder_rates(run, family),
         "ss_face_crop_aug_range": run[ImageConfig].face_range,
         "ss_num_train_images": training_set.num_train_images,
         "ss_num_reg_images": training_set.num_reg_images,
@@ -139,6 +141,8 @@ def adapter_metadata(
     else:
         values["ss_dataset_class"] = run[DatasetConfig].dataset_class
     values |= family.metadata()
+    if finds_own_rates:
+        values |= dict.fromkeys(("ss_learning_rate", "ss_unet_lr", "ss_text_encoder_lr"))
     return as_strings(values)
 
 
@@ -151,9 +155,11 @@ def at_save(step: Step) -> dict[str, str]:
     }
 
 
-def _text_encoder_rates(run: Run) -> list[float] | None:
+def _text_encoder_rates(run: Run, family: Family) -> list[float] | float | None:
     rates = run.get(NetworkConfig, NetworkConfig()).text_encoder_lr
-    return list(rates) if rates else None
+    if not rates:
+        return None
+    return list(rates) if family.identity.records_all_text_rates else rates[0]
 
 
 def _network_arguments(config: NetworkConfig) -> dict[str, str]:
@@ -186,7 +192,7 @@ def _data_set(run: Run, training_set: TrainingSet, world: int) -> dict[str, Any]
     described = [statistics.describe(images) for images in sets]
     values = {
         "ss_dataset_dirs": json.dumps(statistics.folders(sets, is_reg=False)),
-        "ss_tag_frequency": json.dumps(_tags(training_set)),
+        "ss_tag_frequency": json.dumps(training_set.tag_frequency()),
     }
     if training_set.validation is not None:
         values |= _validation(run, training_set.validation)
@@ -215,11 +221,3 @@ def _validation(run: Run, held_back: TrainingSet) -> dict[str, Any]:
     }
     values = {f"ss_{name}": getattr(run[section], name) for section, own in names.items() for name in own}
     return values | {"ss_num_validation_images": held_back.num_train_images}
-
-
-def _tags(training_set: TrainingSet) -> dict[str, dict[str, int]]:
-    """Count the tags of each folder; a folder that several data sets share counts once."""
-    merged: dict[str, dict[str, int]] = {}
-    for images in training_set.sets:
-        merged = statistics.tag_frequency(images) | merged
-    return merged

@@ -215,7 +215,7 @@ def _implied_arguments(
 
 def _settle_adafactor(arguments: dict[str, Any], config: OptimizerConfig) -> dict[str, Any]:
     """Make Adafactor's interlocked switches explicit (Shazeer & Stern 2018, section 6)."""
-    settled = {"relative_step": True, **arguments}
+    settled = {**arguments, "relative_step": arguments.get("relative_step", True)}
     if settled.get("warmup_init") and not settled["relative_step"]:
         logger.warning("--optimizer_args: warmup_init=True sets relative_step=True")
         settled["relative_step"] = True

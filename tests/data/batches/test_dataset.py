@@ -380,3 +380,4 @@ def test_folders_of_the_same_name_are_numbered(tmp_path: Path) -> None:
     reg_dirs = statistics.folders(training_set.sets, is_reg=True)
     assert reg_dirs == {"reg": {"n_repeats": 4, "img_count": 1}}
     assert training_set.tag_frequency()["cat"]["a6"] == 1
+    assert list(training_set.tag_frequency()) == ["cat", "reg"]

@@ -179,6 +179,14 @@ def test_latents_stand_in_for_images_where_they_are_taken(tmp_path: Path) -> Non
     key = str(tmp_path / "deep" / "three.webp")
     assert find(key, takes_latents=True) == str(tmp_path / "deep" / "three.npz")
     assert find("four", takes_latents=True) is None
+    for name in ("four_0064x1024_sd.npz", "one_0064x0064_sd.npz", "five_0064x0064_sdxl.npz"):
+        (tmp_path / name).write_bytes(b"")
+    find = metadata_file.Finder(tmp_path, "_sd.npz")
+    assert find("four.png", takes_latents=True) == str(tmp_path / "four_0064x1024_sd.npz")
+    assert find("one", takes_latents=True) == str(tmp_path / "one.npz"), "whose size is in it"
+    assert find("five", takes_latents=True) is None
+    assert latent_only_images.image_of("a/four_0064x1024_sd.npz", (64, 1024)) == "a/four.npz"
+    assert latent_only_images.image_of("a/four.npz", (64, 1024)) == "a/four.npz"
 
 
 def test_files_that_hold_no_latents_are_named_and_left_out(tmp_path: Path) -> None:

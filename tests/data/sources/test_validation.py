@@ -66,6 +66,17 @@ def test_a_share_of_less_than_one_image_is_said(tmp_path: Path) -> None:
         dataset.read([wanted], seed=1, strict=True)
 
 
+def test_a_share_of_one_makes_a_whole_data_set_the_validation_set(tmp_path: Path) -> None:
+    cats, dogs = (subset(folder(tmp_path / name, [(64, 64)] * 2)) for name in ("cats", "dogs"))
+    whole = plan(dogs, validation_split=1.0)
+    found = dataset.read([whole, plan(cats)], seed=1)
+    assert [Path(image.path).parent.name for s in found.sets for image in s.images] == ["cats"] * 2
+    assert found.validation is not None
+    assert [Path(image.path).parent.name for s in found.validation.sets for image in s.images] == ["dogs"] * 2
+    with pytest.raises(UserError, match=r"validation_split 1.0 leaves no image to train on; use a smaller"):
+        dataset.read([whole], seed=1)
+
+
 def read(tmp_path: Path, keys: str, config: DatasetConfig, seed: int = 5) -> DatasetPlan:
     file = tmp_path / "data.toml"
     file.write_text(f"[[datasets]]\nresolution = 64\n{keys}\n[[datasets.subsets]]\nimage_dir = 'a'\n")

@@ -63,6 +63,12 @@ def test_arguments_are_python_literals_and_are_recorded_as_given() -> None:
     assert plan.description == "torch.optim.adamw.AdamW(weight_decay=0.01,betas=(0.9, 0.99))"
 
 
+def test_adafactor_s_arguments_are_recorded_in_the_order_given() -> None:
+    asked = ("scale_parameter=False", "relative_step=False")
+    plan = optimizers.plan(OptimizerConfig(optimizer_type="adafactor", optimizer_args=asked, max_grad_norm=0))
+    assert plan.description.endswith("Adafactor(scale_parameter=False,relative_step=False)")
+
+
 def test_adafactor_sets_its_own_rates_unless_told_otherwise() -> None:
     assert optimizers.plan(OptimizerConfig(optimizer_type="adafactor")).relative_step
     both = ("relative_step=False", "warmup_init=True")

@@ -101,6 +101,7 @@ class FluxFamily:
             architecture=f"flux-1-{self.variant}",
             implementation="https://github.com/black-forest-labs/flux",
             resolution=(1024, 1024),
+            records_all_text_rates=True,
         )
         self.sampling = SamplingDefaults(steps=50 if self.variant == "dev" else 4, scale="guidance")
 

@@ -71,7 +71,14 @@ class SdxlFamily(StableDiffusion):
         TEXT_1: ("hidden_state1",),
         TEXT_2: ("hidden_state2", "pool2"),
     }
-    caches = CacheFormat("_sdxl.npz", "_te_outputs.npz", is_scaled=False, is_sized=False, older=".npz")
+    caches = CacheFormat(
+        "_sdxl.npz",
+        "_te_outputs.npz",
+        is_scaled=False,
+        is_sized=False,
+        older=".npz",
+        adopts_texts=False,  # sd-scripts multiplies by the transpose of the published projection
+    )
 
     def encode_text(
         self, encoders: Mapping[str, nn.Module], tokens: Mapping[str, Tensor]
