@@ -11,12 +11,15 @@ import io
 import os
 import sys
 import time
+import unicodedata
 from typing import Any
 
 STANDARD = ("stdout", "stderr")
 _WAIT_S = 1.0
 """How long a pipe that does not block is given to take more before a text is left out."""
 _PAUSE_S = 0.05
+_BLANK = "Zs"
+"""Unicode's category of blanks of every width, of which Python calls one alone printable."""
 
 
 def keep_alive() -> None:
@@ -35,6 +38,21 @@ def keep_alive() -> None:
             continue
         if isinstance(stream, io.TextIOWrapper):
             setattr(sys, name, _lasting(stream, f"<{name}>"))
+
+
+def printable(text: str) -> str:
+    """Return `text` on one line that any console and file takes: file names may hold anything but a slash."""
+    return text if text.isprintable() else "".join(map(_shown, text))
+
+
+def printable_lines(text: str) -> str:
+    """Return the lines of a text, each `printable`: whoever wrote a file could move a terminal's cursor."""
+    return "\n".join(map(printable, text.split("\n")))
+
+
+def _shown(char: str) -> str:
+    is_shown = char.isprintable() or unicodedata.category(char) == _BLANK
+    return char if is_shown else char.encode("unicode_escape").decode()
 
 
 def failure(stream: object) -> str:

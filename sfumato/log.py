@@ -8,6 +8,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from sfumato.console import printable_lines
+
 REDRAW_S = 0.5
 """Seconds between two drawings of a bar: drawing costs as much as a few kernels."""
 
@@ -20,7 +22,7 @@ def set_up(level: str | None = None, file: str | None = None) -> None:
         file: path of a log file that replaces the console.
     """
     handler = _FileHandler(file) if file else _ConsoleHandler()
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S"))
+    handler.setFormatter(_Printable("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S"))
     handler.addFilter(_is_first_process)
     root = logging.getLogger("sfumato")
     root.handlers[:] = [handler]
@@ -50,6 +52,13 @@ def progress(
         dynamic_ncols=True,
         mininterval=REDRAW_S,
     )
+
+
+class _Printable(logging.Formatter):
+    """Shows what a terminal would obey: names and texts of files may hold anything."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable_lines(super().format(record))
 
 
 class _ConsoleHandler(logging.Handler):

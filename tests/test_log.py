@@ -32,6 +32,12 @@ def test_a_log_file_takes_the_messages_of_one_run_after_the_other(
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_what_a_terminal_would_obey_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    log.set_up()
+    logging.getLogger("sfumato.test").warning("a\x1b[31mb\nc\u3000\udc83 \U0001f408")
+    assert capsys.readouterr().err.endswith("a\\x1b[31mb\nc\u3000\\udc83 \U0001f408\n")
+
+
 def test_messages_that_find_no_room_in_the_log_file_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
     log.set_up(file="/dev/full")
     for text in ("first", "second"):

@@ -105,7 +105,10 @@ def standard_order(tensors: Mapping[str, TensorInfo]) -> list[str]:
 
 def encode_header(tensors: Mapping[str, TensorInfo], metadata: Mapping[str, str]) -> bytes:
     """Return the bytes that come before the data of a file that holds `tensors` in this order."""
-    entries: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+    entries: dict[str, Any] = {}
+    if metadata:  # names of files may be no valid text, and other programs would refuse the whole file
+        plain = {key: text.encode("utf-8", "backslashreplace").decode() for key, text in metadata.items()}
+        entries["__metadata__"] = plain
     end = 0
     for name, info in tensors.items():
         start, end = end, end + info.size_bytes

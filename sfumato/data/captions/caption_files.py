@@ -11,6 +11,8 @@ import re
 from collections.abc import Container
 from typing import NamedTuple
 
+from sfumato.data.images.regular_files import open_regular
+
 # A face detector appends `_<centre x>_<centre y>_<width>_<height>`; the caption may lack these four.
 _NUM_FACE_PARTS = 4
 _LINE_END = re.compile(r"\r\n|\r|\n")
@@ -67,8 +69,8 @@ def read(path: str) -> CaptionFile:
         UnreadableCaptionError: the file cannot be opened, or is no text.
     """
     try:
-        with open(path, "rb", buffering=0) as file:
-            text, encoding = decode(file.readall())
+        with open_regular(path) as file:
+            text, encoding = decode(file.read())
     except OSError as error:
         raise UnreadableCaptionError(f"cannot be read: {error.strerror}") from error
     return CaptionFile(encoding, text)

@@ -7,6 +7,9 @@ import os
 from pathlib import Path
 from typing import Any
 
+from sfumato.console import printable
+from sfumato.data.captions import caption_files
+from sfumato.data.captions.caption_files import UnreadableCaptionError
 from sfumato.data.images.images import is_image
 from sfumato.errors import UserError
 
@@ -28,7 +31,10 @@ def subset_folders(option: str, folder: str, *, strict: bool = False) -> list[di
     others = [entry.name for entry, parts in named if parts is None]
     if others:
         _warn(f"--{option}: {', '.join(others)} ignored; name sub-folders <repeats>_<class>", strict)
-    subsets = [_subset(entry.path, *parts) for entry, parts in named if parts is not None]
+    subsets = [
+        _subset(entry.path, number, _readable(class_tokens, entry.path))
+        for entry, (number, class_tokens) in ((entry, parts) for entry, parts in named if parts is not None)
+    ]
     if not subsets:
         raise UserError(f"--{option} {folder} has no sub-folder named <repeats>_<class>{_advice(found)}")
     return subsets
@@ -45,6 +51,18 @@ def has_images(folder: str) -> bool:
 def _repeats_and_class(name: str) -> tuple[int, str] | None:
     number, _, class_tokens = name.partition("_")
     return (int(number), class_tokens) if number.isdecimal() else None
+
+
+def _readable(name: str, path: str) -> str:
+    """Return a class as text, though its folder's name may be in an older encoding.
+
+    Raises:
+        UserError: it is in none that is known.
+    """
+    try:
+        return caption_files.decode(os.fsencode(name))[0]
+    except UnreadableCaptionError:
+        raise UserError(f"the name of {printable(path)} is no text; rename it, 10_cat for example") from None
 
 
 def _subset(path: str, num_repeats: int, class_tokens: str) -> dict[str, Any]:

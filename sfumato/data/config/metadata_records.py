@@ -8,6 +8,7 @@ its `image_path`.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +16,9 @@ from typing import Any, NamedTuple
 from sfumato.data.captions.captions import CaptionSettings
 from sfumato.data.images.buckets import Size
 from sfumato.errors import UserError
+
+# JSON can escape one half of an emoji alone, if a text was cut off there.
+_HALF_CHARACTER = re.compile("[\ud800-\udfff]")
 
 
 class Record(NamedTuple):
@@ -85,6 +89,8 @@ def _record(entry: Any, where: str) -> Record:
     for name, value in texts.items():
         if not isinstance(value, str):
             raise UserError(f"metadata_file {where}: {name} is {value!r}; it must be a text")
+        if _HALF_CHARACTER.search(value):
+            raise UserError(f"metadata_file {where}: {name} {value!r} has half a character; mend its escape")
     return Record(**texts, train_size=_size(entry.get("train_resolution"), where))
 
 

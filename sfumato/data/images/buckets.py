@@ -48,8 +48,17 @@ class Buckets:
     no_upscale: bool = False
     enabled: bool = True
 
+    @property
+    def shortest_side(self) -> int:
+        """The shortest side of an image that has a bucket: one that is not enlarged must fill a step."""
+        return self.step if self.enabled and self.no_upscale else 1
+
     def fit(self, size: Size) -> Fit:
-        """Return the bucket of an image of that size, and the size to resize it to."""
+        """Return the bucket of an image of that size, and the size to resize it to.
+
+        Args:
+            size: no side below `shortest_side`.
+        """
         if not self.enabled:
             return covering(self.resolution, size)
         if self.no_upscale:

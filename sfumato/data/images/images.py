@@ -16,11 +16,12 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from sfumato import installing
 from sfumato.data.images.buckets import Size
+from sfumato.data.images.regular_files import open_regular
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".avif", ".jxl"})
 """File name suffixes of images, in lower case; upper case is accepted too."""
@@ -31,10 +32,20 @@ MAX_PIXELS = 2**29 // 3
 """Pixels of the largest image that is read: half a gigabyte of RGB. Pillow, too, stops there."""
 
 _EXIF_ORIENTATION = 0x0112
-# What Pillow raises for files that are cut short or damaged, apart from OSError.
-_DECODING_ERRORS = (SyntaxError, ValueError, struct.error)
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What makes an image upright, by its EXIF orientation; 1 is upright."""
 _TOO_LARGE = f"it has more than {MAX_PIXELS // 10**6} million pixels, the most that are read; make it smaller"
 _JXL_STARTS = (b"\xff\x0a", b"\0\0\0\x0cJXL ")
+_MOST_CHARACTERS = 300
+"""Of what a decoder says."""
 # From here on, a JPEG is decoded at a fraction of its size where that suffices: gigabytes less.
 _LARGE_JPEG = 50_000_000
 
@@ -82,7 +93,7 @@ def read_header(path: str | Path) -> ImageHeader:
     Raises:
         BrokenImageError: the header is damaged or of no known format, or the image too large to read.
     """
-    with _naming_faults(), open(path, "rb") as file:
+    with _naming_faults(), open_regular(path) as file:
         start = file.read(256)
         if start.startswith(b"\x89PNG\r\n\x1a\n") and start[12:16] == b"IHDR":
             return _png_header(start)
@@ -107,15 +118,15 @@ def decode(
     Raises:
         BrokenImageError: the file is damaged, or the image too large to read.
     """
-    with _naming_faults(), open(path, "rb") as file:
+    with _naming_faults(), open_regular(path) as file:
         _register_format(file.read(12))
         file.seek(0)
         with Image.open(file) as image:
             orientation = _orientation(image)
             if at_least and image.width * image.height >= large:
                 image.draft(None, _upright(at_least, orientation))
-            upright = ImageOps.exif_transpose(image) if image.format != "PNG" and orientation > 1 else image
-            return _in_colour(upright, alpha)
+            turn = None if image.format == "PNG" else _TURNS.get(orientation)
+            return _in_colour(image if turn is None else image.transpose(turn), alpha)
 
 
 def to_tensor(image: Image.Image) -> Tensor:
@@ -126,17 +137,20 @@ def to_tensor(image: Image.Image) -> Tensor:
 
 @contextmanager
 def _naming_faults() -> Iterator[None]:
-    """Turn everything that reading a damaged file may raise into BrokenImageError."""
+    """Turn whatever decoders raise into BrokenImageError: each raises what it likes about a damaged file."""
     try:
         yield
+    except BrokenImageError:
+        raise
     except UnidentifiedImageError as error:
         raise BrokenImageError("not an image, or of a format that Pillow cannot read here") from error
     except Image.DecompressionBombError as error:
         raise BrokenImageError(_TOO_LARGE) from error
     except OSError as error:
         raise BrokenImageError(error.strerror or str(error)) from error
-    except _DECODING_ERRORS as error:
-        raise BrokenImageError(str(error)) from error
+    except Exception as error:
+        reason = str(error) or type(error).__name__
+        raise BrokenImageError(" ".join(reason.split())[:_MOST_CHARACTERS]) from error
 
 
 def _png_header(start: bytes) -> ImageHeader:
@@ -144,6 +158,8 @@ def _png_header(start: bytes) -> ImageHeader:
     if len(start) < 24:
         raise BrokenImageError("the file is cut short")
     width, height = struct.unpack(">II", start[16:24])
+    if not width * height:
+        raise BrokenImageError("it has no pixels")
     if width * height > MAX_PIXELS:
         raise BrokenImageError(_TOO_LARGE)
     return ImageHeader((width, height), b"acTL" in start)
@@ -179,8 +195,13 @@ def _orientation(image: Image.Image) -> int:
     if not data:
         return 1
     exif = Image.Exif()
-    exif.load(data)
-    return exif.get(_EXIF_ORIENTATION, 1)
+    try:
+        with _naming_faults():
+            exif.load(data)
+            found = exif.get(_EXIF_ORIENTATION)
+    except BrokenImageError:  # the pixels may be sound
+        return 1
+    return found if isinstance(found, int) and found in _TURNS else 1
 
 
 def _upright(size: Size, orientation: int) -> Size:

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from sfumato.console import printable
 from sfumato.errors import UserError
 
 MOST_FILES = 1000
@@ -70,10 +71,3 @@ class Complaints:
             self._said.add(message)
             logger.warning(printable(message))
         return is_new
-
-
-def printable(text: str) -> str:
-    """Return `text` on one line that any console and file takes: file names may hold anything but a slash."""
-    if text.isprintable():
-        return text
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)

@@ -199,8 +199,7 @@ def _headers(
     paths: Sequence[str], subset: SubsetPlan, plan: DatasetPlan, complaints: Complaints, index: Index
 ) -> Iterator[tuple[ImageHeader | None, State]]:
     """Yield the header of each image, or None if it cannot be used, and the state of its file."""
-    least = plan.buckets.step if plan.buckets.enabled and plan.buckets.no_upscale else 1
-    animated = []
+    least, animated = plan.buckets.shortest_side, []
     recalled = index.recall_all(zip(repeat("picture"), paths))
     for path, (status, finding) in zip(paths, recalled, strict=True):
         header = ImageHeader.parse(finding) if finding else _header(path, status, complaints, index)

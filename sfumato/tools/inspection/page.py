@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path, PurePath
 
-from sfumato.data.sources.complaints import printable
+from sfumato.console import printable
 from sfumato.log import plural
 from sfumato.tools.inspection.problems import marks
 from sfumato.tools.inspection.report import Bucket, DataReport, DataSet, Lengths, Problem, Shown

@@ -16,9 +16,10 @@ from sfumato.config.run.run import Run
 from sfumato.config.run.training.length import LengthConfig
 from sfumato.config.run.training.loss import LossConfig
 from sfumato.config.tools.preparation import BucketingConfig, PrecachingConfig
-from sfumato.data.images.buckets import Buckets, round_limits
+from sfumato.console import printable
+from sfumato.data.images.buckets import Buckets, Size, round_limits
 from sfumato.data.images.images import BrokenImageError, read_size
-from sfumato.data.sources.complaints import Complaints, printable
+from sfumato.data.sources.complaints import Complaints
 from sfumato.errors import UserError
 from sfumato.log import counted, progress
 from sfumato.models.components.hub import located
@@ -52,7 +53,7 @@ def prepared(options: BucketingConfig) -> Run:
             continue
         seen.add(key)
         try:
-            bucket = buckets.fit(read_size(image)).bucket
+            bucket = _bucket(buckets, read_size(image))
         except BrokenImageError as error:
             complaints.leave_out(str(image), str(error))
             continue
@@ -67,6 +68,13 @@ def prepared(options: BucketingConfig) -> Run:
         )
     records.write(Path(options.out_json), found)
     return run
+
+
+def _bucket(buckets: Buckets, size: Size) -> Size:
+    if min(size) < buckets.shortest_side:
+        width, height = size
+        raise BrokenImageError(f"{width}x{height} is smaller than --bucket_reso_steps {buckets.step}")
+    return buckets.fit(size).bucket
 
 
 def _run(options: BucketingConfig) -> Run:

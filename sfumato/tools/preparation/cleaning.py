@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 
 from sfumato.config.tools.preparation import CleaningConfig
-from sfumato.data.sources.complaints import printable
+from sfumato.console import printable
 from sfumato.log import counted, progress
 from sfumato.tools.outputs import require_writable
 from sfumato.tools.preparation import records

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Literal
 
 from sfumato.config.tools.preparation import GatheringConfig
+from sfumato.console import printable
 from sfumato.data.captions import caption_files
 from sfumato.data.captions.caption_files import UnreadableCaptionError
-from sfumato.data.sources.complaints import printable
 from sfumato.errors import UserError
 from sfumato.log import counted, progress
 from sfumato.tools.outputs import require_writable

@@ -46,7 +46,8 @@ def read(path: Path, option: str) -> Records:
 def write(path: Path, records: Records) -> None:
     """Write the records, whole or not at all."""
     with atomic_file(path) as file:
-        file.write(json.dumps(records, indent=2, ensure_ascii=False).encode("utf-8"))
+        # Names that are no valid text become escapes of JSON, by which they are read again.
+        file.write(json.dumps(records, indent=2, ensure_ascii=False).encode("utf-8", "backslashreplace"))
     logger.info("%s now in %s", counted(len(records), "image"), path)
 
 

@@ -5,6 +5,7 @@ from typing import Literal
 
 from sfumato.config.checks import at_least
 from sfumato.config.rule import given, idle
+from sfumato.console import printable
 from sfumato.errors import UserError
 
 FOLDER_FORMATS = ("diffusers", "diffusers_safetensors")
@@ -70,6 +71,10 @@ class SavingConfig:
         if self.output_name and set(self.output_name) & set("/\\"):
             raise UserError(
                 f"--output_name is {self.output_name!r}; it names files, so give folders as --output_dir"
+            )
+        if self.output_name and printable(self.output_name) != self.output_name:
+            raise UserError(
+                f"--output_name is {self.output_name!r}; leave out what cannot be printed, for files bear it"
             )
         at_least(self, 1, "save_every_n_epochs", "save_every_n_steps", "save_n_epoch_ratio")
         at_least(self, 1, "save_last_n_epochs", "save_last_n_steps")
