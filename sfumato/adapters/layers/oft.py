@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,14 +21,12 @@ from sfumato.adapters.layers import dense
 from sfumato.adapters.layers.file_form import FileForm, Tensors
 from sfumato.adapters.layers.kind import AdapterKind
 from sfumato.adapters.layers.layer import NO_DROPOUTS, Dropouts, Strength, per_sample
+from sfumato.adapters.layers.rotation import turn_of, turned
 from sfumato.errors import UserError
 from sfumato.models.interface.targets import AdapterTarget
-from sfumato.nn.device import kind_of
 
 PREFIX = "oft_"
 DEFAULT_CONSTRAINT = 1e-3
-
-_EXACT = 1e-9
 
 
 class Oft(nn.Module):
@@ -114,7 +111,7 @@ class Oft(nn.Module):
         turns = [turn.to(own.dtype) for turn in self._turns()]
         widths = [turn.shape[0] * turn.shape[1] for turn in turns]
         with torch.autocast(own.device.type, enabled=False):
-            moved = [_turned(*pair) for pair in zip(turns, own.split(widths, -1), strict=True)]
+            moved = [turned(*pair) for pair in zip(turns, own.split(widths, -1), strict=True)]
         change = torch.cat(moved, -1) if len(moved) > 1 else moved[0]
         change = change.movedim(-1, 1) if is_conv else change
         return output + change * per_sample(self.strength, change)
@@ -124,7 +121,7 @@ class Oft(nn.Module):
         turns = self._turns()
         weight = self.target.module.get_parameter("weight").to(turns[0].device, torch.float32)
         pieces = weight.flatten(1).split([turn.shape[0] * turn.shape[1] for turn in turns])
-        moved = [_turned(turn, piece.T).T for turn, piece in zip(turns, pieces, strict=True)]
+        moved = [turned(turn, piece.T).T for turn, piece in zip(turns, pieces, strict=True)]
         return torch.cat(moved).reshape(weight.shape)
 
     @torch.no_grad()
@@ -166,66 +163,7 @@ def _turn(blocks: Tensor, constraint: float) -> Tensor:
     norm = torch.linalg.vector_norm(skew)
     limit = constraint * blocks.shape[0] * blocks.shape[1]
     skew = skew * ((norm.clamp(max=limit) + 1e-8) / (norm + 1e-8))  # sd-scripts' way not to divide by 0
-    turn: Any = _Cayley.apply(skew, limit / math.sqrt(2))  # eigenvalues of Q come in pairs +-i
-    return turn
-
-
-class _Cayley(torch.autograd.Function):
-    """R - I of R = (I - Q)(I + Q)^-1 and skew-symmetric Q (k, n, n).
-
-    With A = (I + Q)^-1 it is R - I = -2 Q A, which loses no digits where Q is small, as 2 A - 2 I would; and
-    dR = -2 A dQ A: the backward pass needs no second inverse.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, skew: Tensor, largest: float) -> Tensor:
-        eye = torch.eye(skew.shape[-1], dtype=skew.dtype, device=skew.device)
-        inverse = _inverse(eye + skew, largest)
-        ctx.save_for_backward(inverse)
-        return -2 * skew @ inverse
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        (inverse,) = ctx.saved_tensors
-        return -2 * inverse.mT @ gradients[0] @ inverse.mT, None
-
-
-def _inverse(matrices: Tensor, largest: float) -> Tensor:
-    """Return the inverse of each of (k, n, n), which are I + Q; `largest` bounds Q's eigenvalues.
-
-    One by one on the CPU: MKL's batched LU raises, hangs or is silently wrong with several threads. Elsewhere
-    by products alone: those who factorise make the host wait for the device.
-    """
-    if kind_of(matrices) != "cpu":
-        return inverse_by_products(matrices, largest)
-    return torch.stack([torch.linalg.inv(matrix) for matrix in matrices])
-
-
-def inverse_by_products(matrices: Tensor, largest: float) -> Tensor:
-    """Return the inverse of each A = I + Q of (k, n, n) by Newton's method, `X (2 I - A X)` (Schulz 1933).
-
-    A A^T has eigenvalues between 1 and 1 + `largest`^2. So the first guess, A^T divided by the greatest, is
-    off by no more than a factor below 1, and every step squares it.
-    """
-    greatest = 1 + largest**2
-    inverse = matrices.mT / greatest
-    twice = 2 * torch.eye(matrices.shape[-1], dtype=matrices.dtype, device=matrices.device)
-    for _ in range(_steps_until_exact(1 - 1 / greatest)):
-        inverse = inverse @ (twice - matrices @ inverse)
-    return inverse
-
-
-def _steps_until_exact(error: float) -> int:
-    """Return how often an error below 1 is to be squared until float32 knows no smaller one."""
-    if error < _EXACT:
-        return 1
-    return math.ceil(math.log2(math.log(_EXACT) / math.log(error)))
-
-
-def _turned(turn: Tensor, values: Tensor) -> Tensor:
-    """Return (..., blocks * size), each block multiplied by its matrix of `turn` (blocks, size, size)."""
-    count, size, _ = turn.shape
-    return torch.einsum("kij,...kj->...ki", turn, values.unflatten(-1, (count, size))).flatten(-2)
+    return turn_of(skew, limit / math.sqrt(2))  # eigenvalues of Q come in pairs +-i
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from sfumato.adapters.layers.layer import Dropouts, attach, merge
-from sfumato.adapters.layers.oft import Oft, _Cayley, inverse_by_products
+from sfumato.adapters.layers.oft import Oft
+from sfumato.adapters.layers.rotation import inverse_by_products, turn_of
 from sfumato.adapters.network.loading import network_from_file
 from sfumato.adapters.network.network import AdapterNetwork
 from sfumato.adapters.network.plan import NetworkPlan
@@ -130,7 +131,7 @@ def test_two_threads_turn_as_one_does() -> None:
             torch.set_num_threads(threads)
             skew = torch.randn(3, 256, 256, generator=torch.Generator().manual_seed(0)) / 40
             skew = (skew - skew.mT).requires_grad_()
-            rotation = _Cayley.apply(skew, 2.0) + torch.eye(256)
+            rotation = turn_of(skew, 2.0) + torch.eye(256)
             rotation.pow(3).sum().backward()
             assert skew.grad is not None
             found.append((rotation.detach(), skew.grad))
@@ -148,7 +149,7 @@ def test_a_small_turn_loses_no_digits(size: float) -> None:
     skew = skew - skew.mT
     eye = torch.eye(8, dtype=torch.float64)
     expected = torch.linalg.solve(eye + skew.double(), eye - skew.double()) - eye
-    assert (_Cayley.apply(skew, 1.0) - expected).norm() < 1e-6 * expected.norm()
+    assert (turn_of(skew, 1.0) - expected).norm() < 1e-6 * expected.norm()
 
 
 def test_halves_are_turned_as_whole_numbers_are() -> None:
