@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from sfumato.models.components import emphasis
 from sfumato.models.components.text_encoders import clip_body
 from sfumato.models.components.tokenizers import CLIP_L, CLIP_LENGTH, Tokenizer, load_clip
-from sfumato.models.interface.targets import AdapterTarget
+from sfumato.models.interface.targets import AdapterTarget, others
 
 WINDOW = CLIP_LENGTH - 2
 """Tokens of a prompt in one window."""
@@ -119,6 +119,15 @@ def targets(encoder: nn.Module, part: str, owner: str) -> Iterator[AdapterTarget
             if isinstance(module, nn.Linear):
                 name = f"{owner}_text_model.encoder.layers.{index}.{path}".replace(".", "_")
                 yield AdapterTarget(name, module, part, path.partition(".")[0], ("layer", index))
+
+
+def further_targets(encoder: nn.Module, part: str, owner: str) -> Iterator[AdapterTarget]:
+    """Yield the embeddings, norms and projection of a CLIP text encoder; `owner` as in `targets`."""
+    body = clip_body(encoder)
+    known = [target.module for target in targets(encoder, part, owner)]
+
+    yield from others(body, known, part, lambda path: f"{owner}_text_model_{path}".replace(".", "_"))
+    yield from others(encoder, [*body.modules()], part, lambda path: f"{owner}_{path}".replace(".", "_"))
 
 
 def _weighed(states: Tensor, weights: Tensor) -> Tensor:

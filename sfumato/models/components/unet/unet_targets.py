@@ -10,7 +10,7 @@ from torch import nn
 
 from sfumato.models.components.unet.unet_names import published_names_of_modules
 from sfumato.models.interface.family import DENOISER
-from sfumato.models.interface.targets import AdapterTarget
+from sfumato.models.interface.targets import AdapterTarget, others
 
 _ADAPTED = re.compile(r"\.(attentions|resnets|downsamplers|upsamplers)\.\d+\.")
 _TRANSFORMER = re.compile(r"(.*\.transformer_blocks\.\d+)\.(attn1|attn2|ff)\.")
@@ -41,11 +41,7 @@ def targets(
         numbering: of the blocks of each part of a checkpoint's UNet.
         has_published_names: whether adapter files name layers as checkpoints do; otherwise as diffusers does.
     """
-    layers = {
-        path: layer
-        for path, layer in model.named_modules()
-        if isinstance(layer, nn.Linear | nn.Conv2d) and _ADAPTED.search(path)
-    }
+    layers = _adapted(model)
     published = published_names_of_modules(model, layers)
     for path in _ordered(list(layers), published if has_published_names else None):
         layer = layers[path]
@@ -59,6 +55,25 @@ def targets(
             _block(published[path], numbering),
             is_default=is_default,
         )
+
+
+def further_targets(model: nn.Module, *, has_published_names: bool) -> Iterator[AdapterTarget]:
+    """Yield the first and last convolutions, the embeddings of time and sizes, and all norms."""
+    published = published_names_of_modules(model, dict(model.named_modules()))
+
+    def name(path: str) -> str:
+        return f"unet_{published[path] if has_published_names else path}".replace(".", "_")
+
+    return others(model, _adapted(model).values(), DENOISER, name)
+
+
+def _adapted(model: nn.Module) -> dict[str, nn.Module]:
+    """Return the layers that adapters can be trained on, by their paths."""
+    return {
+        path: layer
+        for path, layer in model.named_modules()
+        if isinstance(layer, nn.Linear | nn.Conv2d) and _ADAPTED.search(path)
+    }
 
 
 def _block(path: str, numbering: Mapping[str, Numbering]) -> tuple[str, int]:

@@ -199,6 +199,12 @@ class FluxFamily:
             return targets.clip_targets(model, part)
         return targets.t5_targets(model, part) if part == T5XXL else iter(())
 
+    def further_targets(self, part: str, model: nn.Module) -> Iterator[AdapterTarget]:
+        """Yield the layers that no adapter of ours is trained on; see `HasFurtherTargets`."""
+        owners = {DENOISER: "unet", CLIP_L: "te1_text_model", T5XXL: "te3"}
+        known = [target.module for target in self.adapter_targets(part, model)]
+        return targets.further_targets(model, part, known, owners[part]) if part in owners else iter(())
+
     def published(self, part: str) -> AbstractContextManager[Published]:
         """Open a part's file, which holds nothing but that part; see `Published`."""
         return self._files.published(part)

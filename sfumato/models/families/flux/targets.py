@@ -6,13 +6,13 @@ module path in transformers 4, the denoiser (`unet`) by its tensor names.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from torch import nn
 
 from sfumato.models.families.flux.network import Flux
 from sfumato.models.interface.family import DENOISER
-from sfumato.models.interface.targets import AdapterTarget
+from sfumato.models.interface.targets import AdapterTarget, others
 
 _EMBEDDERS = ("img_in", "time_in", "vector_in", "guidance_in", "txt_in")
 
@@ -48,6 +48,18 @@ def t5_targets(model: nn.Module, part: str) -> Iterator[AdapterTarget]:
         for path, layer in _linears(block):
             name = _joined("te3", f"encoder.block.{index}.{path}")
             yield AdapterTarget(name, layer, part, path.split(".")[-2], ("layer", index))
+
+
+def further_targets(
+    model: nn.Module, part: str, known: Collection[nn.Module], owner: str
+) -> Iterator[AdapterTarget]:
+    """Yield the last layer of the denoiser, norms, and the text encoders' embeddings.
+
+    Args:
+        known: layers that are targets already.
+        owner: what files put before a layer's path.
+    """
+    return others(model, known, part, lambda path: _joined(owner, path))
 
 
 def _denoiser_target(

@@ -138,6 +138,12 @@ class SdFamily(StableDiffusion):
             return unet_targets.targets(model, _BLOCKS, has_published_names=False)
         return clip.targets(model, part, "te") if part == TEXT else iter(())
 
+    def further_targets(self, part: str, model: nn.Module) -> Iterator[AdapterTarget]:
+        """Yield the layers that no adapter of ours is trained on; see `HasFurtherTargets`."""
+        if part == DENOISER:
+            return unet_targets.further_targets(model, has_published_names=False)
+        return clip.further_targets(model, part, "te") if part == TEXT else iter(())
+
     def cache_extras(self) -> Mapping[str, Tensor]:
         """Return the layer that is listened to."""
         return {"clip_skip": torch.tensor(self._layer)}

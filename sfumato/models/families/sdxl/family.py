@@ -35,6 +35,8 @@ _BLOCKS = {
 }
 """How blocks are counted through, 23 in all: the embeddings come first and the output last."""
 _PENULTIMATE = 2
+_OWNERS = {TEXT_1: "te1", TEXT_2: "te2"}
+"""What files put before the layers of each text encoder."""
 
 
 def create(run: Run) -> SdxlFamily:
@@ -117,8 +119,13 @@ class SdxlFamily(StableDiffusion):
         """Yield the layers of `model` that adapters know, in the order in which files list them."""
         if part == DENOISER:
             return unet_targets.targets(model, _BLOCKS, has_published_names=True)
-        owners = {TEXT_1: "te1", TEXT_2: "te2"}
-        return clip.targets(model, part, owners[part]) if part in owners else iter(())
+        return clip.targets(model, part, _OWNERS[part]) if part in _OWNERS else iter(())
+
+    def further_targets(self, part: str, model: nn.Module) -> Iterator[AdapterTarget]:
+        """Yield the layers that no adapter of ours is trained on; see `HasFurtherTargets`."""
+        if part == DENOISER:
+            return unet_targets.further_targets(model, has_published_names=True)
+        return clip.further_targets(model, part, _OWNERS[part]) if part in _OWNERS else iter(())
 
 
 def framing(sizes: ImageSizes) -> Tensor:
