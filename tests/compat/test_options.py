@@ -10,7 +10,16 @@ from sfumato.cli.listing import describe
 from sfumato.cli.scripts import SCRIPTS, script_named
 
 RECORDED = Path(__file__).parent / "options"
-OURS = {"allow_partial", "mask_dir", "strict", "on_nonfinite", "base_model", "json", "prediction_type"}
+OURS = {
+    "allow_partial",
+    "for_program",
+    "mask_dir",
+    "strict",
+    "on_nonfinite",
+    "base_model",
+    "json",
+    "prediction_type",
+}
 
 
 @pytest.mark.parametrize("script", [script.name for script in SCRIPTS if script.is_drop_in])

@@ -11,7 +11,7 @@ from sfumato.config.run.output import hub, preview, saving, tracking
 from sfumato.config.run.run import Run
 from sfumato.config.run.training import loss, noise, optimizer, schedule
 from sfumato.config.scripts.script import Script
-from sfumato.config.tools import conversion, preparation
+from sfumato.config.tools import adapter_exchange, conversion, preparation
 
 OF_SECTIONS: Mapping[type, tuple[Rule, ...]] = {
     caching.CachingConfig: caching.RULES,
@@ -38,6 +38,7 @@ OF_SECTIONS: Mapping[type, tuple[Rule, ...]] = {
     preparation.GatheringConfig: preparation.GATHERING,
     preparation.BucketingConfig: preparation.BUCKETING,
     conversion.ConversionConfig: conversion.RULES,
+    adapter_exchange.AdapterExchangeConfig: adapter_exchange.RULES,
 }
 """The table of each section that has one."""
 

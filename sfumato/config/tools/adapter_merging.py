@@ -134,31 +134,6 @@ class NewRankConfig:
 
 
 @dataclass(frozen=True)
-class AdapterExchangeConfig:
-    """The conversion."""
-
-    src: str = "ai-toolkit"
-    """How the file is written: `ai-toolkit` (diffusers' names) or `sd-scripts`."""
-
-    dst: str = "sd-scripts"
-    """How it is to be written: the other of the two."""
-
-    src_path: str | None = None
-    """Adapter file to read."""
-
-    dst_path: str | None = None
-    """Adapter file to write."""
-
-    def __post_init__(self) -> None:
-        kinds = ("ai-toolkit", "sd-scripts")
-        for name in ("src", "dst"):
-            if getattr(self, name) not in kinds:
-                raise UserError(f"--{name} is {getattr(self, name)!r}; give {' or '.join(kinds)}")
-        if self.src == self.dst:
-            raise UserError(f"--src and --dst are both {self.src}; give the other one to --dst")
-
-
-@dataclass(frozen=True)
 class ToPublishedConfig:
     """The conversion."""
 

@@ -6,20 +6,24 @@ import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from sfumato.adapters.files.adapter_file import write_adapter
 from sfumato.adapters.files.dialects.fusing import PART
 from sfumato.adapters.files.dialects.halves import MARK
-from sfumato.adapters.files.dialects.reading import AdapterContent, read_content
+from sfumato.adapters.files.dialects.reading import AdapterContent, by_layer, read_content
 from sfumato.adapters.files.dialects.splitting import in_diffusers_names
+from sfumato.adapters.files.programs.told import describe
+from sfumato.adapters.files.sizes import shapes_of
 from sfumato.config.run.model.partial_use import PartialUseConfig
 from sfumato.config.run.run import Run
-from sfumato.config.tools.adapter_merging import AdapterExchangeConfig
+from sfumato.config.tools.adapter_exchange import AdapterExchangeConfig
 from sfumato.errors import UserError
 from sfumato.log import counted
 from sfumato.models.interface.layer_names import FamilyNames, flat
 from sfumato.models.registry.layer_names import names_of
+from sfumato.tools.converting.program_forms import best_form
 from sfumato.tools.outputs import adapter_output
 
 logger = logging.getLogger(__name__)
@@ -37,20 +41,41 @@ def exchange(run: Run) -> None:
     source = Path(options.src_path)
     target = adapter_output("--dst_path", options.dst_path, [source])
     content = read_content(source)
-    if content.is_ours != (options.src == "sd-scripts"):
-        raise UserError(f"--src is {options.src}, but {source} is not written so; exchange --src and --dst")
-    converted, rest = _converted(source, content, run.family)
+    if options.for_program:
+        converted, rest = _for_program(source, content, options.for_program)
+    else:
+        converted, rest = _between_two(source, content, options, run.family)
     if rest:
         _tell_of_rest(source, rest, len(content.layers), run[PartialUseConfig].allow_partial)
     _tell_of_switches(source, content.layers, converted)
     kept = {key: text for key, text in content.metadata.items() if not key.startswith("sshs_")}
     write_adapter(target, converted, kept)
-    logger.info("written: %s (%s)", target, counted(len(converted), "tensor"))
+    logger.info("written: %s (%s)", target, describe(shapes_of(converted)))
+
+
+def _for_program(source: Path, content: AdapterContent, program: str) -> tuple[dict[str, Tensor], list[str]]:
+    """Return the tensors in the form of which a program loads most, and the layers that it does not load."""
+    family = content.family
+    names = names_of(family, _paths(content)) if family else None
+    form = best_form(program, content.layers, names)
+    lost = [key for key in form.tensors if key not in form.verdict.loaded]
+    kept = {key: tensor for key, tensor in form.tensors.items() if key in form.verdict.loaded}
+    for remark in form.verdict.remarks:
+        logger.warning("%s: %s: %s", source, program, remark)
+    return kept, [*form.rest, *by_layer(dict.fromkeys(lost, torch.empty(0)))]
+
+
+def _between_two(
+    source: Path, content: AdapterContent, options: AdapterExchangeConfig, family: str
+) -> tuple[dict[str, Tensor], list[str]]:
+    if content.is_ours != (options.src == "sd-scripts"):
+        raise UserError(f"--src is {options.src}, but {source} is not written so; exchange --src and --dst")
+    return _converted(source, content, family)
 
 
 def _converted(source: Path, content: AdapterContent, family: str) -> tuple[dict[str, Tensor], list[str]]:
     """Return the tensors in the other naming, and the layers that have none."""
-    names = names_of(family, [flat(name.partition("_")[2].partition("_")[2]) for name in content.layers])
+    names = names_of(family, _paths(content))
     if names is None or content.family not in (None, family):
         raise UserError(
             f"--src_path is {source}, a file for {content.family}; this converts those for {family}"
@@ -68,6 +93,11 @@ def _converted(source: Path, content: AdapterContent, family: str) -> tuple[dict
     if not converted:
         raise UserError(f"--src_path is {source}, no layer of which has two names; give another LoRA")
     return converted, rest
+
+
+def _paths(content: AdapterContent) -> list[str]:
+    """Return the paths of layers within their parts, with underscores for dots."""
+    return [flat(name.partition("_")[2].partition("_")[2]) for name in content.layers]
 
 
 def _is_writable(name: str, leaves: Mapping[str, Tensor], names: FamilyNames) -> bool:

@@ -19,6 +19,7 @@ from sfumato.models.components import text_layers
 from sfumato.models.interface.layer_names import FamilyNames, LayerNames
 
 _LORA = {DOWN, UP, "alpha"}
+_SCALE, _MAGNITUDE = "dora_scale", "lora_magnitude_vector"
 
 
 def in_diffusers_names(
@@ -34,13 +35,13 @@ def in_diffusers_names(
     found: dict[str, Tensor] = {}
     rest = []
     for name, leaves in layers.items():
-        if leaves.keys() != _LORA:
+        if leaves.keys() - {_SCALE} != _LORA or not _has_rows(leaves.get(_SCALE)):
             rest.append(name)
         elif layer := table.get(name):
             prefixed = [f"{family.denoiser}.{path}" for path in layer.diffusers]
             found |= _taken_apart(layer, prefixed, halves.exchanged(leaves) if layer.swaps_halves else leaves)
         elif path := _encoder_path(name, family):
-            found |= _halves(path, leaves[DOWN], leaves[UP], scale_of(leaves))
+            found |= _halves(path, leaves[DOWN], leaves[UP], leaves.get(_SCALE), scale_of(leaves))
         else:
             rest.append(name)
     return found, rest
@@ -54,26 +55,36 @@ def _encoder_path(name: str, family: FamilyNames) -> str | None:
     return f"{folder}.{dotted}" if folder and dotted else None
 
 
+def _has_rows(magnitude: Tensor | None) -> bool:
+    """Return whether a DoRA's scale is one of the outputs, as diffusers has it."""
+    return magnitude is None or magnitude.shape[1:].numel() == 1
+
+
 def _taken_apart(layer: LayerNames, names: Sequence[str], leaves: Leaves) -> dict[str, Tensor]:
-    down, up, scale = leaves[DOWN], leaves[UP], scale_of(leaves)
+    down, up, magnitude, scale = leaves[DOWN], leaves[UP], leaves.get(_SCALE), scale_of(leaves)
     if len(names) == 1:
-        return _halves(names[0], down, up, scale)
+        return _halves(names[0], down, up, magnitude, scale)
     widths = list(layer.widths(down.shape[1]))
     widths[-1] = up.shape[0] - sum(widths[:-1])
     ranks = parts_of(up, widths) or [slice(0, down.shape[0])] * len(widths)
     found: dict[str, Tensor] = {}
-    for name, rows, own_ranks in zip(names, up.split(widths), ranks, strict=True):
-        if own_ranks.stop > own_ranks.start:
-            found |= _halves(name, down[own_ranks], rows[:, own_ranks], scale)
+    magnitudes = magnitude.split(widths) if magnitude is not None else [None] * len(widths)
+    for name, rows, own, own_ranks in zip(names, up.split(widths), magnitudes, ranks, strict=True):
+        if own_ranks.stop > own_ranks.start or own is not None:
+            found |= _halves(name, down[own_ranks], rows[:, own_ranks], own, scale)
     return found
 
 
-def _halves(name: str, down: Tensor, up: Tensor, scale: float) -> dict[str, Tensor]:
+def _halves(name: str, down: Tensor, up: Tensor, magnitude: Tensor | None, scale: float) -> dict[str, Tensor]:
     of_down, of_up = _shared(scale)
-    return {
+    found = {
         f"{name}.lora_A.weight": (down * of_down).contiguous(),
         f"{name}.lora_B.weight": (up * of_up).contiguous(),
     }
+    if magnitude is not None:
+        rows = magnitude.flatten()
+        found[f"{name}.{_MAGNITUDE}"] = rows if down.dim() == 2 else rows[None, :, None, None]
+    return found
 
 
 def parts_of(up: Tensor, widths: Sequence[int]) -> list[slice] | None:

@@ -17,8 +17,8 @@ from sfumato.config.run.model.whole_model import WholeModelConfig
 from sfumato.config.run.output.saving import FOLDER_FORMATS
 from sfumato.config.scripts.script import Script, names
 from sfumato.config.scripts.sections import DATA, OUTPUT, TRAINING
+from sfumato.config.tools.adapter_exchange import AdapterExchangeConfig
 from sfumato.config.tools.adapter_merging import (
-    AdapterExchangeConfig,
     AdapterMergingConfig,
     FreeMergeFormatConfig,
     ToPublishedConfig,

@@ -1,0 +1,120 @@
+"""`convert-lora --for` writes the form of which a program loads most, and the change stays the same."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from sfumato.adapters.files.adapter_file import read_adapter
+from sfumato.adapters.files.programs.told import PROGRAMS
+from sfumato.cli.main import main
+from tests.adapters.files.programs import published as p
+from tests.runs import refusal
+
+WIDTH = 64
+
+
+def made(shapes: p.Shapes) -> dict[str, Tensor]:
+    rng = torch.Generator().manual_seed(0)
+    drawn = {key: torch.randn(shape, generator=rng) for key, shape in shapes.items()}
+    return {key: torch.tensor(1.0) if key.endswith(".alpha") else tensor for key, tensor in drawn.items()}
+
+
+def whole(folder: Path, shapes: p.Shapes, program: str, *options: str) -> dict[str, Tensor]:
+    """Return the tensors of a file that was rewritten for a program."""
+    source, target = folder / "source.safetensors", folder / "target.safetensors"
+    save_file(made(shapes), source)
+    argv = ["convert-lora", "--src_path", str(source), "--dst_path", str(target), "--for", program, *options]
+    assert main(argv) == 0
+    return load_file(target)
+
+
+def blocks(leaves: p.Leaves) -> p.Shapes:
+    """Return layers of the right width to be told as FLUX.1's, none of them fused."""
+    names = [f"double_blocks.{n}.{name}" for n in (0, 1) for name in ("img_attn.proj", "txt_attn.proj")]
+    return p.of([p.Layer(name, name, (WIDTH, WIDTH)) for name in names], leaves, "lora_unet_")
+
+
+def changes(path: Path) -> dict[str, Tensor]:
+    """Return the product of each LoRA, scaled, by its layer's name."""
+    found = {}
+    for name, own in read_adapter(path).items():
+        scale = float(own["alpha"]) / own["lora_down.weight"].shape[0]
+        found[name] = scale * own["lora_up.weight"].flatten(1) @ own["lora_down.weight"].flatten(1)
+    return found
+
+
+@pytest.mark.parametrize("program", ["comfyui", "diffusers", "sd-scripts", "invokeai"])
+def test_a_lora_is_loaded_wholly_and_changes_the_same(program: str, tmp_path: Path) -> None:
+    tensors = whole(tmp_path, blocks(p.lora), program)
+    judge = next(judge for name, judge in PROGRAMS.items() if name.lower() == program)
+    verdict = judge({key: tuple(tensor.shape) for key, tensor in tensors.items()})
+    assert verdict is not None
+    assert verdict.loaded == tensors.keys()
+    before, after = changes(tmp_path / "source.safetensors"), changes(tmp_path / "target.safetensors")
+    assert before.keys() == after.keys()
+    for name in before:
+        torch.testing.assert_close(after[name], before[name])
+
+
+def test_dora_reaches_diffusers_as_magnitudes_of_its_own(tmp_path: Path) -> None:
+    tensors = whole(tmp_path, blocks(p.plus(p.lora, ".dora_scale")), "diffusers")
+    magnitudes = {key: tensor for key, tensor in tensors.items() if key.endswith(".lora_magnitude_vector")}
+    assert len(magnitudes) == 4
+    assert all(key.startswith("transformer.transformer_blocks.") for key in tensors)
+    before = load_file(tmp_path / "source.safetensors")
+    own = "lora_unet_double_blocks_0_img_attn_proj.dora_scale"
+    key = "transformer.transformer_blocks.0.attn.to_out.0.lora_magnitude_vector"
+    assert torch.equal(magnitudes[key], before[own].flatten())
+
+
+def test_three_factors_become_two_where_three_are_refused(tmp_path: Path) -> None:
+    layer = next(layer for layer in p.inner("sd") if layer.is_kernel)
+    shapes = p.of([layer], p.tucker, "lora_unet_", theirs=True)
+    down, up, _ = (key for key in p.of([layer], p.lora, "lora_unet_", theirs=True))
+    shapes[down] = (p.RANK, layer.shape[1], 1, 1)
+    tensors = whole(tmp_path, shapes, "diffusers")
+    before = load_file(tmp_path / "source.safetensors")
+    core = next(tensor for key, tensor in before.items() if key.endswith("lora_mid.weight"))
+    expected = torch.einsum("oa,abhw,bi->oihw", before[up].flatten(1), core, before[down].flatten(1))
+    found = torch.einsum("oa,aihw->oihw", tensors[up].flatten(1), tensors[down])
+    assert not any(key.endswith("lora_mid.weight") for key in tensors)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_t5_has_another_number_for_invokeai(tmp_path: Path) -> None:
+    shapes = blocks(p.lora) | p.of(p.t5(), p.lora, "lora_te3_")
+    tensors = whole(tmp_path, shapes, "invokeai")
+    assert len(tensors) == len(shapes)
+    assert {key[:9] for key in tensors if "_te" in key} == {"lora_te2_"}
+
+
+def test_layers_that_a_program_leaves_out_are_an_error_unless_that_is_asked_for(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    shapes = blocks(p.lora) | p.of(p.t5(), p.lora, "lora_te3_")
+    source, target = tmp_path / "source.safetensors", tmp_path / "target.safetensors"
+    save_file(made(shapes), source)
+    argv = ["convert-lora", "--src_path", str(source), "--dst_path", str(target), "--for", "diffusers"]
+    assert main(argv) == 2
+    assert "14 of 18 layers" in refusal(capfd)
+    assert not target.exists()
+    assert main([*argv, "--allow_partial"]) == 0
+    assert not any("te3" in key or "text_encoder_2" in key for key in load_file(target))
+
+
+def test_a_kind_that_a_program_does_not_know_is_refused(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    source = tmp_path / "source.safetensors"
+    save_file(made(blocks(p.loha)), source)
+    out = str(tmp_path / "x.safetensors")
+    paths = ["convert-lora", "--src_path", str(source), "--dst_path", out]
+    assert main([*paths, "--for", "diffusers"]) == 2
+    assert "diffusers loads nothing of this kind of adapter" in refusal(capfd)
+    assert main([*paths, "--for", "comfyui", "--src", "sd-scripts", "--dst", "ai-toolkit"]) == 2
+    assert "--for" in refusal(capfd)
