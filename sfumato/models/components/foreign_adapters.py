@@ -45,7 +45,7 @@ _STRANGERS = (
     Stranger("a LoRA for Wan", r"blocks[._]\d+[._](self|cross)_attn[._]"),
     Stranger(
         "a LoRA for HunyuanVideo",
-        r"double_blocks\.\d+\.(img|txt)_attn_(qkv|proj)\.|double_blocks[._]\d+[._](img|txt)_(mlp[._]fc|mod[._]l)",
+        r"double_blocks(\.\d+\.(img|txt)_attn_(qkv|proj)\.|[._]\d+[._](img|txt)_(mlp[._]fc|mod[._]linear))",
     ),
     Stranger("a LoRA for Qwen-Image", r"transformer_blocks[._]\d+[._](img|txt)_(mlp|mod)[._]"),
     Stranger(

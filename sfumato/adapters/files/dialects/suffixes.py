@@ -77,11 +77,13 @@ def split(key: str) -> Key:
     if match := _SCALE.fullmatch(key):  # the norms of FLUX's queries and keys: what replaces them
         return Key(match["path"], "set_weight")
     words = key.split(".")
-    unnamed = [
-        words[:place] + words[len(words) + place + 1 :] for place in (-2, -1) if not words[place].isdigit()
-    ]
-    found = _known(words) or next(filter(None, map(_known, unnamed)), None)
-    return found or _unknown(key)
+    return _known(words) or _known(_unnamed(words, 2)) or _known(_unnamed(words, 1)) or _unknown(key)
+
+
+def _unnamed(words: list[str], place: int) -> list[str]:
+    """Return a key's words without the name in that place from the end; none where there is no name."""
+    place = len(words) - place
+    return words[:place] + words[place + 1 :] if place > 0 and not words[place].isdigit() else []
 
 
 def _known(words: list[str]) -> Key | None:
