@@ -271,7 +271,7 @@ def test_a_merged_lora_tells_what_it_is_made_of(flux: tuple[tiny.TinyFlux, Famil
         ),
         (
             ["--models", "{sd}", "--ratios", "1", "--flux_model", "{m}", "--save_to", "{o}"],
-            "fits no layer of the model",
+            "fits no layer of this model",
         ),
         (
             ["--models", "{m}", "--ratios", "1", "--save_to", "{o}"],
@@ -279,7 +279,7 @@ def test_a_merged_lora_tells_what_it_is_made_of(flux: tuple[tiny.TinyFlux, Famil
         ),
         (
             ["--models", "{x}", "--ratios", "1", "--save_to", "{o}"],
-            "{x} names its layers lycoris_double ..., and not lora_unet_ ...; use another file",
+            "{x} names its layers mine_unet_double ..., and not lora_unet_ ...; use another file",
         ),
         (
             ["--models", "{a}", "{h}", "--ratios", "1", "1", "--save_to", "{o}", "--concat"],
@@ -341,7 +341,7 @@ def test_what_cannot_work_is_said_in_one_line_and_nothing_is_written(
     adapter(Path(names["a"]), family)
     adapter(Path(names["b"]), family, lambda target: Lora(target, 3, 1.0))
     adapter(Path(names["h"]), family, loha)
-    halves = {f"lycoris_double.lora_{way}.weight": torch.ones(4, 4) for way in ("down", "up")}
+    halves = {f"mine_unet_double.lora_{way}.weight": torch.ones(4, 4) for way in ("down", "up")}
     save_file(halves, names["x"])
     save_file(
         {

@@ -263,7 +263,7 @@ class Dialect:
     write: Callable[[Iterable[Layer]], Tensors]
     alpha: float = RANK
     has: Callable[[Layer], bool] = lambda _: True
-    metadata: Mapping[str, str] | None = None
+    metadata: dict[str, str] | None = None
 
 
 ALL, UNETS = ("sd", "sdxl", "flux"), ("sd", "sdxl")
