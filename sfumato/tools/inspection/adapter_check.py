@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from sfumato.adapters.files import other_programs
+from sfumato.adapters.files.dialects.reading import by_layer, kind_of
 from sfumato.adapters.files.programs.told import verdicts
 from sfumato.adapters.files.programs.verdict import Verdict
 from sfumato.adapters.files.shapes import told_shape
@@ -24,11 +24,13 @@ from sfumato.adapters.layers.kinds import Kind
 from sfumato.adapters.layers.layer import LimitsNorm, TurnsWeight
 from sfumato.adapters.network.loading import layers_from
 from sfumato.adapters.network.network import AdapterNetwork
+from sfumato.checkpoints.finite import is_finite
 from sfumato.checkpoints.tensors import TensorReader, open_tensors
 from sfumato.config.run.run import Run
 from sfumato.config.tools.checking import CheckingConfig
 from sfumato.errors import UserError
 from sfumato.log import counted
+from sfumato.models.components import foreign_adapters
 from sfumato.models.components.loading import shapes_of as shapes_in
 from sfumato.models.components.recognise import recognise
 from sfumato.models.interface.targets import AdapterTarget
@@ -138,14 +140,14 @@ def check_adapter(run: Run) -> str:
 
 def reported(path: Path, reader: TensorReader) -> AdapterReport:
     """Return what there is to say of an open file; raise UserError if it is no adapter, or damaged."""
-    keys = reader.keys()
-    kind = kinds.of_file(keys)
+    keys, tensors = reader.keys(), dict(reader.items())
+    layers = by_layer(tensors)
+    kind = kind_of(layers)
+    foreign_adapters.refuse(path, shapes_of(tensors))
     if kind is None:
         other = recognise(shapes_in(reader))
         what = f"seems to be {other.description}" if other else "holds no adapter that is known"
         raise UserError(f"{path} {what}; give an adapter file")
-    layers = other_programs.by_layer(keys)
-    blocks, broken = _blocks(path, reader, layers)
     return AdapterReport(
         str(path),
         kind.description,
@@ -155,8 +157,8 @@ def reported(path: Path, reader: TensorReader) -> AdapterReport:
         dict(Counter(name_of(reader.dtype(key)) for key in keys).most_common()),
         {name: _loaded(verdict, keys) for name, verdict in verdicts(shapes_in(reader)).items()},
         reader.metadata,
-        blocks,
-        broken,
+        _blocks(path, layers),
+        [key for key, tensor in tensors.items() if not is_finite(tensor)],
     )
 
 
@@ -165,30 +167,22 @@ def _loaded(verdict: Verdict, keys: Sequence[str]) -> Loaded:
     return Loaded(len(verdict.loaded), left_out, verdict.refusal, verdict.remarks)
 
 
-def _blocks(
-    path: Path, reader: TensorReader, layers: Mapping[str, Sequence[str]]
-) -> tuple[dict[str, Block], list[str]]:
-    """Return what there is of each block, sorted by numbers, and the tensors that are broken."""
+def _blocks(path: Path, layers: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Block]:
+    """Return what there is of each block, sorted by numbers."""
     blocks: dict[str, Block] = defaultdict(Block)
-    broken: list[str] = []
-    for name, keys in layers.items():
-        read = {key: reader.get(key) for key in keys}
-        bad = [key for key, tensor in read.items() if not bool(tensor.float().isfinite().all())]
-        leaves = {key.removeprefix(f"{name}."): tensor for key, tensor in read.items()}
+    for name, leaves in layers.items():
         kind = kinds.told_by(leaves)
         block = blocks[_block_of(_bare(name, kind))]
         block.sizes.append(size_of(shapes_of(leaves)))
         if "alpha" in leaves:
             block.alphas.append(float(leaves["alpha"]))
-        if kind and not bad:
+        if kind and all(map(is_finite, leaves.values())):
             _measure(path, name, kind, leaves, block)
-        broken += bad
-    return {name: blocks[name] for name in sorted(blocks, key=_by_number)}, broken
+    return {name: blocks[name] for name in sorted(blocks, key=_by_number)}
 
 
-def _measure(path: Path, name: str, kind: Kind, leaves: Mapping[str, Tensor], block: Block) -> None:
+def _measure(path: Path, name: str, kind: Kind, tensors: Mapping[str, Tensor], block: Block) -> None:
     """Add how much a layer changes its weight, if its tensors are all known and tell."""
-    tensors = {kind.files.aliases.get(leaf, leaf): tensor for leaf, tensor in leaves.items()}
     target = _stand_in(name, kind, tensors) if kind.files.can_load(tensors) else None
     if target is None:
         return
@@ -198,7 +192,7 @@ def _measure(path: Path, name: str, kind: Kind, leaves: Mapping[str, Tensor], bl
     own = layer.state_dict()
     if tensors.keys() | {"alpha"} != own.keys():
         return
-    AdapterNetwork([layer]).load_layers(path, {full: own | tensors})
+    AdapterNetwork([layer]).load_layers(path, {full: {**own, **tensors}})
     if isinstance(layer, TurnsWeight):
         block.turns.append(layer.turned_share().item())
     elif isinstance(layer, LimitsNorm):

@@ -66,7 +66,7 @@ def read_content(path: Path) -> AdapterContent:
     foreign_adapters.refuse(path, shapes)
     embeddings = {key: tensor for key, tensor in tensors.items() if key.startswith(_EMBEDDINGS)}
     raw = by_layer({key: tensor for key, tensor in tensors.items() if key not in embeddings})
-    if not is_adapter(raw):
+    if kind_of(raw) is None:
         *titles, last = (kind.title for kind in kinds.in_files())
         raise UserError(f"{path}: {describe(shapes)}; give a {', '.join(titles)} or {last}")
     require_sound(path, raw)
@@ -88,12 +88,12 @@ def by_layer(tensors: Mapping[str, Tensor]) -> Layers:
     return dict(layers)
 
 
-def is_adapter(layers: Mapping[str, Mapping[str, Tensor]]) -> bool:
-    """Return whether there is a layer of a kind of adapter that is known."""
+def kind_of(layers: Mapping[str, Mapping[str, Tensor]]) -> kinds.Kind | None:
+    """Return the kind of adapter that a file's layers are; None if it is none that is known."""
     leaves = {
         leaf for name, own in layers.items() for leaf in own if suffixes.is_leaf(leaf) or is_undotted(name)
     }
-    return kinds.of_file([f".{leaf}" for leaf in leaves]) is not None
+    return kinds.of_file([f".{leaf}" for leaf in leaves])
 
 
 def named(path: Path, raw: Layers) -> tuple[Layers, str | None]:
