@@ -45,7 +45,7 @@ _OF_THE_MODEL = ("dtype", "offload", "merge_lora_weights")
 """Options of the command line's images that are about the model."""
 
 _OF_THE_COMMAND = {
-    *("output_config", "debug_dataset"),
+    *("output_config", "debug_dataset", "show_timesteps", "show_timesteps_resolution"),
     *("console_log_level", "console_log_file", "console_log_simple"),
 }
 """Options that make a command do something else, or set up logging."""

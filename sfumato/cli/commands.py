@@ -6,13 +6,16 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Literal
 
 from sfumato.cli.product import show
 from sfumato.cli.scripts import script_for
 from sfumato.config.rules.strictness import is_strict
 from sfumato.config.run.data.dataset import DatasetConfig
+from sfumato.config.run.output.saving import SavingConfig
 from sfumato.config.run.run import Run
+from sfumato.config.run.training.noise import NoiseConfig
 from sfumato.config.tools.adapter_merging import ToPublishedConfig
 from sfumato.config.tools.preparation import BucketingConfig, CleaningConfig, GatheringConfig, ShrinkingConfig
 from sfumato.errors import UserError
@@ -48,9 +51,27 @@ class Call:
 def _train(run: Run) -> int:
     if run[DatasetConfig].debug_dataset:
         return _inspect(run)
+    if run[NoiseConfig].show_timesteps:
+        return _show_timesteps(run)
     from sfumato.training.run.setup import train  # torch starts here; --help and typos never pay for it
 
     train(run, signals=True)
+    return 0
+
+
+def _show_timesteps(run: Run) -> int:
+    if _is_another_process():
+        return 0
+    from sfumato.models.registry.families import family_for
+    from sfumato.training.trainables.timestep_histogram import timestep_histogram
+
+    histogram = timestep_histogram(run, family_for(run))
+    if run[NoiseConfig].show_timesteps == "image":
+        from sfumato.training.trainables import timestep_image
+
+        timestep_image.write(histogram, Path(run[SavingConfig].output_dir or "."))
+    else:
+        show(histogram.as_text())
     return 0
 
 
@@ -76,8 +97,8 @@ def _generate(run: Run) -> int:
 
 
 def _inspect(run: Run) -> int:
-    if os.environ.get("RANK", "0") not in ("", "0"):
-        return 0  # one of several processes tells enough
+    if _is_another_process():
+        return 0
     from sfumato.tools.inspection.command import inspect
     from sfumato.tools.inspection.text import as_text
 
@@ -88,6 +109,11 @@ def _inspect(run: Run) -> int:
             f"--strict: kinds of problems found: {report.num_serious}; without --strict that is no error"
         )
     return 0
+
+
+def _is_another_process() -> bool:
+    """Return whether another of several processes tells enough."""
+    return os.environ.get("RANK", "0") not in ("", "0")
 
 
 def _convert(run: Run) -> int:

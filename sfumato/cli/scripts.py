@@ -79,5 +79,6 @@ def for_chosen_family(script: Script, run: Run) -> Script:
         script,
         family=trainer.family,
         unsupported=script.unsupported | (trainer.unsupported - script.without_effect.keys()),
+        impossible={**trainer.impossible, **script.impossible},
         without_effect=idle,
     )

@@ -1,4 +1,4 @@
-"""Range checks that every section of the configuration shares: one line, option, value, remedy."""
+"""Checks that every section of the configuration shares: one line, option, value, remedy."""
 
 from typing import Any
 
@@ -27,3 +27,11 @@ def between(section: Any, low: float, high: float, *names: str) -> None:
         value = getattr(section, name)
         if value is not None and not low <= value <= high:
             raise UserError(f"--{name} is {value}; use a value from {low} to {high}")
+
+
+def sides(name: str, text: str) -> tuple[int, int]:
+    """Return the (width, height) in pixels that an option's text gives; raise UserError if it gives none."""
+    parts = text.split(",")
+    if len(parts) > 2 or not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
+        raise UserError(f"--{name} is {text!r}; write pixels as 1024 or width,height as 1024,768")
+    return int(parts[0]), int(parts[-1])

@@ -122,7 +122,7 @@ def test_batches_are_those_of_a_training(tmp_path: Path) -> None:
         read(html="page.html")
 
 
-@pytest.mark.parametrize("option", ["debug_dataset", "output_config", "console_log_file"])
+@pytest.mark.parametrize("option", ["debug_dataset", "output_config", "show_timesteps", "console_log_file"])
 def test_what_is_for_the_command_line_is_refused(option: str) -> None:
     with pytest.raises(sfumato.UserError, match=f"{option}: that is for the command line; leave it out"):
         sfumato.train("flux", "lora", **{option: "x"})

@@ -18,6 +18,7 @@ ZERO_MEANS_UNSET: Mapping[str, str] = {
     "min_bucket_reso": "no bucket has sides of 0 pixels",
     "max_bucket_reso": "no bucket has sides of 0 pixels",
     "bucket_reso_steps": "sides cannot be multiples of 0",
+    "show_timesteps_resolution": "no image has sides of 0 pixels",
     "huber_c": "the loss would be 0 everywhere",
     "vae_batch_size": "a batch of 0 images encodes nothing",
     "text_encoder_batch_size": "a batch of 0 captions encodes nothing",
@@ -77,6 +78,7 @@ NAMES_NOTHING = frozenset(
         *("huggingface_repo_id", "huggingface_repo_type", "huggingface_path_in_repo", "huggingface_token"),
         *("huggingface_repo_visibility", "metadata_author", "metadata_license", "metadata_thumbnail"),
         *("offload_optimizer_nvme_path", "offload_param_nvme_path", "face_crop_aug_range"),
+        "skip_image_resolution",
     }
 )
 """Texts for which Python's `None` and `False`, written as text, count as not given: nothing is called so."""

@@ -1,7 +1,7 @@
 """The scripts that look into data sets and prepare them."""
 
 from sfumato.cli.rows import precaching
-from sfumato.config.rules.effects import ALWAYS_OURS
+from sfumato.config.rules.effects import ALWAYS_OURS, NOT_WITHOUT_FILES
 from sfumato.config.run.console import ConsoleConfig
 from sfumato.config.run.data.captions import CaptionConfig
 from sfumato.config.run.data.dataset import DatasetConfig
@@ -43,7 +43,8 @@ DATA_TOOLS: tuple[Script, ...] = (
             "huber_scale min_snr_gamma scale_v_pred_loss_like_noise_pred v_pred_like_loss "
             "debiased_estimation_loss prior_loss_weight console_log_simple"
         ),
-        unsupported=names("dataset_class cache_info"),
+        impossible=NOT_WITHOUT_FILES,
+        without_effect={"cache_info": "a report leaves the folders of images as they are"},
     ),
     Script(
         name="tools/cache_latents",
@@ -53,7 +54,8 @@ DATA_TOOLS: tuple[Script, ...] = (
         absent=precaching.ABSENT | {"weighted_captions"},
         overrides={"weighting_scheme": "uniform"},
         choices=precaching.CHOICES,
-        unsupported=names("dataset_class model_type"),
+        unsupported=names("model_type"),
+        impossible=NOT_WITHOUT_FILES,
         without_effect={**_NO_LOADING_OR_TRAINING, **precaching.NO_TEXT},
     ),
     Script(
@@ -64,7 +66,8 @@ DATA_TOOLS: tuple[Script, ...] = (
         absent=precaching.ABSENT | {"no_half_vae"},
         overrides={"weighting_scheme": "uniform"},
         choices=precaching.CHOICES,
-        unsupported=names("dataset_class model_type"),
+        unsupported=names("model_type"),
+        impossible=NOT_WITHOUT_FILES,
         without_effect={**_NO_LOADING_OR_TRAINING, **precaching.NO_IMAGES},
     ),
     Script(

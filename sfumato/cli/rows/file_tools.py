@@ -72,5 +72,6 @@ FILE_TOOLS: tuple[Script, ...] = (
         summary="Bring a LoRA to another rank.",
         command="resize-lora",
         sections=(ResizingConfig,),
+        without_effect={"svd_lowrank_niter": "singular values are exact, and as cheap: no product is made"},
     ),
 )

@@ -52,10 +52,10 @@ LOADING_DEVICES: Mapping[str, str] = {
     "load_tuned_model_to": STAYS_IN_FILES,
 }
 
-WHY_UNSUPPORTED: Mapping[str, str] = {
+NOT_WITHOUT_FILES: Mapping[str, str] = {
     "dataset_class": "what a class of one's own makes is in no files, to look at or to keep caches beside",
 }
-"""Why an option is not supported, where that is no matter of time."""
+"""Options that tools cannot follow which work on the files of a data set."""
 
 NOT_BUILT_FOR_TRAINING = (
     names("deepspeed zero_stage zero3_init_flag zero3_save_16bit_model fp16_master_weights_and_gradients")

@@ -81,8 +81,8 @@ def check_supported(rules: Iterable[Rule], asked: Asked, idle: Iterable[str]) ->
         if rule.among:
             raise UserError(f"{asked.shown(name)} is not supported yet; leave it out")
         if name not in idle:
-            why = f": {rule.reason}" if rule.reason else " yet; leave it out"
-            raise UserError(f"--{name} is not supported{why}")
+            why = f"cannot work here: {rule.reason}" if rule.reason else "is not supported yet; leave it out"
+            raise UserError(f"--{name} {why}")
 
 
 def acts_with(rules: Iterable[Rule], name: str) -> list[Company] | None:

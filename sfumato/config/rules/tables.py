@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Mapping
 
 from sfumato.config.rule import Rule, given, idle
-from sfumato.config.rules.effects import WHY_UNSUPPORTED
 from sfumato.config.run import distributed
 from sfumato.config.run.data import caching, captions, dataset, images, loader, validation
 from sfumato.config.run.model import flow, memory, model, network, precision, whole_model
@@ -64,7 +63,9 @@ def _of_row(script: Script) -> Iterable[Rule]:
     for reason, names in by_reason.items():
         yield Rule(tuple(names), "idle", reason)
     for name in sorted(script.unsupported):
-        yield Rule((name,), "unsupported", WHY_UNSUPPORTED.get(name, ""))
+        yield Rule((name,), "unsupported")
+    for name, reason in script.impossible.items():
+        yield Rule((name,), "unsupported", reason)
     for name, values in script.unsupported_values.items():
         yield Rule((name,), "unsupported", among=(given(name, *values),))
     if script.conditioning_role == "mask":

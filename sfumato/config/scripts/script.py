@@ -31,6 +31,7 @@ class Script:
         choices: allowed values that differ from the sections'.
         unsupported: options that are known but not built; they stop a run unless left at their defaults.
         unsupported_values: the same for single values of an option that is built otherwise.
+        impossible: options that cannot do here what they ask for, with the reason; they stop a run likewise.
         without_effect: options that change nothing here, with the reason.
         part_dtypes: options that set the dtype of one part of the model, by the part's name.
         rules: what options mean to each other here, beside the rules of the sections.
@@ -52,6 +53,7 @@ class Script:
     choices: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     unsupported: frozenset[str] = frozenset()
     unsupported_values: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    impossible: Mapping[str, str] = field(default_factory=dict)
     without_effect: Mapping[str, str] = field(default_factory=dict)
     part_dtypes: Mapping[str, str] = field(default_factory=dict)
     rules: tuple[Rule, ...] = ()

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from sfumato.config.checks import at_least
 from sfumato.errors import UserError
 
 
@@ -35,10 +36,15 @@ class ResizingConfig:
     device: str | None = None
     """Where to compute: `cpu`, `cuda` ..."""
 
+    svd_lowrank_niter: int = 2
+    """Rounds of an approximate decomposition of large layers; 0 decomposes them as a whole, as is done here
+    whatever the value."""
+
     verbose: bool = False
     """Tell what is kept of each layer."""
 
     def __post_init__(self) -> None:
+        at_least(self, 0, "svd_lowrank_niter")
         for name in ("new_rank", "new_conv_rank"):
             if (rank := getattr(self, name)) is not None and rank < 1:
                 raise UserError(f"--{name} is {rank}; a rank is 1 or more")

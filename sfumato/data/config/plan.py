@@ -9,7 +9,7 @@ from typing import Any
 
 from sfumato.config.run.data.partners import PartnerRole
 from sfumato.data.captions.captions import CaptionSettings
-from sfumato.data.images.buckets import Buckets
+from sfumato.data.images.buckets import Buckets, Size
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,7 @@ class DatasetPlan:
         prior_loss_weight: weight of the loss of regularisation images.
         validation_split: share of each subset's images that is for validation, not trained.
         validation_seed: chooses them.
+        skipped_size: images of no more pixels than this size has are left out.
         size_multiple: what sides of trained images must be multiples of.
         takes_latents: images of metadata files may be there as latents alone; see `latent_only_images.py`.
         latents_ending: how the names of such latents end behind the image's size, if training wrote them.
@@ -90,6 +91,7 @@ class DatasetPlan:
     prior_loss_weight: float = 1.0
     validation_split: float = 0.0
     validation_seed: int = 0
+    skipped_size: Size | None = None
     size_multiple: int = 8
     takes_latents: bool = False
     latents_ending: str = ""

@@ -181,6 +181,7 @@ _SHARE = Key(_number, "a number from 0 to 1", _EVERYWHERE, 0, 1)
 KEYS = {
     "batch_size": _count(_PER_DATASET, 1),
     "resolution": Key(_resolution, "a size in pixels, as 1024 or [width, height]", _PER_DATASET),
+    "skip_image_resolution": Key(_resolution, "a size in pixels, as 768 or [width, height]", _PER_DATASET),
     "enable_bucket": _flag(_PER_DATASET),
     "min_bucket_reso": _count(_PER_DATASET, 1),
     "max_bucket_reso": _count(_PER_DATASET, 1),

@@ -1,4 +1,4 @@
-"""Whether images have what their subset's settings need: masks that fit them, faces in their names."""
+"""Whether images have what the settings need: masks that fit them, faces in their names, enough pixels."""
 
 from __future__ import annotations
 
@@ -53,6 +53,28 @@ def checked(
             f"(_<centre x>_<centre y>_<width>_<height>), so that face_crop_aug_range does nothing to "
             f"{plural(len(faceless), 'it', 'them')}, the first is {faceless[0]}",
             faceless,
+        )
+
+
+def larger(
+    images: Iterable[TrainingImage], size: Size | None, subset: SubsetPlan, complaints: Complaints
+) -> Iterator[TrainingImage]:
+    """Yield the images that have more pixels than `size`, all where it is None; say how many do not."""
+    limit = size[0] * size[1] if size else 0
+    total, small = 0, []
+    for image in images:
+        total += 1
+        if image.size[0] * image.size[1] > limit:
+            yield image
+        else:
+            small.append(os.path.basename(image.path))
+    if size and small:
+        complaints.note(
+            f"{len(small)} of {counted(total, 'image')} in {subset.source} "
+            f"{plural(len(small), 'is', 'are')} left out: no larger than skip_image_resolution "
+            f"{size[0]}x{size[1]}, the first is {small[0]}",
+            small,
+            "small images",
         )
 
 

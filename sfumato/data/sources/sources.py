@@ -72,7 +72,8 @@ def _why_none(plan: DatasetPlan) -> str:
     folders = ", ".join(str(subset.source) for subset in plan.subsets if not subset.is_reg)
     if not folders:
         return "every subset of the data set is_reg; add one of the images to train on"
-    return f"no images to train on in {folders}; check image_dir and num_repeats"
+    others = "num_repeats and skip_image_resolution" if plan.skipped_size else "num_repeats"
+    return f"no images to train on in {folders}; check image_dir and {others}"
 
 
 def _read_subsets(
@@ -82,7 +83,9 @@ def _read_subsets(
         if subset.is_reg == is_reg:
             found = _read_subset(number, subset, plan, complaints, index)
             found = size_checks.checked(found, subset, complaints, index)
-            yield cache_info.kept(found, str(subset.image_dir), complaints) if subset.cache_info else found
+            if subset.cache_info:
+                found = cache_info.kept(found, str(subset.image_dir), complaints)
+            yield size_checks.larger(found, plan.skipped_size, subset, complaints)
 
 
 def _read_subset(

@@ -19,15 +19,41 @@ from sfumato.diffusion.schedules import NUM_TIMESTEPS
 from sfumato.transfer import to_device
 
 
+class Levels(Protocol):
+    """Noise levels of a batch, from which its weights are computed."""
+
+    @property
+    def levels(self) -> Tensor:
+        """(B,) float32, sigma: the part of noise for flow models, the ratio of noise to signal else."""
+        ...
+
+    @property
+    def snr(self) -> Tensor | None:
+        """(B,) float32, on the CPU: the signal-to-noise ratios that weights are computed from, if any are."""
+        ...
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Noise levels as they were drawn, on the CPU: see `Levels`.
+
+    Attributes:
+        timesteps: (B,) float32 in [0, 1000].
+    """
+
+    levels: Tensor
+    timesteps: Tensor
+    snr: Tensor | None = None
+
+
 @dataclass(frozen=True)
 class Noised:
     """A batch as the model is shown it, with what it should answer.
 
     Attributes:
         noisy, target: (B, C, H/8, W/8) float32.
-        levels: (B,) float32, sigma: the part of noise for flow models, the ratio of noise to signal else.
+        levels, snr: see `Levels`.
         timesteps: (B,) float32 in [0, 1000].
-        snr: (B,) float32, on the CPU: the signal-to-noise ratios that weights are computed from, if any are.
     """
 
     noisy: Tensor
@@ -44,11 +70,15 @@ class Noising(Protocol):
         """Draw noise and timesteps for latents (B, C, H/8, W/8) float32, scaled."""
         ...
 
+    def draw(self, shape: torch.Size, rng: torch.Generator) -> Drawn:
+        """Draw noise levels alone, for latents of that shape."""
+        ...
+
     def read(self, output: Tensor, noised: Noised) -> Tensor:
         """Turn the model's output into what the loss compares with the target."""
         ...
 
-    def weigh(self, noised: Noised) -> Tensor | None:
+    def weigh(self, noised: Levels) -> Tensor | None:
         """Return (B,) factors on the loss, or None for 1."""
         ...
 
@@ -86,18 +116,23 @@ class FlowNoising:
     def __call__(self, latents: Tensor, rng: torch.Generator) -> Noised:
         """Draw noise, then levels, then the perturbation if there is one."""
         plain = noise.draw(latents.shape, rng)
-        drawn = self.levels(latents.shape, rng)
+        drawn = self.draw(latents.shape, rng)
         shown = plain
         if self.perturbation:
             shown = noise.perturb(plain, self.perturbation, rng, self.is_perturbation_random)
         plain, shown = _on_device(plain, shown, latents.device)
-        levels = to_device(drawn, latents.device)
+        levels = to_device(drawn.levels, latents.device)
         return Noised(
             noisy=objectives.flow_noisy(latents, shown, levels),
             target=objectives.flow_target(latents, plain),
             levels=levels,
             timesteps=levels * NUM_TIMESTEPS,
         )
+
+    def draw(self, shape: torch.Size, rng: torch.Generator) -> Drawn:
+        """Draw levels, and the timesteps that belong to them."""
+        levels = self.levels(shape, rng)
+        return Drawn(levels, levels * NUM_TIMESTEPS)
 
     def levels(self, shape: torch.Size, rng: torch.Generator) -> Tensor:
         """Draw sigma, (B,) in [low, high] on the CPU, for latents shaped (B, C, H/8, W/8)."""
@@ -108,7 +143,7 @@ class FlowNoising:
         """Apply the interpretation."""
         return objectives.flow_interpret(output, noised.noisy, noised.levels, self.interpretation)
 
-    def weigh(self, noised: Noised) -> Tensor | None:
+    def weigh(self, noised: Levels) -> Tensor | None:
         """Return the scheme's weights; as in sd-scripts, only outputs scaled by sigma are weighted."""
         if self.interpretation != "sigma_scaled":
             return None
@@ -229,29 +264,41 @@ class DdpmNoising:
                 follows from the seed of `rng`.
         """
         ratios = ratios or random.Random(seeds.derive("pyramid", rng.initial_seed()))
-        drawn = self.shape(latents, rng, ratios)
-        steps = timesteps.whole(len(latents), rng, low=self.low, high=self.high)
-        shown = drawn
+        plain = self.shape(latents, rng, ratios)
+        drawn = self.draw(latents.shape, rng)
+        shown = plain
         if self.perturbation:
             is_random = self.is_perturbation_random
-            shown = noise.perturb(drawn, self.perturbation, rng, is_random, is_strength_first=True)
-        plain, shown = _on_device(drawn, shown, latents.device)
-        kept = schedules.ddpm_kept(self.zero_terminal)[steps]
-        kept_there = to_device(kept, latents.device)
+            shown = noise.perturb(plain, self.perturbation, rng, is_random, is_strength_first=True)
+        plain, shown = _on_device(plain, shown, latents.device)
+        kept_there = to_device(self._kept(drawn.timesteps), latents.device)
         velocity = objectives.ddpm_velocity(latents, plain, kept_there) if self.is_velocity else None
         return Noised(
             noisy=objectives.ddpm_noisy(latents, shown, kept_there),
             target=plain if velocity is None else velocity,
-            levels=to_device(schedules.noise_to_signal(kept), latents.device),
-            timesteps=to_device(steps.float(), latents.device),
+            levels=to_device(drawn.levels, latents.device),
+            timesteps=to_device(drawn.timesteps, latents.device),
+            snr=drawn.snr,
+        )
+
+    def draw(self, shape: torch.Size, rng: torch.Generator) -> Drawn:
+        """Draw timesteps, and the levels and ratios that belong to them."""
+        steps = timesteps.whole(shape[0], rng, low=self.low, high=self.high)
+        return Drawn(
+            levels=schedules.noise_to_signal(self._kept(steps)),
+            timesteps=steps.float(),
             snr=schedules.signal_to_noise(schedules.ddpm_kept()[steps]),
         )
+
+    def _kept(self, steps: Tensor) -> Tensor:
+        """Return how much of the latents is left at timesteps (B,)."""
+        return schedules.ddpm_kept(self.zero_terminal)[steps.long()]
 
     def read(self, output: Tensor, noised: Noised) -> Tensor:
         """Return the output as it is."""
         return output
 
-    def weigh(self, noised: Noised) -> Tensor | None:
+    def weigh(self, noised: Levels) -> Tensor | None:
         """Return the weights that the options ask for."""
         assert noised.snr is not None
         return self.weights(noised.snr)

@@ -142,7 +142,7 @@ def test_what_is_not_built_stops_a_run_only_when_it_is_asked_for() -> None:
 def test_what_cannot_be_supported_says_why() -> None:
     script = script_named("tools/cache_latents")
     with pytest.raises(
-        UserError, match=r"^--dataset_class is not supported: what a class of one's own makes"
+        UserError, match=r"^--dataset_class cannot work here: what a class of one's own makes"
     ):
         parse(script, ["--dataset_class", "my.Data", "--flux"], prog="prog")
 
@@ -160,8 +160,9 @@ def test_every_option_that_the_tables_name_exists() -> None:
     known = set().union(*(script.options() for script in SCRIPTS)) | {"control_dir"}
     for script in SCRIPTS:
         named = {*script.unsupported, *script.unsupported_values, *script.without_effect, *script.overrides}
+        named |= {*script.impossible}
         assert named <= set(script.options())
-        assert not script.unsupported & set(script.without_effect)
+        assert not script.unsupported & {*script.without_effect, *script.impossible}
     for rule in (rule for rules in OF_SECTIONS.values() for rule in rules):
         companies = [given.option for company in (*rule.among, *rule.without) for given in company]
         assert {*rule.options, *companies} <= known

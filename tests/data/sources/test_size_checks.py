@@ -52,3 +52,19 @@ def test_images_without_a_face_in_their_names_are_counted(cats: Path) -> None:
     (said,) = complaints.warnings
     assert said.message.startswith(f"3 of 4 images of {cats} have no face in the name")
     assert said.files == ("im0.png", "im1.png", "im2.png")
+
+
+def test_images_of_no_more_pixels_than_a_size_are_left_out_and_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    cats = folder(tmp_path / "cat", [(64, 32), (32, 64), (64, 64), (96, 20), (128, 16), (129, 16)])
+    planned = plan(subset(cats), skipped_size=(64, 32))
+    caplog.set_level("INFO")
+    table = sources.read(planned, Complaints(strict=True))
+    assert [Path(path).name for path in table.paths] == ["im2.png", "im5.png"]
+    assert (
+        f"4 of 6 images in {cats} are left out: no larger than skip_image_resolution 64x32, the first is "
+        "im0.png" in caplog.text
+    )
+    with pytest.raises(UserError, match="check image_dir and num_repeats and skip_image_resolution"):
+        sources.read(plan(subset(cats), skipped_size=(999, 999)), Complaints())

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from sfumato.config.checks import at_least
+from sfumato.config.checks import at_least, sides
 from sfumato.config.rule import Company, Rule, Values, given, needs
 from sfumato.errors import UserError
 
@@ -53,10 +53,14 @@ class ImageConfig:
     ) = None
     """Filter for resizing; area for shrinking and lanczos for enlarging when not given."""
 
+    skip_image_resolution: str | None = None
+    """Leave out images of no more pixels than this size has: `768`, or `width,height`."""
+
     def __post_init__(self) -> None:
         at_least(self, 1, "min_bucket_reso", "max_bucket_reso", "bucket_reso_steps")
-        if self.resolution is not None:
-            self._check_resolution(self.resolution)
+        for name in ("resolution", "skip_image_resolution"):
+            if (size := getattr(self, name)) is not None:
+                sides(name, size)
         if self.face_crop_aug_range is not None and not self._is_face_range():
             raise UserError(
                 f"--face_crop_aug_range is {self.face_crop_aug_range!r}; "
@@ -82,16 +86,7 @@ class ImageConfig:
         """The training size as (width, height) in pixels, where one was given."""
         if self.resolution is None:
             return None
-        sides = [int(side) for side in self.resolution.split(",")]
-        return sides[0], sides[-1]
-
-    @staticmethod
-    def _check_resolution(resolution: str) -> None:
-        sides = resolution.split(",")
-        if len(sides) > 2 or not all(side.strip().isdecimal() and int(side) > 0 for side in sides):
-            raise UserError(
-                f"--resolution is {resolution!r}; write pixels as 1024 or width,height as 1024,768"
-            )
+        return sides("resolution", self.resolution)
 
 
 def sides_in_order(*among: Company) -> tuple[Rule, ...]:

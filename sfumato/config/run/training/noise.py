@@ -1,8 +1,9 @@
 """What is added to latents, and how much of it."""
 
 from dataclasses import dataclass
+from typing import Literal
 
-from sfumato.config.checks import at_least, between
+from sfumato.config.checks import at_least, between, sides
 from sfumato.config.rule import Values, given, idle, needs
 
 
@@ -40,7 +41,15 @@ class NoiseConfig:
     max_timestep: int | None = None
     """Timesteps below this one are trained, 1 to 1000; 1000 is pure noise."""
 
+    show_timesteps: Literal["console", "image"] | None = None
+    """Show how often this run would draw each timestep, and how it weighs them, as text or as an image
+    (`timesteps.png` in `output_dir`); then stop without training."""
+
+    show_timesteps_resolution: str = "1024"
+    """Size in pixels, `1024` or `width,height`, that timesteps are drawn for where they depend on it."""
+
     def __post_init__(self) -> None:
+        sides("show_timesteps_resolution", self.show_timesteps_resolution)
         between(self, 0, 999, "min_timestep")
         between(self, 1, 1000, "max_timestep")
         at_least(self, 0, "multires_noise_iterations")
@@ -54,6 +63,7 @@ def _are_timesteps_in_order(values: Values) -> bool:
 RULES = (
     needs(["adaptive_noise_scale"], given("noise_offset")),
     needs(["min_timestep"], reason="a value below --max_timestep", unless=_are_timesteps_in_order),
+    idle(["show_timesteps_resolution"], given("show_timesteps")),
     idle(["noise_offset_random_strength"], given("noise_offset")),
     idle(["multires_noise_discount"], given("multires_noise_iterations")),
     idle(["ip_noise_gamma_random_strength"], given("ip_noise_gamma")),

@@ -32,7 +32,10 @@ _WITHOUT_EFFECT: Mapping[str, str] = {
     "max_token_length": "CLIP-L always reads 77 tokens; --t5xxl_max_token_length sets T5's",
     "vae": "the autoencoder is given as --ae",
 }
-_UNSUPPORTED = NOT_BUILT_FOR_TRAINING | names("model_type controlnet_model_name_or_path weighted_captions")
+_UNSUPPORTED = NOT_BUILT_FOR_TRAINING | names("model_type controlnet_model_name_or_path")
+_IMPOSSIBLE: Mapping[str, str] = {
+    "weighted_captions": "T5 and the pooled vector of CLIP-L know no weights of words; leave it out",
+}
 
 ROWS: tuple[Script, ...] = (
     Script(
@@ -45,6 +48,7 @@ ROWS: tuple[Script, ...] = (
         sections=(*DATA, *TRAINING, FlowConfig, NetworkConfig, PartialUseConfig, FluxOptions, *OUTPUT),
         command_overrides={"network_module": "networks.lora_flux"},
         unsupported=_UNSUPPORTED,
+        impossible=_IMPOSSIBLE,
         without_effect={**_WITHOUT_EFFECT, "no_half_vae": "this autoencoder does not overflow"},
     ),
     Script(
@@ -63,6 +67,7 @@ ROWS: tuple[Script, ...] = (
         overrides={"save_model_as": None},
         choices={"save_model_as": (None, "ckpt", "safetensors", *FOLDER_FORMATS)},
         unsupported=_UNSUPPORTED,
+        impossible=_IMPOSSIBLE,
         without_effect={
             **_WITHOUT_EFFECT,
             "mem_eff_save": "files are always written one tensor at a time",
