@@ -17,13 +17,7 @@ def open_weights(path: Path, *, use_mmap: bool = True) -> TensorReader:
     Raises:
         UserError: as `open_tensors` says; or the weights are no plain numbers.
     """
-    if path.is_dir():
-        require_plain_folder(path)
-    with ExitStack() as opened:
-        file = opened.enter_context(open_tensors(path, use_mmap=use_mmap))
-        require_plain(path, {name: file.info(name) for name in file.keys()}, file.metadata)  # noqa: SIM118 - a reader is no mapping
-        opened.pop_all()  # what is plain stays open
-        return file
+    return open_part(path, (), use_mmap=use_mmap)
 
 
 def open_part(path: Path, prefixes: Iterable[str], *, use_mmap: bool = True) -> TensorReader:
@@ -36,7 +30,18 @@ def open_part(path: Path, prefixes: Iterable[str], *, use_mmap: bool = True) -> 
         prefixes: what programs put before the part's names; see `part_prefixes`.
 
     Raises:
-        UserError: as `open_weights` says.
+        UserError: as `open_weights` says; other parts may be quantised.
     """
-    file = open_weights(path, use_mmap=use_mmap)
-    return file.below(prefix_in(file.keys(), prefixes))
+    if path.is_dir():
+        require_plain_folder(path)
+    with ExitStack() as opened:
+        file = opened.enter_context(open_tensors(path, use_mmap=use_mmap))
+        part = plain(file.below(prefix_in(file.keys(), prefixes)))
+        opened.pop_all()  # what is plain stays open
+        return part
+
+
+def plain(file: TensorReader) -> TensorReader:
+    """Return an open file as it is; raise UserError if its weights are quantised."""
+    require_plain(file.path, {name: file.info(name) for name in file.keys()}, file.metadata)  # noqa: SIM118 - a reader is no mapping
+    return file

@@ -43,9 +43,7 @@ _SHARED = (
     FileKind("clip l", "a CLIP-L text encoder", (f"^{_BARE_TOKENS}",), (_BARE_TOKENS, 768)),
     FileKind("clip", "a CLIP text encoder", (f"^{_BARE_TOKENS}",)),
     FileKind("t5", "a T5 text encoder", ("^encoder.block.0.layer.0.SelfAttention.",)),
-    FileKind(
-        "unet alone", "a UNet without text encoder and autoencoder", ("diffusion_model.input_blocks.0.",)
-    ),
+    FileKind("unet alone", "a UNet without its text encoder", ("diffusion_model.input_blocks.0.",)),
 )
 """Parts that several families have; looked at last."""
 

@@ -216,6 +216,8 @@ class Checkpoint:
         if not source.exists():
             lacks = self.is_folder and source != self.vae and self.path is not None and self.path.exists()
             reason, remedy = "lacks that folder" if lacks else "does not exist", f"give {self._wanted(part)}"
+            if lacks and part == VAE:
+                remedy += ", or an autoencoder with --vae"
             if hub.is_name(source):
                 reason = "is neither a path nor a model in the hub's cache"
                 remedy = f"fetch it with `hf download {source.as_posix()}`, or {remedy}"
@@ -231,7 +233,7 @@ class Checkpoint:
     def _lack(self, part: str, found: TensorView) -> str:
         """Return what a file without a part is, and what to give instead."""
         if self._option(part) == f"--{OPTION}" and part == VAE:
-            return "it holds no autoencoder; give one with --vae"
+            return "it holds no autoencoder; give a file that does, or one with --vae"
         return f"{describe(found.shapes)}; give {self._wanted(part)}"
 
     def _check_kind(self) -> None:

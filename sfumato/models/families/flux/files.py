@@ -10,11 +10,11 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from sfumato.checkpoints.tensors import TensorReader
+from sfumato.checkpoints.tensors import TensorReader, open_tensors
 from sfumato.errors import UserError
 from sfumato.models.components import autoencoder, part_prefixes, text_encoders
 from sfumato.models.components.loading import shapes_of
-from sfumato.models.components.model_files import open_part, open_weights
+from sfumato.models.components.model_files import open_part
 from sfumato.models.components.recognise import describe, recognise
 from sfumato.models.components.tensor_views import Shapes
 from sfumato.models.families.flux.packing import PATCH
@@ -139,7 +139,7 @@ class FluxFiles:
             yield None
             return
         is_whole = part == DENOISER
-        with open_weights(path, use_mmap=self._use_mmap) if is_whole else self._opened(part) as file:
+        with open_tensors(path, use_mmap=self._use_mmap) if is_whole else self._opened(part) as file:
             yield file
 
     def takes_guidance(self) -> bool:

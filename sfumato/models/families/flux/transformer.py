@@ -10,8 +10,9 @@ from pathlib import Path
 import torch
 
 from sfumato.checkpoints.lazy import LazyTensor
+from sfumato.checkpoints.tensors import open_tensors
 from sfumato.models.components.loading import check_names, fill, shapes_of, sizes_of
-from sfumato.models.components.model_files import open_part, open_weights
+from sfumato.models.components.model_files import open_part, plain
 from sfumato.models.components.part_prefixes import DENOISER, prefix_in
 from sfumato.models.components.recognise import weight_names
 from sfumato.models.families.flux.keys import DiffusersSource, table_for
@@ -115,9 +116,9 @@ def open_transformer(path: Path, *, use_mmap: bool = True) -> Iterator[OpenTrans
     Raises:
         UserError: as `load_transformer` has it.
     """
-    with open_weights(path, use_mmap=use_mmap) as file:
+    with open_tensors(path, use_mmap=use_mmap) as file:
         before = prefix_in(file.keys(), DENOISER)
-        part = file.below(before)
+        part = plain(file.below(before))
         shapes = shapes_of(part)
         with torch.device("meta"):
             model = Flux(flux_shape(path, shapes))

@@ -99,6 +99,10 @@ def test_one_file_with_all_parts_is_the_source_of_each(files: tiny.TinyFlux, tmp
     family = family_of(files, **dict.fromkeys(ARGUMENTS, path))
     for part in ARGUMENTS:
         assert_equal(weights(family, part), weights(family_of(files), part))
+    save_file(load_file(path) | {"text_encoders.t5xxl.transformer.scaled_fp8": torch.ones(1)}, path)
+    assert_equal(weights(family, "denoiser"), weights(family_of(files), "denoiser"))
+    with pytest.raises(UserError, match="scaled_fp8 tells"):
+        family.check(["t5xxl"])
 
     saved = tmp_path / "clip.safetensors"
     family.write({"clip_l": tensors_of(family.load("clip_l", torch.float32, CPU))}, saved, Publishing())
