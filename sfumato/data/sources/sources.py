@@ -63,7 +63,8 @@ def read_split(
         raise UserError(_why_none(plan))
     reg = list(chain.from_iterable(_read_subsets(plan, complaints, index, is_reg=True))) if found else []
     of_reg = chain.from_iterable(image.partners.values() for image in reg)
-    _name_surplus(plan, chain(found.partners, held_back.partners, of_reg), complaints)
+    if not plan.skipped_size:  # what was left out on purpose leaves partners over
+        _name_surplus(plan, chain(found.partners, held_back.partners, of_reg), complaints)
     found.extend(_balance(reg, sum(found.repeats), complaints))
     return found, held_back
 

@@ -58,7 +58,8 @@ def test_images_of_no_more_pixels_than_a_size_are_left_out_and_counted(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     cats = folder(tmp_path / "cat", [(64, 32), (32, 64), (64, 64), (96, 20), (128, 16), (129, 16)])
-    planned = plan(subset(cats), skipped_size=(64, 32))
+    masks = folder(tmp_path / "masks", [(64, 32), (32, 64), (64, 64), (96, 20), (128, 16), (129, 16)])
+    planned = plan(subset(cats, mask_dir=masks), skipped_size=(64, 32))
     caplog.set_level("INFO")
     table = sources.read(planned, Complaints(strict=True))
     assert [Path(path).name for path in table.paths] == ["im2.png", "im5.png"]
