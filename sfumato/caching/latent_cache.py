@@ -15,7 +15,7 @@ from sfumato.caching import store
 from sfumato.caching.memory import MemoryStore
 from sfumato.caching.store import BrokenCacheError
 from sfumato.data.batches.image_sets import ImageSet
-from sfumato.data.images import masks
+from sfumato.data.images import images, masks
 from sfumato.data.images.buckets import Size
 from sfumato.data.images.images import BrokenImageError, stem
 from sfumato.errors import UserError
@@ -45,7 +45,12 @@ class LatentCache:
     broken: set[Job] = field(default_factory=set)
 
     def __call__(self, dataset: int, image: int, flipped: bool) -> Tensor:
-        """Return the scaled latents (C, h, w) of an image as it is trained."""
+        """Return the scaled latents (C, h, w) of an image as it is trained.
+
+        Raises:
+            BrokenImageError: the image could not be decoded.
+            UserError: its file of latents is damaged, or was deleted.
+        """
         if (dataset, image) in self.broken:
             raise BrokenImageError("it could not be decoded")
         if self.memory is not None:
@@ -74,8 +79,8 @@ class LatentCache:
             return torch.from_numpy(found[name])
         if path.exists():
             raise UserError(f"{path} has no {name}; start again without --skip_cache_check")
-        # Another process found the image broken and wrote no file.
-        raise BrokenImageError(f"{path} is missing")
+        images.decode(self.sets[dataset].images.paths[image])  # another process may have found it broken
+        raise UserError(f"{path} is gone, which was there when the run began; start again, it is made anew")
 
     def jobs(self) -> Iterator[Job]:
         """Yield all images."""

@@ -11,19 +11,14 @@ import json
 import logging
 import math
 import re
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from sfumato.config import toml_text
 from sfumato.errors import UserError
 from sfumato.sampling.request import Request
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib  # pyright: ignore[reportMissingImports]
 
 logger = logging.getLogger(__name__)
 
@@ -125,7 +120,7 @@ def _from_lines(text: str) -> list[PromptOptions]:
 
 
 def _from_toml(text: str) -> list[PromptOptions]:
-    shared = dict(_table(tomllib.loads(text).get("prompt", {}), "[prompt]"))
+    shared = dict(_table(toml_text.parse(text).get("prompt", {}), "[prompt]"))
     subsets = shared.pop("subset", [{}] if shared else [])
     if not isinstance(subsets, list):
         raise UserError(f"prompt.subset is {subsets!r}; write it with double brackets, as [[prompt.subset]]")

@@ -91,6 +91,13 @@ def test_a_second_start_neither_encodes_nor_loads_the_vae(cats: Path) -> None:
     assert len(shown(made)) == len(SIZES)
 
 
+def test_a_file_that_is_deleted_during_the_run_is_not_taken_for_a_broken_image(cats: Path) -> None:
+    made = fill(cats, to_disk=True)[2]
+    next(cats.glob("im0_*.npz")).unlink()
+    with pytest.raises(UserError, match=r"im0_\S+ is gone, which was there when the run began"):
+        shown(made)
+
+
 def test_mirrored_images_have_latents_of_their_own(cats: Path) -> None:
     made = fill(cats, flip_aug=True)[2]
     assert made.latents is not None

@@ -5,13 +5,13 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 from sfumato.cli.folder_package import files
-from sfumato.cli.options.toml_file import _toml_library
+from sfumato.config.toml_text import parse
 
 ROOT = Path(__file__).parents[2]
 
 
 def _project(text: str) -> dict:
-    return _toml_library().loads(text)["project"]
+    return parse(text)["project"]
 
 
 def test_the_folder_needs_what_the_package_needs_but_for_pytorch_and_what_front_ends_offer() -> None:

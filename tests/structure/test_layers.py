@@ -21,7 +21,13 @@ LAYERS = (
     ("__main__", "dropin", "library"),
 )
 FOLDERS = {
-    "config": (("checks", "rule", "secrets"), ("run",), ("tools",), ("scripts",), ("rules", "public")),
+    "config": (
+        ("checks", "rule", "secrets", "toml_text"),
+        ("run",),
+        ("tools",),
+        ("scripts",),
+        ("rules", "public"),
+    ),
     "models": (("interface",), ("components",), ("families",), ("registry",)),
     "adapters": (("layers",), ("files",), ("network",), ("sd_scripts",), ("legacy", "block_helpers")),
     "data": (("images",), ("captions",), ("config",), ("sources",), ("batches",), ("custom",)),

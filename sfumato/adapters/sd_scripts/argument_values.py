@@ -11,6 +11,9 @@ from sfumato.errors import UserError
 
 Value = TypeVar("Value")
 
+_LAST_INDEX = 999
+"""Beyond the blocks of any model: more would only fill memory."""
+
 
 def split(arguments: Iterable[str]) -> dict[str, str]:
     """Return `key=value` texts as a dictionary; one without a value, as front-ends send it, is not given.
@@ -126,7 +129,7 @@ def _range(text: str) -> range:
     first, separator, last = text.partition("-")
     start = to_rank(first)
     stop = to_rank(last) if separator else start
-    if stop < start:
+    if not start <= stop <= _LAST_INDEX:
         raise ValueError(text)
     return range(start, stop + 1)
 

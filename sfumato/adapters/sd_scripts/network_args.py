@@ -192,7 +192,7 @@ def flag(given: Given, key: str) -> bool:
 
 
 def _selected(layers: Layers, given: Given) -> dict[str, frozenset[int] | None]:
-    expected = "indices such as 0-3,7, or all, or none"
+    expected = "indices such as 0-3,7 (below 1000), or all, or none"
     selected = {
         kind: argument_values.read(given, key, argument_values.to_indices, expected)
         for key, kind in layers.blocks.items()

@@ -54,7 +54,13 @@ def read_text(kind: Kind, text: str) -> Any:
     try:
         return _CONVERTERS[kind](text)
     except ValueError:
-        raise ValueError(f"{text!r} is not {WANTED[kind]}") from None
+        raise ValueError(f"{text!r} is not {WANTED[kind]}{_point_hint(kind, text)}") from None
+
+
+def _point_hint(kind: Kind, text: str) -> str:
+    """Return what to write for a number with a comma in the place of its point."""
+    is_number = kind in ("float", "int_or_float") and re.fullmatch(r"[+-]?\d*,\d+(e[+-]?\d+)?%?", text, re.I)
+    return f"; write {text.replace(',', '.')}" if is_number else ""
 
 
 WANTED: dict[Kind, str] = {

@@ -5,8 +5,6 @@ does not take (`sfumato.cli.options.tolerance`). What cannot be read is handed b
 """
 
 import ast
-import importlib
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,10 +12,10 @@ from typing import Any
 
 from sfumato.cli.options.flags import WANTED, read_text
 from sfumato.cli.options.tolerance import LOWER_CASE, is_not_given, meaning
+from sfumato.config import toml_text
 from sfumato.config.scripts.option import Option
 from sfumato.config.secrets import ENVIRONMENT
 from sfumato.errors import UserError
-from sfumato.installing import command
 
 
 @dataclass(frozen=True)
@@ -56,7 +54,10 @@ def read_options(path: Path, options: Mapping[str, Option]) -> FileOptions:
     Raises:
         UserError: the file cannot be read.
     """
-    table = flatten(_load(path))
+    content = _load(path)
+    if isinstance(content.get("datasets"), list) and content.keys() <= {"general", "datasets"}:
+        raise UserError(f"--config_file {path} describes data sets; give it as --dataset_config")
+    table = flatten(content)
     values: dict[str, Any] = {}
     notes: dict[str, str] = {}
     unread: dict[str, str] = {}
@@ -83,25 +84,16 @@ def flatten(table: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _load(path: Path) -> dict[str, Any]:
-    tomllib = _toml_library()
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        return toml_text.parse(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise UserError(f"--config_file {path}: there is no such file") from None
     except OSError as error:
         raise UserError(f"--config_file {path}: {error.strerror}") from None
     except UnicodeDecodeError:
         raise UserError(f"--config_file {path}: not UTF-8 text; save it in that encoding") from None
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:
         raise UserError(f"--config_file {path} is not TOML: {error}") from None
-
-
-def _toml_library() -> Any:
-    name = "tomllib" if sys.version_info >= (3, 11) else "tomli"
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError:
-        raise UserError(f"--config_file needs the library {name}: run {command(name)}") from None
 
 
 def _read(option: Option, value: Any) -> tuple[Any, str]:

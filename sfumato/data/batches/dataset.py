@@ -26,10 +26,13 @@ from sfumato.data.images.buckets import Size
 from sfumato.data.images.images import BrokenImageError, stem
 from sfumato.data.sources import sources
 from sfumato.data.sources.complaints import Complaints
-from sfumato.data.sources.image_table import TrainingImage
+from sfumato.data.sources.image_table import ImageTable, TrainingImage
 from sfumato.data.sources.index import Index
 from sfumato.data.sources.validation import plan_for_validation
 from sfumato.errors import UserError
+
+MOST_SHOWINGS = 20_000_000
+"""Images in an epoch, repeats counted, of which each takes 16 bytes while the epoch lasts."""
 
 
 class LatentSource(Protocol):
@@ -227,6 +230,7 @@ def read(
         tables = [sources.read_split(plan, complaints, index) for plan in plans]
     finally:
         index.save()
+    _check_length(plans, [trained for trained, _ in tables])
     sets = [ImageSet(plan, trained) for plan, (trained, _) in zip(plans, tables, strict=True) if trained]
     if not sets:
         share = plans[0].validation_split
@@ -238,6 +242,17 @@ def read(
     ]
     validation = TrainingSet(held_back, seed, index=index) if held_back else None
     return TrainingSet(sets, seed, validation, broken=complaints.broken, index=index)
+
+
+def _check_length(plans: Sequence[DatasetPlan], tables: Sequence[ImageTable]) -> None:
+    """Raise UserError for an epoch so long that planning it would fill the memory."""
+    num_showings = sum(sum(table.repeats) for table in tables)
+    if num_showings > MOST_SHOWINGS:
+        most = max((subset for plan in plans for subset in plan.subsets), key=lambda it: it.num_repeats)
+        raise UserError(
+            f"an epoch would show {num_showings:,} images, more than {MOST_SHOWINGS:,}; num_repeats of "
+            f"{most.source} is {most.num_repeats}: use fewer repeats, and more epochs"
+        )
 
 
 def _with_substitutes(image_set: ImageSet, item: OrderedImage, seed: int) -> Iterator[int]:

@@ -20,6 +20,9 @@ _JAPANESE = re.compile(r"[\u3000-\u30ff\u4e00-\u9fff\uff01-\uff60]")
 _UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 UTF_8, UTF_16, SHIFT_JIS, WINDOWS_1252 = "UTF-8", "UTF-16", "Shift-JIS", "Windows-1252"
+MOST_BYTES = 1_000_000
+"""Of a caption file: far beyond what any text encoder reads, and each image's is kept in memory."""
+
 GUESSED = (SHIFT_JIS, WINDOWS_1252)
 """Encodings that nothing but the text itself speaks for."""
 
@@ -70,9 +73,12 @@ def read(path: str) -> CaptionFile:
     """
     try:
         with open_regular(path) as file:
-            text, encoding = decode(file.read())
+            data = file.read(MOST_BYTES + 1)
     except OSError as error:
         raise UnreadableCaptionError(f"cannot be read: {error.strerror}") from error
+    if len(data) > MOST_BYTES:
+        raise UnreadableCaptionError(f"has more than {MOST_BYTES:,} bytes, which is no caption; shorten it")
+    text, encoding = decode(data)
     return CaptionFile(encoding, text)
 
 

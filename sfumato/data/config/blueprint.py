@@ -26,6 +26,9 @@ from sfumato.data.config.toml_keys import KEYS, SUBSET, refuse_other_kinds
 from sfumato.data.images.buckets import Buckets, round_limits
 from sfumato.errors import UserError
 
+MOST_REPEATS = 100_000
+"""Showings of one image in an epoch: what comes after so many is better called the next epoch."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -121,6 +124,9 @@ def _subset(values: Mapping[str, Any], where: str) -> SubsetPlan:
     kind = kind_of(values)
     if "image_dir" not in values and kind != "metadata":
         raise UserError(f"{where}: a subset has no image_dir; name the folder of its images")
+    if values["num_repeats"] > MOST_REPEATS:
+        repeats = values["num_repeats"]
+        raise UserError(f"{where}: num_repeats is {repeats}; use {MOST_REPEATS} or less, and more epochs")
     known = {name: value for name, value in values.items() if kind in KEYS[name].kinds}
     captions = {field.name for field in fields(CaptionSettings)}
     own = {field.name for field in fields(SubsetPlan)} - {"caption_extension", "image_dir"}

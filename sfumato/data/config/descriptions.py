@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import logging
 import os
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sfumato.config import toml_text
 from sfumato.config.rules.strictness import is_strict
 from sfumato.config.run.data.dataset import DatasetConfig
 from sfumato.config.run.run import Run
 from sfumato.data.config.folders import has_images, subset_folders
-from sfumato.data.config.toml_keys import DATASET, GENERAL, SUBSET, read_table
+from sfumato.data.config.toml_keys import DATASET, GENERAL, KEYS, SUBSET, read_table
 from sfumato.errors import UserError
-
-tomllib = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
 
 EITHER = "conditioning_data_dir"
 """Key of a folder of masks or of control images, as the script will have it."""
@@ -63,6 +60,8 @@ def _from_file(run: Run, path: Path) -> list[Described]:
         if getattr(run[DatasetConfig], name):
             logger.warning("--%s is ignored: --dataset_config says where the images are", name)
     content = _parse(path)
+    if "datasets" not in content and _options_in(content, run):
+        raise UserError(f"--dataset_config {path} holds options of a run; give it as --config_file")
     for name in content.keys() - {"general", "datasets"}:
         raise UserError(f"{path}: {name!r} is not known here; the file has [general] and [[datasets]]")
     general = read_table(content.get("general") or {}, GENERAL, f"{path}, {GENERAL}")
@@ -72,8 +71,14 @@ def _from_file(run: Run, path: Path) -> list[Described]:
     return [_describe(path, number, table, general) for number, table in enumerate(datasets, 1)]
 
 
+def _options_in(content: Mapping[str, Any], run: Run) -> set[str]:
+    """Return the keys that are options and no keys of data sets, in tables of one level, too."""
+    tables = [table for name, table in content.items() if isinstance(table, dict) and name != "general"]
+    return (content.keys() | {key for table in tables for key in table}) & run.values().keys() - KEYS.keys()
+
+
 def _parse(path: Path) -> dict[str, Any]:
-    readers = {".toml": tomllib.loads, ".json": json.loads}
+    readers = {".toml": toml_text.parse, ".json": json.loads}
     reader = readers.get(path.suffix.lower())
     if reader is None:
         raise UserError(f"--dataset_config is {path}; use a .toml or .json file")

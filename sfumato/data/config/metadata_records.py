@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from sfumato.data.captions.caption_files import MOST_BYTES
 from sfumato.data.captions.captions import CaptionSettings
 from sfumato.data.images.buckets import Size
 from sfumato.errors import UserError
@@ -89,6 +90,8 @@ def _record(entry: Any, where: str) -> Record:
     for name, value in texts.items():
         if not isinstance(value, str):
             raise UserError(f"metadata_file {where}: {name} is {value!r}; it must be a text")
+        if len(value) > MOST_BYTES:
+            raise UserError(f"metadata_file {where}: {name} has {len(value):,} characters; shorten it")
         if _HALF_CHARACTER.search(value):
             raise UserError(f"metadata_file {where}: {name} {value!r} has half a character; mend its escape")
     return Record(**texts, train_size=_size(entry.get("train_resolution"), where))

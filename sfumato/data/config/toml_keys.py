@@ -119,7 +119,7 @@ def _text(value: Any) -> str:
 
 
 def _path(value: Any) -> Path:
-    if not _text(value) or "\0" in value:
+    if not _text(value) or any(ord(char) < ord(" ") for char in value):  # "C:\\new" holds a line's end
         raise ValueError(value)
     return Path(value)
 
@@ -171,7 +171,9 @@ def _words(kinds: tuple[Kind, ...] = ALL) -> Key:
 
 
 def _place(*kinds: Kind) -> Key:
-    return Key(_path, "a path in quotes", _PER_SUBSET, kinds=kinds or ALL)
+    return Key(
+        _path, "a path in quotes, in single ones if it has a backslash", _PER_SUBSET, kinds=kinds or ALL
+    )
 
 
 _PER_DATASET, _EVERYWHERE, _PER_SUBSET = (GENERAL, DATASET), (GENERAL, DATASET, SUBSET), (SUBSET,)

@@ -337,7 +337,9 @@ def _name_missing(
     elif subset.class_tokens:
         return
     else:
-        message = f"{message} and no class tokens: nothing but the image is trained"
+        first = missing[0]
+        message = f"{message} and no class tokens: nothing but the image is trained; "
+        message += f"write {stem(first)}{extension} beside {first}, or set class_tokens"
     complaints.warn(message, missing, "missing captions")
 
 

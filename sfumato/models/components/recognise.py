@@ -69,7 +69,9 @@ def describe(shapes: Mapping[str, tuple[int, ...]]) -> str:
     """Return what a file with these tensors seems to be, as a clause."""
     kind = recognise(shapes)
     if kind:
-        return f"it seems to be {kind.description}"
+        family = next((facts.name for facts in our_facts() if kind.name in facts.bases), "")
+        where = f", a base for `sfumato train {family}`" if family else ""
+        return f"it seems to be {kind.description}{where}"
     first = next(iter(shapes), None)
     return f"it is no model that is known here (first tensor: {first})" if first else "it holds no tensors"
 

@@ -17,6 +17,11 @@ from sfumato.training.core.plan import Step
 from sfumato.training.core.readings import Reading
 from sfumato.transfer import to_host
 
+_NOTHING_LEARNED = (
+    "no step before it was finite, so the rate is not the reason: try another base model, "
+    "bf16 instead of fp16,"
+)
+
 logger = logging.getLogger(__name__)
 
 
@@ -27,10 +32,12 @@ class FiniteGuard(Observer):
     Attributes:
         skips: say so and go on instead.
         last_save: for messages.
+        is_proven: whether a step of this run was finite.
     """
 
     skips: bool = False
     last_save: str = "nothing was saved yet"
+    is_proven: bool = False
 
     def saved(self, event: Saved) -> None:
         """Note the last good save."""
@@ -51,11 +58,11 @@ class FiniteGuard(Observer):
     def read(self, reading: Reading) -> None:
         """Raise UserError for a step that was not finite."""
         if math.isfinite(reading.loss) and math.isfinite(reading.grad_norm):
+            self.is_proven = True
             return
         what = f"step {reading.step.number}: loss {reading.loss}, gradient norm {reading.grad_norm}"
         files = ", ".join(reading.paths)
         if not self.skips:
-            raise UserError(
-                f"{what}; lower --learning_rate or look at that step's files: {files} ({self.last_save})"
-            )
+            remedy = "lower --learning_rate" if self.is_proven else _NOTHING_LEARNED
+            raise UserError(f"{what}; {remedy} or look at that step's files: {files} ({self.last_save})")
         logger.warning("%s; the step is skipped, its files: %s", what, files)

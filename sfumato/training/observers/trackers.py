@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 import logging
 import os
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,6 +16,7 @@ from PIL import Image
 
 from sfumato import installing
 from sfumato.checkpoints import name_trial
+from sfumato.config import toml_text
 from sfumato.config.run.output.tracking import TrackingConfig
 from sfumato.errors import UserError
 from sfumato.training.core.events import Ended, ImageMade, Validated
@@ -25,7 +24,6 @@ from sfumato.training.core.observer import Observer
 from sfumato.training.core.readings import Reading
 from sfumato.training.observers.progress import Averages
 
-tomllib = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
 logger = logging.getLogger(__name__)
 
 
@@ -232,10 +230,10 @@ def _tracker_table(config: TrackingConfig) -> dict[str, Any]:
     if not config.log_tracker_config:
         return {}
     try:
-        return tomllib.loads(Path(config.log_tracker_config).read_text(encoding="utf-8-sig"))
+        return toml_text.parse(Path(config.log_tracker_config).read_text(encoding="utf-8-sig"))
     except OSError as error:
         reason = error.strerror
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except ValueError as error:
         reason = f"it is no TOML: {error}"
     raise UserError(f"--log_tracker_config is {config.log_tracker_config}: {reason}")
 

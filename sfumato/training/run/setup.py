@@ -115,11 +115,13 @@ def prepare(run: Run, processes: Processes) -> TrainingSession:
     family = family_for(run)
     run = _following(run, family)
     complain(run, schedulers.settings_without_effect(run[ScheduleConfig], optimizer))
-    state = _state(run)
+    state = _state(run, optimizer)
     seed = _seed(run, state, processes)
     family.check((DENOISER, VAE, *family.text_outputs))
     method = method_for(run, family)
     volume = method.check(policy)
+    if state is not None:
+        state.require_shapes(volume.shapes)
     arguments = run.get(NetworkConfig, NetworkConfig()).network_args or ()
     swap = memory.plan(run[MemoryConfig], family, processes.device, arguments)
     previews = preview.plan(run[PreviewConfig], run[NoiseConfig], family)
@@ -197,11 +199,12 @@ def _user_set(run: Run, family: Family, multiple: int, seed: int) -> TrainingDat
     return made
 
 
-def _state(run: Run) -> State | None:
+def _state(run: Run, optimizer: optimizers.OptimizerPlan) -> State | None:
     folder = run[SavingConfig].resume
     if not folder:
         return None
     state = resume.read_state(Path(folder))
+    state.require_optimizer(optimizer.kind)
     for line in state.differences(public_values(run)):
         logger.warning("resuming %s with other options: %s", folder, line)
     return state

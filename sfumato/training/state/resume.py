@@ -79,21 +79,36 @@ class State:
             if before.get(name) != now.get(name)
         ]
 
+    def require_optimizer(self, optimizer: type[torch.optim.Optimizer]) -> None:
+        """Raise UserError if the state belongs to another optimizer."""
+        kind = _kind(optimizer)
+        if self.record["kind"] != kind:
+            raise UserError(
+                f"--resume {self.folder} was saved with {self.record['kind']} and the run has {kind}; "
+                "resume with the same --optimizer_type"
+            )
+
+    def require_shapes(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """Raise UserError if the state belongs to weights of other names or shapes."""
+        with self._opened_weights() as (reader, prefix):
+            _require_shapes(shapes, reader, prefix, self.folder)
+
+    @contextmanager
+    def _opened_weights(self) -> Iterator[tuple[TensorReader, str]]:
+        """Yield the file that holds the weights, and what stands before their names there."""
+        shares = (self.folder / WEIGHTS).exists()
+        with open_tensors(self.folder / (WEIGHTS if shares else TENSORS)) as reader:
+            yield reader, "" if shares else OWN
+
     def restore(self, trainable: Trainable, update: WeightUpdate) -> None:
         """Put weights, optimizer, schedule and scaler back as they were.
 
         Raises:
             UserError: the state belongs to other weights or to another optimizer.
         """
-        kind = _kind(update.stepping.optimizer)
-        if self.record["kind"] != kind:
-            raise UserError(
-                f"--resume {self.folder} was saved with {self.record['kind']} and the run has {kind}; "
-                "resume with the same --optimizer_type"
-            )
-        shares = (self.folder / WEIGHTS).exists()
-        with open_tensors(self.folder / (WEIGHTS if shares else TENSORS)) as reader:
-            _restore_weights(trainable, reader, "" if shares else OWN, self.folder)
+        self.require_optimizer(type(update.stepping.optimizer))
+        with self._opened_weights() as (reader, prefix):
+            _restore_weights(trainable, reader, prefix, self.folder)
         with open_tensors(self.folder / TENSORS) as reader:
             _restore_optimizer(update.stepping.optimizer, self.record["optimizer"], reader, self.folder)
             for name, part in (("scheduler", update.stepping.scheduler), ("scaler", update.scaler)):
@@ -130,7 +145,7 @@ def save_state(
         if saved is None or not _is_linked(saved, unfinished / WEIGHTS):
             tensors |= {f"{OWN}{name}": tensor.detach() for name, tensor in trainable.tensors()}
         write_tensors(unfinished / TENSORS, tensors, {"format": "pt"}, takes_any=True)
-        position = {"finished": finished, "epoch": epoch, "kind": _kind(update.stepping.optimizer)}
+        position = {"finished": finished, "epoch": epoch, "kind": _kind(type(update.stepping.optimizer))}
         _write_json(unfinished / RECORD, {"version": VERSION, **position, **trees, **record})
         # The file by which sd-scripts knows a state's position. It comes last: with it a state is complete.
         _write_json(unfinished / POSITION, {"current_epoch": epoch, "current_step": finished + 1})
@@ -221,14 +236,8 @@ def _check_tensors(folder: Path, record: Any) -> None:
 
 def _restore_weights(trainable: Trainable, reader: TensorReader, prefix: str, folder: Path) -> None:
     live = [(name, tensor) for name, tensor in trainable.tensors() if not _is_new(name, prefix, reader)]
-    for name, tensor in live:  # all of them first, so that nothing is restored by halves
-        key = f"{prefix}{name}"
-        if key not in reader or reader.shape(key) != tuple(tensor.shape):
-            found = reader.shape(key) if key in reader else "nothing"
-            raise UserError(
-                f"--resume {folder} holds {found} for {name}, which is {tuple(tensor.shape)} now; "
-                "resume with the options of the run that saved it, or start anew from the file it saved"
-            )
+    # All of them first, so that nothing is restored by halves.
+    _require_shapes({name: tuple(tensor.shape) for name, tensor in live}, reader, prefix, folder)
     with torch.no_grad():
         for name, tensor in live:
             tensor.copy_(reader.get(f"{prefix}{name}"))
@@ -237,6 +246,19 @@ def _restore_weights(trainable: Trainable, reader: TensorReader, prefix: str, fo
             raise UserError(
                 f"--resume {folder}: {name} cannot be put back: it is made anew of something else; "
                 "start anew from the file that the run saved"
+            )
+
+
+def _require_shapes(
+    shapes: Mapping[str, tuple[int, ...]], reader: TensorReader, prefix: str, folder: Path
+) -> None:
+    for name, shape in shapes.items():
+        key = f"{prefix}{name}"
+        found = reader.shape(key) if key in reader else None
+        if found != shape and not _is_new(name, prefix, reader):
+            raise UserError(
+                f"--resume {folder} holds {found or 'nothing'} for {name}, which is {shape} now; "
+                "resume with the options of the run that saved it, or start anew from the file it saved"
             )
 
 
@@ -252,8 +274,8 @@ def _is_same(live: Tensor, saved: Tensor) -> bool:
     return torch.equal(one, other)
 
 
-def _kind(optimizer: torch.optim.Optimizer) -> str:
-    return f"{type(optimizer).__module__}.{type(optimizer).__qualname__}"
+def _kind(optimizer: type[torch.optim.Optimizer]) -> str:
+    return f"{optimizer.__module__}.{optimizer.__qualname__}"
 
 
 def _parameters(optimizer: torch.optim.Optimizer) -> list[torch.nn.Parameter]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -30,11 +30,13 @@ class Volume:
         num_weights: that are trained.
         file_bytes: of one saved file.
         file_holds_all: see `Trainable`.
+        shapes: of what a state has to hold, by name, as far as it is known before a model is loaded.
     """
 
     num_weights: int
     file_bytes: int
     file_holds_all: bool = False
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 class Trainable(Protocol):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,7 +80,8 @@ class AdapterMethod:
         self._judge(network)
         num_saved = sum(tensor.numel() for tensor in network.trainable.state_dict().values())
         width = (files.save_dtype(self.run) or precision.trained).itemsize
-        return Volume(sum(tensor.numel() for _, tensor in network.tensors()), num_saved * width)
+        shapes = {name: tuple(tensor.shape) for name, tensor in network.tensors()}
+        return Volume(sum(map(math.prod, shapes.values())), num_saved * width, shapes=shapes)
 
     def _judge(self, network: Network) -> None:
         logger.info("the adapter %s", network.describe())

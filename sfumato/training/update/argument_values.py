@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import re
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
@@ -21,13 +22,26 @@ def parse_arguments(pairs: Sequence[str], option: str) -> dict[str, Any]:
         key, equals, value = (text.strip() for text in pair.partition("="))
         if not equals or not key:
             raise UserError(f"{option} holds {pair!r}; write each argument as key=value")
+        if _is_one_with_comma(value):
+            raise UserError(f"{option} holds {pair!r}; leave out the comma: blanks stand between arguments")
         try:
             arguments[key] = ast.literal_eval(value)
         except (ValueError, SyntaxError, TypeError):
-            raise UserError(
-                f"{option} holds {pair!r}; its value is no literal (text needs quotes: {key}='{value}')"
-            ) from None
+            raise UserError(f"{option} holds {pair!r}; {_why_unread(key, value)}") from None
     return arguments
+
+
+def _is_one_with_comma(value: str) -> bool:
+    """Whether a comma behind one value would make a list of it."""
+    return value.endswith(",") and not set(value[:-1]) & set(",([{'\"")
+
+
+def _why_unread(key: str, value: str) -> str:
+    if any(value.count(start) > value.count(end) for start, end in ("()", "[]", "{}")):
+        return f"its value was split at a blank: write it without, as {key}=(0.9,0.99)"
+    if re.fullmatch(r"[+-]?\d+,\d+", value):
+        return f"a number has a point: {key}={value.replace(',', '.')}"
+    return f"its value is no literal (text needs quotes: {key}='{value}')"
 
 
 def require_accepted(

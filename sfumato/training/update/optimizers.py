@@ -146,7 +146,8 @@ class OptimizerPlan:
         if self.kind.__name__ in TAKES_ONE_RATE and len(different) > 1:
             raise UserError(
                 f"--optimizer_type {self.kind.__name__} finds one rate for everything, but rates are "
-                f"{', '.join(map(str, different))}; make --unet_lr and --text_encoder_lr equal"
+                f"{', '.join(map(str, different))}; make --unet_lr and --text_encoder_lr equal, and leave "
+                "out LoRA+ (loraplus_lr_ratio), which multiplies them"
             )
 
 

@@ -109,6 +109,7 @@ def test_verbose_names_every_layer(caplog: pytest.LogCaptureFixture) -> None:
         ("in_dims=1,2", "give 5 ranks: img_in,"),
         ("train_blocks=triple", "give all, double, single"),
         ("train_double_block_indices=3-1", "give indices such as"),
+        ("train_double_block_indices=0-9999999999", r"give indices such as 0-3,7 \(below 1000\)"),
         ("rank_dropout=1.5", "give a probability"),
         ("split_qkv=yes", "give True or False"),
         ("network_reg_dims=(=4", "give pairs of a regular expression and a rank"),

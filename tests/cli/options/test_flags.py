@@ -59,6 +59,7 @@ def test_an_alpha_given_on_the_command_line_is_a_float_but_the_default_is_an_int
         (["--seed", "x"], "--seed: 'x' is not a whole number"),
         (["--seed", "1.0"], "--seed: '1.0' is not a whole number"),
         (["--lr_warmup_steps", "1.5"], "--lr_warmup_steps: '1.5' is not a number of steps"),
+        (["--huber_c", "0,0001"], "--huber_c: '0,0001' is not a number; write 0.0001"),
         (["--huber_c", "nan"], "--huber_c: 'nan' is not a number"),
         (["--lr_decay_steps", "nan%"], "--lr_decay_steps: 'nan%' is not a number of steps"),
         (["--loss_type", "l3"], "--loss_type: invalid choice: 'l3'"),

@@ -136,5 +136,11 @@ def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     (tmp_path / "torn.toml").write_text("seed = ", encoding="utf-8")
     with pytest.raises(UserError, match=r"torn\.toml is not TOML"):
         read_options(tmp_path / "torn.toml", OPTIONS)
+    (tmp_path / "path.toml").write_text('seed = 1\noutput_dir = "C:\\images"', encoding="utf-8")
+    with pytest.raises(UserError, match=r"backslash begins an escape, so write paths in single ones"):
+        read_options(tmp_path / "path.toml", OPTIONS)
+    (tmp_path / "data.toml").write_text("[general]\n[[datasets]]", encoding="utf-8")
+    with pytest.raises(UserError, match=r"data\.toml describes data sets; give it as --dataset_config"):
+        read_options(tmp_path / "data.toml", OPTIONS)
     with pytest.raises(UserError, match=r"--config_file"):
         read_options(tmp_path, OPTIONS)

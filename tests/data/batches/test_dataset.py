@@ -369,6 +369,14 @@ def test_the_record_of_a_data_set_has_sd_scripts_keys_in_order(tmp_path: Path) -
     assert json.loads(json.dumps(record))["subsets"][0]["image_dir"] == "3_cat"
 
 
+def test_an_epoch_that_would_fill_the_memory_is_refused(tmp_path: Path) -> None:
+    many = subset(folder(tmp_path / "3_cat", SIZES), num_repeats=100_000_000)
+    with pytest.raises(
+        UserError, match=r"would show 700,000,000 images.*num_repeats of .*3_cat is 100000000"
+    ):
+        dataset.read([plan(many)], seed=1)
+
+
 def test_folders_of_the_same_name_are_numbered(tmp_path: Path) -> None:
     first, second = folder(tmp_path / "a" / "cat", SIZES), folder(tmp_path / "b" / "cat", SIZES[:2])
     reg = SubsetPlan(folder(tmp_path / "reg", SIZES[:1]), 4, class_tokens="cat", is_reg=True)

@@ -45,6 +45,14 @@ def test_lines_end_as_on_any_system_and_nowhere_else(tmp_path: Path) -> None:
     assert caption_files.read(str(path)).caption(all_lines=True) == "one\u2028two\nthree\nfour"
 
 
+def test_a_file_that_is_no_caption_by_its_size_is_not_read(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(b"x" * caption_files.MOST_BYTES)
+    assert len(caption_files.read(str(tmp_path / "a.txt")).text) == caption_files.MOST_BYTES
+    (tmp_path / "a.txt").write_bytes(b"x" * (caption_files.MOST_BYTES + 1))
+    with pytest.raises(UnreadableCaptionError, match="more than 1,000,000 bytes"):
+        caption_files.read(str(tmp_path / "a.txt"))
+
+
 def test_a_file_that_cannot_be_opened_says_why(tmp_path: Path) -> None:
     with pytest.raises(UnreadableCaptionError, match="cannot be read: Is a directory"):
         caption_files.read(str(tmp_path))

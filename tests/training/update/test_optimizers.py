@@ -63,6 +63,20 @@ def test_arguments_are_python_literals_and_are_recorded_as_given() -> None:
     assert plan.description == "torch.optim.adamw.AdamW(weight_decay=0.01,betas=(0.9, 0.99))"
 
 
+@pytest.mark.parametrize(
+    ("argument", "says"),
+    [
+        ("weight_decay=0.01,", "leave out the comma: blanks stand between arguments"),
+        ("betas=(0.9,", r"was split at a blank: write it without, as betas=\(0.9,0.99\)"),
+        ("eps=0,0001", "a number has a point: eps=0.0001"),
+        ("eps=small", "text needs quotes: eps='small'"),
+    ],
+)
+def test_an_argument_that_a_blank_or_comma_broke_is_mended_in_words(argument: str, says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        optimizers.plan(OptimizerConfig(optimizer_args=(argument, "amsgrad=True")))
+
+
 def test_adafactor_s_arguments_are_recorded_in_the_order_given() -> None:
     asked = ("scale_parameter=False", "relative_step=False")
     plan = optimizers.plan(OptimizerConfig(optimizer_type="adafactor", optimizer_args=asked, max_grad_norm=0))

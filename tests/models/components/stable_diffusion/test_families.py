@@ -474,8 +474,8 @@ def test_a_missing_tensor_is_named(tmp_path: Path) -> None:
     [
         ("sd1", "sd2", "it seems to be a Stable Diffusion 1 checkpoint; leave out --v2"),
         ("sd2", "sd1", "it seems to be a Stable Diffusion 2 checkpoint; add --v2"),
-        ("sdxl", "sd1", "it seems to be an SDXL checkpoint; give a Stable Diffusion 1"),
-        ("sd1", "sdxl", "it seems to be a Stable Diffusion 1 checkpoint; give an SDXL"),
+        ("sdxl", "sd1", "an SDXL checkpoint, a base for `sfumato train sdxl`; give a Stable Diffusion 1"),
+        ("sd1", "sdxl", "a Stable Diffusion 1 checkpoint, a base for `sfumato train sd`; give an SDXL"),
     ],
 )
 @pytest.mark.parametrize("as_folder", [False, True])

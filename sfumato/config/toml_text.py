@@ -1,0 +1,43 @@
+"""TOML as text; what is wrong with a Windows path in double quotes is said with its remedy."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import sys
+from typing import Any
+
+from sfumato.errors import UserError
+from sfumato.installing import command
+
+_LINE = re.compile(r"at line (\d+)")
+_ESCAPED = re.compile(r'"[^"]*\\')
+
+
+def parse(text: str) -> dict[str, Any]:
+    """Return the tables of a TOML text.
+
+    Raises:
+        ValueError: it is none; the message says where, and what to write if a backslash is the reason.
+    """
+    try:
+        return _library().loads(text)
+    except ValueError as error:
+        raise ValueError(f"{error}{_advice(text, str(error))}") from error
+
+
+def _advice(text: str, message: str) -> str:
+    found = _LINE.search(message)
+    lines = text.splitlines()
+    number = int(found[1]) if found else 0
+    if 0 < number <= len(lines) and _ESCAPED.search(lines[number - 1]):
+        return r"; in double quotes a backslash begins an escape, so write paths in single ones: 'C:\images'"
+    return ""
+
+
+def _library() -> Any:
+    name = "tomllib" if sys.version_info >= (3, 11) else "tomli"
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError:
+        raise UserError(f"TOML files need the library {name}: run {command(name)}") from None
