@@ -16,7 +16,7 @@ from sfumato.adapters.network.network import AdapterNetwork
 from sfumato.adapters.network.placement import owners_of, require_placed
 from sfumato.errors import UserError
 from sfumato.models.interface.family import DENOISER, Family
-from sfumato.models.interface.targets import AdapterTarget
+from sfumato.models.interface.targets import AdapterTarget, every_target
 
 logger = logging.getLogger(__name__)
 
@@ -78,13 +78,13 @@ class Attachments:
         targets: list[AdapterTarget] = []
         for part in (*self._family.text_outputs, DENOISER):
             module = self._family.load(part, self._dtype, torch.device("meta"))
-            targets += self._family.adapter_targets(part, module)
+            targets += every_target(self._family, part, module)
         for adapter in self._adapters:
             adapter.check(targets)
 
     def __call__(self, part: str, module: nn.Module) -> None:
         """Let the adapters act on a part that has just been loaded."""
-        targets = list(self._family.adapter_targets(part, module)) if self._adapters else []
+        targets = list(every_target(self._family, part, module)) if self._adapters else []
         for adapter in self._adapters:
             network = adapter.network(part, targets)
             if self._is_merged:
@@ -125,7 +125,7 @@ class _Adapter:
 
     def network(self, part: str, targets: Iterable[AdapterTarget]) -> AdapterNetwork:
         """Return the adapters of one part, loaded and in eval mode."""
-        known = {name: tensors for name, tensors in self._layers.items() if is_known(tensors)}
+        known = {name: tensors for name, tensors in self._layers.items() if is_known(name, tensors)}
         network = AdapterNetwork(layers_from(self.file.path, known, targets))
         if own := {layer.name: known[layer.name] for layer in network.layers}:
             network.load_layers(self.file.path, own)
@@ -143,7 +143,7 @@ class _Adapter:
         placed = {
             name
             for name, tensors in self._layers.items()
-            if name.partition("_")[2] in names and is_known(tensors)
+            if name.partition("_")[2] in names and is_known(name, tensors)
         }
         is_partial = self.file.allow_partial
         require_placed(self.file.path, self._layers, placed, owners_of(targets), is_partial=is_partial)

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from sfumato.adapters.layers import kinds
 
 _DOTTED_OWNERS = ("transformer.", "unet.", "text_encoder", "diffusion_model.")
-_WORDS = {mark.partition("_")[0] for kind in kinds.in_files() for mark in kind.files.marks}
+_WORDS = {mark.partition("_")[0] for kind in kinds.trained() for mark in kind.files.marks}
 _DOTTED = re.compile(rf"\.(?:alpha|dora|diff|{'|'.join(sorted(_WORDS))})")
 """Where the name of a tensor begins behind a layer's dotted path."""
 

@@ -28,7 +28,7 @@ def told_shape(name: str, tensors: Mapping[str, Tensor]) -> ToldShape | None:
         name: the layer's, as files have it; some kinds of layers are never convolutions.
         tensors: by their names within the layer.
     """
-    kind = kinds.loading(tensors)
+    kind = kinds.loading(tensors, name)
     if kind is None or kind.files.missing(tensors):
         return None
     shape = kind.files.shape(shapes_of(tensors))

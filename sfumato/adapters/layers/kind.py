@@ -37,7 +37,7 @@ class AdapterKind(Generic[Arguments]):
         files: how its layers look in files.
         arguments: a frozen dataclass of plain numbers, texts and flags, with a default for each; fields named
             `rank` and `alpha` are filled in layer by layer.
-        make: makes the untrained adapter of a layer.
+        make: makes the untrained adapter of a layer; None where the kind is only read from files.
         refine: does to each layer, made anew or read from a file, what no file says, before it is trained;
             returns the noise that acts on it in training, if there is any.
         dropouts: the fields of `Dropouts` that it heeds.
@@ -51,7 +51,7 @@ class AdapterKind(Generic[Arguments]):
     prefix: str
     files: FileForm
     arguments: type[Arguments]
-    make: Callable[[AdapterTarget, Arguments, Dropouts], AdapterLayer]
+    make: Callable[[AdapterTarget, Arguments, Dropouts], AdapterLayer] | None
     refine: Callable[[AdapterLayer, Arguments], Noise | None] = leave
     dropouts: tuple[str, ...] = ()
     has_plus: bool = False
@@ -66,3 +66,8 @@ class AdapterKind(Generic[Arguments]):
         size = {"rank": rank, "alpha": alpha}
         own = {field.name for field in dataclasses.fields(self.arguments)}  # type: ignore[arg-type]
         return dataclasses.replace(arguments, **{name: size[name] for name in size.keys() & own})  # type: ignore[type-var]
+
+
+def read_only(name: str, title: str, description: str, files: FileForm) -> AdapterKind[NoArguments]:
+    """Return a kind that other programs train: its files are understood, as formulas over their tensors."""
+    return AdapterKind(name, title, description, "lora_", files, NoArguments, None)

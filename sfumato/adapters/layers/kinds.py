@@ -1,4 +1,4 @@
-"""All kinds of adapters: a `KIND` of each module in this folder, and those that other packages offer.
+"""All kinds of adapters: a `KIND` of each module here and in `formulas/`, and those of other packages.
 
 Other packages are looked at only for a name, or for tensors, that none of ours has.
 """
@@ -13,6 +13,7 @@ from typing import Any
 
 from sfumato import plugins
 from sfumato.adapters import layers
+from sfumato.adapters.layers import formulas
 from sfumato.adapters.layers.kind import AdapterKind
 
 Kind = AdapterKind[Any]
@@ -24,7 +25,11 @@ _FIRST = "lora"
 @cache
 def ours() -> tuple[Kind, ...]:
     """Return our kinds, the most frequent first and the others by their titles."""
-    names = (module.name for module in pkgutil.iter_modules(layers.__path__, f"{layers.__name__}."))
+    names = (
+        module.name
+        for folder in (layers, formulas)
+        for module in pkgutil.iter_modules(folder.__path__, f"{folder.__name__}.")
+    )
     found = [vars(importlib.import_module(name)).get("KIND") for name in names if name != __name__]
     kinds = (kind for kind in found if isinstance(kind, AdapterKind))
     return tuple(sorted(kinds, key=lambda kind: (kind.name != _FIRST, kind.title)))
@@ -50,14 +55,33 @@ def named(name: str) -> Kind | None:
     return found or plugins.load(plugins.ADAPTERS, name, AdapterKind)
 
 
-def loading(names: Collection[str]) -> Kind | None:
-    """Return the kind that can load a layer with tensors of these names."""
-    return next((kind for kind in _everyones() if kind.files.can_load(names)), None)
+def trained() -> tuple[Kind, ...]:
+    """Return those of our kinds that files are called by and that can be trained here."""
+    return tuple(kind for kind in in_files() if kind.make)
+
+
+def loading(names: Collection[str], layer: str = "") -> Kind | None:
+    """Return the kind that can load a layer: one that knows all of its tensors, if there is one.
+
+    Where several do, the prefix decides; where none does, the formulas of several make up the change.
+
+    Args:
+        names: of the layer's tensors.
+        layer: its name in the file.
+    """
+    own = [kind for kind in in_files() if kind.files.can_load(names)]
+    if not own:
+        return next((kind for kind in _everyones() if kind.files.can_load(names)), None)
+    knowing = [kind for kind in own if kind.files.explains(names)]
+    composed = [kind for kind in own if kind.files.load is None]
+    best = next((kind for kind in knowing if layer.startswith(kind.prefix)), None)
+    return best or (knowing or composed or own)[0]
 
 
 def told_by(names: Collection[str]) -> Kind | None:
     """Return the kind of a layer with tensors of these names, in any program's naming."""
-    return next((kind for kind in _everyones() if kind.files.is_told_by(names)), None)
+    knowing = (kind for kind in in_files() if kind.files.can_load(names) and kind.files.explains(names))
+    return next(knowing, None) or next((k for k in _everyones() if k.files.is_told_by(names)), None)
 
 
 def of_file(keys: Collection[str]) -> Kind | None:

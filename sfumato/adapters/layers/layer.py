@@ -6,6 +6,8 @@ A kind of adapter is one file beside this one (`lora.py` is the first): an `nn.M
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -95,6 +97,21 @@ class TurnsWeight(Protocol):
         ...
 
 
+@runtime_checkable
+class ChangesParameters(Protocol):
+    """An adapted layer that changes other parameters than the weight, or depends on the strength otherwise.
+
+    Attributes:
+        changed: names of the target's parameters that it changes.
+    """
+
+    changed: tuple[str, ...]
+
+    def change_of(self, name: str, strength: float) -> Tensor:
+        """Return the change of one of these parameters, in its shape, in float32."""
+        ...
+
+
 def as_module(layer: AdapterLayer) -> nn.Module:
     """Return the layer as the nn.Module that it is."""
     if not isinstance(layer, nn.Module):
@@ -129,18 +146,30 @@ def limit_norm(layer: LimitsNorm, limit: float) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def merge(layer: AdapterLayer, strength: float | None = None) -> None:
-    """Add the adapter's change to its target's weight for good, computed in float32.
+    """Add the adapter's changes to its target's parameters for good, computed in float32.
 
     Args:
         layer: an adapter that is not attached, or its change would count twice.
         strength: the layer's own strength where None.
     """
-    weight = layer.target.module.get_parameter("weight")
     factor = layer.strength if strength is None else strength
     if isinstance(factor, Tensor):
         raise ValueError("a strength per sample cannot be merged into a weight")
-    change = layer.delta().to(weight.device) * factor
-    weight.copy_((weight.float() + change).to(weight.dtype))
+    if isinstance(layer, ChangesParameters):
+        changes = {name: layer.change_of(name, factor) for name in layer.changed}
+    else:
+        changes = {"weight": layer.delta() * factor}
+    for name, change in changes.items():
+        parameter = layer.target.module.get_parameter(name)
+        parameter.copy_((parameter.float() + change.to(parameter.device)).to(parameter.dtype))
+
+
+def with_parameters(module: nn.Module, parameters: Mapping[str, Tensor]) -> nn.Module:
+    """Return a module like the given one, with these parameters in place of those of the same names."""
+    other = copy.copy(module)
+    given = {name: nn.Parameter(tensor, requires_grad=False) for name, tensor in parameters.items()}
+    other._parameters = {**module._parameters, **given}
+    return other
 
 
 def per_sample(strength: Strength, like: Tensor) -> Strength:

@@ -7,13 +7,14 @@ first numbers are those of LyCORIS (arXiv:2309.14859).
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from sfumato.adapters.layers import dense
-from sfumato.adapters.layers.file_form import FileForm, Shapes, Tensors
+from sfumato.adapters.layers.file_form import FileForm, Shapes, Tensors, Term
 from sfumato.adapters.layers.kind import AdapterKind
 from sfumato.adapters.layers.layer import NO_DROPOUTS, Dropouts, Strength
 from sfumato.adapters.layers.told_shape import ToldShape
@@ -112,16 +113,8 @@ class Loha(nn.Module):
         self._scale = self.alpha.item() / self.rank
 
     def _weight(self, dtype: torch.dtype | None = None) -> Tensor:
-        product = self._product(1, dtype) * self._product(2, dtype) * self._scale
+        product = _product(self._parameters, 1, dtype) * _product(self._parameters, 2, dtype) * self._scale
         return product.reshape(dense.shape_of(self.target.module))
-
-    def _product(self, index: int, dtype: torch.dtype | None) -> Tensor:
-        names = (f"hada_w{index}_a", f"hada_w{index}_b", f"hada_t{index}")
-        a, b, core = (self._parameters.get(name) for name in names)
-        assert a is not None
-        assert b is not None
-        a, b = a.to(dtype or a.dtype), b.to(dtype or b.dtype)
-        return a @ b if core is None else dense.tucker(core.to(a.dtype), a, b)
 
 
 @dataclass(frozen=True)
@@ -135,6 +128,24 @@ class LohaArguments:
 
 def _make(target: AdapterTarget, arguments: LohaArguments, dropouts: Dropouts) -> Loha:
     return Loha(target, arguments.rank, arguments.alpha, dropouts, arguments.has_core)
+
+
+def _product(tensors: Mapping[str, Tensor | None], index: int, dtype: torch.dtype | None) -> Tensor:
+    a, b, core = (tensors.get(name) for name in (f"hada_w{index}_a", f"hada_w{index}_b", f"hada_t{index}"))
+    assert a is not None
+    assert b is not None
+    a, b = a.to(dtype or a.dtype), b.to(dtype or b.dtype)
+    return a @ b if core is None else dense.tucker(core.to(a.dtype), a, b)
+
+
+def _change(tensors: Tensors, own: Tensor, strength: float) -> Tensor:
+    scale = float(tensors["alpha"]) / tensors["hada_w1_b"].shape[0] if "alpha" in tensors else 1.0
+    product = _product(tensors, 1, torch.float32) * _product(tensors, 2, torch.float32)
+    return product * (scale * strength)
+
+
+_FACTORS = ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")
+_CORES = ("hada_t1", "hada_t2")
 
 
 def _shape(shapes: Shapes) -> ToldShape:
@@ -157,9 +168,10 @@ KIND = AdapterKind(
         marks=("hada_w1_b",),
         load=Loha.from_tensors,
         tensors=r"hada_(w[12]_[ab]|t[12])",
-        together=(("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"), ("hada_t1", "hada_t2")),
+        together=(_FACTORS, _CORES),
         ranks=("hada_w1_b",),
         is_scaled=True,
+        terms=(Term("weight", ("hada_w1_b",), _change, (*_FACTORS, *_CORES)),),
         shape=_shape,
     ),
 )

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from sfumato.adapters.layers import dense
-from sfumato.adapters.layers.file_form import FileForm, Shapes, Tensors
+from sfumato.adapters.layers.file_form import FileForm, Shapes, Tensors, Term
 from sfumato.adapters.layers.kind import AdapterKind
 from sfumato.adapters.layers.layer import NO_DROPOUTS, Dropouts, Strength
 from sfumato.adapters.layers.told_shape import ToldShape
@@ -22,6 +22,9 @@ from sfumato.models.interface.targets import AdapterTarget
 
 _LARGEST = -1
 """A factor that stands for: divide as evenly as can be."""
+_MARKS = ("lokr_w1", "lokr_w1_a")
+_RANKED = ("lokr_w1_b", "lokr_w2_b")
+"""Tensors whose first side is the rank, if there is any."""
 
 
 class Lokr(nn.Module):
@@ -49,7 +52,7 @@ class Lokr(nn.Module):
         self.strength: Strength = 1.0
         self.dropouts = dropouts
         dense.register(self, shapes)
-        self.rank = next((shapes[name][0] for name in ("lokr_w1_b", "lokr_w2_b") if name in shapes), None)
+        self.rank = next((shapes[name][0] for name in _RANKED if name in shapes), None)
         self.alpha: Tensor
         self.register_buffer("alpha", torch.tensor(alpha or self.rank or 1))
         self._update_scale()
@@ -113,19 +116,11 @@ class Lokr(nn.Module):
         self._scale = alpha / self.rank if self.rank else float(alpha != 0)
 
     def _weight(self, dtype: torch.dtype | None = None) -> Tensor:
-        small, large = self._factor(1, dtype), self._factor(2, dtype)
-        small = small.reshape(*small.shape, *[1] * (large.dim() - 2)) * self._scale
-        return torch.kron(small, large.contiguous()).reshape(dense.shape_of(self.target.module))
+        product = _product(self._factor(1, dtype), self._factor(2, dtype), self._scale)
+        return product.reshape(dense.shape_of(self.target.module))
 
     def _factor(self, index: int, dtype: torch.dtype | None) -> Tensor:
-        names = [f"lokr_w{index}", f"lokr_w{index}_a", f"lokr_w{index}_b", f"lokr_t{index}"]
-        found = (self._parameters.get(name) for name in names)
-        whole, a, b, core = (None if p is None else p.to(dtype or p.dtype) for p in found)
-        if whole is not None:
-            return whole
-        assert a is not None
-        assert b is not None
-        return a @ b if core is None else dense.tucker(core, a, b)
+        return _factor(self._parameters, index, dtype)
 
 
 def shapes_for(
@@ -201,6 +196,29 @@ def _make(target: AdapterTarget, arguments: LokrArguments, dropouts: Dropouts) -
     return Lokr(target, shapes, arguments.alpha, dropouts)
 
 
+def _factor(tensors: Mapping[str, Tensor | None], index: int, dtype: torch.dtype | None) -> Tensor:
+    names = [f"lokr_w{index}", f"lokr_w{index}_a", f"lokr_w{index}_b", f"lokr_t{index}"]
+    found = (tensors.get(name) for name in names)
+    whole, a, b, core = (None if p is None else p.to(dtype or p.dtype) for p in found)
+    if whole is not None:
+        return whole
+    assert a is not None
+    assert b is not None
+    return a @ b if core is None else dense.tucker(core, a, b)
+
+
+def _product(small: Tensor, large: Tensor, scale: float) -> Tensor:
+    small = small.reshape(*small.shape, *[1] * (large.dim() - 2)) * scale
+    return torch.kron(small, large.contiguous())
+
+
+def _change(tensors: Tensors, own: Tensor, strength: float) -> Tensor:
+    ranks = [tensors[name].shape[0] for name in _RANKED if name in tensors]
+    scale = float(tensors["alpha"]) / ranks[0] if ranks and "alpha" in tensors else 1.0
+    small, large = (_factor(tensors, index, torch.float32) for index in (1, 2))
+    return _product(small, large, scale * strength)
+
+
 def _shape(shapes: Shapes) -> ToldShape:
     (rows, columns), (more_rows, more_columns) = _sides(shapes, 1), _sides(shapes, 2)
     with_kernel = next((shapes[key] for key in ("lokr_t2", "lokr_w2") if key in shapes), None)
@@ -228,13 +246,14 @@ KIND = AdapterKind(
     make=_make,
     dropouts=("rank", "module"),
     files=FileForm(
-        marks=("lokr_w1", "lokr_w1_a"),
+        marks=_MARKS,
         load=Lokr.from_tensors,
         tensors=r"lokr_(w[12](_[ab])?|t2)",
         together=(("lokr_w1_a", "lokr_w1_b"), ("lokr_w2_a", "lokr_w2_b")),
-        choices=(("lokr_w1", "lokr_w1_a"), ("lokr_w2", "lokr_w2_a")),
-        ranks=("lokr_w1_b", "lokr_w2_b"),
+        choices=(_MARKS, ("lokr_w2", "lokr_w2_a")),
+        ranks=_RANKED,
         is_scaled=True,
+        terms=(Term("weight", _MARKS, _change, (*_RANKED, "lokr_w2", "lokr_w2_a", "lokr_t2")),),
         shape=_shape,
     ),
 )

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sfumato.adapters.layers import dense
-from sfumato.adapters.layers.file_form import FileForm, Shapes, Tensors
+from sfumato.adapters.layers.file_form import FileForm, Shapes, Tensors, Term
 from sfumato.adapters.layers.ggpo import Noise
 from sfumato.adapters.layers.kind import AdapterKind
 from sfumato.adapters.layers.layer import NO_DROPOUTS, AdapterLayer, Dropouts, Strength, per_sample
@@ -24,6 +24,8 @@ from sfumato.nn import low_rank
 PREFIX = "lora_"
 DOWN, UP = "lora_down.weight", "lora_up.weight"
 """Both halves, by their names in files."""
+CORE = "lora_mid.weight"
+"""The small kernel between them in LyCORIS' Tucker form of a convolution."""
 
 RanksInTraining = Callable[[Tensor, Tensor], tuple[Tensor, Tensor, float]]
 """Takes down (rank, in, ...) and up (out, rank, ...); returns both as a forward pass in training sees them,
@@ -266,6 +268,17 @@ def _factors(tensors: Tensors) -> tuple[Tensor, Tensor] | None:
     return (up if scale == 1 else up.float() * scale), down
 
 
+def scale_of(tensors: Tensors) -> float:
+    """Return alpha / rank, or 1 without an alpha."""
+    return float(tensors["alpha"]) / tensors[DOWN].shape[0] if "alpha" in tensors else 1.0
+
+
+def _change(tensors: Tensors, own: Tensor, strength: float) -> Tensor:
+    up, down = tensors[UP].float().flatten(1), tensors[DOWN].float().flatten(1)
+    product = dense.tucker(tensors[CORE].float(), up.T, down) if CORE in tensors else up @ down
+    return product * (scale_of(tensors) * strength)
+
+
 _PEFT = (("lora_A.weight", "lora_B.weight"), ("lora_A.default.weight", "lora_B.default.weight"))
 
 HALVES = ((DOWN, UP), *_PEFT, ("lora.down.weight", "lora.up.weight"))
@@ -286,10 +299,11 @@ KIND = AdapterKind(
         foreign_marks=("lora_A",),
         aliases={theirs: own for pair in _PEFT for theirs, own in zip(pair, (DOWN, UP), strict=True)},
         load=Lora.from_tensors,
-        tensors=r"lora_(up|down|mid)\.weight",
+        tensors=r"lora_(up|down)\.weight",
         halves=HALVES,
         ranks=("lora_down", "lora_A"),
         is_scaled=True,
+        terms=(Term("weight", (DOWN,), _change, (UP, CORE)),),
         shape=_shape,
         factors=_factors,
     ),

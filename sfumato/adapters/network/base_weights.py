@@ -22,7 +22,7 @@ from sfumato.adapters.network.network import AdapterNetwork
 from sfumato.adapters.network.placement import owners_of, require_placed
 from sfumato.errors import UserError
 from sfumato.models.interface.family import DENOISER, Family
-from sfumato.models.interface.targets import AdapterTarget
+from sfumato.models.interface.targets import AdapterTarget, every_target
 from sfumato.nn.precision import computable, is_storage_only
 
 logger = logging.getLogger(__name__)
@@ -61,13 +61,13 @@ class BaseAdapters:
             )
         self._family = family
         models = {part: family.load(part, torch.bfloat16, _META) for part in (*family.text_outputs, DENOISER)}
-        targets = {part: list(family.adapter_targets(part, model)) for part, model in models.items()}
+        targets = {part: list(every_target(family, part, model)) for part, model in models.items()}
         padded = [*strengths, *[1.0] * (len(paths) - len(strengths))]
         self._files = [_read(Path(path), padded[i], targets, allow_partial) for i, path in enumerate(paths)]
 
     def __call__(self, part: str, module: nn.Module, device: torch.device) -> None:
         """Change a part that has just been loaded; see `PartChange`."""
-        targets = list(self._family.adapter_targets(part, module)) if self.mark(part) else []
+        targets = list(every_target(self._family, part, module)) if self.mark(part) else []
         for file in self._files:
             if own := file.layers.get(part):
                 network = _network(file.path, own, targets).requires_grad_(False).eval()
@@ -116,7 +116,7 @@ def _network(
 
 def _take_in(layer: AdapterLayer, strength: float, device: torch.device) -> None:
     """Merge a layer, or leave it at work beside a weight that is too coarse."""
-    weight = layer.target.module.get_parameter("weight")
+    weight = next(layer.target.module.parameters(recurse=False))
     if not is_storage_only(weight.dtype):
         merge(layer, strength)
         return

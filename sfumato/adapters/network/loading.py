@@ -10,6 +10,7 @@ from torch import Tensor
 
 from sfumato.adapters.files.adapter_file import read_adapter
 from sfumato.adapters.layers import kinds
+from sfumato.adapters.layers.formulas.formula_layer import FormulaLayer
 from sfumato.adapters.layers.layer import NO_DROPOUTS, AdapterLayer, Dropouts
 from sfumato.adapters.network.network import AdapterNetwork
 from sfumato.adapters.network.placement import owners_of, require_placed
@@ -65,21 +66,24 @@ def layers_from(
     """
     found = {name: _kind(path, name, layer) for name, layer in tensors.items()}
     prefixes = {kind.prefix for kind in found.values()}
-    return [
-        found[prefix + target.name].files.load(target, tensors[prefix + target.name], dropouts)
-        for target in targets
-        for prefix in prefixes
-        if prefix + target.name in tensors
-    ]
+    names = ((target, prefix + target.name) for target in targets for prefix in prefixes)
+    return [_layer(found[name], target, tensors[name], dropouts) for target, name in names if name in found]
 
 
-def is_known(tensors: Mapping[str, Tensor]) -> bool:
+def is_known(name: str, tensors: Mapping[str, Tensor]) -> bool:
     """Return whether a layer's tensors are of a kind that can be loaded."""
-    return kinds.loading(tensors) is not None
+    return kinds.loading(tensors, name) is not None
+
+
+def _layer(
+    kind: kinds.Kind, target: AdapterTarget, tensors: Mapping[str, Tensor], dropouts: Dropouts
+) -> AdapterLayer:
+    load = kind.files.load or FormulaLayer.from_tensors
+    return load(target, tensors, dropouts)
 
 
 def _kind(path: Path, name: str, tensors: Mapping[str, Tensor]) -> kinds.Kind:
-    kind = kinds.loading(tensors)
+    kind = kinds.loading(tensors, name)
     if kind is None:
         found = f"{name}.{next(iter(tensors))}"
         raise UserError(

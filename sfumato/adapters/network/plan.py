@@ -11,9 +11,10 @@ from typing import Any, Protocol
 from torch import nn
 
 from sfumato.adapters.files.adapter_file import read_adapter
+from sfumato.adapters.layers import kinds
 from sfumato.adapters.layers.ggpo import Noise
 from sfumato.adapters.layers.kind import AdapterKind
-from sfumato.adapters.layers.layer import NO_DROPOUTS, AdapterLayer, Dropouts
+from sfumato.adapters.layers.layer import NO_DROPOUTS, AdapterLayer, Dropouts, as_module
 from sfumato.adapters.network.loading import network_from_file
 from sfumato.adapters.network.network import AdapterNetwork, Network
 from sfumato.adapters.network.placement import owners_of, require_placed
@@ -106,6 +107,7 @@ class AdapterPlan:
         network.noises = {name: noise for name, noise in refined.items() if noise}
         if self.start:
             logger.info(self._loaded(network, self.start))
+        _require_trainable(network.layers, self.weights)
         _require_some_on(network.layers, self.weights or self.start)
         if self.is_verbose:
             for layer in network.layers:
@@ -154,7 +156,21 @@ class AdapterPlan:
         if size is None:
             return None
         settings = self.kind.sized(self.settings, size.rank, size.alpha)
+        assert self.kind.make is not None  # a kind that can be asked for by name
         return self.kind.make(target, settings, self.dropouts)
+
+
+def _require_trainable(layers: Sequence[AdapterLayer], path: Path | None) -> None:
+    """Raise UserError if a file has a layer that nothing of is trained here."""
+    for layer in layers:
+        tensors = as_module(layer).state_dict()
+        if not any(True for _ in as_module(layer).parameters()):
+            kind = kinds.loading(tensors, layer.name)
+            title = kind.title if kind else "another kind"
+            raise UserError(
+                f"--network_weights {path}: {layer.name} is {title}, which is not trained here; train it on "
+                "with --network_module lycoris.kohya, or merge it into the base model"
+            )
 
 
 def _require_some_on(layers: Sequence[AdapterLayer], path: Path | None) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -10,11 +9,11 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sfumato.adapters.files.adapter_file import read_adapter
 from sfumato.adapters.layers import kinds
-from sfumato.adapters.layers.layer import AdapterLayer
+from sfumato.adapters.layers.layer import AdapterLayer, ChangesParameters, as_module, with_parameters
 from sfumato.adapters.network.loading import layers_from
 from sfumato.adapters.network.network import AdapterNetwork
 from sfumato.errors import UserError
@@ -64,7 +63,7 @@ class Adapter:
     @cached_property
     def prefixes(self) -> tuple[str, ...]:
         """What may stand before layers' names: what our kinds put there, and those of other packages."""
-        found = (kinds.loading(tensors) for tensors in self.layers.values())
+        found = (kinds.loading(tensors, name) for name, tensors in self.layers.items())
         return tuple(dict.fromkeys((*kinds.prefixes(), *(kind.prefix for kind in found if kind))))
 
     def name_for(self, target: AdapterTarget) -> str | None:
@@ -73,18 +72,20 @@ class Adapter:
 
     def is_off(self, name: str) -> bool:
         """Return whether a layer changes nothing at any strength, for its alpha is 0."""
-        alpha = self.layers[name].get("alpha")
-        return alpha is not None and float(alpha) == 0
+        kind, alpha = kinds.loading(self.layers[name], name), self.layers[name].get("alpha")
+        is_switch = kind is None or kind.files.is_off_at_0
+        return is_switch and alpha is not None and float(alpha) == 0
 
     def needs_weight(self, name: str) -> bool:
         """Return whether what a layer changes depends on the weight that it meets."""
-        kind = kinds.loading(self.layers[name])
+        kind = kinds.loading(self.layers[name], name)
         return kind is not None and kind.files.needs_weight
 
     def factors(self, target: AdapterTarget) -> tuple[Tensor, Tensor] | None:
         """Return up (m, r), scaled, and down (r, n), if the change of a layer is their product."""
-        tensors = self.layers[self.name_for(target) or ""]
-        kind = kinds.loading(tensors)
+        name = self.name_for(target) or ""
+        tensors = self.layers[name]
+        kind = kinds.loading(tensors, name)
         return kind.files.factors(tensors) if kind else None
 
     def layer(self, target: AdapterTarget) -> AdapterLayer:
@@ -101,6 +102,15 @@ class Adapter:
         network.load_layers(self.path, own)
         return network.requires_grad_(False).eval().layers[0]
 
+    def changes(self, target: AdapterTarget, parameter: str) -> bool:
+        """Return whether the file changes that parameter of a layer; see `layer` for errors."""
+        name = self.name_for(target)
+        kind = kinds.loading(self.layers[name], name) if name else None
+        if kind is None or kind.files.load:
+            return name is not None and parameter == "weight"
+        layer = self.layer(target)
+        return isinstance(layer, ChangesParameters) and parameter in layer.changed
+
 
 @torch.no_grad()
 def changed(
@@ -109,28 +119,36 @@ def changed(
     adapters: Sequence[Adapter],
     dtype: torch.dtype,
     device: torch.device,
+    parameter: str = "weight",
 ) -> Tensor:
-    """Return a weight with the changes of adapters, one after the other, computed in float32.
+    """Return a parameter with the changes of adapters, one after the other, computed in float32.
 
     LoRAs are added a few rows at a time, so that no change is ever made whole.
 
     Args:
-        weight: of the target's layer, in any format; it stays as it is.
+        weight: what the target's layer has there, in any format; it stays as it is.
         target: the layer; its own weight is not looked at.
         dtype: of the result.
+        parameter: the name that the target's layer has for it.
     """
-    named = [(adapter, name) for adapter in adapters if (name := adapter.name_for(target))]
+    touching = [adapter for adapter in adapters if adapter.changes(target, parameter)]
+    named = [(adapter, name) for adapter in touching if (name := adapter.name_for(target))]
     own = [(adapter, adapter.strength(name)) for adapter, name in named if not adapter.is_off(name)]
     own = [(adapter, strength) for adapter, strength in own if strength]
     factors = [adapter.factors(target) for adapter, _ in own]
     if all(factors):
         pairs = [(pair, strength) for pair, (_, strength) in zip(factors, own, strict=True) if pair]
         return _with_products(weight, pairs, dtype, device)
-    total = weight.to(device, torch.float32, copy=True).reshape(_shape(target))
+    total = weight.to(device, torch.float32, copy=True)
+    total = total.reshape(target.module.get_parameter(parameter).shape)
     for adapter, strength in own:
-        layer = adapter.layer(replace(target, module=standing_in(target.module, total)))
-        assert isinstance(layer, nn.Module)
-        total.add_(layer.to(device).delta(), alpha=strength)
+        module = with_parameters(target.module, {parameter: total})
+        layer = adapter.layer(replace(target, module=module))
+        as_module(layer).to(device)
+        if isinstance(layer, ChangesParameters):
+            total.add_(layer.change_of(parameter, strength))
+        else:
+            total.add_(layer.delta(), alpha=strength)
     return total.to(dtype).reshape(weight.shape)
 
 
@@ -151,14 +169,3 @@ def _with_products(
         part = matrix[start : start + rows].to(device, torch.float32)
         result.view(matrix.shape)[start : start + rows] = torch.addmm(part, up[start : start + rows], down)
     return result
-
-
-def standing_in(module: nn.Module, weight: Tensor) -> nn.Module:
-    """Return a module like the given one, with another weight."""
-    other = copy.copy(module)
-    other._parameters = {**module._parameters, "weight": nn.Parameter(weight, requires_grad=False)}
-    return other
-
-
-def _shape(target: AdapterTarget) -> torch.Size:
-    return target.module.get_parameter("weight").shape

@@ -121,7 +121,11 @@ def _dialect(name: str) -> Dialect | None:
     if name in _DIALECTS or f"networks.{name}" in _DIALECTS:
         return _DIALECTS.get(name)
     kind = kinds.named(name)
-    return None if kind is None else Dialect(reader_for(kind))
+    if kind is None:
+        return None
+    if kind.make is None:
+        raise UserError(f"--network_module {name} is not trained here; use lycoris.kohya, which has its kind")
+    return Dialect(reader_for(kind))
 
 
 def default_module(family: str) -> str:

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from sfumato.checkpoints.lazy import LazyTensor
 from sfumato.models.interface.publishing import PartTensors
+from sfumato.models.interface.targets import AdapterTarget, every_target
 
 if TYPE_CHECKING:
     from sfumato.models.interface.family import Family
-    from sfumato.models.interface.targets import AdapterTarget
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,17 @@ class PublishedWeight:
     def load(self) -> Tensor:
         """Read the weight: (out, ...), in the dtype that the file has."""
         return self.tensor.load()
+
+
+def parameters_of(family: Family, opened: Published) -> Iterator[tuple[AdapterTarget, str, str]]:
+    """Yield each parameter that files may change: its layer, its name there, and its name in the part."""
+    for part, module in opened.modules.items():
+        paths = {id(layer): path for path, layer in module.named_modules()}
+        for target in every_target(family, part, module):
+            for name, _ in target.module.named_parameters(recurse=False):
+                full = f"{paths[id(target.module)]}.{name}"
+                if full in opened.parts[part]:
+                    yield target, name, full
 
 
 def weights_of(family: Family, opened: Published) -> Iterator[PublishedWeight]:

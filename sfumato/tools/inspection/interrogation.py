@@ -25,6 +25,7 @@ from sfumato.log import progress
 from sfumato.models.components.hub import located
 from sfumato.models.interface.caption_lengths import Vocabulary
 from sfumato.models.interface.family import Family
+from sfumato.models.interface.targets import every_target
 from sfumato.models.registry.families import family_for
 from sfumato.models.registry.whole_models import run_naming
 from sfumato.nn.device import default_device
@@ -94,7 +95,7 @@ def _network(
     family: Family, part: str, encoder: nn.Module, path: Path, layers: Mapping[str, Mapping[str, Tensor]]
 ) -> AdapterNetwork:
     """Return the adapters that a file holds for a text encoder, loaded and on its device."""
-    network = AdapterNetwork(layers_from(path, layers, family.adapter_targets(part, encoder)))
+    network = AdapterNetwork(layers_from(path, layers, every_target(family, part, encoder)))
     if not network.layers:
         raise UserError(
             f"--model is {path}, which changes no layer of the text encoder; give a LoRA trained with it"

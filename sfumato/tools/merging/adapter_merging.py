@@ -37,7 +37,7 @@ from sfumato.errors import UserError
 from sfumato.log import progress
 from sfumato.models.components.hub import located
 from sfumato.models.interface.family import DENOISER, Family
-from sfumato.models.interface.published import Published, weights_of
+from sfumato.models.interface.published import Published, parameters_of
 from sfumato.models.interface.publishing import Layout, Publishing
 from sfumato.models.interface.targets import AdapterTarget
 from sfumato.models.registry.families import family_for
@@ -78,12 +78,13 @@ class Changes:
     """Which tensors of a model are changed, and what was found on the way.
 
     Attributes:
-        layers: the layer of each tensor, by the names of its part and of the tensor in its state.
+        layers: the layer of each tensor and what it is there (`weight`, `bias` ...), by the names of its part
+            and of the tensor in its state.
         used: names of the adapters' layers that fit.
         owners: what adapter files call the parts of the model.
     """
 
-    layers: dict[tuple[str, str], AdapterTarget] = field(default_factory=dict)
+    layers: dict[tuple[str, str], tuple[AdapterTarget, str]] = field(default_factory=dict)
     used: set[tuple[Path, str]] = field(default_factory=set)
     owners: set[str] = field(default_factory=set)
 
@@ -200,15 +201,15 @@ def _check_outputs(run: Run, outputs: Sequence[MergeOutput], adapters: Sequence[
 def _planned(family: Family, base: Published, adapters: Sequence[Adapter]) -> Changes:
     """Return which tensors change; raise UserError if a layer's shapes do not fit."""
     changes = Changes()
-    for weight in weights_of(family, base):
-        target = weight.target
+    for target, parameter, tensor in parameters_of(family, base):
         names = [(adapter, name) for adapter in adapters if (name := adapter.name_for(target))]
         changes.owners |= owners_of([target])
-        if names:
-            changes.layers[target.part, weight.name] = target
-            changes.used |= {(adapter.path, name) for adapter, name in names}
-            for adapter, _ in names:
-                adapter.layer(target)  # complains of shapes that do not fit
+        changes.used |= {(adapter.path, name) for adapter, name in names}
+        changing = [adapter for adapter, _ in names if adapter.changes(target, parameter)]
+        if changing:
+            changes.layers[target.part, tensor] = target, parameter
+        for adapter in changing:
+            adapter.layer(target)  # complains of shapes that do not fit
     return changes
 
 
@@ -238,7 +239,7 @@ def _write(
     with progress(total=len(plan.layers), unit="tensor", title="merging") as bar:
         parts = {
             part: {
-                name: _merged(tensor, source, plan.layers[part, name], adapters, formats, device, bar.update)
+                name: _merged(tensor, source, *plan.layers[part, name], adapters, formats, device, bar.update)
                 if (part, name) in plan.layers
                 else tensor
                 for name, tensor in tensors.items()
@@ -258,16 +259,17 @@ def _merged(
     tensor: LazyTensor,
     source: str,
     target: AdapterTarget,
+    parameter: str,
     adapters: Sequence[Adapter],
     formats: Formats,
     device: torch.device,
     count: Callable[[], object],
 ) -> LazyTensor:
-    """Return a layer's weight with the adapters' changes, which are made when it is written."""
+    """Return a layer's parameter with the adapters' changes, which are made when it is written."""
 
     def load() -> Tensor:
         own = tensor.load()
         count()
-        return changed(own, target, adapters, formats.result, device)
+        return changed(own, target, adapters, formats.result, device, parameter)
 
     return LazyTensor(formats.result, tensor.shape, load, sources={source: tensor})

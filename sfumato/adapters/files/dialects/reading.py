@@ -67,7 +67,7 @@ def read_content(path: Path) -> AdapterContent:
     embeddings = {key: tensor for key, tensor in tensors.items() if key.startswith(_EMBEDDINGS)}
     raw = by_layer({key: tensor for key, tensor in tensors.items() if key not in embeddings})
     if kind_of(raw) is None:
-        *titles, last = (kind.title for kind in kinds.in_files())
+        *titles, last = (kind.title for kind in kinds.trained())
         raise UserError(f"{path}: {describe(shapes)}; give a {', '.join(titles)} or {last}")
     require_sound(path, raw)
     if embeddings:
