@@ -1,7 +1,7 @@
 """Names of a module's layers in its maker's files, and in the files that other programs expect.
 
 A foreign network module names layers by their paths in the model it is given; files in the world name them
-after published checkpoints. The family's table, read through `adapter_targets`, translates both ways.
+after published checkpoints. The family's table, read through `every_target`, translates both ways.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from sfumato.adapters.files.adapter_file import write_adapter
 from sfumato.checkpoints.lazy import LazyTensor
 from sfumato.checkpoints.tensors import open_tensors
 from sfumato.models.interface.family import DENOISER, Family
+from sfumato.models.interface.targets import every_target
 from sfumato.nn import dry_run
 
 Names = Mapping[str, str]
@@ -34,7 +35,7 @@ def names_in_files(family: Family, models: Mapping[str, nn.Module]) -> dict[str,
     names = {}
     for part, model in models.items():
         if part in owners:
-            targets = {id(target.module): target.name for target in family.adapter_targets(part, model)}
+            targets = {id(target.module): target.name for target in every_target(family, part, model)}
             for path, module in model.named_modules():
                 if id(module) in targets:
                     names[f"{owners[part]}_{path}".replace(".", "_")] = targets[id(module)]

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from sfumato.adapters.files.adapter_file import read_adapter
 from sfumato.adapters.layers import kinds
+from sfumato.adapters.layers.formulas.composition import parameters_of
 from sfumato.adapters.layers.layer import AdapterLayer, ChangesParameters, as_module, with_parameters
 from sfumato.adapters.network.loading import layers_from
 from sfumato.adapters.network.network import AdapterNetwork
@@ -80,6 +81,11 @@ class Adapter:
         """Return whether what a layer changes depends on the weight that it meets."""
         kind = kinds.loading(self.layers[name], name)
         return kind is not None and kind.files.needs_weight
+
+    def changes_bias(self, name: str) -> bool:
+        """Return whether a layer's tensors change a bias, too."""
+        kind = kinds.loading(self.layers[name], name)
+        return kind is not None and kind.files.load is None and "bias" in parameters_of(self.layers[name])
 
     def factors(self, target: AdapterTarget) -> tuple[Tensor, Tensor] | None:
         """Return up (m, r), scaled, and down (r, n), if the change of a layer is their product."""

@@ -21,7 +21,7 @@ from sfumato.adapters.files.shapes import told_shape
 from sfumato.adapters.files.sizes import LayerSize, shapes_of, size_of, spread, told
 from sfumato.adapters.layers import kinds
 from sfumato.adapters.layers.kinds import Kind
-from sfumato.adapters.layers.layer import LimitsNorm, TurnsWeight
+from sfumato.adapters.layers.layer import ChangesParameters, LimitsNorm, TurnsWeight
 from sfumato.adapters.network.loading import layers_from
 from sfumato.adapters.network.network import AdapterNetwork
 from sfumato.checkpoints.finite import is_finite
@@ -174,11 +174,17 @@ def _blocks(path: Path, layers: Mapping[str, Mapping[str, Tensor]]) -> dict[str,
         kind = kinds.told_by(leaves)
         block = blocks[_block_of(_bare(name, kind))]
         block.sizes.append(size_of(shapes_of(leaves)))
-        if "alpha" in leaves:
+        if "alpha" in leaves and _scales(leaves, name):
             block.alphas.append(float(leaves["alpha"]))
         if kind and all(map(is_finite, leaves.values())):
             _measure(path, name, kind, leaves, block)
     return {name: blocks[name] for name in sorted(blocks, key=_by_number)}
+
+
+def _scales(leaves: Mapping[str, Tensor], name: str) -> bool:
+    """Return whether an alpha of 0 switches a layer off; to some kinds it only sets no limit."""
+    kind = kinds.loading(leaves, name)
+    return kind is None or kind.files.is_off_at_0
 
 
 def _measure(path: Path, name: str, kind: Kind, tensors: Mapping[str, Tensor], block: Block) -> None:
@@ -190,13 +196,15 @@ def _measure(path: Path, name: str, kind: Kind, tensors: Mapping[str, Tensor], b
     layer = layers_from(path, {full: tensors}, [target])[0]
     assert isinstance(layer, nn.Module)
     own = layer.state_dict()
-    if tensors.keys() | {"alpha"} != own.keys():
+    if tensors.keys() | {"alpha"} != own.keys() | {"alpha"}:
         return
     AdapterNetwork([layer]).load_layers(path, {full: {**own, **tensors}})
     if isinstance(layer, TurnsWeight):
         block.turns.append(layer.turned_share().item())
     elif isinstance(layer, LimitsNorm):
         block.norms.append(layer.norm().item())
+    elif isinstance(layer, ChangesParameters) and not kind.files.needs_weight:
+        block.norms.append(layer.delta().norm().item())
 
 
 def _stand_in(name: str, kind: Kind, tensors: Mapping[str, Tensor]) -> AdapterTarget | None:

@@ -106,6 +106,11 @@ def target_of(name: str, adapters: Sequence[Adapter], weights: Weights) -> Adapt
         for full in adapter.layers
         if _layer_name(full) == name
     ]
+    for adapter, full, _ in told:
+        if adapter.changes_bias(full):
+            raise UserError(
+                f"--models: {adapter.path}: {full} changes a bias, which no LoRA can; merge it into a model"
+            )
     if name in weights:
         found = weights[name].target
         rows, *rest = weights[name].shape
@@ -113,9 +118,9 @@ def target_of(name: str, adapters: Sequence[Adapter], weights: Weights) -> Adapt
         return found
     for adapter, full, shape in told:
         if shape is None:
+            remedy = "merge it into its model" if weights else "name its model with --base_model"
             raise UserError(
-                f"--models: {adapter.path}: {full} turns its model's own weight; name that model with "
-                "--base_model"
+                f"--models: {adapter.path}: {full} changes what its tensors alone do not tell; {remedy}"
             )
     known = [(adapter, shape) for adapter, _, shape in told if shape and shape.kernel is not None]
     if not known:

@@ -19,9 +19,14 @@ from sfumato.adapters.layers.layer import attach
 from sfumato.adapters.network.loading import network_from_file
 from sfumato.adapters.network.network import AdapterNetwork
 from sfumato.adapters.network.weight_changes import Adapter, changed
+from sfumato.adapters.sd_scripts import network_modules
+from sfumato.config.run.model.network import NetworkConfig
+from sfumato.config.run.run import Run
 from sfumato.errors import UserError
+from sfumato.models.families.flux.network import RMSNorm
 from sfumato.models.interface.family import DENOISER
 from sfumato.models.interface.targets import AdapterTarget
+from tests.adapters import toy
 
 CPU = torch.device("cpu")
 
@@ -250,6 +255,27 @@ def test_what_is_set_takes_the_place_of_a_norm_at_any_strength(tmp_path: Path) -
         torch.testing.assert_close(norm.weight + change(path, norm, strength)["weight"], torch.arange(5.0))
 
 
+@pytest.mark.parametrize(
+    ("module", "name", "inputs"),
+    [
+        (RMSNorm(8), "set_weight", torch.randn(2, 8)),
+        (nn.Embedding(8, 4), "diff", torch.tensor([[1, 7]])),
+    ],
+)
+def test_norms_and_embeddings_act_live_as_merged(
+    module: nn.Module, name: str, inputs: Tensor, tmp_path: Path
+) -> None:
+    (weight,) = module.requires_grad_(False).parameters()
+    path = written(tmp_path / "x.safetensors", {name: torch.randn(weight.shape)})
+    (layer,) = network_from_file(path, [AdapterTarget("unet_x", module, DENOISER)]).layers
+    before, handle = module(inputs), attach(layer)
+    live = module(inputs)
+    handle.remove()
+    AdapterNetwork([layer]).merge()
+    torch.testing.assert_close(live, module(inputs))
+    assert not torch.allclose(live, before, atol=1e-2)
+
+
 def test_projections_that_are_given_apart_change_their_own_rows(tmp_path: Path) -> None:
     module, third = nn.Linear(4, 18), lora(seed=1) | {"dora_scale": torch.rand(6, 1)}
     parts = {f"part.0.{name}": value for name, value in lora().items()}
@@ -301,3 +327,23 @@ def test_names_that_no_formula_uses_are_told() -> None:
     tensors = lora() | {"part.1.diff": torch.ones(1), "part.1.odd": torch.ones(1), "w_norm": torch.ones(1)}
     assert composition.unknown(tensors) == ["part.1.odd"]
     assert composition.parameters_of(tensors) == ("weight",)
+
+
+def test_what_is_only_read_is_not_trained(tmp_path: Path) -> None:
+    tensors = lora(24, 8) | {"dora_scale": torch.ones(24, 1)}
+    path = str(written(tmp_path / "x.safetensors", tensors, "unet_double_0_qkv"))
+    config = NetworkConfig(network_weights=path, dim_from_weights=True, network_module="networks.lora_flux")
+    plan = network_modules.resolve(Run("", "flux", [config]))
+    with pytest.raises(
+        UserError, match=r"lora_unet_double_0_qkv is DoRA, which is not trained here; train it"
+    ):
+        plan.build(toy.ToyFamily(), toy.models())  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=r"--network_module glora is not trained here; use lycoris.kohya"):
+        network_modules.resolve(Run("", "flux", [NetworkConfig(network_module="glora")]))
+
+
+def test_an_alpha_of_0_switches_off_what_it_scales_and_limits_nothing_else(tmp_path: Path) -> None:
+    off = lora() | {"dora_scale": torch.ones(6, 1), "alpha": torch.tensor(0.0)}
+    assert not change(written(tmp_path / "off.safetensors", off), nn.Linear(4, 6))["weight"].any()
+    free = {"oft_blocks": torch.eye(3).roll(1, 0).repeat(2, 1, 1), "alpha": torch.tensor(0.0)}
+    assert change(written(tmp_path / "free.safetensors", free), nn.Linear(4, 6))["weight"].abs().max() > 0.1

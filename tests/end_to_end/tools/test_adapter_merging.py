@@ -29,6 +29,7 @@ from sfumato.models.families.flux.options import FluxOptions
 from sfumato.models.interface.family import DENOISER, Family
 from sfumato.models.interface.targets import AdapterTarget
 from sfumato.models.registry.families import family_for
+from sfumato.sampling.loaded_adapters import AdapterFile, Attachments
 from sfumato.tools.merging import adapter_merging
 from tests import tiny
 from tests.pipelines import flux_weights
@@ -112,6 +113,39 @@ def test_every_file_of_a_model_in_three_files_becomes_what_the_live_adapter_make
         found = merged.load(part, torch.float32, CPU).state_dict()
         assert_close(found, expected(family, part, (path, RATIO)))
         assert any(not torch.equal(found[name], value) for name, value in expected(family, part).items())
+
+
+def test_layers_that_nothing_trains_are_merged_too(
+    flux: tuple[tiny.TinyFlux, Family], tmp_path: Path
+) -> None:
+    files, family = flux
+    model = family.load(DENOISER, torch.float32, CPU)
+    last, norm = "final_layer.adaLN_modulation.1", "double_blocks.0.img_attn.norm.query_norm"
+    rows, columns = model.get_parameter("final_layer.linear.weight").shape
+    wanted = {name: torch.randn(value.shape) for name, value in model.state_dict().items()}
+    tensors = {
+        "unet_final_layer_linear.lora_down.weight": torch.ones(2, columns),
+        "unet_final_layer_linear.lora_up.weight": torch.ones(rows, 2),
+        "unet_final_layer_adaLN_modulation_1.diff": wanted[f"{last}.weight"],
+        "unet_final_layer_adaLN_modulation_1.diff_b": wanted[f"{last}.bias"],
+        "unet_double_blocks_0_img_attn_norm_query_norm.set_weight": wanted[f"{norm}.scale"],
+    }
+    path, out = tmp_path / "a.safetensors", tmp_path / "out.safetensors"
+    save_file({f"lora_{key}": value for key, value in tensors.items()}, path)
+    argv = ["--flux_model", str(files.transformer), "--save_to", str(out), "--models", str(path)]
+    assert main(["merge", "flux", *argv, "--ratios", "0.5"]) == 0
+    changed = load_file(out)
+    for name, value in load_file(files.transformer).items():
+        change = {"final_layer.linear.weight": 1.0, f"{last}.weight": 0.5, f"{last}.bias": 0.5}.get(name, 0.0)
+        expected = wanted[name] if name == f"{norm}.scale" else value.float()
+        expected = expected + change * (1 if name == "final_layer.linear.weight" else wanted[name])
+        torch.testing.assert_close(changed[name].float(), expected)
+    live = Attachments(family, [AdapterFile(path, 0.5)], dtype=torch.float32, is_merged=True)
+    live.check()
+    live(DENOISER, model)
+    assert_close({name: value.float() for name, value in changed.items()}, model.state_dict())
+    save_file({"lora_unet_nowhere.diff": torch.ones(1)} | load_file(path), path)
+    assert main(["merge", "flux", *argv, "--ratios", "0.5"]) == 2
 
 
 def test_a_folder_of_diffusers_and_a_lora_of_its_names_merge_into_a_published_file(

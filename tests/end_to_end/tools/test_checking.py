@@ -163,7 +163,7 @@ def test_every_kind_tells_its_size_and_how_much_it_changes(
     )
 
 
-def test_layers_of_other_namings_and_of_unknown_form_are_told_apart(
+def test_layers_of_other_namings_and_of_another_form_are_told_apart(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path, layer = tmp_path / "x.safetensors", "transformer.single_transformer_blocks.3.proj_mlp"
@@ -177,5 +177,6 @@ def test_layers_of_other_namings_and_of_unknown_form_are_told_apart(
     own = blocks["transformer.single_transformer_blocks.3"]
     assert own["norms"] == pytest.approx([2**0.5])
     assert own["sizes"] == [{"kind": "LoRA", "rank": 2, "blocks": []}]
-    assert blocks["other layers"]["norms"] == []
-    assert str(describe_file(path)).startswith("LoRA of rank 2 in 2 layers; of 5 tensors load: ")
+    assert blocks["other layers"]["norms"] == pytest.approx([4 * (6 * 4 * 9) ** 0.5])
+    said = "Tucker LoRA of rank 2 in 1 layer, LoRA of rank 2 in 1 layer; of 5 tensors load: "
+    assert str(describe_file(path)).startswith(said)

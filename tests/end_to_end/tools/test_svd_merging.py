@@ -134,7 +134,7 @@ def test_the_rank_kept_is_that_of_the_largest_directions(
 @pytest.mark.parametrize(
     ("family", "kind", "said"),
     [
-        ("flux", "oft", "turns its model's own weight; name that model with --base_model"),
+        ("flux", "oft", "its tensors alone do not tell; name its model with --base_model"),
         ("sd", "loha", "is a convolution; name its model with --base_model"),
         ("sd", "lokr", "is a convolution; name its model with --base_model"),
     ],

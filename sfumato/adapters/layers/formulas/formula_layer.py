@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from sfumato.adapters.layers.file_form import Tensors
 from sfumato.adapters.layers.formulas import composition, rows
-from sfumato.adapters.layers.kinds import in_files
+from sfumato.adapters.layers.kinds import in_files, loading
 from sfumato.adapters.layers.layer import NO_DROPOUTS, Dropouts, Strength, per_sample, with_parameters
 from sfumato.errors import UserError
 from sfumato.models.interface.targets import AdapterTarget
@@ -51,12 +51,12 @@ class FormulaLayer(nn.Module):
 
     @property
     def is_off(self) -> bool:
-        """Return False: whoever loads a file asks its kind."""
-        return False
+        """Whether an alpha of 0 switches the layer off."""
+        return self._is_off
 
     def change(self, inputs: Tensor, output: Tensor) -> Tensor:
         """Return `output` with the layer's changes at work; see `AdapterLayer`."""
-        if isinstance(self.strength, float | int) and self.strength == 0:
+        if self.is_off or (isinstance(self.strength, float | int) and self.strength == 0):
             return output
         strength = 1.0 if isinstance(self.strength, Tensor) else self.strength
         own = self._applied(inputs, output.dtype, strength)
@@ -75,7 +75,11 @@ class FormulaLayer(nn.Module):
         """Return the change of a parameter of the target, in float32; see `ChangesParameters`."""
         tensors = self._tensors()
         own = self.target.module.get_parameter(name).detach()
+        if self.is_off:
+            return torch.zeros(own.shape, device=own.device)
         device = next((tensor.device for tensor in tensors.values() if tensor.dim()), own.device)
+        if own.is_meta:  # a stand-in, of whose numbers the formula makes no use
+            own = torch.zeros(own.shape)
         return self._change(name, tensors, own.to(device, torch.float32), strength)
 
     def plus_parameters(self) -> list[nn.Parameter]:
@@ -102,7 +106,11 @@ class FormulaLayer(nn.Module):
 
     def _read_numbers(self) -> None:
         """Read single numbers once: reading them in every step would make the device wait."""
-        self._numbers = {name: value.cpu().float() for name, value in self.named_buffers() if not value.dim()}
+        tensors = dict(self.named_buffers())
+        self._numbers = {name: value.cpu().float() for name, value in tensors.items() if not value.dim()}
+        kind = loading(tensors, self.name)
+        is_switch = kind is not None and kind.files.is_off_at_0
+        self._is_off = is_switch and float(self._numbers.get("alpha", 1.0)) == 0
 
     def _own_name(self, parameter: str) -> str:
         """Return what the target calls its weight or bias; some norms call their weight otherwise."""
