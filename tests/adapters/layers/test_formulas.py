@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,7 +16,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from sfumato.adapters.layers.formulas import composition, decomposition
-from sfumato.adapters.layers.layer import attach
+from sfumato.adapters.layers.formulas.formula_layer import FormulaLayer
+from sfumato.adapters.layers.layer import AdapterLayer, attach
 from sfumato.adapters.network.loading import network_from_file
 from sfumato.adapters.network.network import AdapterNetwork
 from sfumato.adapters.network.weight_changes import Adapter, changed
@@ -149,8 +151,13 @@ def change(path: Path, module: nn.Module, strength: float = 1.0, **options: Any)
     """Return what merging a file adds to each parameter of a layer."""
     target = AdapterTarget("unet_x", module.requires_grad_(False), DENOISER, **options)
     (layer,) = network_from_file(path, [target]).layers
+    return added_by(layer, strength)
+
+
+def added_by(layer: AdapterLayer, strength: float = 1.0) -> dict[str, Tensor]:
+    module = layer.target.module
     before = {key: value.clone() for key, value in module.state_dict().items()}
-    AdapterNetwork([layer]).merge(strength)
+    AdapterNetwork([layer]).requires_grad_(False).merge(strength)
     added = {key: value - before[key] for key, value in module.state_dict().items()}
     module.load_state_dict(before)
     return added
@@ -276,18 +283,19 @@ def test_norms_and_embeddings_act_live_as_merged(
     assert not torch.allclose(live, before, atol=1e-2)
 
 
-def test_projections_that_are_given_apart_change_their_own_rows(tmp_path: Path) -> None:
+def test_projections_that_are_given_apart_change_their_own_rows() -> None:
     module, third = nn.Linear(4, 18), lora(seed=1) | {"dora_scale": torch.rand(6, 1)}
     parts = {f"part.0.{name}": value for name, value in lora().items()}
     parts |= {f"part.2.{name}": value for name, value in third.items()}
-    added = change(written(tmp_path / "x.safetensors", parts), module, splits=(6, 6, 6))["weight"]
+    target = AdapterTarget("unet_x", module.requires_grad_(False), DENOISER, splits=(6, 6, 6))
+    added = added_by(FormulaLayer.from_tensors(target, parts))["weight"]
     torch.testing.assert_close(added[:6], product(lora()))
     assert not added[6:12].any()
     whole = module.weight[12:] + product(third)
     expected = decomposition.decomposed(whole, third["dora_scale"]) - module.weight[12:]
     torch.testing.assert_close(added[12:], expected)
     with pytest.raises(UserError, match=r"lora_unet_x does not fit this model, whose weight there is 18x4"):
-        change(tmp_path / "x.safetensors", module)
+        FormulaLayer.from_tensors(replace(target, splits=()), parts)
 
 
 def test_halves_are_exchanged_after_a_change_is_made(tmp_path: Path) -> None:
