@@ -9,7 +9,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from sfumato.adapters.files import other_programs
+from sfumato.adapters.files.dialects.suffixes import split
 from sfumato.adapters.files.programs import told as told_programs
 from sfumato.adapters.layers import kinds
 from sfumato.checkpoints.header import read_header
@@ -86,8 +86,12 @@ def describe(shapes: Mapping[str, Shape]) -> str:
         shapes: of all tensors, by their keys in the file.
     """
     kinds: dict[str, list[LayerSize]] = defaultdict(list)
-    for name, keys in other_programs.by_layer(shapes).items():
-        size = size_of({key.removeprefix(f"{name}."): shapes[key] for key in keys})
+    layers: dict[str, dict[str, Shape]] = defaultdict(dict)
+    for key, shape in shapes.items():
+        found = split(key)
+        layers[found.path][found.leaf] = shape
+    for own in layers.values():
+        size = size_of(own)
         kinds[size.kind or "something else"].append(size)
     return ", ".join(_described(kind, sizes) for kind, sizes in kinds.items())
 

@@ -51,6 +51,7 @@ def _load_layer(path: Path, name: str, layer: nn.Module, tensors: Mapping[str, T
     fitting = {key: _fit(tensors[key], value) for key, value in own.items()}
     for key, value in fitting.items():
         if value.shape != own[key].shape:
+            _refuse_control(path, name, value, own[key])
             raise UserError(
                 f"{path}: {name}.{key} is {_shape(value)}, this model and rank need "
                 f"{_shape(own[key])}; use the file's rank (--dim_from_weights), or another file"
@@ -59,6 +60,19 @@ def _load_layer(path: Path, name: str, layer: nn.Module, tensors: Mapping[str, T
         if key in own and fitting[key].is_floating_point() and not buffer.is_floating_point():
             layer.register_buffer(key, fitting[key].float())  # an alpha of 0.5 must not become the integer 0
     layer.load_state_dict(fitting)
+
+
+def _refuse_control(path: Path, name: str, value: Tensor, own: Tensor) -> None:
+    """Raise UserError if a layer takes in more than the model has: the channels of a control image."""
+    if (
+        value.dim() == own.dim() == 2
+        and value.shape[0] == own.shape[0]
+        and value.shape[1] == 2 * own.shape[1]
+    ):
+        raise UserError(
+            f"{path}: {name} takes {value.shape[1]} inputs where this model takes {own.shape[1]}: it is a "
+            "control LoRA, for models that are given a control image beside the noise; use another file"
+        )
 
 
 def _fit(value: Tensor, own: Tensor) -> Tensor:
