@@ -295,8 +295,10 @@ def _restore_optimizer(
     optimizer: torch.optim.Optimizer, plain: Any, reader: TensorReader, folder: Path
 ) -> None:
     parameters = _parameters(optimizer)
+    devices: set[str] = set()
 
     def tensor(key: str, device: str) -> Tensor:
+        devices.add(device)
         return reader.get(key, device if device == "cpu" else parameters[0].device)
 
     saved = put_together(plain, tensor)
@@ -307,8 +309,27 @@ def _restore_optimizer(
         )
     for group, before in zip(optimizer.param_groups, saved["groups"], strict=True):
         group |= before
+    places = {id(parameter): group for group in optimizer.param_groups for parameter in group["params"]}
     for index, values in saved["state"].items():
-        optimizer.state[parameters[index]] = values
+        parameter = parameters[index]
+        is_of_processor = devices <= {"cpu"}
+        own = beside(parameter, values, places[id(parameter)]) if is_of_processor else values
+        optimizer.state[parameter] = own
+
+
+def beside(parameter: Tensor, values: Mapping[str, Any], group: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a run on a processor remembered of a parameter, moved to where the parameter is now.
+
+    A count of steps stays on the processor, unless the optimizer's kernel reads it on the device; PyTorch's
+    own optimizers have it so.
+    """
+    counts_there = group.get("fused") or group.get("capturable")
+    return {
+        name: value.to(parameter.device)
+        if isinstance(value, Tensor) and (name != "step" or counts_there)
+        else value
+        for name, value in values.items()
+    }
 
 
 @contextmanager
