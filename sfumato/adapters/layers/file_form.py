@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from torch import Tensor
 
@@ -63,11 +63,9 @@ class FileForm:
         marks: names of tensors; a layer that has one of them is of this kind, and can be loaded.
         load: makes a layer of what a file holds; None where the formulas of all its tensors do.
         tensors: a pattern that fits the names of all tensors but alpha.
-        foreign_marks: names up to the dot that tell the kind in files of other programs.
-        aliases: our names of tensors by those of other programs.
         together: groups of tensors of which a layer has all or none.
         choices: groups of tensors of which a layer has one at least.
-        halves: pairs of tensors (rank, in, ...) and (out, rank, ...), in any program's naming.
+        halves: pairs of tensors (rank, in, ...) and (out, rank, ...).
         ranks: names up to the dot of tensors whose first side is the rank; a layer without them is whole.
         blocks: names up to the dot of tensors (number of blocks, size of a block, ...).
         is_scaled: alpha / rank scales the change, so that an alpha that is missing is the rank.
@@ -81,8 +79,6 @@ class FileForm:
     marks: tuple[str, ...]
     load: Loader | None = None
     tensors: str = r"(?!)"
-    foreign_marks: tuple[str, ...] = ()
-    aliases: Mapping[str, str] = field(default_factory=dict)
     together: tuple[tuple[str, ...], ...] = ()
     choices: tuple[tuple[str, ...], ...] = ()
     halves: tuple[tuple[str, str], ...] = ()
@@ -104,11 +100,11 @@ class FileForm:
         return all(name == "alpha" or re.fullmatch(self.tensors, name) for name in names)
 
     def is_told_by(self, names: Iterable[str]) -> bool:
-        """Return whether a layer with tensors of these names is of this kind, in any naming."""
+        """Return whether a layer with tensors of these names is of this kind."""
         return any(name.partition(".")[0] in self._beginnings for name in names)
 
     def is_in(self, keys: Iterable[str]) -> bool:
-        """Return whether one of a file's keys tells of a layer of this kind, in any naming."""
+        """Return whether one of a file's keys tells of a layer of this kind."""
         told = re.compile(rf"\.({'|'.join(map(re.escape, self._beginnings))})(\.|$)")
         return any(map(told.search, keys))
 
@@ -121,4 +117,4 @@ class FileForm:
 
     @property
     def _beginnings(self) -> set[str]:
-        return {*self.foreign_marks, *(mark.partition(".")[0] for mark in self.marks)}
+        return {mark.partition(".")[0] for mark in self.marks}

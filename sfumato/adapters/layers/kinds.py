@@ -79,7 +79,7 @@ def loading(names: Collection[str], layer: str = "") -> Kind | None:
 
 
 def told_by(names: Collection[str]) -> Kind | None:
-    """Return the kind of a layer with tensors of these names, in any program's naming."""
+    """Return the kind of a layer with tensors of these names."""
     knowing = (kind for kind in in_files() if kind.files.can_load(names) and kind.files.explains(names))
     return next(knowing, None) or next((k for k in _everyones() if k.files.is_told_by(names)), None)
 

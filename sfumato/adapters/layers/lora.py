@@ -279,11 +279,6 @@ def _change(tensors: Tensors, own: Tensor, strength: float) -> Tensor:
     return product * (scale_of(tensors) * strength)
 
 
-_PEFT = (("lora_A.weight", "lora_B.weight"), ("lora_A.default.weight", "lora_B.default.weight"))
-
-HALVES = ((DOWN, UP), *_PEFT, ("lora.down.weight", "lora.up.weight"))
-"""Down and up in the namings of various programs, ours first."""
-
 KIND = AdapterKind(
     name="lora",
     title="LoRA",
@@ -296,12 +291,10 @@ KIND = AdapterKind(
     has_plus=True,
     files=FileForm(
         marks=(DOWN,),
-        foreign_marks=("lora_A",),
-        aliases={theirs: own for pair in _PEFT for theirs, own in zip(pair, (DOWN, UP), strict=True)},
         load=Lora.from_tensors,
         tensors=r"lora_(up|down)\.weight",
-        halves=HALVES,
-        ranks=("lora_down", "lora_A"),
+        halves=((DOWN, UP),),
+        ranks=("lora_down",),
         is_scaled=True,
         terms=(Term("weight", (DOWN,), _change, (UP, CORE)),),
         shape=_shape,
