@@ -121,3 +121,17 @@ def test_a_file_of_any_program_acts_as_ours_in_every_command(
     assert script("networks/convert_flux_lora", exchange) == (0 if family == "flux" else 2)
     if family == "flux":
         require_close(products(load_file(converted)), expected)
+
+
+def test_a_folder_of_peft_is_merged_by_its_settings(models: dict[str, Model], tmp_path: Path) -> None:
+    model, folder = models["sd"], tmp_path / "adapter"
+    folder.mkdir()
+    theirs, ours = files("peft raw", list(model.layers), tmp_path)
+    theirs.rename(folder / "adapter_model.safetensors")
+    (folder / "adapter_config.json").write_text('{"peft_type": "LORA", "lora_alpha": 8, "r": 2}')
+    tensors = load_file(ours)
+    save_file({key: torch.tensor(8.0) if key.endswith(".alpha") else tensors[key] for key in tensors}, ours)
+    for first, second in zip(
+        merged(model, folder, tmp_path / "a"), merged(model, ours, tmp_path / "b"), strict=True
+    ):
+        require_close(first, second)

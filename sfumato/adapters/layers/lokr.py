@@ -22,7 +22,9 @@ from sfumato.models.interface.targets import AdapterTarget
 
 _LARGEST = -1
 """A factor that stands for: divide as evenly as can be."""
-_MARKS = ("lokr_w1", "lokr_w1_a")
+WHOLE = "lokr_w1"
+"""The small factor where it is no product of two."""
+_MARKS = (WHOLE, "lokr_w1_a")
 _RANKED = ("lokr_w1_b", "lokr_w2_b")
 """Tensors whose first side is the rank, if there is any."""
 

@@ -19,10 +19,9 @@ from sfumato.adapters.network.placement import owners_of, require_placed
 from sfumato.adapters.network.weight_changes import Adapter, changed
 from sfumato.adapters.sd_scripts import block_weights
 from sfumato.checkpoints.atomic import require_disk_space
-from sfumato.checkpoints.header import read_header
 from sfumato.checkpoints.lazy import LazyTensor
 from sfumato.checkpoints.pickles import SUFFIXES as PICKLE_SUFFIXES
-from sfumato.checkpoints.tensors import SUFFIXES
+from sfumato.checkpoints.tensors import SUFFIXES, open_tensors
 from sfumato.config.run.model.partial_use import PartialUseConfig
 from sfumato.config.run.run import Run
 from sfumato.config.tools.adapter_merging import (
@@ -179,7 +178,8 @@ def _check_naming(run: Run, adapters: Sequence[Adapter]) -> None:
     """Raise UserError if the user insists on diffusers' naming and a file is in ours."""
     if run.values().get("diffusers"):
         for adapter in adapters:
-            names = read_header(adapter.path).tensors
+            with open_tensors(adapter.path) as reader:
+                names = reader.keys()
             if any(name.startswith(kinds.prefixes()) for name in names):
                 raise UserError(f"--diffusers is given, but {adapter.path} has other names; leave it out")
 

@@ -15,6 +15,7 @@ from sfumato.adapters.layers.lora import DOWN
 from sfumato.checkpoints import modelspec
 from sfumato.checkpoints.header import read_header
 from sfumato.checkpoints.pickles import SUFFIXES as PICKLE_SUFFIXES
+from sfumato.checkpoints.tensors import model_files
 from sfumato.config.run.output.metadata import MetadataConfig
 from sfumato.models.interface.family import Family
 from sfumato.models.registry.whole_models import identity_named
@@ -101,7 +102,8 @@ def _title(path: Path) -> str:
 
 
 def _metadata(path: Path) -> dict[str, str]:
-    return {} if path.suffix.lower() in PICKLE_SUFFIXES else read_header(path).metadata
+    file, *_ = model_files(path)
+    return {} if file.suffix.lower() in PICKLE_SUFFIXES else read_header(file).metadata
 
 
 def _first(metadata: Sequence[Mapping[str, str]], key: str) -> str | None:

@@ -18,6 +18,7 @@ from sfumato.adapters.files.dialects.settings import FileSettings, is_wrapped, s
 from sfumato.adapters.files.sizes import shapes_of, size_of
 from sfumato.adapters.files.soundness import require_sound
 from sfumato.adapters.layers import kinds
+from sfumato.adapters.layers.lokr import WHOLE
 from sfumato.adapters.layers.lora import DOWN
 from sfumato.checkpoints.tensors import open_tensors
 from sfumato.errors import UserError
@@ -153,7 +154,11 @@ def _scaled(name: str, leaves: Mapping[str, Tensor], given: FileSettings) -> dic
     kind = kinds.loading(leaves)
     if kind is None or not kind.files.is_scaled:
         return dict(leaves)
-    rank = size_of(shapes_of(leaves)).rank or 1
-    owner = owned(name)
-    alpha = given.of(owner.dialect if owner else "").alpha(name, rank)
+    owner, rank = owned(name), size_of(shapes_of(leaves)).rank
+    settings = given.of(owner.dialect if owner else "")
+    if rank is None:
+        scale = settings.scale_of_whole(name)
+        whole = {leaf: tensor * scale if leaf == WHOLE else tensor for leaf, tensor in leaves.items()}
+        return {**whole, "alpha": torch.tensor(1.0)}
+    alpha = settings.alpha(name, rank)
     return {**leaves, "alpha": torch.tensor(float(rank) if alpha is None else alpha)}

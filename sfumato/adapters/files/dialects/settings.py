@@ -35,14 +35,21 @@ class Settings:
         Args:
             path: the layer's, dotted.
         """
-        patterns = self.values.get("alpha_pattern") or {}
-        fitting = (
-            value for pattern, value in patterns.items() if re.search(rf"(?:^|\.)(?:{pattern})$", path)
-        )
-        alpha = next(fitting, self.values.get("lora_alpha", self.values.get("alpha")))
+        alpha = self._value(path, "alpha_pattern", "lora_alpha", "alpha")
         if alpha is None:
             return None
         return float(alpha) * (rank**0.5 if self.values.get("use_rslora") else 1.0)
+
+    def scale_of_whole(self, path: str) -> float:
+        """Return what multiplies the change of a layer whose factors have no rank; PEFT scales it, too."""
+        alpha, rank = self.alpha(path, 1), self._value(path, "rank_pattern", "r")
+        return 1.0 if alpha is None or not rank else alpha / rank
+
+    def _value(self, path: str, pattern: str, *names: str) -> Any:
+        """Return the first setting of some, unless the layer has one of its own."""
+        own = (self.values.get(pattern) or {}).items()
+        fitting = (value for part, value in own if re.search(rf"(?:^|\.)(?:{part})$", path))
+        return next(fitting, next((self.values[name] for name in names if name in self.values), None))
 
 
 @dataclass(frozen=True)

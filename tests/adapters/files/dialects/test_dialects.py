@@ -158,6 +158,17 @@ def test_the_folder_that_peft_writes_tells_alpha(
         assert float(leaves["alpha"]) == alpha
 
 
+def test_peft_scales_a_lokr_of_whole_factors_too(tmp_path: Path) -> None:
+    path = "base_model.model.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
+    save_file(
+        {f"{path}.lokr_{w}": torch.ones(2, 2) for w in ("w1", "w2")}, tmp_path / "adapter_model.safetensors"
+    )
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"peft_type": "LOKR", "alpha": 8, "r": 4}))
+    (leaves,) = read_adapter(tmp_path).values()
+    assert torch.equal(leaves["lokr_w1"], torch.full((2, 2), 2.0))
+    assert torch.equal(leaves["lokr_w2"], torch.ones(2, 2))
+
+
 def test_new_words_are_lifted_out_and_bookkeeping_is_dropped(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
