@@ -231,7 +231,7 @@ def test_a_base_adapter_that_cannot_be_merged_is_refused_before_anything_is_load
     save_file({f"lora_unet_elsewhere.{name}": tensor for name, tensor in tensors.items()}, file)
     for options, message in {
         ("--base_weights", str(tmp_path / "nowhere.safetensors")): "there is no such file",
-        ("--base_weights", str(file)): "lora_unet_elsewhere ... fits no layer of this model",
+        ("--base_weights", str(file)): "fits no layer of this model: it holds lora_unet_elsewhere ...",
         ("--base_weights", str(file), "--base_weights_multiplier", "1", "2"): "has 2 values for 1",
         ("--base_weights", str(model.ae)): "it seems to be an autoencoder; give a LoRA",
     }.items():

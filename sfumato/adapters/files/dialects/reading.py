@@ -33,6 +33,8 @@ logger = logging.getLogger(__name__)
 Layers = dict[str, dict[str, Tensor]]
 
 _EMBEDDINGS = "bundle_emb."
+_OF_MODELS = "set_weight"
+"""What a norm's scale is read as, which whole models have, too."""
 _INPUTS = (DOWN, "hada_w1_b", "diff")
 """Tensors whose second side is the number of a layer's inputs."""
 
@@ -94,7 +96,7 @@ def kind_of(layers: Mapping[str, Mapping[str, Tensor]]) -> kinds.Kind | None:
     leaves = {
         leaf for name, own in layers.items() for leaf in own if suffixes.is_leaf(leaf) or is_undotted(name)
     }
-    return kinds.of_file([f".{leaf}" for leaf in leaves])
+    return kinds.of_file([f".{leaf}" for leaf in leaves - {_OF_MODELS}])
 
 
 def named(path: Path, raw: Layers) -> tuple[Layers, str | None]:
