@@ -258,3 +258,10 @@ def test_what_is_told_is_what_was_seen(row: dict[str, Any]) -> None:
     for program in row.keys() - {"file", "tensors"}:
         seen = len(shapes) if row[program] == "takes" else row[program]
         assert told(shapes, program) == seen, program
+
+
+def test_what_was_seen_without_a_count() -> None:
+    joint = {f"lora_unet_joint_blocks_0_x_block_attn_qkv{leaf}": (4, 4) for leaf in p.lora(p.t5()[0])}
+    assert (told(joint, "ComfyUI"), told(joint, "diffusers")) == (3, 0)
+    tlora = p.of(p.linear("sd"), p.leaves_of("p", "q", "lambda_layer"), "lora_unet_", theirs=True)
+    assert told(tlora, "ComfyUI") == 0
