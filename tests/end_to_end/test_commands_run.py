@@ -72,6 +72,6 @@ def test_the_pages_hold_commands() -> None:
     assert counts["preparing.md"] == 7
     assert counts["extracting.md"] == 7
     assert counts["merging.md"] == 5
-    assert counts["converting.md"] == 7
+    assert counts["converting.md"] == 8
     assert counts["memory.md"] == 2
     assert counts["README.md"] >= 1

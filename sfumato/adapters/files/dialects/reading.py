@@ -6,6 +6,7 @@ import logging
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -96,7 +97,8 @@ def kind_of(layers: Mapping[str, Mapping[str, Tensor]]) -> kinds.Kind | None:
     leaves = {
         leaf for name, own in layers.items() for leaf in own if suffixes.is_leaf(leaf) or is_undotted(name)
     }
-    return kinds.of_file([f".{leaf}" for leaf in leaves - {_OF_MODELS}])
+    is_model = leaves <= {_OF_MODELS} and not all(map(suffixes.is_leaf, chain(*layers.values())))
+    return None if is_model else kinds.of_file([f".{leaf}" for leaf in leaves])
 
 
 def named(path: Path, raw: Layers) -> tuple[Layers, str | None]:

@@ -180,9 +180,9 @@ class FluxFiles:
         shapes, spec = self._shapes(part), PARTS[part]
         kind = recognise(shapes)
         if kind is None or kind.name not in spec.kinds:
-            raise UserError(
-                f"--{self._options[part]} is {self._sources[part]}: {describe(shapes)}; give {spec.what}"
-            )
+            with open_tensors(self._existing(part), use_mmap=self._use_mmap) as file:
+                told = describe(shapes_of(file))
+            raise UserError(f"--{self._options[part]} is {self._sources[part]}: {told}; give {spec.what}")
         if part == DENOISER:
             self._check_inputs(shapes)
         return shapes
