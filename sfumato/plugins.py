@@ -11,10 +11,12 @@ from __future__ import annotations
 import logging
 import sys
 from functools import cache
-from importlib.metadata import EntryPoint, entry_points
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from sfumato.errors import UserError, guest_code
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint, EntryPoints
 
 ADAPTERS = "sfumato.adapters"
 """The group of kinds of adapters, each an `AdapterKind`."""
@@ -29,12 +31,12 @@ logger = logging.getLogger(__name__)
 
 def names(group: str) -> list[str]:
     """Return the names that installed packages offer in a group; nothing is imported."""
-    return [entry.name for entry in entry_points(group=group)]
+    return [entry.name for entry in _entries(group)]
 
 
 def package(group: str, name: str) -> str:
     """Return the package in which the module of an offer lies; nothing is imported."""
-    entry = next(iter(entry_points(group=group, name=name)))
+    entry = next(iter(_entries(group, name)))
     return entry.module.rpartition(".")[0]
 
 
@@ -44,7 +46,7 @@ def load(group: str, name: str, expected: type[Offer]) -> Offer | None:
     Raises:
         UserError: the package cannot be imported, or offers another type of object.
     """
-    entry = next(iter(entry_points(group=group, name=name)), None)
+    entry = next(iter(_entries(group, name)), None)
     return None if entry is None else _loaded(entry, expected)
 
 
@@ -58,8 +60,14 @@ def load_all(group: str, expected: type[Offer]) -> tuple[Offer, ...]:
 
 @cache
 def _load_all(group: str, expected: type[Offer], path: tuple[str, ...]) -> tuple[Offer, ...]:
-    found = (_loaded_or_warning(entry, expected) for entry in entry_points(group=group))
+    found = (_loaded_or_warning(entry, expected) for entry in _entries(group))
     return tuple(offer for offer in found if offer is not None)
+
+
+def _entries(group: str, name: str = "") -> EntryPoints:
+    from importlib.metadata import entry_points  # takes longer to load than all that --help needs beside it
+
+    return entry_points(group=group, name=name) if name else entry_points(group=group)
 
 
 def _loaded_or_warning(entry: EntryPoint, expected: type[Offer]) -> Offer | None:

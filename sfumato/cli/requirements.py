@@ -1,7 +1,6 @@
 """Libraries that must be there, and new enough: a drop-in runs in whatever environment its user has."""
 
 import re
-from importlib.metadata import PackageNotFoundError, version
 
 from sfumato.errors import UserError
 from sfumato.installing import command
@@ -35,6 +34,11 @@ def check_requirements() -> None:
 
 
 def _installed(name: str) -> str | None:
+    from importlib.metadata import (  # --help does without, which takes long to load
+        PackageNotFoundError,
+        version,
+    )
+
     try:
         return version(name)
     except PackageNotFoundError:

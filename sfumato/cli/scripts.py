@@ -56,7 +56,7 @@ def script_for(command: str, family: str, method: str) -> Script:
 
 def _scripts_of(family: str) -> tuple[Script, ...]:
     """Return all rows, with those of the family if another package brings it."""
-    if family in names() and all(family != row.family for row in SCRIPTS):
+    if all(family != row.family for row in SCRIPTS) and family in names():
         return SCRIPTS + facts_of(family).scripts
     return SCRIPTS
 

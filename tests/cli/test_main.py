@@ -162,7 +162,7 @@ def test_missing_and_old_libraries_are_one_line_with_the_command_that_mends_it(
             raise PackageNotFoundError(name)
         return found[name]
 
-    monkeypatch.setattr(requirements, "version", version)
+    monkeypatch.setattr("importlib.metadata.version", version)
     with pytest.raises(UserError, match=r"not installed: ftfy; transformers 4\.57\.1 is too old") as caught:
         requirements.check_requirements()
     assert '"ftfy>=6.1" "transformers>=5.0"' in str(caught.value)
