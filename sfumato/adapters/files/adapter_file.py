@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from sfumato.adapters.files.dialects import settings
 from sfumato.adapters.files.dialects.reading import read_content
 from sfumato.checkpoints.hashes import adapter_hashes
 from sfumato.checkpoints.lazy import AnyTensor, finite
 from sfumato.checkpoints.pickles import SUFFIXES as PICKLE_SUFFIXES
 from sfumato.checkpoints.pickles import write_pickle
 from sfumato.checkpoints.tensors import write_tensors
+from sfumato.log import counted
+
+logger = logging.getLogger(__name__)
 
 
 def read_adapter(path: Path) -> dict[str, dict[str, Tensor]]:
@@ -25,7 +30,11 @@ def read_adapter(path: Path) -> dict[str, dict[str, Tensor]]:
     Raises:
         UserError: as `dialects.reading.read_content` says.
     """
-    return read_content(path).layers
+    content = read_content(path)
+    if content.embeddings:
+        number = counted(len(content.embeddings), "embedding")
+        logger.warning("%s: %s of new words come with it, and are left out here", path, number)
+    return content.layers
 
 
 def write_adapter(
@@ -39,7 +48,7 @@ def write_adapter(
     Args:
         path: ends in .safetensors, or in .pt or .ckpt for a pickled file without metadata.
         tensors: by their keys in the file.
-        metadata: without hashes.
+        metadata: without hashes; what diffusers says there of alpha is left out, for the tensors say it.
         dtype: what every tensor is cast to, alpha included, as other tools expect; None keeps each its own.
 
     Raises:
@@ -52,4 +61,5 @@ def write_adapter(
     if path.suffix.lower() in PICKLE_SUFFIXES:
         write_pickle(path, ready)
     else:
-        write_tensors(path, ready, {**metadata, **adapter_hashes(ready, metadata)})
+        kept = {key: text for key, text in metadata.items() if key != settings.METADATA}
+        write_tensors(path, ready, {**kept, **adapter_hashes(ready, kept)})

@@ -6,13 +6,12 @@ import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from sfumato.adapters.files.adapter_file import write_adapter
 from sfumato.adapters.files.dialects.fusing import PART
 from sfumato.adapters.files.dialects.halves import MARK
-from sfumato.adapters.files.dialects.reading import AdapterContent, by_layer, read_content
+from sfumato.adapters.files.dialects.reading import AdapterContent, read_content
 from sfumato.adapters.files.dialects.splitting import in_diffusers_names
 from sfumato.adapters.files.programs.told import describe
 from sfumato.adapters.files.sizes import shapes_of
@@ -23,7 +22,7 @@ from sfumato.errors import UserError
 from sfumato.log import counted
 from sfumato.models.interface.layer_names import FamilyNames, flat
 from sfumato.models.registry.layer_names import names_of
-from sfumato.tools.converting.program_forms import best_form
+from sfumato.tools.converting.program_forms import best_form, takes
 from sfumato.tools.outputs import adapter_output
 
 logger = logging.getLogger(__name__)
@@ -48,8 +47,9 @@ def exchange(run: Run) -> None:
     if rest:
         _tell_of_rest(source, rest, len(content.layers), run[PartialUseConfig].allow_partial)
     _tell_of_switches(source, content.layers, converted)
+    words = _words(source, content, converted, options)
     kept = {key: text for key, text in content.metadata.items() if not key.startswith("sshs_")}
-    write_adapter(target, converted, kept)
+    write_adapter(target, {**converted, **words}, kept)
     logger.info("written: %s (%s)", target, describe(shapes_of(converted)))
 
 
@@ -58,11 +58,25 @@ def _for_program(source: Path, content: AdapterContent, program: str) -> tuple[d
     family = content.family
     names = names_of(family, _paths(content)) if family else None
     form = best_form(program, content.layers, names)
-    lost = [key for key in form.tensors if key not in form.verdict.loaded]
-    kept = {key: tensor for key, tensor in form.tensors.items() if key in form.verdict.loaded}
     for remark in form.verdict.remarks:
         logger.warning("%s: %s: %s", source, program, remark)
-    return kept, [*form.rest, *by_layer(dict.fromkeys(lost, torch.empty(0)))]
+    kept = {key: tensor for key, tensor in form.tensors.items() if key in form.verdict.loaded}
+    return kept, form.lost
+
+
+def _words(
+    source: Path, content: AdapterContent, converted: Mapping[str, Tensor], options: AdapterExchangeConfig
+) -> Mapping[str, Tensor]:
+    """Return the embeddings of new words that came with an adapter, unless a file must not have them."""
+    words = content.embeddings
+    if options.for_program:
+        fit = not words or takes(options.for_program, {**converted, **words})
+    else:
+        fit = options.dst == "sd-scripts"
+    if words and not fit:
+        number = counted(len(words), "embedding")
+        logger.warning("%s: %s of new words left out: the file would be refused with them", source, number)
+    return words if fit else {}
 
 
 def _between_two(

@@ -15,6 +15,7 @@ from sfumato.adapters.files.dialects import tucker
 from sfumato.adapters.files.dialects.fusing import PART
 from sfumato.adapters.files.dialects.halves import MARK
 from sfumato.adapters.files.dialects.splitting import in_diffusers_names
+from sfumato.adapters.files.programs.keys import by_layer
 from sfumato.adapters.files.programs.told import PROGRAMS
 from sfumato.adapters.files.programs.verdict import Verdict
 from sfumato.adapters.files.sizes import shapes_of
@@ -43,11 +44,15 @@ class Form:
     verdict: Verdict
 
     @property
-    def worth(self) -> tuple[float, int]:
-        """What is to be as large as possible: the share that acts, then how much of it acts as here."""
-        share = len(self.verdict.loaded) / max(1, len(self.tensors))
-        written = 1 / (1 + len(self.rest))
-        return share * written, -len(self.verdict.remarks)
+    def lost(self) -> list[str]:
+        """The layers that do not act in the program, or not wholly."""
+        keys = [key for key in self.tensors if key not in self.verdict.loaded]
+        return [*self.rest, *by_layer(keys)]
+
+    @property
+    def cost(self) -> tuple[int, int]:
+        """What is to be small: how many layers are lost, then how much acts otherwise than here."""
+        return len(self.lost), len(self.verdict.remarks)
 
 
 def best_form(program: str, layers: Layers, names: FamilyNames | None) -> Form:
@@ -62,8 +67,8 @@ def best_form(program: str, layers: Layers, names: FamilyNames | None) -> Form:
     """
     title = _TITLES[program]
     forms = [_judged(title, form) for form in _forms(layers, names)]
-    best = max((form for form in forms if form.tensors), key=lambda form: form.worth, default=None)
-    if best is None or not best.verdict.loaded:
+    best = min((form for form in forms if form.verdict.loaded), key=lambda form: form.cost, default=None)
+    if best is None:
         why = next((form.verdict.refusal for form in forms if form.verdict.refusal), "")
         raise UserError(
             f"--for is {program}, but {title} loads nothing of this kind of adapter"
@@ -71,6 +76,12 @@ def best_form(program: str, layers: Layers, names: FamilyNames | None) -> Form:
             + "; merge it into the model instead (sfumato merge)"
         )
     return best
+
+
+def takes(program: str, tensors: Mapping[str, Tensor]) -> bool:
+    """Return whether a program, as `--for` has it, does not refuse a file with these tensors."""
+    verdict = PROGRAMS[_TITLES[program]](shapes_of(tensors))
+    return verdict is not None and not verdict.refusal
 
 
 def _judged(title: str, form: tuple[dict[str, Tensor], list[str]]) -> Form:

@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sfumato.adapters.files.adapter_file import read_adapter, write_adapter
+from sfumato.adapters.files.adapter_file import write_adapter
+from sfumato.adapters.files.dialects.reading import read_content
 from sfumato.adapters.layers.lora import DOWN, UP
 from sfumato.checkpoints.tensors import open_tensors
 from sfumato.config.run.run import Run
@@ -82,7 +83,8 @@ def resize(run: Run) -> None:
     """
     options = run[ResizingConfig]
     source, target = _paths(options)
-    layers = read_adapter(source)
+    content = read_content(source)
+    layers = content.layers
     for name, tensors in layers.items():
         _check(source, name, tensors)
     device = device_named(options.device or "cpu")
@@ -94,7 +96,8 @@ def resize(run: Run) -> None:
                 logger.info("%s: %s", name, found[name])
             bar.update()
     metadata = _metadata(source, options, layers, found)
-    write_adapter(target, _as_file(found, layers), metadata, dtype_named(options.save_precision or "float"))
+    tensors = {**_as_file(found, layers), **content.embeddings}
+    write_adapter(target, tensors, metadata, dtype_named(options.save_precision or "float"))
     shares = torch.tensor([layer.kept for layer in found.values()])
     logger.info(
         "kept of the norm: %.1f %% on average, %.1f %% at least", 100 * shares.mean(), 100 * shares.min()

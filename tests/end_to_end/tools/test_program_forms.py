@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from sfumato.adapters.files.adapter_file import read_adapter
 from sfumato.adapters.files.programs.told import PROGRAMS
+from sfumato.checkpoints.header import read_header
 from sfumato.cli.main import main
 from tests.adapters.files.programs import published as p
 from tests.runs import refusal
@@ -59,6 +61,36 @@ def test_a_lora_is_loaded_wholly_and_changes_the_same(program: str, tmp_path: Pa
     assert before.keys() == after.keys()
     for name in before:
         torch.testing.assert_close(after[name], before[name])
+
+
+def test_settings_of_the_source_do_not_scale_what_was_scaled_already(tmp_path: Path) -> None:
+    source = tmp_path / "source.safetensors"
+    layer = p.Layer("", "transformer_blocks.0.attn.to_out.0", (WIDTH, WIDTH))
+    halves = p.named(".lora_A.weight", ".lora_B.weight", p.without_alpha(p.lora))
+    tensors = made(p.of([layer], halves, "transformer.", theirs=True, flat=False))
+    settings = json.dumps({"transformer.r": p.RANK, "transformer.lora_alpha": 4 * p.RANK})
+    save_file(tensors, source, {"lora_adapter_metadata": settings, "ss_output_name": "mine"})
+    for program in ("comfyui", "diffusers"):
+        target = tmp_path / f"{program}.safetensors"
+        argv = ["--src_path", str(source), "--dst_path", str(target), "--for", program]
+        assert main(["convert-lora", *argv]) == 0
+        torch.testing.assert_close(changes(target), changes(source))
+        metadata = read_header(target).metadata
+        assert metadata["ss_output_name"] == "mine"
+        assert "lora_adapter_metadata" not in metadata
+
+
+def test_new_words_stay_unless_the_program_would_refuse_the_file(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    word = {"bundle_emb.cat.clip_l": (2, WIDTH)}
+    assert "bundle_emb.cat.clip_l" in whole(tmp_path, blocks(p.lora) | word, "comfyui")
+    assert "bundle_emb.cat.clip_l" not in whole(tmp_path, blocks(p.lora) | word, "diffusers")
+    assert "1 embedding of new words left out" in capfd.readouterr().err
+    source, target = tmp_path / "source.safetensors", tmp_path / "resized.safetensors"
+    argv = ["--model", str(source), "--save_to", str(target), "--new_rank", "1"]
+    assert main(["resize-lora", *argv]) == 0
+    assert "bundle_emb.cat.clip_l" in load_file(target)
 
 
 def test_dora_reaches_diffusers_as_magnitudes_of_its_own(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,13 +22,10 @@ from sfumato.adapters.layers.lokr import WHOLE
 from sfumato.adapters.layers.lora import DOWN
 from sfumato.checkpoints.tensors import open_tensors
 from sfumato.errors import UserError
-from sfumato.log import counted
 from sfumato.models.components import foreign_adapters, text_layers
 from sfumato.models.components.recognise import describe
 from sfumato.models.interface.layer_names import FamilyNames
 from sfumato.models.registry.layer_names import names_for
-
-logger = logging.getLogger(__name__)
 
 Layers = dict[str, dict[str, Tensor]]
 
@@ -74,9 +70,6 @@ def read_content(path: Path) -> AdapterContent:
         *titles, last = (kind.title for kind in kinds.trained())
         raise UserError(f"{path}: {describe(shapes)}; give a {', '.join(titles)} or {last}")
     require_sound(path, raw)
-    if embeddings:
-        number = counted(len(embeddings), "embedding")
-        logger.info("%s: %s of new words come with it, and are not used here", path, number)
     given = settings_of(path, metadata, any(map(is_wrapped, tensors)))
     layers, family = named(path, {name: _scaled(name, leaves, given) for name, leaves in raw.items()})
     return AdapterContent(layers, embeddings, metadata, family, is_ours=layers.keys() == raw.keys())

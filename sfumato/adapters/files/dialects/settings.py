@@ -19,7 +19,8 @@ from sfumato.errors import UserError
 logger = logging.getLogger(__name__)
 
 CONFIG = "adapter_config.json"
-_METADATA = "lora_adapter_metadata"
+METADATA = "lora_adapter_metadata"
+"""What diffusers calls its settings; they are of no use to a file that has been written anew."""
 _WRAPPER = "base_model.model."
 
 
@@ -83,8 +84,8 @@ def settings_of(path: Path, metadata: Mapping[str, str], is_wrapped: bool) -> Fi
         if values.get("layer_replication"):
             raise UserError(f"{config}: layer_replication repeats layers of the model; use another adapter")
         return FileSettings({"": Settings(values)})
-    if _METADATA in metadata:
-        return FileSettings(_by_part(_parsed(path, metadata[_METADATA])))
+    if METADATA in metadata:
+        return FileSettings(_by_part(_parsed(path, metadata[METADATA])))
     if is_wrapped:
         logger.info("%s: no %s beside it, which would tell alpha: a scale of 1 is assumed", path, CONFIG)
     return FileSettings({})

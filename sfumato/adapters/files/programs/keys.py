@@ -6,14 +6,12 @@ import re
 from collections import defaultdict
 from collections.abc import Collection, Iterable
 
+from sfumato.adapters.files.dialects.suffixes import split
+
 _TRANSFORMER = re.compile(
     r"double_blocks|single_blocks|joint_blocks|single_transformer_blocks"
     r"|^(base_model\.model\.)?transformer\.|^lora_transformer_|^lycoris_(single_)?transformer_blocks"
     r"|(^|[._])((img|txt|time|vector|guidance)_in[._]|final_layer[._])"
-)
-_LEAF = re.compile(
-    r"(?<=[._])(alpha$|dora_scale$|lora[._A-Z]|lora_|hada_|lokr_|oft_(blocks|R|diag)|rescale$|diff(_b)?$|[wb]_norm$"
-    r"|[ab][12]\.weight$|bm\.weight$|weight$|on_input$|set_weight$|reshape_weight$|magnitude$)"
 )
 
 
@@ -22,22 +20,11 @@ def is_transformer(keys: Iterable[str]) -> bool:
     return any(map(_TRANSFORMER.search, keys))
 
 
-def layer_of(key: str) -> str:
-    """Return the layer that a tensor belongs to, as its key has it, with the dot or stroke at its end.
-
-    A key that no adapter has is a layer of its own.
-    """
-    owner = re.match(r"[a-z]+(_unet|_te\d?|_transformer)?_", key)
-    start = owner.end() if owner else 0
-    found = _LEAF.search(key, start)
-    return key[: found.start()] if found else key
-
-
 def by_layer(keys: Iterable[str]) -> dict[str, list[str]]:
     """Return the keys of each layer."""
     layers: dict[str, list[str]] = defaultdict(list)
     for key in keys:
-        layers[layer_of(key)].append(key)
+        layers[split(key).path].append(key)
     return layers
 
 
