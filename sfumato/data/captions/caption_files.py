@@ -7,6 +7,7 @@ it is read as Shift-JIS if that makes most of it Japanese, else as Windows-1252,
 from __future__ import annotations
 
 import codecs
+import os
 import re
 from collections.abc import Container
 from typing import NamedTuple
@@ -73,10 +74,11 @@ def read(path: str) -> CaptionFile:
     """
     try:
         with open_regular(path) as file:
-            data = file.read(MOST_BYTES + 1)
+            is_long = os.fstat(file.fileno()).st_size > MOST_BYTES
+            data = b"" if is_long else file.read()
     except OSError as error:
         raise UnreadableCaptionError(f"cannot be read: {error.strerror}") from error
-    if len(data) > MOST_BYTES:
+    if is_long:
         raise UnreadableCaptionError(f"has more than {MOST_BYTES:,} bytes, which is no caption; shorten it")
     text, encoding = decode(data)
     return CaptionFile(encoding, text)

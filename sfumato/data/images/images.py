@@ -22,6 +22,7 @@ from torch import Tensor
 from sfumato import installing
 from sfumato.data.images.buckets import Size
 from sfumato.data.images.regular_files import open_regular
+from sfumato.errors import UserError, guest_code
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".avif", ".jxl"})
 """File name suffixes of images, in lower case; upper case is accepted too."""
@@ -44,14 +45,16 @@ _TURNS = {
 """What makes an image upright, by its EXIF orientation; 1 is upright."""
 _TOO_LARGE = f"it has more than {MAX_PIXELS // 10**6} million pixels, the most that are read; make it smaller"
 _JXL_STARTS = (b"\xff\x0a", b"\0\0\0\x0cJXL ")
-_MOST_CHARACTERS = 300
-"""Of what a decoder says."""
 # From here on, a JPEG is decoded at a fraction of its size where that suffices: gigabytes less.
 _LARGE_JPEG = 50_000_000
 
 
 class BrokenImageError(Exception):
     """An image file that cannot be read; the message says why, without the path."""
+
+
+_NAMED = (BrokenImageError, UnidentifiedImageError, Image.DecompressionBombError, OSError)
+"""Faults that have messages of their own."""
 
 
 class ImageHeader(NamedTuple):
@@ -139,18 +142,16 @@ def to_tensor(image: Image.Image) -> Tensor:
 def _naming_faults() -> Iterator[None]:
     """Turn whatever decoders raise into BrokenImageError: each raises what it likes about a damaged file."""
     try:
-        yield
-    except BrokenImageError:
-        raise
+        with guest_code("it cannot be decoded", passes=lambda error: isinstance(error, _NAMED)):
+            yield
+    except UserError as error:
+        raise BrokenImageError(str(error)) from error
     except UnidentifiedImageError as error:
         raise BrokenImageError("not an image, or of a format that Pillow cannot read here") from error
     except Image.DecompressionBombError as error:
         raise BrokenImageError(_TOO_LARGE) from error
     except OSError as error:
         raise BrokenImageError(error.strerror or str(error)) from error
-    except Exception as error:
-        reason = str(error) or type(error).__name__
-        raise BrokenImageError(" ".join(reason.split())[:_MOST_CHARACTERS]) from error
 
 
 def _png_header(start: bytes) -> ImageHeader:

@@ -8,7 +8,7 @@ import stat
 from typing import BinaryIO
 
 # A pipe would wait for its other end already when it is opened. Windows has neither the flag nor such files.
-_WITHOUT_WAITING = getattr(os, "O_NONBLOCK", 0)
+_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 
 
 def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
@@ -17,12 +17,8 @@ def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
     Raises:
         OSError: it cannot be opened, or is of another kind.
     """
-    file = open(path, "rb", opener=_open_without_waiting)  # noqa: SIM115 (closed by who asked for it)
-    if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-        return file
-    file.close()
+    descriptor = os.open(path, _FLAGS)
+    if stat.S_ISREG(os.fstat(descriptor).st_mode):
+        return open(descriptor, "rb")  # closed by who asked for it
+    os.close(descriptor)
     raise OSError(errno.EINVAL, "it is no regular file", str(path))
-
-
-def _open_without_waiting(path: str, flags: int) -> int:
-    return os.open(path, flags | _WITHOUT_WAITING)

@@ -48,7 +48,7 @@ from sfumato.training.run.execution import execute
 from sfumato.training.run.session import TrainingSession
 from sfumato.training.state import resume
 from sfumato.training.state.resume import State
-from sfumato.training.trainables import method_for
+from sfumato.training.trainables import Volume, method_for
 from sfumato.training.update import optimizers, schedulers
 
 logger = logging.getLogger(__name__)
@@ -131,9 +131,7 @@ def prepare(run: Run, processes: Processes) -> TrainingSession:
     weight_updates.check_steps(run, plan, processes.world, is_swapped=swap is not None)
     keeping = saving.keeping_for(run[SavingConfig], plan)
     if processes.is_first:
-        state_bytes = optimizer.state_bytes(volume.num_weights)
-        if not volume.file_holds_all or optimizer.is_schedule_free:
-            state_bytes += volume.num_weights * policy.trained.itemsize
+        state_bytes = _state_bytes(volume, optimizer, policy)
         num_bytes = keeping.num_bytes(plan, volume.file_bytes, state_bytes)
         outputs.check(run, names, plan, previews, num_bytes, method.project)
     session = TrainingSession(
@@ -157,6 +155,14 @@ def prepare(run: Run, processes: Processes) -> TrainingSession:
     session.check_caching()
     _report(training_set, plan, seed)
     return session
+
+
+def _state_bytes(volume: Volume, optimizer: optimizers.OptimizerPlan, policy: precision.Precision) -> int:
+    """Return the size of a state: what the optimizer remembers, and weights that no saved file holds."""
+    num_bytes = optimizer.state_bytes(volume.num_weights)
+    if not volume.file_holds_all or optimizer.is_schedule_free:
+        num_bytes += volume.num_weights * policy.trained.itemsize
+    return num_bytes
 
 
 def _following(run: Run, family: Family) -> Run:

@@ -54,5 +54,5 @@ def test_a_file_that_is_no_caption_by_its_size_is_not_read(tmp_path: Path) -> No
 
 
 def test_a_file_that_cannot_be_opened_says_why(tmp_path: Path) -> None:
-    with pytest.raises(UnreadableCaptionError, match="cannot be read: Is a directory"):
+    with pytest.raises(UnreadableCaptionError, match="cannot be read: it is no regular file"):
         caption_files.read(str(tmp_path))
