@@ -1,10 +1,11 @@
 """Options of rewriting an adapter with other names."""
 
 from dataclasses import dataclass, field
-from typing import Literal
 
 from sfumato.config.rule import excludes
 from sfumato.errors import UserError
+
+PROGRAMS = ("comfyui", "diffusers", "invokeai", "sd-scripts")
 
 
 @dataclass(frozen=True)
@@ -23,9 +24,7 @@ class AdapterExchangeConfig:
     dst_path: str | None = None
     """Adapter file to write."""
 
-    for_program: Literal[None, "comfyui", "diffusers", "invokeai", "sd-scripts"] = field(
-        default=None, metadata={"flags": ("--for",)}
-    )
+    for_program: str | None = field(default=None, metadata={"flags": ("--for",), "choices": PROGRAMS})
     """Write a file of any naming and model in the form of which this program loads most."""
 
     def __post_init__(self) -> None:

@@ -158,6 +158,29 @@ def test_the_folder_that_peft_writes_tells_alpha(
         assert float(leaves["alpha"]) == alpha
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ('{"lora_alpha": "x", "r": 4}', "lora_alpha is 'x', which is no number"),
+        ('{"alpha": [1], "r": 4}', r"alpha is \[1\], which is no number"),
+        ('{"alpha": 8, "r": 0}', "r is 0, and a rank is 1 or more"),
+        ('{"alpha": 8, "r": NaN}', "r is nan, which is no number"),
+        ('{"alpha_pattern": {"(": 1}}', r"'\(' is no pattern of names"),
+        ('{"alpha_pattern": [1]}', r"alpha_pattern is \[1\], no object of numbers"),
+        ("[" * 5000, "its settings are no JSON"),
+        ("[1]", "its settings are no JSON object"),
+        ("\xff", "no JSON"),
+    ],
+)
+def test_damaged_settings_are_one_line(settings: str, message: str, tmp_path: Path) -> None:
+    path = "base_model.model.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
+    halves = {f"{path}.lora_A.weight": torch.ones(4, 2), f"{path}.lora_B.weight": torch.ones(2, 4)}
+    save_file(halves, tmp_path / "adapter_model.safetensors")
+    (tmp_path / "adapter_config.json").write_text(settings)
+    with pytest.raises(UserError, match=message):
+        read_adapter(tmp_path)
+
+
 def test_peft_scales_a_lokr_of_whole_factors_too(tmp_path: Path) -> None:
     path = "base_model.model.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
     save_file(
