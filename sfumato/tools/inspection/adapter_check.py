@@ -142,15 +142,14 @@ def reported(path: Path, reader: TensorReader) -> AdapterReport:
     """Return what there is to say of an open file; raise UserError if it is no adapter, or damaged."""
     keys, tensors = reader.keys(), dict(reader.items())
     layers = by_layer(tensors)
-    kind = kind_of(layers)
     foreign_adapters.refuse(path, shapes_of(tensors))
-    if kind is None:
+    if kind_of(layers) is None:
         other = recognise(shapes_in(reader))
         what = f"seems to be {other.description}" if other else "holds no adapter that is known"
         raise UserError(f"{path} {what}; give an adapter file")
     return AdapterReport(
         str(path),
-        kind.description,
+        _kind_in_words(layers),
         len(layers),
         len(keys),
         path.stat().st_size,
@@ -160,6 +159,12 @@ def reported(path: Path, reader: TensorReader) -> AdapterReport:
         _blocks(path, layers),
         [key for key, tensor in tensors.items() if not is_finite(tensor)],
     )
+
+
+def _kind_in_words(layers: Mapping[str, Mapping[str, Tensor]]) -> str:
+    """Return what most layers are, with its article."""
+    told = Counter(kind.description for kind in map(kinds.told_by, layers.values()) if kind)
+    return max(told, key=told.__getitem__, default="an adapter")
 
 
 def _loaded(verdict: Verdict, keys: Sequence[str]) -> Loaded:

@@ -180,3 +180,23 @@ def test_layers_of_other_namings_and_of_another_form_are_told_apart(
     assert blocks["other layers"]["norms"] == pytest.approx([4 * (6 * 4 * 9) ** 0.5])
     said = "Tucker LoRA of rank 2 in 1 layer, LoRA of rank 2 in 1 layer; of 5 tensors load: "
     assert str(describe_file(path)).startswith(said)
+
+
+def test_a_dora_is_called_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, layer = tmp_path / "x.safetensors", "lora_unet_double_blocks_0_img_attn_proj"
+    tensors = {
+        "lora_down.weight": torch.ones(2, 4),
+        "lora_up.weight": torch.ones(4, 2),
+        "alpha": torch.tensor(2.0),
+    }
+    save_file({f"{layer}.{leaf}": value for leaf, value in tensors.items()}, path)
+    assert main(["check-lora", str(path)]) == 0
+    assert ": a LoRA of 1 layer" in capsys.readouterr().out
+    save_file(
+        {f"{layer}.{leaf}": value for leaf, value in {**tensors, "dora_scale": torch.ones(4, 1)}.items()},
+        path,
+    )
+    assert main(["check-lora", str(path)]) == 0
+    shown = capsys.readouterr().out
+    assert ": a DoRA of 1 layer" in shown
+    assert "DoRA acts otherwise there" in shown
