@@ -19,6 +19,7 @@ from sfumato.adapters.files.programs.told import verdicts
 from sfumato.adapters.files.programs.verdict import Verdict
 from sfumato.adapters.files.shapes import told_shape
 from sfumato.adapters.files.sizes import LayerSize, shapes_of, size_of, spread, told
+from sfumato.adapters.files.soundness import require_well_formed
 from sfumato.adapters.layers import kinds
 from sfumato.adapters.layers.kinds import Kind
 from sfumato.adapters.layers.layer import ChangesParameters, LimitsNorm, TurnsWeight
@@ -147,6 +148,7 @@ def reported(path: Path, reader: TensorReader) -> AdapterReport:
         other = recognise(shapes_in(reader))
         what = f"seems to be {other.description}" if other else "holds no adapter that is known"
         raise UserError(f"{path} {what}; give an adapter file")
+    require_well_formed(path, layers)
     return AdapterReport(
         str(path),
         _kind_in_words(layers),

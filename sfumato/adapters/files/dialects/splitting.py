@@ -35,7 +35,7 @@ def in_diffusers_names(
     found: dict[str, Tensor] = {}
     rest = []
     for name, leaves in layers.items():
-        if leaves.keys() - {_SCALE} != _LORA or not _has_rows(leaves.get(_SCALE)):
+        if leaves.keys() - {_SCALE} != _LORA or not _has_rows(leaves):
             rest.append(name)
         elif layer := table.get(name):
             prefixed = [f"{family.denoiser}.{path}" for path in layer.diffusers]
@@ -55,9 +55,10 @@ def _encoder_path(name: str, family: FamilyNames) -> str | None:
     return f"{folder}.{dotted}" if folder and dotted else None
 
 
-def _has_rows(magnitude: Tensor | None) -> bool:
-    """Return whether a DoRA's scale is one of the outputs, as diffusers has it."""
-    return magnitude is None or magnitude.shape[1:].numel() == 1
+def _has_rows(leaves: Leaves) -> bool:
+    """Return whether a DoRA's scale, if there is one, has a number for each output, as diffusers has it."""
+    magnitude, rows = leaves.get(_SCALE), leaves[UP].shape[0]
+    return magnitude is None or magnitude.shape == (rows, *[1] * (magnitude.dim() - 1))
 
 
 def _taken_apart(layer: LayerNames, names: Sequence[str], leaves: Leaves) -> dict[str, Tensor]:

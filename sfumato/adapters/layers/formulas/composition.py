@@ -62,7 +62,7 @@ def unknown(tensors: Tensors) -> list[str]:
     known = {"alpha", FACTOR, decomposition.NORMS, rows.HALVES, SHAPE}
     known |= {name for term in _terms(tensors) for name in (*term.marks, *term.takes)}
     inner = [f"{rows.PART}.{i}.{name}" for i, part in parts.items() for name in unknown(part)]
-    return inner + [name for name in tensors if name not in known and not name.startswith(f"{rows.PART}.")]
+    return inner + [name for name in tensors if name not in known and not rows.OF_PART.fullmatch(name)]
 
 
 def _sum(tensors: Tensors, parameter: str, own: Tensor, strength: float) -> Tensor:

@@ -5,6 +5,7 @@ What a part is made of stands under `part.<i>.`, where i counts the projections 
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
@@ -14,6 +15,7 @@ from torch import Tensor
 from sfumato.adapters.layers.file_form import Tensors
 
 PART = "part"
+OF_PART = re.compile(rf"{PART}\.(?P<number>[0-9]+)\.(?P<leaf>.+)")
 HALVES = "swap_halves"
 """A tensor that says no more than: exchange both halves of the finished change's rows."""
 
@@ -22,10 +24,8 @@ def parts_of(tensors: Tensors) -> dict[int, dict[str, Tensor]]:
     """Return the tensors of each part by its number; empty if the layer is given whole."""
     parts: dict[int, dict[str, Tensor]] = defaultdict(dict)
     for name, tensor in tensors.items():
-        first, _, rest = name.partition(".")
-        if first == PART:
-            number, _, leaf = rest.partition(".")
-            parts[int(number)][leaf] = tensor
+        if match := OF_PART.fullmatch(name):
+            parts[int(match["number"])][match["leaf"]] = tensor
     return dict(sorted(parts.items()))
 
 
