@@ -46,15 +46,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     It is 2 for what the user can mend, and 128 + its number for a signal (130 for Ctrl-C, 143 for SIGTERM).
     """
-    return _guarded(_dispatch, sys.argv[1:] if argv is None else argv)
+    return _guarded(_dispatch, argv)
 
 
 def script(name: str, argv: Sequence[str] | None = None) -> int:
     """Run the script of sd-scripts that has this name; return its exit status."""
-    return _guarded(lambda rest: _run_script(name, rest), sys.argv[1:] if argv is None else argv)
+    return _guarded(lambda rest: _run_script(name, rest), argv)
 
 
-def _guarded(action: Callable[[Sequence[str]], int], argv: Sequence[str]) -> int:
+def _guarded(action: Callable[[Sequence[str]], int], argv: Sequence[str] | None) -> int:
     # Drop-ins run in environments that no installer has checked.
     if sys.version_info < (3, 10):  # noqa: UP036
         return _fail(
@@ -62,10 +62,13 @@ def _guarded(action: Callable[[Sequence[str]], int], argv: Sequence[str]) -> int
         )
     from sfumato.console import keep_alive
     from sfumato.errors import StoppedError, UserError
+    from sfumato.lean_imports import own_process
 
     keep_alive()
+    if argv is None:
+        own_process()
     try:
-        return action(argv)
+        return action(sys.argv[1:] if argv is None else argv)
     except UserError as error:
         return _fail(str(error))
     except StoppedError as stop:

@@ -39,7 +39,17 @@ FOLDERS = {
 }
 """The folders, and single modules beside them, of the packages that have any."""
 
-EVERYONES = {"__version__", "console", "errors", "installing", "log", "plugins", "seeds", "transfer"}
+EVERYONES = {
+    "__version__",
+    "console",
+    "errors",
+    "installing",
+    "lean_imports",
+    "log",
+    "plugins",
+    "seeds",
+    "transfer",
+}
 MOST_MODULES = 15
 """In one folder: more hide their order, and want sub-folders."""
 

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from sfumato.checkpoints.lazy import LazyTensor
+from sfumato.lean_imports import lean
 from sfumato.models.components.loading import check_names, fill, sizes_of
 from sfumato.models.components.model_files import open_part
 from sfumato.models.components.part_prefixes import VAE, prefix_in
@@ -157,7 +158,8 @@ def decode(vae: nn.Module, latents: Tensor) -> Tensor:
 
 def build(shape: AutoencoderShape) -> AutoencoderKL:
     """Return an autoencoder on the meta device, without numbers."""
-    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+    with lean():
+        from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
     levels = len(shape.widths)
     per_level: dict[str, Any] = {  # typed upstream as if there were always one level

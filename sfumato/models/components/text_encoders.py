@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from sfumato.checkpoints.lazy import LazyTensor
 from sfumato.checkpoints.tensors import TensorReader
+from sfumato.lean_imports import lean
 from sfumato.models.components.loading import check_names, fill, shapes_of, sizes_of
 from sfumato.models.components.model_files import open_part
 from sfumato.models.components.part_prefixes import CLIP_L, T5XXL
@@ -137,7 +138,8 @@ def build_clip(
     shapes: Shapes, activation: str, num_heads: int | None, has_projection: bool = False
 ) -> CLIPTextModel | CLIPTextModelWithProjection:
     """Return a CLIP text encoder of these sizes (names without `text_model.`) on the meta device."""
-    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+    with lean():
+        from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
     vocabulary, width = shapes["embeddings.token_embedding.weight"]
     config = CLIPTextConfig(
@@ -192,7 +194,8 @@ def load_t5(
 
 def build_t5(shapes: Mapping[str, tuple[int, ...]]) -> T5EncoderModel:
     """Return a T5 encoder of these sizes on the meta device."""
-    from transformers import T5Config, T5EncoderModel
+    with lean():
+        from transformers import T5Config, T5EncoderModel
 
     embedding = next((name for name in _T5_EMBEDDINGS if name in shapes), _T5_EMBEDDINGS[0])
     vocabulary, width = shapes[embedding]

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from sfumato import installing
 from sfumato.errors import UserError
+from sfumato.lean_imports import lean
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -169,7 +170,8 @@ def load_clip(
     Raises:
         UserError: the files are nowhere to be found, or cannot be read.
     """
-    from transformers import CLIPTokenizer
+    with lean():
+        from transformers import CLIPTokenizer
 
     files = _find(name, _CLIP_FILES, cache_dir, bundled_dir)
     options = {} if pad_token is None else {"pad_token": pad_token}
@@ -180,7 +182,8 @@ def load_t5(
     name: str = T5_XXL, *, cache_dir: Path | None = None, bundled_dir: Path | None = None
 ) -> Tokenizer:
     """Load a T5 tokenizer; arguments and errors as for `load_clip`."""
-    from transformers import T5Tokenizer
+    with lean():
+        from transformers import T5Tokenizer
 
     files = _find(name, _T5_FILES, cache_dir, bundled_dir)
     if not (files / "tokenizer.json").is_file() and find_spec("sentencepiece") is None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor, nn
 
+from sfumato.lean_imports import lean
 from sfumato.models.components.loading import check_names, fill, sizes_of
 from sfumato.models.components.tensor_views import Shapes, TensorView
 from sfumato.models.components.unet.attention import Processor
@@ -114,7 +115,8 @@ def hasten(model: UNet2DConditionModel, dtype: torch.dtype | None, device: torch
 
 def build(shape: UnetShape, num_heads: tuple[int, ...] | None = None) -> UNet2DConditionModel:
     """Return a UNet of these sizes on the meta device, without numbers."""
-    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+    with lean():
+        from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
     heads = num_heads or shape.num_heads
     downs = ["CrossAttnDownBlock2D" if depth else "DownBlock2D" for depth in shape.depths]
