@@ -15,7 +15,8 @@ from torch import Tensor
 
 from sfumato import seeds
 from sfumato.caching import store
-from sfumato.caching.latent_cache import ALPHA, IMAGE, MASK, Job, LatentCache
+from sfumato.caching.latent_cache import ALPHA, Job, LatentCache
+from sfumato.caching.records import IMAGE, MASK
 from sfumato.caching.store import Arrays, Record
 from sfumato.data.batches import render
 from sfumato.data.images import masks

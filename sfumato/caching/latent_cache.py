@@ -13,6 +13,7 @@ from torch import Tensor
 from sfumato import seeds
 from sfumato.caching import store
 from sfumato.caching.memory import MemoryStore
+from sfumato.caching.records import MASK
 from sfumato.caching.store import BrokenCacheError
 from sfumato.data.batches.image_sets import ImageSet
 from sfumato.data.images import images, masks
@@ -24,7 +25,7 @@ from sfumato.models.interface.latents import CacheFormat, LatentSpace
 Job = tuple[int, int]
 """Index of a data set and of an image in it."""
 
-IMAGE, MASK, ALPHA = "picture", "mask", "alpha_mask"
+ALPHA = "alpha_mask"
 
 
 @dataclass

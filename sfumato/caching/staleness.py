@@ -5,13 +5,15 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 from itertools import tee
 from pathlib import Path
 
 from sfumato.caching import store
 from sfumato.caching.encoding import Encoder, WantedLatents
-from sfumato.caching.latent_cache import ALPHA, IMAGE, MASK, Job, is_mine
+from sfumato.caching.latent_cache import ALPHA, Job, is_mine
+from sfumato.caching.records import IMAGE, latents_differ, made_again
 from sfumato.caching.store import BrokenCacheError
 from sfumato.checkpoints.atomic import atomic_file
 from sfumato.data.sources.index import Index, Status
@@ -32,6 +34,7 @@ class Checker:
     index: Index
     trust: bool
     num_adopted: int = 0
+    unfit: Counter[str] = field(default_factory=Counter)
 
     def missing(self, rank: int, world: int) -> list[Job]:
         """Return those of this process's share whose latents must be made."""
@@ -53,6 +56,8 @@ class Checker:
                 "shapes: used; delete what comes from another VAE",
                 counted(self.num_adopted, "latent cache"),
             )
+        if self.unfit:
+            logger.info(made_again(self.unfit, "latent cache"))
         return found
 
     def _is_valid(self, wanted: WantedLatents, status: Status, known: str | None) -> bool:
@@ -95,14 +100,14 @@ class Checker:
         there, record = store.contents(path, cache.key_suffix(*job))
         if not wanted.keys() <= there:
             return False
-        if record is not None:
-            wanted_record = self.encoder.record(job)
-            if not wanted_record[IMAGE]:  # the image is gone, and its latents are all that is left
-                record = {**record, IMAGE: wanted_record[IMAGE]}
-            # A mask beside the image changes no latents: who needs none takes those made with one.
-            without = {name: value for name, value in record.items() if name != MASK}
-            return wanted_record in (record, without)
-        return self._adopt(job, path, wanted)
+        if record is None:
+            return self._adopt(job, path, wanted)
+        wanted_record = self.encoder.record(job)
+        if not wanted_record[IMAGE]:  # the image is gone, and its latents are all that is left
+            record = {**record, IMAGE: wanted_record[IMAGE]}
+        if reason := latents_differ(record, wanted_record):
+            self.unfit[reason] += 1
+        return not reason
 
     def _adopt(self, job: Job, path: Path, wanted: dict[str, tuple[int, ...]]) -> bool:
         cache = self.encoder.cache

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import tee
 from pathlib import Path
@@ -21,6 +22,7 @@ from sfumato import log
 from sfumato.caching import store
 from sfumato.caching.latent_cache import is_mine
 from sfumato.caching.memory import MemoryStore
+from sfumato.caching.records import made_again, texts_differ
 from sfumato.caching.store import Arrays, BrokenCacheError, Record
 from sfumato.data.batches.dataset import TrainingSet
 from sfumato.data.batches.image_sets import ImageSet
@@ -206,6 +208,7 @@ class _Encoder:
     encoders: tuple[str, ...]
     index: Index
     trust: bool
+    unfit: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
         self._extras = self.family.cache_extras()
@@ -231,6 +234,8 @@ class _Encoder:
                 "shapes: used; delete what comes from another text encoder",
                 counted(num_adopted, "text cache"),
             )
+        if self.unfit:
+            logger.info(made_again(self.unfit, "text cache"))
         return found
 
     def encode(self, texts: Sequence[str]) -> list[dict[str, Tensor]]:
@@ -284,7 +289,10 @@ class _Encoder:
         if not set(self.cache.names) <= there:
             return False, False
         if record is not None:
-            return self._agrees(record, caption), False
+            reason = texts_differ(record, self._record(caption), self.encoders)
+            if reason:
+                self.unfit[reason] += 1
+            return not reason, False
         adopted = self._adopts and self._fits(path) and store.is_newer(path, *self._sources(image))
         return adopted, adopted
 
@@ -295,12 +303,6 @@ class _Encoder:
     @cached_property
     def _recipe(self) -> str:
         return _digest(json.dumps([self._extras_digest, self._identities, self.cache.names]).encode())
-
-    def _agrees(self, record: Record, caption: str) -> bool:
-        """Compare with a record; it may speak of more encoders than are asked for now."""
-        wanted = self._record(caption)
-        found = record.get("encoders", {})
-        return {**record, "encoders": {name: found.get(name) for name in self.encoders}} == wanted
 
     def _fits(self, path: Path) -> bool:
         """Whether the arrays look like what would be computed now, options included."""

@@ -154,12 +154,22 @@ class TestStaleness:
         fill_latents(training_set(cats), as_family, parts, to_disk=True)
         assert fake.num_encoded == []
 
-    def test_another_precision_makes_all_again(self, cats: Path) -> None:
-        fill(cats, to_disk=True)
-        fake, as_family, _ = family(cats.parent)
-        parts = Parts(as_family, torch.device("cpu"), {VAE: torch.bfloat16})
-        fill_latents(training_set(cats), as_family, parts, to_disk=True)
-        assert sum(fake.num_encoded) == len(SIZES)
+    def test_coarser_latents_are_made_again_and_finer_ones_serve(
+        self, cats: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level("INFO")
+
+        def num_encoded(dtype: torch.dtype) -> int:
+            fake, as_family, _ = family(cats.parent)
+            parts = Parts(as_family, torch.device("cpu"), {VAE: dtype})
+            fill_latents(training_set(cats), as_family, parts, to_disk=True)
+            return sum(fake.num_encoded)
+
+        dtypes = (torch.bfloat16, torch.float32, torch.bfloat16, torch.float16, torch.float32)
+        assert [num_encoded(dtype) for dtype in dtypes] == [len(SIZES), len(SIZES), 0, 0, 0]
+        num = len(SIZES)
+        line = f"{num} latent caches are made again: {num} computed in bfloat16 instead of float32"
+        assert caplog.text.count("made again") == caplog.text.count(line) == 1
 
     def test_a_changed_caption_or_an_untouched_start_makes_nothing_again(self, cats: Path) -> None:
         fill(cats, to_disk=True)

@@ -158,6 +158,21 @@ class TestStaleness:
         assert fill(cats, to_disk=True)[1].loaded == ["clip", "t5"]
         assert fill(cats, ("clip",), to_disk=True)[1].loaded == []
 
+    def test_coarser_outputs_are_made_again_and_finer_ones_serve(
+        self, cats: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level("INFO")
+
+        def loaded(dtype: torch.dtype) -> list[str]:
+            _, as_family, _ = family(cats.parent)
+            parts = Parts(as_family, torch.device("cpu"), {"t5": dtype})
+            fill_texts(training_set(cats), as_family, parts, ("t5",), to_disk=True)
+            return parts.loaded
+
+        dtypes = (torch.bfloat16, torch.float32, torch.float16)
+        assert [loaded(dtype) for dtype in dtypes] == [["t5"], ["t5"], []]
+        assert "4 text caches are made again: 4 computed in bfloat16 instead of float32" in caplog.text
+
     def test_another_option_of_the_family_makes_all_again(self, cats: Path) -> None:
         fill(cats, to_disk=True)
         assert fill(cats, to_disk=True, mask=True)[1].loaded == ["clip", "t5"]

@@ -73,7 +73,7 @@ def remade(model: tiny.TinyFlux, root: Path, *options: str) -> set[str]:
         ("--t5xxl_max_token_length 77", TEXTS),
         ("--apply_t5_attn_mask", TEXTS),
         ("--caption_prefix a", TEXTS),
-        ("--mixed_precision bf16", LATENTS | TEXTS),
+        ("--mixed_precision bf16", set()),  # what was made in float32 serves
     ],
 )
 def test_a_changed_option_concerns_all_images_or_all_captions(
