@@ -6,7 +6,7 @@ memory a copy is queued like any other work; to pinned memory, too, but then who
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -37,6 +37,13 @@ def to_host(wanted: Iterable[_Wanted]) -> Iterator[Tensor]:
             yield tensor.detach().to("cpu", dtype)
         else:
             yield from _fetched(chunk)
+
+
+def copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return copies in RAM, which do not change when the tensors do."""
+    fetched = to_host((tensor, tensor.dtype) for tensor in tensors.values())
+    pairs = zip(tensors.items(), fetched, strict=True)
+    return {name: here.clone() if live.device.type == "cpu" else here for (name, live), here in pairs}
 
 
 def _chunks(wanted: Iterable[_Wanted]) -> Iterator[list[_Wanted]]:

@@ -18,6 +18,7 @@ from torch.utils.data import _utils, get_worker_info
 from sfumato.caching import store
 from sfumato.cli.main import script
 from sfumato.data.batches import render as views
+from sfumato.training.run import saves
 from tests import tiny
 from tests.end_to_end.test_resume import CACHED, WORKERS, arguments, assert_same_weights, run
 from tests.end_to_end.test_resume import images as images
@@ -59,9 +60,18 @@ def fill_disk(monkeypatch: pytest.MonkeyPatch, is_full: Callable[[Path], bool]) 
     monkeypatch.setattr(Path, "open", opened)
 
 
-@pytest.mark.parametrize("full", ["lora-step00000003.safetensors", "lora-step00000003-state"])
+@pytest.mark.parametrize(
+    ("full", "behind"),
+    [
+        ("lora-step00000003.safetensors", True),
+        ("lora-step00000003-state", False),
+        pytest.param("lora-step00000003.safetensors", False, marks=pytest.mark.slow),
+        pytest.param("lora-step00000003-state", True, marks=pytest.mark.slow),
+    ],
+)
 def test_a_disk_that_fills_up_while_saving_leaves_every_earlier_save(
     full: str,
+    behind: bool,
     model: tiny.TinyFlux,
     images: Path,
     tmp_path: Path,
@@ -71,6 +81,7 @@ def test_a_disk_that_fills_up_while_saving_leaves_every_earlier_save(
     out = tmp_path / "out"
     run(*arguments(model, images, tmp_path / "whole", *CACHED["cached"]))
     with monkeypatch.context() as patch:
+        patch.setattr(saves, "WORTH_COPYING_BYTES", 0 if behind else 1 << 40)
         fill_disk(patch, lambda path: full in str(path))
         line = failure(arguments(model, images, out, *CACHED["cached"], *EVERY_STEP), capfd)
     assert re.search(r"is full: \S+ needs [\d,]+ bytes; free some space", line)
@@ -114,12 +125,17 @@ def _poison(path: Path) -> None:
 
 
 def test_a_batch_that_is_not_a_number_stops_with_step_files_and_last_good_save(
-    model: tiny.TinyFlux, images: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    model: tiny.TinyFlux,
+    images: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     run(*arguments(model, images, tmp_path / "caches", *CACHED["cached"], "--max_train_steps", "1"))
     (path,) = images.glob("picture_02_*_flux.npz")
     _poison(path)
     out = tmp_path / "out"
+    monkeypatch.setattr(saves, "WORTH_COPYING_BYTES", 0)  # what is still being written counts, too
     line = failure(arguments(model, images, out, *CACHED["cached"], *EVERY_STEP), capfd)
     found = re.search(r"step (\d): loss nan, gradient norm nan; .*files: (.*) \((.*)\)", line)
     assert found

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from sfumato.adapters.sd_scripts.third_party import ForeignNetwork
 from sfumato.errors import UserError
-from sfumato.training.state.resume import State, read_state, save_state
+from sfumato.training.state.resume import State, read_state, state_content
 
 
 class Scaled(nn.Module):
@@ -53,7 +53,8 @@ def update() -> Any:
 
 
 def saved(folder: Path, tensors: Callable[[], Any]) -> State:
-    save_state(folder, Trained(tensors), update(), 3, 1, {"seed": 1, "options": {}})  # type: ignore[arg-type]
+    content = state_content(Trained(tensors), update(), 3, 1, {"seed": 1, "options": {}})  # type: ignore[arg-type]
+    content.write(folder)
     return read_state(folder)
 
 

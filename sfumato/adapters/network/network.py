@@ -25,6 +25,7 @@ from sfumato.adapters.layers.layer import (
 from sfumato.adapters.network.load_weights import fill
 from sfumato.adapters.network.rates import PLAIN_RATES, Grouping, ParameterGroup, Rates
 from sfumato.models.interface.targets import AdapterTarget
+from sfumato.transfer import copied
 
 LayerFactory = Callable[[AdapterTarget], AdapterLayer | None]
 """Makes the adapter of a layer, or None where the layer stays as it is."""
@@ -105,6 +106,15 @@ class Network(Protocol):
 
     def save(self, path: Path, dtype: torch.dtype | None, metadata: Mapping[str, str]) -> None:
         """Write the adapter file; `dtype` None keeps what was trained."""
+        ...
+
+    def snapshot(
+        self, dtype: torch.dtype | None, metadata: Mapping[str, str]
+    ) -> Callable[[Path], None] | None:
+        """Return what writes the file that `save` would write now, at any time and from any thread.
+
+        It holds a copy of the weights in RAM. None where only `save` can write.
+        """
         ...
 
     def load(self, path: Path) -> str:
@@ -243,6 +253,11 @@ class AdapterNetwork(nn.Module):
     def save(self, path: Path, dtype: torch.dtype | None, metadata: Mapping[str, str]) -> None:
         """Write the adapter file, hashes included; `dtype` None keeps what was trained."""
         write_adapter(path, self.state_dict(), metadata, dtype)
+
+    def snapshot(self, dtype: torch.dtype | None, metadata: Mapping[str, str]) -> Callable[[Path], None]:
+        """Return what writes the file that `save` would write now; see `Network`."""
+        tensors = copied(self.state_dict())
+        return lambda path: write_adapter(path, tensors, metadata, dtype)
 
     def load(self, path: Path) -> str:
         """Load the layers that the file and the network share; see `Network` and `filling.fill`."""

@@ -185,6 +185,9 @@ class ForeignNetwork:
         finally:
             temporary.unlink(missing_ok=True)
 
+    def snapshot(self, dtype: torch.dtype | None, metadata: Mapping[str, str]) -> None:
+        """Return None: the network writes its weights itself."""
+
     def load(self, path: Path) -> str:
         """Let the network load a file; it decides what fits."""
         if not path.exists():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -33,11 +33,13 @@ class FiniteGuard(Observer):
         skips: say so and go on instead.
         last_save: for messages.
         is_proven: whether a step of this run was finite.
+        settle: waits for a save that is being written, so that it is known.
     """
 
     skips: bool = False
     last_save: str = "nothing was saved yet"
     is_proven: bool = False
+    settle: Callable[[], None] = lambda: None
 
     def saved(self, event: Saved) -> None:
         """Note the last good save."""
@@ -63,6 +65,7 @@ class FiniteGuard(Observer):
         what = f"step {reading.step.number}: loss {reading.loss}, gradient norm {reading.grad_norm}"
         files = ", ".join(reading.paths)
         if not self.skips:
+            self.settle()
             remedy = "lower --learning_rate" if self.is_proven else _NOTHING_LEARNED
             raise UserError(f"{what}; {remedy} or look at that step's files: {files} ({self.last_save})")
         logger.warning("%s; the step is skipped, its files: %s", what, files)

@@ -5,14 +5,16 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 from sfumato.config.run.output.saving import FOLDER_FORMATS, SavingConfig
 from sfumato.errors import UserError
 from sfumato.training.core.audience import Audience
 from sfumato.training.core.commands import Command
-from sfumato.training.core.events import Saved
+from sfumato.training.core.events import Ended, Saved
 from sfumato.training.core.observer import Observer
 from sfumato.training.core.plan import Plan, Step
 from sfumato.training.core.run_files import CONTROL, METRICS, RECORD, SETTINGS
@@ -164,13 +166,27 @@ def keeping_for(config: SavingConfig, plan: Plan) -> Keeping:
     )
 
 
+class SaveWriter(Protocol):
+    """Writes weights to a path, and a state to a folder unless that is None."""
+
+    def write(self, path: Path, state: Path | None, step: Step) -> None:
+        """Write everything as it is now."""
+        ...
+
+    def copy(self, path: Path, state: Path | None, step: Step) -> Callable[[], None] | None:
+        """Return what writes everything as it is now, later and in any thread; None where it cannot wait."""
+        ...
+
+
 @dataclass
 class Saver(Observer):
     """Saves on the rhythm's beats, at the end and when asked to; in the first process only.
 
+    A large save is copied and written by a thread while the run goes on. It is announced, and older files
+    make room for it, when it is complete; one that fails ends the run. The run waits for it before the next
+    save, and at its end.
+
     Attributes:
-        save: writes the weights as they are now to a path.
-        save_state: writes a state as it is now to a folder, given the file that was just saved.
         audience: catches up before each save, so that the figures of what is saved are checked and
             recorded, and is told of it afterwards.
         kept: weights that were saved and not removed again, in order.
@@ -179,46 +195,100 @@ class Saver(Observer):
     names: Names
     keeping: Keeping
     plan: Plan
-    save: Callable[[Path, Step], None]
-    save_state: Callable[[Path, Path, Step], None]
+    writer: SaveWriter
     audience: Audience = field(default_factory=Audience)
     kept: list[Path] = field(default_factory=list)
+    _thread: ThreadPoolExecutor | None = None
+    _written: Future[None] | None = None
+    _announce: Callable[[], None] = lambda: None
 
     def after(self, step: Step) -> None:
         """Save if this step asks for it, then remove what became stale."""
+        if self.is_settled:
+            self.settle()
         weights, states = self.keeping.weights, self.keeping.states
         if weights.saves_step(step):
-            self._save(self.names.step(step.number), step, self.keeping.saves_states)
             stale = weights.stale_step(step.number), states.stale_step(step.number)
-            self._remove(*stale, self.names.step)
+            self._save(self.names.step, step.number, step, stale)
         if weights.saves_epoch(step, self.plan):
-            self._save(self.names.epoch(step.epoch), step, self.keeping.saves_states)
             stale = weights.stale_epoch(step.epoch), states.stale_epoch(step.epoch)
-            self._remove(*stale, self.names.epoch)
+            self._save(self.names.epoch, step.epoch, step, stale)
         if step.is_last:
-            self._save(self.names.last(), step, self.keeping.saves_last_state)
+            self._save_now(self.names.last(), step, self.keeping.saves_last_state)
 
     def asked(self, command: Command, step: Step) -> None:
         """Save this step, unless that is done."""
         weights = self.keeping.weights
         is_done = step.is_last or weights.saves_step(step) or weights.saves_epoch(step, self.plan)
         if command is Command.SAVE and not is_done:
-            self._save(self.names.step(step.number), step, self.keeping.saves_states)
+            self._save(self.names.step, step.number, step)
 
     def save_interrupted(self, step: Step) -> Path:
         """Save weights and state now, because the run ends early; return the state's folder."""
         path = self.names.step(step.number)
-        self._save(path, step, with_state=True)
+        self._save_now(path, step, with_state=True)
         return self.names.state(path)
 
-    def _save(self, path: Path, step: Step, with_state: bool) -> None:
-        self.audience.catch_up()
-        self.save(path, step)
-        logger.info("saved %s", path)
+    @property
+    def is_settled(self) -> bool:
+        """Whether nothing is being written."""
+        return self._written is None or self._written.done()
+
+    def settle(self) -> None:
+        """Wait for the save that is being written, if there is one, and announce it.
+
+        Raises:
+            UserError: it could not be written.
+        """
+        if self._written is not None:
+            written, self._written = self._written, None
+            written.result()
+            self._announce()
+
+    def ended(self, event: Ended) -> None:
+        """Wait for what is being written, whatever ended the run."""
+        try:
+            self.settle()
+        except UserError as error:
+            logger.error(error)
+        if self._thread is not None:
+            self._thread.shutdown()
+
+    def _save(
+        self,
+        name: Callable[[int], Path],
+        number: int,
+        step: Step,
+        stale: tuple[int | None, int | None] = (None, None),
+    ) -> None:
+        """Save under the name of a number; weights and state of the stale numbers go when that is done."""
+        path = name(number)
+        state = self.names.state(path) if self.keeping.saves_states else None
+        self._get_ready()
+        write = self.writer.copy(path, state, step)
+
+        def announce() -> None:
+            self._tell(path, state, step)
+            self._remove(*stale, name)
+
+        if write is None:
+            self.writer.write(path, state, step)
+            announce()
+        else:
+            self._thread = self._thread or ThreadPoolExecutor(1, "saving")
+            self._written, self._announce = self._thread.submit(write), announce
+
+    def _save_now(self, path: Path, step: Step, with_state: bool) -> None:
         state = self.names.state(path) if with_state else None
-        if state is not None:
-            self.save_state(state, path, step)
-            logger.info("saved %s", state)
+        self._get_ready()
+        self.writer.write(path, state, step)
+        self._tell(path, state, step)
+
+    def _get_ready(self) -> None:
+        self.settle()
+        self.audience.catch_up()
+
+    def _tell(self, path: Path, state: Path | None, step: Step) -> None:
         self.kept = [*(kept for kept in self.kept if kept != path), path]
         self.audience.saved(Saved(step.number, path, state))
 

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import logging
+from collections.abc import Callable
 from concurrent.futures import Future
+from dataclasses import dataclass
 from pathlib import Path
+
+import psutil
+from torch import Tensor
 
 from sfumato.config.public import public_values
 from sfumato.config.run.training.optimizer import OptimizerConfig
@@ -15,10 +20,18 @@ from sfumato.training.observers.finite import FiniteGuard
 from sfumato.training.observers.saving import Saver
 from sfumato.training.run.session import TrainingSession
 from sfumato.training.state import metadata
-from sfumato.training.state.resume import save_state
+from sfumato.training.state.resume import Content, state_content
 from sfumato.training.trainables import Trainable
 from sfumato.training.update import schedulers
 from sfumato.training.update.optimizer_step import WeightUpdate
+
+logger = logging.getLogger(__name__)
+
+
+WORTH_COPYING_BYTES = 64 << 20
+"""Below this a save is over before the loop notices; above it, a copy is written while the run goes on."""
+SHARE_OF_MEMORY = 4
+"""A copy takes at most one part in so many of the RAM that is free."""
 
 
 def saver_for(
@@ -36,9 +49,10 @@ def saver_for(
         described: the metadata of saved files, which takes a while.
         audience: see `Saver`.
     """
-    write = _weights_writer(session, trainable, update, guard, described)
-    write_state = _state_writer(session, trainable, update)
-    return Saver(session.names, session.keeping, session.plan, write, write_state, audience)
+    writer = Writer(session, trainable, update, guard, described)
+    saver = Saver(session.names, session.keeping, session.plan, writer, audience)
+    guard.settle = saver.settle
+    return saver
 
 
 def file_metadata(session: TrainingSession, sha256: Callable[[Path], str]) -> dict[str, str]:
@@ -66,36 +80,67 @@ def file_metadata(session: TrainingSession, sha256: Callable[[Path], str]) -> di
     )
 
 
-def _weights_writer(
-    session: TrainingSession,
-    trainable: Trainable,
-    update: WeightUpdate,
-    guard: FiniteGuard,
-    described: Future[dict[str, str]],
-) -> Callable[[Path, Step], None]:
-    at_save = metadata.at_save if session.method.is_recorded else _nothing
+@dataclass(frozen=True)
+class Writer:
+    """Writes one save: weights, then perhaps a state."""
 
-    def write(path: Path, step: Step) -> None:
-        with update.stepping.evaluating():
-            guard.check_weights(step, trainable.tensors())
-            trainable.save(path, described.result() | dict(at_save(step)))
+    session: TrainingSession
+    trainable: Trainable
+    update: WeightUpdate
+    guard: FiniteGuard
+    described: Future[dict[str, str]]
 
-    return write
+    def write(self, path: Path, state: Path | None, step: Step) -> None:
+        """Write everything as it is now."""
+        with self.update.stepping.evaluating():
+            self.guard.check_weights(step, self.trainable.tensors())
+            self.trainable.save(path, self._metadata(step))
+        logger.info("saved %s", path)
+        if state is not None:
+            is_same = self.trainable.file_holds_all and not self.session.optimizer.is_schedule_free
+            self._state(step).write(state, path if is_same else None)
+            logger.info("saved %s", state)
 
+    def copy(self, path: Path, state: Path | None, step: Step) -> Callable[[], None] | None:
+        """Return what writes everything as it is now, later and in any thread.
 
-def _nothing(_: Step) -> Mapping[str, str]:
-    return {}
+        None where that cannot be, is not worth it or finds no room.
+        """
+        if not self._is_worth_copying(has_state=state is not None):
+            return None
+        with self.update.stepping.evaluating():
+            self.guard.check_weights(step, self.trainable.tensors())
+            weights = self.trainable.snapshot(self._metadata(step))
+        if weights is None:
+            return None
+        content = None if state is None else self._state(step).copied()
 
+        def write() -> None:
+            weights(path)
+            logger.info("saved %s", path)
+            if state is not None and content is not None:
+                content.write(state)
+                logger.info("saved %s", state)
 
-def _state_writer(
-    session: TrainingSession, trainable: Trainable, update: WeightUpdate
-) -> Callable[[Path, Path, Step], None]:
-    record = {"seed": session.seed, "options": public_values(session.run)}
-    is_same = trainable.file_holds_all and not session.optimizer.is_schedule_free
+        return write
 
-    def write(folder: Path, saved: Path, step: Step) -> None:
-        update.stepping.recall()
-        same = saved if is_same else None
-        save_state(folder, trainable, update, step.number, step.epoch, record, same)
+    def _metadata(self, step: Step) -> dict[str, str]:
+        at_save = metadata.at_save(step) if self.session.method.is_recorded else {}
+        return {**self.described.result(), **at_save}
 
-    return write
+    def _state(self, step: Step) -> Content:
+        self.update.stepping.recall()
+        record = {"seed": self.session.seed, "options": public_values(self.session.run)}
+        return state_content(self.trainable, self.update, step.number, step.epoch, record)
+
+    def _is_worth_copying(self, *, has_state: bool) -> bool:
+        weights = sum(tensor.nbytes for _, tensor in self.trainable.tensors())
+        remembered = (
+            value.nbytes
+            for values in self.update.stepping.optimizer.state.values()
+            for value in values.values()
+            if isinstance(value, Tensor)
+        )
+        num_bytes = 2 * weights + sum(remembered) if has_state else weights
+        room = psutil.virtual_memory().available // SHARE_OF_MEMORY
+        return WORTH_COPYING_BYTES <= num_bytes <= room

@@ -14,7 +14,7 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from sfumato.errors import UserError
 from sfumato.training.state.json_tensors import put_together, take_apart
 from sfumato.training.trainables import Trainable
 from sfumato.training.update.optimizer_step import WeightUpdate
+from sfumato.transfer import copied
 
 logger = logging.getLogger(__name__)
 
@@ -116,19 +117,46 @@ class State:
                     part.load_state_dict(put_together(self.record[name], lambda key, _: reader.get(key)))
 
 
-def save_state(
-    folder: Path,
-    trainable: Trainable,
-    update: WeightUpdate,
-    finished: int,
-    epoch: int,
-    record: Mapping[str, Any],
-    saved: Path | None = None,
-) -> None:
-    """Write a state folder; until it is complete, one that was there before stays.
+@dataclass(frozen=True)
+class Content:
+    """All that a state folder will hold.
+
+    Attributes:
+        weights: tensors of what is trained, by their names in the file.
+        tensors: all others.
+        record, position: the two JSON files.
+    """
+
+    weights: Mapping[str, Tensor]
+    tensors: Mapping[str, Tensor]
+    record: bytes
+    position: bytes
+
+    def copied(self) -> Content:
+        """Return the same with tensors in RAM that do not change any more."""
+        return replace(self, weights=copied(self.weights), tensors=copied(self.tensors))
+
+    def write(self, folder: Path, saved: Path | None = None) -> None:
+        """Write the folder; until it is complete, one that was there before stays.
+
+        Args:
+            saved: a file on the same disk that holds just `weights`.
+        """
+        with _replacing(folder) as unfinished:
+            is_shared = saved is not None and _is_linked(saved, unfinished / WEIGHTS)
+            tensors = {**self.tensors, **({} if is_shared else self.weights)}
+            write_tensors(unfinished / TENSORS, tensors, {"format": "pt"}, takes_any=True)
+            _write(unfinished / RECORD, self.record)
+            # The file by which sd-scripts knows a state's position. It comes last: then a state is complete.
+            _write(unfinished / POSITION, self.position)
+
+
+def state_content(
+    trainable: Trainable, update: WeightUpdate, finished: int, epoch: int, record: Mapping[str, Any]
+) -> Content:
+    """Return what a state holds now; its tensors are the live ones.
 
     Args:
-        saved: a file on the same disk that holds just the tensors of `trainable` as they are now.
         finished: optimizer steps done.
         record: `seed` and `options` of the run.
     """
@@ -141,14 +169,14 @@ def save_state(
     ):
         trees[name], found = take_apart(content, name)
         tensors |= found
-    with _replacing(folder) as unfinished:
-        if saved is None or not _is_linked(saved, unfinished / WEIGHTS):
-            tensors |= {f"{OWN}{name}": tensor.detach() for name, tensor in trainable.tensors()}
-        write_tensors(unfinished / TENSORS, tensors, {"format": "pt"}, takes_any=True)
-        position = {"finished": finished, "epoch": epoch, "kind": _kind(type(update.stepping.optimizer))}
-        _write_json(unfinished / RECORD, {"version": VERSION, **position, **trees, **record})
-        # The file by which sd-scripts knows a state's position. It comes last: with it a state is complete.
-        _write_json(unfinished / POSITION, {"current_epoch": epoch, "current_step": finished + 1})
+    weights = {f"{OWN}{name}": tensor.detach() for name, tensor in trainable.tensors()}
+    position = {"finished": finished, "epoch": epoch, "kind": _kind(type(update.stepping.optimizer))}
+    return Content(
+        weights,
+        tensors,
+        json.dumps({"version": VERSION, **position, **trees, **record}).encode(),
+        json.dumps({"current_epoch": epoch, "current_step": finished + 1}).encode(),
+    )
 
 
 def _is_linked(saved: Path, name: Path) -> bool:
@@ -352,6 +380,6 @@ def _names(folder: Path) -> tuple[Path, Path]:
     return folder.with_name(f".{folder.name}.part"), folder.with_name(f".{folder.name}.previous")
 
 
-def _write_json(path: Path, value: Mapping[str, Any]) -> None:
+def _write(path: Path, content: bytes) -> None:
     with atomic_file(path) as file:
-        file.write(json.dumps(value).encode())
+        file.write(content)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -76,6 +76,13 @@ class Trainable(Protocol):
 
     def save(self, path: Path, metadata: Mapping[str, str]) -> None:
         """Write the weights as they are used elsewhere."""
+        ...
+
+    def snapshot(self, metadata: Mapping[str, str]) -> Callable[[Path], None] | None:
+        """Return what writes the file that `save` would write now, at any time and from any thread.
+
+        It holds a copy of the weights in RAM. None where there is no room for one, or no way.
+        """
         ...
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -175,5 +175,21 @@ class AdapterTraining:
         """Write the adapter file."""
         dtype = files.holding_dtype(self.method.run, self.tensors())
         self.network.save(path, dtype, self.method.record(metadata))
-        if summary := sizes.describe_file(path):
-            logger.info("%s: %s", path.name, summary)
+        _tell_sizes(path)
+
+    def snapshot(self, metadata: Mapping[str, str]) -> Callable[[Path], None] | None:
+        """Return what writes the adapter file as it is now, if the network can be copied."""
+        dtype = files.holding_dtype(self.method.run, self.tensors())
+        write = self.network.snapshot(dtype, self.method.record(metadata))
+
+        def write_and_tell(path: Path) -> None:
+            if write is not None:
+                write(path)
+                _tell_sizes(path)
+
+        return write and write_and_tell
+
+
+def _tell_sizes(path: Path) -> None:
+    if summary := sizes.describe_file(path):
+        logger.info("%s: %s", path.name, summary)

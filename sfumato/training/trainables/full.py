@@ -109,6 +109,9 @@ class FullTraining:
         """Yield the model's tensors, live."""
         return iter(self.model.state_dict(keep_vars=True).items())
 
+    def snapshot(self, metadata: Mapping[str, str]) -> None:
+        """Return None: a second whole model in RAM is more than most machines hold."""
+
     def save(self, path: Path, metadata: Mapping[str, str]) -> None:
         """Write the model, with what was not trained as its base has it."""
         run, family = self.method.run, self.method.family

@@ -19,7 +19,7 @@ from sfumato import seeds
 from sfumato.errors import guest_code
 from sfumato.nn.rounding import round_stochastically_
 from sfumato.training.core.readings import Rate
-from sfumato.transfer import to_device, to_host
+from sfumato.transfer import copied, to_device
 
 Group = dict[str, Any]
 """A parameter group as torch optimizers have it."""
@@ -118,11 +118,7 @@ class Stepping:
             yield
             return
         # Going to x and back rounds, so that the run would depend on when it saves: y is kept instead.
-        fetched = to_host((parameter, parameter.dtype) for parameter in self.parameters)
-        kept = [
-            here.clone() if p.device.type == "cpu" else here
-            for p, here in zip(self.parameters, fetched, strict=True)
-        ]
+        kept = copied({str(number): parameter for number, parameter in enumerate(self.parameters)})
         for groups in self._pieces():
             self._call(evaluate, groups)
         try:
@@ -131,7 +127,7 @@ class Stepping:
             self.recall()
             for groups in self._pieces():
                 self._call(train, groups)
-            for parameter, before in zip(self.parameters, kept, strict=True):
+            for parameter, before in zip(self.parameters, kept.values(), strict=True):
                 parameter.detach().copy_(to_device(before, parameter.device))
 
     def _pieces(self) -> Iterable[list[Group]]:

@@ -1,27 +1,76 @@
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
 from sfumato.config.run.output.saving import SavingConfig
 from sfumato.errors import UserError
+from sfumato.training.core.audience import Audience
+from sfumato.training.core.events import Ended, Saved
+from sfumato.training.core.observer import Observer
 from sfumato.training.core.plan import Plan, Step
 from sfumato.training.observers import saving
 from sfumato.training.observers.saving import Keeping, Rhythm, Saver
 
 
-def _saved(config: SavingConfig, plan: Plan) -> list[str]:
-    names = saving.names_for(config)
+@dataclass
+class Notes:
+    """Writes step numbers in place of weights.
 
-    def save(path: Path, step: Step) -> None:
+    Attributes:
+        copies: whether steps other than the last are written by a thread, once `may_write` is set.
+        error: what the thread fails with.
+    """
+
+    copies: bool = False
+    error: UserError | None = None
+    may_write: threading.Event = field(default_factory=threading.Event)
+    most: int = 0
+
+    def write(self, path: Path, state: Path | None, step: Step) -> None:
         path.write_text(str(step.number))
+        if state is not None:
+            state.mkdir()
+        self.most = max(self.most, len(list(path.parent.iterdir())))
 
-    def save_state(path: Path, saved: Path, step: Step) -> None:
-        path.mkdir()
+    def copy(self, path: Path, state: Path | None, step: Step) -> Callable[[], None] | None:
+        def later() -> None:
+            self.may_write.wait(10)
+            if self.error is not None:
+                raise self.error
+            self.write(path, state, step)
 
-    saver = Saver(names, saving.keeping_for(config, plan), plan, save, save_state)
-    for step in plan.steps():
-        saver.after(step)
-    return sorted(path.name for path in names.folder.iterdir())
+        return later if self.copies else None
+
+
+@dataclass
+class Told(Observer):
+    """Notes what was saved."""
+
+    saves: list[tuple[int, str]] = field(default_factory=list)
+
+    def saved(self, event: Saved) -> None:
+        assert event.path.read_text() == str(event.step)
+        self.saves.append((event.step, event.path.name))
+
+
+def _saved(config: SavingConfig, plan: Plan) -> list[str]:
+    """Return the names of what lies in the folder after a run, however it was written."""
+    found = []
+    for copies in (False, True):
+        names, notes = saving.names_for(config), Notes(copies)
+        notes.may_write.set()
+        saver = Saver(names, saving.keeping_for(config, plan), plan, notes)
+        for step in plan.steps():
+            saver.after(step)
+        found.append(sorted(path.name for path in names.folder.iterdir()))
+        for path in names.folder.iterdir():
+            path.rmdir() if path.is_dir() else path.unlink()
+    assert found[0] == found[1]
+    return found[0]
 
 
 def test_epochs_steps_and_the_end_are_saved_under_sd_scripts_names(tmp_path: Path) -> None:
@@ -88,18 +137,47 @@ def test_a_ratio_of_epochs_becomes_a_rhythm() -> None:
 
 @pytest.mark.parametrize("keep", [None, 2])
 def test_the_count_of_files_is_what_lies_on_the_disk_at_most(keep: int | None, tmp_path: Path) -> None:
-    rhythm, plan, most = Rhythm(1, 2, keep, None if keep is None else 4), Plan(2, 1, 12), 0
+    rhythm, plan, notes = Rhythm(1, 2, keep, None if keep is None else 4), Plan(2, 1, 12), Notes()
     names = saving.names_for(SavingConfig(output_dir=str(tmp_path)))
-
-    def save(path: Path, _step: Step) -> None:
-        nonlocal most
-        path.write_text("")
-        most = max(most, len(list(tmp_path.iterdir())))
-
-    saver = Saver(names, Keeping(rhythm, rhythm), plan, save, save)
+    saver = Saver(names, Keeping(rhythm, rhythm), plan, notes)
     for step in plan.steps():
         saver.after(step)
-    assert most <= rhythm.count(plan) <= most + 2
+    assert notes.most <= rhythm.count(plan) <= notes.most + 2
+
+
+def test_the_run_goes_on_while_a_copy_is_written_and_it_is_announced_when_it_is_there(tmp_path: Path) -> None:
+    names, plan = saving.names_for(SavingConfig(str(tmp_path), "x")), Plan(3, 1, 3)
+    notes, told = Notes(True), Told()
+    saver = Saver(names, Keeping(Rhythm(None, 1), Rhythm(None, 1)), plan, notes, Audience([told]))
+    first, second, last = plan.steps()
+    saver.after(first)
+    assert (told.saves, list(tmp_path.iterdir()), saver.kept) == ([], [], [])
+    notes.may_write.set()
+    saver.after(second)  # waits for the first, for there is one copy at a time
+    assert told.saves == [(1, "x-step00000001.safetensors")]
+    saver.after(last)
+    assert [step for step, _ in told.saves] == [1, 2, 3, 3]
+    assert [path.name for path in saver.kept] == [name for _, name in told.saves]
+
+
+def test_a_copy_that_cannot_be_written_ends_the_run_at_the_next_step_or_is_told_at_the_end(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    names, plan = saving.names_for(SavingConfig(str(tmp_path), "x")), Plan(4, 1, 4)
+    notes, told = Notes(True, UserError("the disk is full")), Told()
+    notes.may_write.set()
+    saver = Saver(names, Keeping(Rhythm(None, 2), Rhythm(None, 2)), plan, notes, Audience([told]))
+    one, two, three, _ = plan.steps()
+    saver.after(one)
+    saver.after(two)
+    while not saver.is_settled:
+        time.sleep(0.01)
+    with pytest.raises(UserError, match="the disk is full"):
+        saver.after(three)
+    saver.after(two)
+    saver.ended(Ended(2, "failed", ()))
+    assert caplog.messages == ["the disk is full"]
+    assert told.saves == []
 
 
 def test_an_output_folder_must_be_given() -> None:

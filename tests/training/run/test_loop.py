@@ -184,7 +184,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(kind: str, stop: 
 
     interrupted = Loop(first, update, plan, _batches(plan), 3, Audience([notes]), commands=asked)
     assert interrupted.run().number == stop
-    resume.save_state(tmp_path / "x-state", first, update, stop, 1, {"seed": 3, "options": {}})
+    resume.state_content(first, update, stop, 1, {"seed": 3, "options": {}}).write(tmp_path / "x-state")
 
     second = Line()
     with torch.no_grad():
@@ -242,7 +242,8 @@ def test_a_step_that_is_not_finite_stops_the_run_with_its_files_and_spares_the_w
 def test_a_state_of_other_weights_is_refused(tmp_path: Path) -> None:
     plan, line = Plan(5, 1, 5), Line()
     update = _update(line, "AdamW", plan)
-    resume.save_state(tmp_path / "s", line, update, 2, 1, {"seed": 3, "options": {"network_dim": 4}})
+    record = {"seed": 3, "options": {"network_dim": 4}}
+    resume.state_content(line, update, 2, 1, record).write(tmp_path / "s")
     other = Line()
     other.model[0] = nn.Linear(1, 9)
     state = resume.read_state(tmp_path / "s")
