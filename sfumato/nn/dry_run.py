@@ -11,6 +11,8 @@ is meant for another device, autocast widens what it widens there, and a process
 from __future__ import annotations
 
 import logging
+import math
+import time
 import warnings
 import weakref
 from collections.abc import Callable, Iterator, Mapping
@@ -61,8 +63,10 @@ class Tally(TorchDispatchMode):
         host: the same as `peak` for pinned memory, which is not the device's.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, within_s: float = math.inf) -> None:
+        """Begin to count; after so many seconds, computing is an error."""
         super().__init__()
+        self._end_s = time.monotonic() + within_s
         self.live = self.peak = self.host = self._host_live = 0
         self._known: dict[int, weakref.ref[torch.UntypedStorage]] = {}
 
@@ -70,6 +74,8 @@ class Tally(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         """Compute, then note what memory is new."""
+        if time.monotonic() > self._end_s:
+            raise TimeoutError("it takes too long")
         kwargs = dict(kwargs or {})
         is_host = bool(kwargs.pop("pin_memory", False))
         result = func(*args, **kwargs)
@@ -160,11 +166,12 @@ def _widened(value: Any) -> Any:
 
 
 @contextmanager
-def without_numbers(kind: str) -> Iterator[Tally]:
+def without_numbers(kind: str, within_s: float = math.inf) -> Iterator[Tally]:
     """Let tensors be without numbers in a `with` block; those that are there already may be used.
 
     Args:
         kind: of the device that is meant, e.g. "cuda" or "cpu".
+        within_s: seconds after which whatever makes a tensor raises TimeoutError.
     """
     with (
         warnings.catch_warnings(),
@@ -174,7 +181,7 @@ def without_numbers(kind: str) -> Iterator[Tally]:
         _Files(),
         FakeTensorMode(allow_non_fake_inputs=True) as mode,
         _Unread(mode),
-        Tally() as tally,
+        Tally(within_s) as tally,
         nullcontext() if kind == DEVICE.type else _graphics_autocast(),
     ):
         warnings.filterwarnings("ignore", message="Accessing the data pointer of FakeTensor")

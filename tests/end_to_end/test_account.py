@@ -7,6 +7,8 @@ import json
 import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 import torch
@@ -18,9 +20,10 @@ from sfumato.cli.scripts import script_named
 from sfumato.config.rules.evaluation import imply
 from sfumato.config.rules.tables import rules_of
 from sfumato.config.run.distributed import DistributedConfig
+from sfumato.errors import UserError
 from sfumato.nn.dry_run import Tally, without_numbers
 from sfumato.training.core import distributed
-from sfumato.training.run.account import Account, MemoryItem, Phase, account
+from sfumato.training.run.account import Account, MemoryItem, Phase, account, foresee
 from sfumato.training.run.execution import execute
 from sfumato.training.run.loop import Loop
 from sfumato.training.run.session import TrainingSession
@@ -186,6 +189,32 @@ def test_a_count_is_printed_as_a_table_or_as_figures(
     assert "denoiser in bfloat16" in table
     assert f"{training['device'] / 1e9:.3f} GB" in table.splitlines()[-1]
     assert not list(tmp_path.glob("*.safetensors"))
+
+
+ERRORS = [RuntimeError("a\nb"), MemoryError(), TimeoutError("slow"), UserError("x is y; do z"), KeyError("k")]
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
+def test_advice_that_fails_is_one_warning_and_ends_no_run(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: object) -> Account:
+        raise error
+
+    processes = SimpleNamespace(device=torch.device("cuda"), is_first=True)
+    monkeypatch.setattr("sfumato.training.run.account.account", fail)
+    foresee(cast(TrainingSession, SimpleNamespace(processes=processes)))
+    (line,) = caplog.messages
+    assert line.startswith("how much memory this run takes cannot be foreseen: ")
+    assert "\n" not in line
+
+
+def test_advice_ends_after_its_time(model: tiny.TinyFlux, images: Path, tmp_path: Path) -> None:
+    session = session_for("adapter", model, images, tmp_path)
+    with pytest.raises(TimeoutError, match="too long"):
+        account(session, "cuda", within_s=0)
+    assert torch.empty(2).zero_().tolist() == [0, 0]
+    assert account(session, "cuda").worst.device > 0
 
 
 def test_programs_find_phases_by_the_names_they_always_had() -> None:

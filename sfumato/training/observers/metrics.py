@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from sfumato.checkpoints.atomic import atomic_file
+from sfumato.log import counted
 from sfumato.training.core.events import Ended, ImageMade, Saved, Started, Validated, Warned
 from sfumato.training.core.observer import Observer
 from sfumato.training.core.readings import Reading
@@ -25,10 +27,11 @@ class MetricsFile(Observer):
         """Keep what an interrupted run wrote up to step `finished`."""
         path.parent.mkdir(parents=True, exist_ok=True)
         kept = _lines_until(path, finished)
+        if kept:
+            with atomic_file(path) as file:
+                file.writelines(kept)
         # Without a buffer each line is there at once, and none is left over when the disk is full.
-        self._file = path.open("wb", buffering=0)
-        for line in kept:
-            self._file.write(line.encode())
+        self._file = path.open("ab" if kept else "wb", buffering=0)
         self._rate_names = rate_names
 
     def started(self, event: Started) -> None:
@@ -82,12 +85,23 @@ class MetricsFile(Observer):
             self._file.close()
 
 
-def _lines_until(path: Path, finished: int) -> list[str]:
+def _lines_until(path: Path, finished: int) -> list[bytes]:
     """Return the lines of steps up to `finished`: those of an interrupted run's lost steps go.
 
-    A line that a killed process left unfinished goes as well.
+    A line that a killed process left unfinished goes as well, and so does one that a power failure damaged.
     """
     if not finished or not path.exists():
         return []
-    whole = [line for line in path.read_text("utf-8").splitlines(True) if line.endswith("\n")]
-    return [line for line in whole if json.loads(line)["step"] <= finished]
+    whole = [line for line in path.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
+    steps = [_step_of(line) for line in whole]
+    if num_damaged := steps.count(None):
+        logger.warning("%s: %s left out, which cannot be read", path, counted(num_damaged, "line"))
+    return [line for line, step in zip(whole, steps, strict=True) if step is not None and step <= finished]
+
+
+def _step_of(line: bytes) -> int | None:
+    """Return the step that a line is about, or None where it is none of this file's lines."""
+    try:
+        return int(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return None

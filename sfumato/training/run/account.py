@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -27,6 +28,7 @@ from sfumato.data.batches.dataset import TrainingSet
 from sfumato.data.batches.image_sets import ImageSet
 from sfumato.data.custom.user_set import UserSet
 from sfumato.data.images.buckets import Size
+from sfumato.errors import UserError, guest_code
 from sfumato.models.interface.family import DENOISER, VAE, Family
 from sfumato.nn import dry_run, offload
 from sfumato.nn.device import free_bytes
@@ -34,6 +36,7 @@ from sfumato.nn.dry_run import Tally
 from sfumato.nn.precision import name_of
 from sfumato.training.core.distributed import Processes
 from sfumato.training.core.plan import Plan
+from sfumato.training.run.caches import captions_at_once
 from sfumato.training.run.session import TrainingSession
 from sfumato.training.trainables import Trainable, method_for
 from sfumato.training.update.optimizer_step import WeightUpdate
@@ -44,6 +47,7 @@ Shapes = dict[str, tuple[tuple[int, ...], torch.dtype]]
 _ENCODING_IMAGES = "encoding images"
 _KEYS = {_ENCODING_IMAGES: "encoding pictures"}
 """Names of phases for programs, where people read another one."""
+_MOST_S = 60.0
 
 logger = logging.getLogger(__name__)
 
@@ -134,29 +138,33 @@ def _gb(num_bytes: int) -> str:
 
 
 def foresee(session: TrainingSession) -> None:
-    """Say what a run will hold on its device, and warn if that is more than there is."""
+    """Say what a run will hold on its device, and warn if that is more than there is.
+
+    Whatever goes wrong is one line, for this is advice. A process of its own would be no safer: all that is
+    called here runs again in the training, and nothing of it holds numbers.
+    """
     device = session.processes.device
     if device.type == "cpu" or not session.processes.is_first:
         return
     try:
-        counted = account(session, device.type)
-    except (RuntimeError, TypeError, ArithmeticError) as error:
-        logger.warning("how much memory this run takes cannot be foreseen: %s", str(error).splitlines()[0])
-        return
-    logger.info(counted.summary())
-    warning = counted.shortage(free_bytes(device))
-    if warning:
-        logger.warning(warning)
+        with guest_code("counting failed"):
+            counted = account(session, device.type, _MOST_S)
+            logger.info(counted.summary())
+            if warning := counted.shortage(free_bytes(device)):
+                logger.warning(warning)
+    except UserError as error:
+        logger.warning("how much memory this run takes cannot be foreseen: %s", error)
 
 
-def account(session: TrainingSession, kind: str) -> Account:
+def account(session: TrainingSession, kind: str, within_s: float = math.inf) -> Account:
     """Return what a run holds.
 
     Args:
         kind: of the device that is meant, e.g. "cuda"; it need not be there.
+        within_s: seconds after which TimeoutError is raised.
     """
     _ = session.optimizer.steps_apart  # found by trying, which takes numbers; the answer is kept
-    with dry_run.without_numbers(kind) as tally:
+    with dry_run.without_numbers(kind, within_s) as tally:
         dry = _Dry(session, tally)
         return Account([*dry.caching(), dry.training()])
 
@@ -226,7 +234,7 @@ class _Dry:
 
     def _encode_captions(self) -> None:
         config, encoders = self._run[CachingConfig], self._session.cached_encoders
-        captions = [_longest_caption(self._session)] * (config.text_encoder_batch_size or 1)
+        captions = [_longest_caption(self._session)] * captions_at_once(self._run)
         tokens = self._family.tokenize(captions)
         outputs = self._family.encode_text({name: self._parts[name] for name in encoders}, tokens)
         for name in (name for encoder in encoders for name in self._family.text_outputs[encoder]):

@@ -12,6 +12,8 @@ from sfumato.caching.latents import fill_latents
 from sfumato.caching.texts import TextCache, fill_texts
 from sfumato.checkpoints.name_trial import try_file
 from sfumato.config.run.data.caching import CachingConfig
+from sfumato.config.run.data.dataset import DatasetConfig
+from sfumato.config.run.run import Run
 from sfumato.data.batches.dataset import TrainingSet
 from sfumato.errors import UserError
 from sfumato.models.interface.family import VAE, Family
@@ -90,18 +92,28 @@ def cache_captions(
     parts: Parts,
     processes: Processes,
     encoders: Sequence[str],
+    at_once: int,
 ) -> None:
-    """Encode every caption once with these text encoders; they stay loaded, for previews."""
+    """Encode every caption once with these text encoders; they stay loaded, for previews.
+
+    Args:
+        at_once: captions encoded together.
+    """
     for images in sets_of(training_set):
         fill_texts(
             images,
             family,
             parts,
             encoders,
-            batch_size=config.text_encoder_batch_size or 1,
+            batch_size=at_once,
             to_disk=config.cache_text_encoder_outputs_to_disk,
             **_shared(config, processes),
         )
+
+
+def captions_at_once(run: Run) -> int:
+    """Return how many captions are encoded together."""
+    return run[CachingConfig].text_encoder_batch_size or run[DatasetConfig].train_batch_size
 
 
 def _shared(config: CachingConfig, processes: Processes) -> dict[str, Any]:

@@ -31,7 +31,7 @@ from sfumato.nn.precision import dtype_named
 from sfumato.training.core import distributed
 from sfumato.training.core.distributed import Processes
 from sfumato.training.core.precision import Precision, for_device, precision_for
-from sfumato.training.run.caches import cache_captions, cache_images, check_places
+from sfumato.training.run.caches import cache_captions, cache_images, captions_at_once, check_places
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +59,8 @@ def cache_texts(run: Run) -> None:
     with _workplace(run, encoders) as place:
         require_cacheable_captions(place.training_set, to_disk=True)
         place.check(latents=False)
-        cache_captions(place.config, place.training_set, place.family, place.parts, place.processes, encoders)
+        tools = place.family, place.parts, place.processes
+        cache_captions(place.config, place.training_set, *tools, encoders, captions_at_once(run))
         logger.info("encoded captions of %s are in files", counted(place.num_images, "image"))
 
 

@@ -19,6 +19,7 @@ from sfumato.errors import UserError
 from sfumato.models.interface.family import DENOISER, VAE
 from sfumato.training.core.events import Ended, Saved, Started
 from sfumato.training.core.observer import Observer
+from sfumato.training.core.readings import Reading
 from sfumato.training.core.record import FileRecord, RunRecord, this_process
 from sfumato.training.run.saves import file_metadata
 from sfumato.training.run.session import TrainingSession
@@ -65,6 +66,18 @@ class BackgroundReading:
     metadata: Future[dict[str, str]]
     hashes: Mapping[str, Future[str]]
 
+    def check(self) -> None:
+        """Raise UserError if the metadata turned out to be impossible by now; do not wait for it."""
+        if not self.metadata.done():
+            return
+        try:
+            self.metadata.result()
+        except OSError as error:
+            raise UserError(
+                f"{error.filename or 'a model file'} can no longer be read ({error.strerror or error}), and "
+                "what is saved tells its hash; see to it that the file stays, and start again"
+            ) from error
+
 
 def read_in_background(session: TrainingSession, files: Mapping[str, FileRecord]) -> BackgroundReading:
     """Begin to read, one file after the other and each once."""
@@ -86,12 +99,16 @@ def _each_once(sha256: Callable[[Path], str]) -> Callable[[Path], str]:
 class RecordFile(Observer):
     """Keeps the record of a run beside its output."""
 
-    def __init__(self, path: Path, record: RunRecord, hashes: Mapping[str, Future[str]]) -> None:
-        self._path, self._record, self._hashes = path, record, hashes
+    def __init__(self, path: Path, record: RunRecord, reading: BackgroundReading) -> None:
+        self._path, self._record, self._reading = path, record, reading
 
     def started(self, event: Started) -> None:
         """Write what is known."""
         self._record.write(self._path)
+
+    def read(self, reading: Reading) -> None:
+        """End the run now, rather than at its first save, if what is saved cannot be described."""
+        self._reading.check()
 
     def saved(self, event: Saved) -> None:
         """Write the hashes that are known by now."""
@@ -100,7 +117,7 @@ class RecordFile(Observer):
     def ended(self, event: Ended) -> None:
         """Write how the run ended; wait for hashes only after its last step."""
         if event.how != "finished":
-            for future in self._hashes.values():
+            for future in self._reading.hashes.values():
                 future.cancel()
         saved = tuple(map(str, event.saved))
         self._record = replace(self._record, ended=event.how, step=event.step, saved=saved)
@@ -108,7 +125,7 @@ class RecordFile(Observer):
 
     def _write(self, *, is_last: bool = False) -> None:
         files = {
-            name: replace(file, sha256=_result(self._hashes[name], waits=is_last))
+            name: replace(file, sha256=_result(self._reading.hashes[name], waits=is_last))
             for name, file in self._record.files.items()
         }
         try:

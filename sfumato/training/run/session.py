@@ -28,7 +28,7 @@ from sfumato.training.core.plan import Plan
 from sfumato.training.core.precision import Precision
 from sfumato.training.observers.preview import Previews
 from sfumato.training.observers.saving import Keeping, Names
-from sfumato.training.run.caches import cache_captions, cache_images, check_places
+from sfumato.training.run.caches import cache_captions, cache_images, captions_at_once, check_places
 from sfumato.training.run.weight_updates import update_for
 from sfumato.training.state.resume import State
 from sfumato.training.trainables import ParameterGroup, TrainingMethod
@@ -133,7 +133,7 @@ class TrainingSession:
             if config.cache_latents:
                 cache_images(config, self._images, *tools)
             if self.cached_encoders:
-                cache_captions(config, self._images, *tools, self.cached_encoders)
+                cache_captions(config, self._images, *tools, self.cached_encoders, captions_at_once(self.run))
             if self.previews is not None:
                 trained = self.method.trained_encoders
                 self.previews.encode(

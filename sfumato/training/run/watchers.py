@@ -113,7 +113,7 @@ def _writers(loaded: Loaded, audience: Audience, guard: FiniteGuard) -> Writers:
     session = loaded.session
     record = record_of(session)
     reading = read_in_background(session, record.files)
-    kept = RecordFile(session.names.record(), record, reading.hashes)
+    kept = RecordFile(session.names.record(), record, reading)
     saver = saver_for(session, loaded.trainable, loaded.update, guard, reading.metadata, audience)
     return Writers(record, [kept, *_recorders(loaded)], saver)
 

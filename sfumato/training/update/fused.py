@@ -83,7 +83,8 @@ class FusedUpdate:
             self.stepping.recall()
             for share in (index for index, missing in enumerate(self._missing) if missing):
                 self._step(share)
-        self.stepping.advance()
+        if not self._is_stopped():
+            self.stepping.advance()
         return torch.stack([self._loss, self._squares.sqrt()])
 
     def _arrived(self, index: int, parameter: nn.Parameter) -> None:

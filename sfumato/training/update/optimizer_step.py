@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from sfumato.training.core.plan import Step
 from sfumato.training.core.scaling import Scaler
 from sfumato.training.update.flat import FlatParameter
 from sfumato.training.update.gradients import FlatGradients
-from sfumato.training.update.stepping import Stepping
+from sfumato.training.update.stepping import Group, Stepping
 
 
 class WeightUpdate(Protocol):
@@ -66,6 +66,7 @@ class Update:
         for joined in self.flat:
             joined.share_gradient()
         self._loss = torch.zeros((), device=parameters[0].device)
+        self._noting = _Noting(self.stepping)
 
     def begin(self, step: Step) -> None:
         """Start a step."""
@@ -83,7 +84,8 @@ class Update:
     def finish(self) -> Tensor:
         """Change the weights; return (2,) float32 on the device: the step's loss and gradient norm.
 
-        Gradients that are not finite are taken as zero or skipped; whoever reads the norm deals with it.
+        Gradients that are not finite are taken as zero or skipped; whoever reads the norm deals with it. A
+        step that is skipped does not count in the schedule.
         """
         self.gradients.sum_over(self.processes.sum_)
         self.processes.sum_(self._loss)
@@ -93,16 +95,41 @@ class Update:
         self.gradients.tame_(norm, self.max_grad_norm)
         if not self.skips_nonfinite or bool(norm.isfinite()):
             self.stepping.step()
-        self.stepping.advance()
+            self.stepping.advance()
         return torch.stack([self._loss, norm])
 
     def _finish_scaled(self, scaler: Scaler) -> Tensor:
-        """Step as float16 asks: an overflow lowers the scale and skips the step, which is no failure."""
-        optimizer = self.stepping.optimizer
+        """Step as float16 asks: an overflow lowers the scale and skips the step, which is no failure.
+
+        The schedule then waits, as it does under accelerate. To know that, each step waits for the device.
+        """
+        optimizer = cast(torch.optim.Optimizer, self._noting)
         scaler.unscale_(optimizer)
         norm = self.gradients.norm()
         self.gradients.tame_(norm, self.max_grad_norm)
         scaler.step(optimizer)
         scaler.update()
-        self.stepping.advance()
+        if self._noting.has_stepped():
+            self.stepping.advance()
         return torch.stack([self._loss, torch.nan_to_num(norm, posinf=0.0)])
+
+
+class _Noting:
+    """An optimizer as a scaler sees it: scalers do not say whether they stepped."""
+
+    def __init__(self, stepping: Stepping) -> None:
+        self._stepping = stepping
+        self._has_stepped = False
+
+    @property
+    def param_groups(self) -> list[Group]:
+        return self._stepping.optimizer.param_groups
+
+    def step(self) -> None:
+        self._stepping.step()
+        self._has_stepped = True
+
+    def has_stepped(self) -> bool:
+        """Return whether it stepped since this was last asked."""
+        stepped, self._has_stepped = self._has_stepped, False
+        return stepped

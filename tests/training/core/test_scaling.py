@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
 
 from sfumato.config.run.model.precision import PrecisionConfig
 from sfumato.config.run.run import Run
 from sfumato.errors import UserError
 from sfumato.training.core.plan import Plan
 from sfumato.training.core.precision import Precision, for_device, precision_for
-from sfumato.training.core.scaling import HalfScaler
+from sfumato.training.core.scaling import HalfScaler, Scaler
 from sfumato.training.update.optimizer_step import Update
 from sfumato.training.update.stepping import Stepping
 
@@ -30,8 +33,10 @@ class Alone:
         """Sum over one process."""
 
 
-def update_of(weight: nn.Parameter, scaler: HalfScaler) -> Update:
-    return Update(Stepping(torch.optim.SGD([weight], lr=1.0)), Alone(), 0.0, scaler)  # type: ignore[arg-type]
+def update_of(weight: nn.Parameter, scaler: Scaler, optimizer: Any = None, **options: Any) -> Update:
+    optimizer = optimizer or torch.optim.SGD([weight], lr=1.0)
+    halving = LambdaLR(optimizer, lambda step: 0.5**step)
+    return Update(Stepping(optimizer, halving), Alone(), 0.0, scaler, **options)  # type: ignore[arg-type]
 
 
 def step(update: Update, weight: nn.Parameter, slope: float) -> Tensor:
@@ -67,6 +72,26 @@ def test_an_overflow_skips_the_step_and_lowers_the_scale_until_it_fits() -> None
     assert norms == [0.0, 0.0, 0.0, 64.0]  # an overflow is no failure
     assert scaler.state_dict() == {"scale": 2.0**9, "num_good": 1}
     assert weight.item() == -64.0
+
+
+FUSED = functools.partial(torch.optim.AdamW, fused=True)
+
+
+@pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.AdamW, FUSED])
+@pytest.mark.parametrize("scaler", [HalfScaler(4.0), torch.amp.GradScaler("cpu", init_scale=4.0), None])
+def test_the_schedule_waits_while_steps_are_skipped(scaler: Any, kind: Any) -> None:
+    """And PyTorch does not warn, which would fail here, of a schedule that goes before its optimizer."""
+    weight = nn.Parameter(torch.ones(1))
+    optimizer = kind([weight], lr=0.5)
+    update = update_of(weight, scaler, optimizer, skips_nonfinite=True)
+    rates, values = [], []
+    for slope in (float("inf"), float("nan"), 1.0, float("inf"), 1.0):
+        step(update, weight, slope)
+        rates.append(update.stepping.rates()[0].scheduled)
+        values.append(weight.item())
+    assert rates == [0.5, 0.5, 0.25, 0.25, 0.125]
+    assert values[0] == values[1] == 1.0
+    assert values[2] == values[3] != values[1]
 
 
 def test_the_scale_rises_after_a_while_and_survives_a_state() -> None:

@@ -326,6 +326,32 @@ def test_the_metrics_file_of_a_resumed_run_has_every_step_once(tmp_path: Path) -
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_damaged_line_is_left_out_and_the_file_is_whole_at_any_moment(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "metrics.jsonl"
+    lines = [b'{"step": %d, "loss": 1}\n' % step for step in range(1, 6)]
+    damaged = [b"\0\0\0\0\n", b"[1]\n", b'{"loss": 2}\n', b'{"step": null}\n', b"\xff\n", b'{"st']
+    path.write_bytes(b"".join([lines[0], damaged[0], lines[1], *damaged[1:5], *lines[2:], damaged[5]]))
+    before, replace = path.read_bytes(), os.replace
+
+    def die(*_: object) -> None:
+        assert path.read_bytes() == before
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", die)
+    with pytest.raises(KeyboardInterrupt):
+        MetricsFile(path, ["unet"], 3)
+    assert path.read_bytes() == before
+    monkeypatch.setattr(os, "replace", replace)
+    caplog.clear()
+    metrics = MetricsFile(path, ["unet"], 3)
+    assert caplog.messages == [f"{path}: 5 lines left out, which cannot be read"]
+    assert path.read_bytes() == b"".join(lines[:3])
+    metrics.ended(Ended(3, "finished"))
+    assert path.read_bytes().count(b"\n") == 4
+
+
 def test_figures_that_find_no_room_do_not_end_the_run(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

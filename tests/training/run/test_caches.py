@@ -8,9 +8,15 @@ from typing import Any
 
 import pytest
 
+from sfumato.config.run.data.caching import CachingConfig
+from sfumato.config.run.data.dataset import DatasetConfig
+from sfumato.config.run.run import Run
+from sfumato.data.batches import dataset
 from sfumato.errors import UserError
 from sfumato.training.run import caches
-from sfumato.training.run.caches import check_places
+from sfumato.training.run.caches import cache_captions, captions_at_once, check_places
+from tests.caching.fake import family
+from tests.data.folders import folder, plan, subset
 
 FAMILY: Any = SimpleNamespace(caches=SimpleNamespace(texts="_te.npz"))
 
@@ -46,3 +52,23 @@ def test_a_folder_that_takes_no_cache_files_is_refused_unless_it_has_them_all(
         check(*images)
     (tmp_path / "cat_te.npz").touch()
     check(*images)
+
+
+@pytest.mark.parametrize(("asked", "sizes"), [(2, [2, 1]), (None, [3])])
+def test_captions_are_encoded_in_batches_of_the_size_that_is_asked_for(
+    asked: int | None, sizes: list[int], tmp_path: Path
+) -> None:
+    config = CachingConfig(cache_text_encoder_outputs=True, text_encoder_batch_size=asked)
+    run = Run("flux_train_network", "flux", [config, DatasetConfig(train_batch_size=4)])
+    fake, as_family, parts = family(tmp_path)
+    found, encode = [], fake.encode_text
+
+    def counting(encoders: Any, tokens: Any) -> Any:
+        found.append(len(tokens["t5"]))
+        return encode(encoders, tokens)
+
+    fake.encode_text = counting  # type: ignore[method-assign]
+    images = dataset.read([plan(subset(folder(tmp_path / "cats", [(64, 64)] * 3)))], seed=1)
+    alone: Any = SimpleNamespace(rank=0, world=1, wait=lambda: None)
+    cache_captions(config, images, as_family, parts, alone, ["clip", "t5"], captions_at_once(run))
+    assert found == sizes
