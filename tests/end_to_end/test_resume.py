@@ -9,7 +9,8 @@ from itertools import product
 from pathlib import Path
 
 import pytest
-from safetensors.torch import load_file
+import torch
+from safetensors.torch import load_file, save_file
 
 from sfumato.cli.main import script
 from tests import tiny
@@ -212,6 +213,7 @@ def test_other_options_are_named_and_places_are_not(
         ("no record", "holds no state.json"),
         ("tensors cut off", "is truncated"),
         ("no tensors", "state.safetensors"),
+        ("a tensor of another shape", r"holds (3, 7) for optimizer/state/0/exp_avg, which is ("),
         ("other version", "has version 0; this program reads version 2"),
         ("sd-scripts'", "was saved by sd-scripts as pickles"),
         ("nothing", "is not a folder"),
@@ -237,6 +239,8 @@ def test_a_state_that_is_none_is_refused_in_one_line_before_any_weight_is_loaded
         record.write_text(json.dumps(json.loads(record.read_text()) | {"version": 0}))
     elif damage == "tensors cut off":
         tensors.write_bytes(tensors.read_bytes()[:-10])
+    elif damage == "a tensor of another shape":
+        save_file({**load_file(tensors), "optimizer/state/0/exp_avg": torch.zeros(3, 7)}, tensors)
     elif damage == "no tensors":
         tensors.unlink()
     elif damage == "nothing":

@@ -103,3 +103,40 @@ def test_what_is_made_anew_each_time_is_not_taken_for_restored(tmp_path: Path) -
     state = saved(tmp_path / "b-state", lambda: [("product", torch.full((2,), 2.0))])
     with pytest.raises(UserError, match="product cannot be put back: it is made anew of something else"):
         restore(state, lambda: [("product", value * 2)])
+
+
+def moments(*sizes: int) -> tuple[Trained, Any]:
+    """Return weights and an update of them that has taken a step."""
+    named = {f"w{index}": nn.Parameter(torch.zeros(size)) for index, size in enumerate(sizes)}
+    optimizer = torch.optim.AdamW(named.values())
+    for weight in named.values():
+        weight.grad = torch.ones_like(weight)
+    optimizer.step()
+    stepping = SimpleNamespace(optimizer=optimizer, scheduler=None)
+    return Trained(named.items), SimpleNamespace(stepping=stepping, scaler=None)
+
+
+def test_what_an_optimizer_remembers_of_other_weights_is_refused_before_anything_is_restored(
+    tmp_path: Path,
+) -> None:
+    trained, taken = moments(2, 3)
+    save_state(tmp_path / "a-state", trained, taken, 1, 1, {"seed": 1, "options": {}})  # type: ignore[arg-type]
+    state = read_state(tmp_path / "a-state")
+    for sizes, line in {
+        (3, 2): r"its optimizer has \(2,\) for w0, where the run has \(3,\) for w0; resume with",
+        (2, 3, 4): r"its optimizer has nothing, where the run has \(4,\) for w2; resume with",
+    }.items():
+        other, update = moments(*sizes)
+        with pytest.raises(UserError, match=line):
+            state.restore(other, update)  # type: ignore[arg-type]
+    again, update = moments(2, 3)
+    update.stepping.optimizer.param_groups[0]["params"].reverse()
+    with pytest.raises(UserError, match=r"has \(2,\) for w0, where the run has \(3,\) for w1"):
+        state.restore(again, update)  # type: ignore[arg-type]
+    update.stepping.optimizer.param_groups[0]["params"].reverse()
+    state.restore(again, update)  # type: ignore[arg-type]
+    without = {key: value for key, value in state.record.items() if key != "parameters"}
+    State(state.folder, without).restore(again, update)  # type: ignore[arg-type]
+    update.stepping.optimizer.param_groups[0]["params"].pop()
+    with pytest.raises(UserError, match="has a weight number 2, and the run has 1"):
+        State(state.folder, without).restore(again, update)  # type: ignore[arg-type]

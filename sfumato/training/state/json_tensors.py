@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from torch import Tensor
@@ -24,7 +24,7 @@ def take_apart(value: Any, name: str = "") -> tuple[Any, dict[str, Tensor]]:
     def plain(value: Any, name: str) -> Any:
         if isinstance(value, Tensor):
             tensors[name] = value
-            return {TENSOR: name, "device": value.device.type}
+            return {TENSOR: name, "device": value.device.type, "shape": list(value.shape)}
         if isinstance(value, dict):
             return {PAIRS: [[key, plain(item, f"{name}/{key}")] for key, item in value.items()]}
         if isinstance(value, list | tuple):
@@ -35,6 +35,15 @@ def take_apart(value: Any, name: str = "") -> tuple[Any, dict[str, Tensor]]:
         raise ValueError(f"{name} holds a {type(value).__name__}, which a state cannot keep")
 
     return plain(value, name), tensors
+
+
+def mentioned(plain: Any) -> Iterator[tuple[str, tuple[int, ...] | None]]:
+    """Yield name and shape of each tensor that a JSON value mentions, with None if it tells no shape."""
+    if isinstance(plain, dict) and TENSOR in plain:
+        yield plain[TENSOR], tuple(plain["shape"]) if "shape" in plain else None
+    elif isinstance(plain, dict | list):
+        for item in plain.values() if isinstance(plain, dict) else plain:
+            yield from mentioned(item)
 
 
 def put_together(plain: Any, tensor: Callable[[str, str], Tensor]) -> Any:

@@ -26,7 +26,8 @@ from sfumato.checkpoints.atomic import atomic_file, sync_folder
 from sfumato.checkpoints.name_trial import try_file, try_folder
 from sfumato.checkpoints.tensors import TensorReader, open_tensors, write_tensors
 from sfumato.errors import UserError
-from sfumato.training.state.json_tensors import put_together, take_apart
+from sfumato.training.state import optimizer_state
+from sfumato.training.state.json_tensors import mentioned, put_together, take_apart
 from sfumato.training.trainables import Trainable
 from sfumato.training.update.optimizer_step import WeightUpdate
 from sfumato.transfer import copied
@@ -37,6 +38,8 @@ TENSORS, WEIGHTS = "state.safetensors", "weights.safetensors"
 RECORD, POSITION = "state.json", "train_state.json"
 OWN = "weights/"
 """What stands before the names of weights in a state's own file."""
+TREES = ("optimizer", "scheduler", "scaler")
+"""Those parts of a record whose tensors are in the state's own file."""
 VERSION = 2
 
 PLACES = ("resume", "output_dir", "output_name", "logging_dir", "log_tracker_name", "wandb_run_name")
@@ -107,11 +110,14 @@ class State:
         Raises:
             UserError: the state belongs to other weights or to another optimizer.
         """
-        self.require_optimizer(type(update.stepping.optimizer))
+        optimizer = update.stepping.optimizer
+        self.require_optimizer(type(optimizer))
+        now = optimizer_state.described(optimizer, trainable.tensors())
+        optimizer_state.require_same(self.record.get("parameters"), now, self.folder)
         with self._opened_weights() as (reader, prefix):
             _restore_weights(trainable, reader, prefix, self.folder)
         with open_tensors(self.folder / TENSORS) as reader:
-            _restore_optimizer(update.stepping.optimizer, self.record["optimizer"], reader, self.folder)
+            optimizer_state.restore(optimizer, self.record["optimizer"], reader, self.folder)
             for name, part in (("scheduler", update.stepping.scheduler), ("scaler", update.scaler)):
                 if part is not None and self.record[name] is not None:
                     part.load_state_dict(put_together(self.record[name], lambda key, _: reader.get(key)))
@@ -163,7 +169,7 @@ def state_content(
     tensors: dict[str, Tensor] = {}
     trees: dict[str, Any] = {}
     for name, content in (
-        ("optimizer", _optimizer_content(update.stepping.optimizer)),
+        ("optimizer", optimizer_state.content(update.stepping.optimizer)),
         ("scheduler", update.stepping.scheduler and update.stepping.scheduler.state_dict()),
         ("scaler", update.scaler and update.scaler.state_dict()),
     ):
@@ -171,10 +177,12 @@ def state_content(
         tensors |= found
     weights = {f"{OWN}{name}": tensor.detach() for name, tensor in trainable.tensors()}
     position = {"finished": finished, "epoch": epoch, "kind": _kind(type(update.stepping.optimizer))}
+    parameters = optimizer_state.described(update.stepping.optimizer, trainable.tensors())
+    about = {"version": VERSION, **position, "parameters": parameters}
     return Content(
         weights,
         tensors,
-        json.dumps({"version": VERSION, **position, **trees, **record}).encode(),
+        json.dumps({**about, **trees, **record}).encode(),
         json.dumps({"current_epoch": epoch, "current_step": finished + 1}).encode(),
     )
 
@@ -247,19 +255,18 @@ def _read_record(folder: Path) -> Any:
 
 def _check_tensors(folder: Path, record: Any) -> None:
     """Open the tensors, which shows a file that is missing or cut off before any model is loaded."""
-    wanted: list[str] = []
-
-    def note(name: str, _: str) -> Tensor:
-        wanted.append(name)
-        return torch.empty(0)
-
-    put_together(record["optimizer"], note)
     if (folder / WEIGHTS).exists():
         with open_tensors(folder / WEIGHTS):
             pass
     with open_tensors(folder / TENSORS) as reader:
-        if missing := [name for name in wanted if name not in reader]:
-            raise UserError(f"{folder / TENSORS} lacks {missing[0]}; resume from another state")
+        for name, shape in (pair for tree in TREES for pair in mentioned(record.get(tree))):
+            if name not in reader:
+                raise UserError(f"{folder / TENSORS} lacks {name}; resume from another state")
+            if shape not in (None, found := reader.shape(name)):
+                raise UserError(
+                    f"{folder / TENSORS} holds {found} for {name}, which is {shape} in {RECORD}; "
+                    "resume from another state"
+                )
 
 
 def _restore_weights(trainable: Trainable, reader: TensorReader, prefix: str, folder: Path) -> None:
@@ -304,60 +311,6 @@ def _is_same(live: Tensor, saved: Tensor) -> bool:
 
 def _kind(optimizer: type[torch.optim.Optimizer]) -> str:
     return f"{optimizer.__module__}.{optimizer.__qualname__}"
-
-
-def _parameters(optimizer: torch.optim.Optimizer) -> list[torch.nn.Parameter]:
-    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
-
-
-def _optimizer_content(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """Return what an optimizer remembers; its own `state_dict` may wrap it, `load_state_dict` casts it."""
-    numbered = enumerate(_parameters(optimizer))
-    return {
-        "state": {index: dict(optimizer.state[p]) for index, p in numbered if p in optimizer.state},
-        "groups": [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups],
-    }
-
-
-def _restore_optimizer(
-    optimizer: torch.optim.Optimizer, plain: Any, reader: TensorReader, folder: Path
-) -> None:
-    parameters = _parameters(optimizer)
-    devices: set[str] = set()
-
-    def tensor(key: str, device: str) -> Tensor:
-        devices.add(device)
-        return reader.get(key, device if device == "cpu" else parameters[0].device)
-
-    saved = put_together(plain, tensor)
-    if len(saved["groups"]) != len(optimizer.param_groups):
-        raise UserError(
-            f"--resume {folder} has {len(saved['groups'])} groups of weights and the run has "
-            f"{len(optimizer.param_groups)}; resume with the learning rates and the fusing of that run"
-        )
-    for group, before in zip(optimizer.param_groups, saved["groups"], strict=True):
-        group |= before
-    places = {id(parameter): group for group in optimizer.param_groups for parameter in group["params"]}
-    for index, values in saved["state"].items():
-        parameter = parameters[index]
-        is_of_processor = devices <= {"cpu"}
-        own = beside(parameter, values, places[id(parameter)]) if is_of_processor else values
-        optimizer.state[parameter] = own
-
-
-def beside(parameter: Tensor, values: Mapping[str, Any], group: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a run on a processor remembered of a parameter, moved to where the parameter is now.
-
-    A count of steps stays on the processor, unless the optimizer's kernel reads it on the device; PyTorch's
-    own optimizers have it so.
-    """
-    counts_there = group.get("fused") or group.get("capturable")
-    return {
-        name: value.to(parameter.device)
-        if isinstance(value, Tensor) and (name != "step" or counts_there)
-        else value
-        for name, value in values.items()
-    }
 
 
 @contextmanager

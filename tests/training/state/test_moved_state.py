@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sfumato.training.state.resume import beside
+from sfumato.training.state.optimizer_state import beside
 
 
 @pytest.mark.parametrize(
