@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import mmap
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -14,17 +13,16 @@ import torch
 from torch import Tensor
 
 from sfumato.checkpoints.atomic import atomic_file
-from sfumato.checkpoints.header import Header, TensorInfo, encode_header, read_header, standard_order
+from sfumato.checkpoints.header import TensorInfo, encode_header, standard_order
 from sfumato.checkpoints.lazy import AnyTensor, LazyTensor, finite, loaded, written_as
 from sfumato.checkpoints.pickles import SUFFIXES as PICKLE_SUFFIXES
 from sfumato.checkpoints.pickles import read_pickle
+from sfumato.checkpoints.tensor_file import TensorFile
 from sfumato.checkpoints.write_behind import behind
 from sfumato.errors import UserError
 from sfumato.transfer import to_host
 
 SUFFIXES = (".safetensors", ".sft")
-
-_LARGE_BYTES = 1 << 20
 
 _SHARD = re.compile(r"(.+-)(\d{5})-of-(\d{5})(\.\w+)$")
 
@@ -229,42 +227,6 @@ class _Source(Protocol):
     def close(self) -> None: ...
 
 
-class _SafetensorsFile:
-    def __init__(self, path: Path, use_mmap: bool) -> None:
-        self._header: Header = read_header(path)
-        self._file = path.open("rb")
-        # A private map: pages are shared with the disk cache, and writing to a tensor never reaches the file.
-        self._map = mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_COPY) if use_mmap else None
-        self.tensors = self._header.tensors
-        self.metadata = self._header.metadata
-
-    def read(self, name: str) -> Tensor:
-        info = self.tensors[name]
-        if not info.size_bytes:
-            return torch.empty(info.shape, dtype=info.dtype)
-        start = self._header.data_start + info.start
-        if self._map is not None and start % info.dtype.itemsize == 0:
-            self._fetch_ahead(start, info.size_bytes)
-            count = info.size_bytes // info.dtype.itemsize
-            return torch.frombuffer(self._map, dtype=info.dtype, offset=start, count=count).reshape(
-                info.shape
-            )
-        data = bytearray(info.size_bytes)
-        self._file.seek(start)
-        self._file.readinto(data)
-        return torch.frombuffer(data, dtype=info.dtype).reshape(info.shape)
-
-    def _fetch_ahead(self, start: int, size_bytes: int) -> None:
-        """Have the disk read the whole tensor: touching it page by page would ask for little at a time."""
-        if self._map is not None and size_bytes >= _LARGE_BYTES and hasattr(mmap, "MADV_WILLNEED"):
-            first = start - start % mmap.PAGESIZE
-            self._map.madvise(mmap.MADV_WILLNEED, first, start + size_bytes - first)
-
-    def close(self) -> None:
-        self._map = None  # tensors that were handed out keep the map alive
-        self._file.close()
-
-
 class _PickledFile:
     def __init__(self, path: Path) -> None:
         self._values = read_pickle(path)
@@ -300,7 +262,7 @@ class _Below:
 
 def _open_source(path: Path, use_mmap: bool) -> _Source:
     is_pickle = path.suffix.lower() in PICKLE_SUFFIXES
-    return _PickledFile(path) if is_pickle else _SafetensorsFile(path, use_mmap)
+    return _PickledFile(path) if is_pickle else TensorFile(path, use_mmap)
 
 
 def _files_of_folder(folder: Path) -> list[Path]:

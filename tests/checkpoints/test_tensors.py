@@ -1,12 +1,17 @@
 """Model files are read and written one tensor at a time, and broken ones say what is wrong."""
 
 import json
+import mmap
+import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors.torch import load_file, save, save_file
 
+from sfumato.checkpoints import tensor_file
 from sfumato.checkpoints.tensors import LazyTensor, model_files, open_tensors, required_bytes, write_tensors
 from sfumato.errors import UserError
 
@@ -78,6 +83,61 @@ def test_tensors_outlive_their_reader_and_are_private(tmp_path: Path) -> None:
     assert tensor.tolist() == [2, 2, 2, 2]
     with open_tensors(tmp_path / "x.sft") as reader:
         assert reader.get("a").tolist() == [1, 1, 1, 1]
+
+
+class Refusing:
+    """A system that maps for reading alone; it notes how maps were asked for."""
+
+    def __init__(self) -> None:
+        self.asked: list[int] = []
+
+    def __call__(self, descriptor: int, length: int, access: int) -> mmap.mmap:
+        self.asked.append(access)
+        if access == mmap.ACCESS_COPY:
+            raise OSError(12, "Cannot allocate memory")
+        return MAP(descriptor, length, access=access)
+
+
+MAP = mmap.mmap
+
+
+@pytest.mark.parametrize("system", ["nt", "posix"])
+def test_where_a_private_map_costs_memory_files_are_mapped_for_reading_only(
+    system: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tensors, path, refusing = every_kind(), tmp_path / "x.sft", Refusing()
+    write_tensors(path, tensors)
+    before = path.read_bytes()
+    monkeypatch.setattr(tensor_file, "os", SimpleNamespace(name=system))
+    monkeypatch.setattr(mmap, "mmap", refusing)
+    with open_tensors(path) as reader:
+        read = dict(reader.items())
+    assert refusing.asked == {"nt": [mmap.ACCESS_READ], "posix": [mmap.ACCESS_COPY, mmap.ACCESS_READ]}[system]
+    assert all(same(read[name], tensor) for name, tensor in tensors.items())
+    for tensor in read.values():
+        tensor.zero_()  # it is nobody else's
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("system", ["at a position", "where the file stands"])
+def test_threads_that_read_plainly_do_not_disturb_each_other(
+    system: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if system == "where the file stands":
+        monkeypatch.delattr(os, "preadv", raising=False)
+    names = [f"t{index}" for index in range(200)]
+    write_tensors(tmp_path / "x.sft", {name: torch.full((500,), float(name[1:])) for name in names})
+    with open_tensors(tmp_path / "x.sft", use_mmap=False) as reader, ThreadPoolExecutor(8) as threads:
+        read = list(threads.map(reader.get, names))
+    assert [tensor.unique().tolist() for tensor in read] == [[float(name[1:])] for name in names]
+
+
+def test_a_file_that_is_cut_off_while_it_is_read_is_one_line(tmp_path: Path) -> None:
+    write_tensors(tmp_path / "x.sft", {"a": torch.ones(100)})
+    with open_tensors(tmp_path / "x.sft", use_mmap=False) as reader:
+        os.truncate(tmp_path / "x.sft", 300)
+        with pytest.raises(UserError, match=r"x.sft was cut off while it was read"):
+            reader.get("a")
 
 
 def test_lazy_tensors_are_made_one_after_the_other(tmp_path: Path) -> None:
