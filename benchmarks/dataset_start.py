@@ -119,8 +119,7 @@ def first(root: Path) -> object:
 
 
 def make_caches(root: Path) -> object:
-    """Fill the caches, without waiting for the disk; then drop the index, as if they came from elsewhere."""
-    os.fsync = lambda _descriptor: None
+    """Fill the caches; then drop the index, as if they came from elsewhere."""
     times = timed(lambda: fill(root, read(root)))
     for index in root.glob("*/.sfumato-index.sqlite"):
         index.unlink()

@@ -41,6 +41,13 @@ class Decoded(NamedTuple):
     mask: Tensor | None = None
 
 
+class Encoded(NamedTuple):
+    """An image and its latents (C, h, w), scaled, by whether it was mirrored; its pixels are gone."""
+
+    decoded: Decoded
+    latents: dict[bool, Tensor]
+
+
 class WantedLatents(NamedTuple):
     """A file with an image's latents that there should be, and what the index is asked and says about it."""
 
@@ -72,18 +79,25 @@ class Encoder:
         except BrokenImageError:
             return Decoded(job, record, finding)
 
-    def encode(self, batch: Sequence[Decoded]) -> None:
-        """Encode images of one size together."""
+    def encode(self, batch: Sequence[Decoded]) -> list[Encoded]:
+        """Encode images of one size together; those that could not be decoded are noted and left out."""
         self.cache.broken.update(decoded.job for decoded in batch if decoded.pixels is None)
         good = [decoded for decoded in batch if decoded.pixels is not None]
         if not good:
-            return
+            return []
         jobs = [decoded.job for decoded in good]
         pixels = torch.stack([decoded.pixels for decoded in good if decoded.pixels is not None])
         flips = self.cache.flips(*jobs[0])
         latents = [self._latents(jobs, pixels.flip(-1) if flipped else pixels, flipped) for flipped in flips]
-        for row, decoded in enumerate(good):
-            self._keep(decoded, {flipped: latents[flipped][row] for flipped in flips})
+        return [
+            Encoded(decoded._replace(pixels=None), {flipped: latents[flipped][row] for flipped in flips})
+            for row, decoded in enumerate(good)
+        ]
+
+    def keep(self, batch: Sequence[Encoded]) -> None:
+        """Put latents where they belong: into memory, or into files; called in another thread."""
+        for decoded, latents in batch:
+            self._keep(decoded, latents)
 
     def record(self, job: Job) -> Record:
         """Return what an image's latents are made from."""

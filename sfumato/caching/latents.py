@@ -15,6 +15,7 @@ from sfumato.caching.encoding import Decoded, Encoder
 from sfumato.caching.latent_cache import Job, LatentCache
 from sfumato.caching.memory import MemoryStore
 from sfumato.caching.staleness import Checker
+from sfumato.checkpoints.write_behind import behind
 from sfumato.data.batches.dataset import TrainingSet
 from sfumato.data.images.buckets import Size
 from sfumato.errors import UserError
@@ -92,9 +93,10 @@ def _encode_all(encoder: Encoder, jobs: Sequence[Job], batch_size: int) -> None:
     with (
         log.progress(total=len(jobs), unit="image", title="encoding images") as bar,
         ThreadPoolExecutor(_DECODERS, "decoder") as pool,
+        behind(encoder.keep) as keep,  # files are written while the next images are encoded
     ):
         for batch in _ahead(pool, encoder.decode, _batches(encoder.cache, jobs, batch_size)):
-            encoder.encode(batch)
+            keep(encoder.encode(batch))
             bar.update(len(batch))
 
 

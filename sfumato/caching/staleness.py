@@ -42,7 +42,7 @@ class Checker:
         if world > 1:
             share = (wanted for wanted in share if is_mine(wanted.file, rank, world))
         if self.trust:
-            return [wanted.job for wanted in share if not os.path.exists(wanted.file)]
+            return [wanted.job for wanted in share if not store.has_content(wanted.file)]
         share, asked = tee(share)
         recalled = self.index.recall_all((wanted.kind, wanted.file) for wanted in asked)
         found = [
@@ -84,7 +84,7 @@ class Checker:
             return False
         if not self._holds(job, Path(older)):
             return False
-        with atomic_file(Path(file)) as copy, open(older, "rb") as source:
+        with atomic_file(Path(file), is_flushed=False) as copy, open(older, "rb") as source:
             shutil.copyfileobj(source, copy)
         return True
 

@@ -98,8 +98,9 @@ def update(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
 
 
 def write(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
-    """Write a file, whole or not at all."""
-    with atomic_file(path, sum(array.nbytes for array in arrays.values())) as file:
+    """Write a file, whole or not at all; one that a power failure has emptied is made again."""
+    size_bytes = sum(array.nbytes for array in arrays.values())
+    with atomic_file(path, size_bytes, is_flushed=False) as file:
         np.savez(file, allow_pickle=False, **arrays)
 
 
@@ -124,6 +125,12 @@ def is_newer(path: Path, *sources: str | Path) -> bool:
     """Return whether a cache file was written after all the sources that exist."""
     times = [os.stat(source).st_mtime_ns for source in sources if os.path.exists(source)]
     return os.stat(path).st_mtime_ns >= max(times, default=0)
+
+
+def has_content(path: str) -> bool:
+    """Return whether a cache file is there, and not emptied by a power failure."""
+    status = status_of(path)
+    return status is not None and status.st_size > 0
 
 
 def model_identity(path: Path | None) -> str:

@@ -24,6 +24,7 @@ from sfumato.caching.latent_cache import is_mine
 from sfumato.caching.memory import MemoryStore
 from sfumato.caching.records import made_again, texts_differ
 from sfumato.caching.store import Arrays, BrokenCacheError, Record
+from sfumato.checkpoints.write_behind import behind
 from sfumato.data.batches.dataset import TrainingSet
 from sfumato.data.batches.image_sets import ImageSet
 from sfumato.data.captions import captions, variants
@@ -190,11 +191,18 @@ def _require_one_caption_per_file(cache: TextCache) -> None:
 
 def _encode_all(encoder: _Encoder, todo: Mapping[str, Sequence[str]], batch_size: int) -> None:
     texts = list(todo)
-    with log.progress(total=len(texts), unit="caption", title="encoding captions") as bar:
+
+    def keep(made: Mapping[str, Mapping[str, Tensor]]) -> None:
+        for caption, outputs in made.items():
+            encoder.keep(caption, outputs, todo[caption])
+
+    with (
+        log.progress(total=len(texts), unit="caption", title="encoding captions") as bar,
+        behind(keep) as keep_behind,  # files are written while the next captions are encoded
+    ):
         for at in range(0, len(texts), batch_size):
             batch = texts[at : at + batch_size]
-            for caption, outputs in zip(batch, encoder.encode(batch), strict=True):
-                encoder.keep(caption, outputs, todo[caption])
+            keep_behind(dict(zip(batch, encoder.encode(batch), strict=True)))
             bar.update(len(batch))
 
 
@@ -270,7 +278,7 @@ class _Encoder:
             status, known: its state, and what the index holds about it.
         """
         if self.trust:
-            return status is not None, False
+            return status is not None and status.st_size > 0, False
         image, file, caption = wanted
         finding = self._finding(caption)
         if known == finding or (self._adopts and known == _ADOPTED + finding):

@@ -6,11 +6,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from threading import Event, current_thread
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from sfumato.caching import store
 from sfumato.caching.latents import fill_latents
 from sfumato.caching.texts import fill_texts
 from sfumato.data.batches import dataset
@@ -187,8 +190,17 @@ class TestStaleness:
 
     def test_trusted_files_are_not_opened(self, cats: Path) -> None:
         fill(cats, to_disk=True)
-        next(cats.glob("im3*.npz")).write_bytes(b"")
+        next(cats.glob("im3*.npz")).write_bytes(b"?")
         assert fill(cats, to_disk=True, trust=True)[0].num_encoded == []
+
+    def test_a_file_that_a_power_failure_emptied_is_made_again_even_if_files_are_trusted(
+        self, cats: Path
+    ) -> None:
+        fill(cats, to_disk=True)
+        for trust in (True, False):
+            next(cats.glob("im3*.npz")).write_bytes(b"")
+            assert fill(cats, to_disk=True, trust=trust)[0].num_encoded == [1]
+        assert fill(cats, to_disk=True)[0].num_encoded == []
 
 
 class TestFilesOfSdScripts:
@@ -335,3 +347,45 @@ def test_a_killed_process_leaves_no_broken_file(tmp_path: Path) -> None:
         with np.load(file) as arrays:
             assert all(arrays[name] is not None for name in arrays.files)
     assert sum(fill(path, to_disk=True)[0].num_encoded) == 6 - len(complete)
+
+
+def test_files_are_written_by_another_thread_while_more_is_encoded(
+    cats: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    is_encoded, write, writers = Event(), store.write, set[str]()
+
+    def slow(path: Path, arrays: Any) -> None:
+        assert is_encoded.wait(10)  # the first is written only when the second has been encoded
+        writers.add(current_thread().name)
+        write(path, arrays)
+
+    fake, as_family, parts = family(cats.parent)
+    encode = fake.encode_image
+
+    def noting(*given: Any) -> Any:
+        if fake.num_encoded:
+            is_encoded.set()
+        return encode(*given)
+
+    fake.encode_image = noting  # type: ignore[method-assign]
+    monkeypatch.setattr(store, "write", slow)
+    fill_latents(training_set(cats), as_family, parts, to_disk=True)
+    assert len(writers) == 1
+    assert current_thread().name not in writers
+    assert len(list(cats.glob("*.npz"))) == len(SIZES)
+
+
+def test_a_disk_that_is_full_behind_the_encoder_is_one_line(
+    cats: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    _, as_family, parts = family(cats.parent)
+    monkeypatch.setattr(np, "savez", full)
+    line = r"cats is full: im\d.*npz needs [\d,]+ bytes; free some space"
+    with pytest.raises(UserError, match=line):
+        fill_latents(training_set(cats), as_family, parts, to_disk=True)
+    with pytest.raises(UserError, match=line):
+        fill_texts(training_set(cats), as_family, parts, ("clip", "t5"), to_disk=True)
+    assert not [*cats.glob("*.npz"), *cats.glob(".*.part")]

@@ -191,6 +191,13 @@ class TestStaleness:
         assert fill(cats, to_disk=True)[1].loaded == ["clip", "t5"]
         assert "im1_fake_te.npz is damaged" in caplog.text
 
+    @pytest.mark.parametrize("trust", [False, True])
+    def test_a_file_that_a_power_failure_emptied_is_made_again(self, trust: bool, cats: Path) -> None:
+        fill(cats, to_disk=True)
+        (cats / "im1_fake_te.npz").write_bytes(b"")
+        assert fill(cats, to_disk=True, trust=trust)[1].loaded == ["clip", "t5"]
+        assert fill(cats, to_disk=True, trust=trust)[1].loaded == []
+
 
 class TestFilesOfSdScripts:
     """They are the same without a record."""

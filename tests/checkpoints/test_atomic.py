@@ -7,12 +7,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
-from sfumato.checkpoints.atomic import atomic_file, require_disk_space
+from sfumato.checkpoints import atomic
+from sfumato.checkpoints.atomic import atomic_file, clear_unfinished, rename, require_disk_space
 from sfumato.checkpoints.tensors import LazyTensor, write_tensors
 from sfumato.errors import UserError
 
@@ -91,6 +93,82 @@ def test_what_a_killed_process_left_is_removed_by_the_next_save(tmp_path: Path) 
     with atomic_file(tmp_path / "x.bin") as file:
         file.write(b"whole")
     assert sorted(file.name for file in tmp_path.iterdir()) == [recent.name, "x.bin"]
+
+
+NOBODY = 99_999_999
+"""A number that no process has."""
+
+
+def test_what_is_a_day_old_and_nobodys_goes_whatever_its_name(tmp_path: Path) -> None:
+    names = {
+        f".gone.npz.{NOBODY}.part": 90_000,
+        f".gone.{NOBODY}.part.safetensors": 90_000,
+        f".recent.npz.{NOBODY}.part": 80_000,
+        f".alive.npz.{os.getpid()}.part": 90_000,
+        ".x-state.part": 90_000,
+        f"visible.{NOBODY}.part": 90_000,
+    }
+    for name in names:
+        (tmp_path / name).write_bytes(b"half")
+    (tmp_path / f".folder.{NOBODY}.part").mkdir()
+    names[f".folder.{NOBODY}.part"] = 90_000
+    for name, age_s in names.items():
+        os.utime(tmp_path / name, (time.time() - age_s,) * 2)
+    with atomic_file(tmp_path / "x.bin") as file:
+        file.write(b"whole")
+    assert {path.name for path in tmp_path.iterdir()} == {"x.bin", *list(names)[2:6]}
+    clear_unfinished(tmp_path, gone=NOBODY)
+    assert {path.name for path in tmp_path.iterdir()} == {"x.bin", *list(names)[3:6]}
+
+
+class Windows:
+    """The module `os` of a system on which somebody has files open for a while."""
+
+    name = "nt"
+
+    def __init__(self, num_refusals: int) -> None:
+        self.left = num_refusals
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(os, name)
+
+    def replace(self, source: Path, target: Path) -> None:
+        self.left -= 1
+        if self.left >= 0:
+            raise PermissionError(13, "Access is denied")
+        os.replace(source, target)
+
+
+@pytest.mark.parametrize("is_folder", [False, True])
+def test_names_that_somebody_has_open_on_windows_are_waited_for(
+    is_folder: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr(atomic, "time", SimpleNamespace(sleep=waits.append, time=time.time))
+    monkeypatch.setattr(atomic, "os", Windows(3))
+    source = tmp_path / "unfinished"
+    source.mkdir() if is_folder else source.write_bytes(b"new")
+    rename(source, tmp_path / "done")
+    assert [path.name for path in tmp_path.iterdir()] == ["done"]
+    assert waits == [0.05, 0.1, 0.2]
+    monkeypatch.setattr(atomic, "os", Windows(99))
+    with (
+        pytest.raises(UserError, match=r"x.bin cannot be written: Access is denied"),
+        atomic_file(tmp_path / "x.bin"),
+    ):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["done"]
+    assert sum(waits[3:]) == pytest.approx(1.55)
+
+
+def test_what_can_be_made_again_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flushed: list[int] = []
+    monkeypatch.setattr(os, "fsync", flushed.append)
+    for is_flushed in (False, True):
+        with atomic_file(tmp_path / "x.bin", is_flushed=is_flushed) as file:
+            file.write(b"whole")
+        assert len(flushed) == (2 if is_flushed else 0)  # the file and its folder
+    assert (tmp_path / "x.bin").read_bytes() == b"whole"
 
 
 def test_missing_folders_are_made_and_a_file_in_their_place_is_named(tmp_path: Path) -> None:

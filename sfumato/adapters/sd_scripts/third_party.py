@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import inspect
 import logging
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property, partial
@@ -24,6 +23,7 @@ from sfumato.adapters.layers.layer import Strength
 from sfumato.adapters.network.network import UNSAVED, norm_figures
 from sfumato.adapters.network.rates import ParameterGroup
 from sfumato.adapters.sd_scripts import trial_inputs
+from sfumato.checkpoints.atomic import rename, temporary_name
 from sfumato.checkpoints.tensors import open_tensors, require_finite_file
 from sfumato.errors import UserError, guest_code
 from sfumato.log import counted
@@ -174,14 +174,14 @@ class ForeignNetwork:
     def save(self, path: Path, dtype: torch.dtype | None, metadata: Mapping[str, str]) -> None:
         """Let the network write its file beside `path`, and rename it when it is complete."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+        temporary = temporary_name(path, path.suffix)
         try:
             with self._guest(f"could not save {path}"):
                 self._network.save_weights(str(temporary), dtype, dict(metadata))
             require_finite_file(temporary, path)
             if self._is_renamed(temporary):
                 rename_file(temporary, self._names)
-            os.replace(temporary, path)
+            rename(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
 

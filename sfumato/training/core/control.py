@@ -34,8 +34,9 @@ class ControlFile:
 
     def clear(self) -> None:
         """Remove what nobody will do any more."""
-        with suppress(OSError):
-            self._path.unlink(missing_ok=True)
+        for path in (self._path, self._taken):
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
 
     def pass_on(self, commands: Commands) -> None:
         """Ask for what the file says, and remove it. Where there is none, this is one look at the disk."""

@@ -296,6 +296,14 @@ class Saver(Observer):
         paths = [] if weights is None else [name(weights)]
         paths += [] if state is None else [self.names.state(name(state))]
         for path in (path for path in paths if path.exists()):
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-            logger.info("removed %s", path)
+            _remove(path)
         self.kept = [kept for kept in self.kept if kept not in paths]
+
+
+def _remove(path: Path) -> None:
+    try:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    except OSError as error:  # on Windows, somebody has it open
+        logger.warning("%s cannot be removed (%s); the run goes on", path, error.strerror)
+    else:
+        logger.info("removed %s", path)

@@ -27,6 +27,7 @@ from sfumato.training.observers.warnings import WarningLog, WarningTeller
 from sfumato.training.run.run_record import RecordFile, read_in_background, record_of
 from sfumato.training.run.saves import saver_for
 from sfumato.training.run.session import TrainingSession
+from sfumato.training.state import leftovers
 from sfumato.training.trainables import Trainable
 from sfumato.training.update.optimizer_step import WeightUpdate
 
@@ -111,6 +112,7 @@ def _bar(session: TrainingSession) -> Bar:
 
 def _writers(loaded: Loaded, audience: Audience, guard: FiniteGuard) -> Writers:
     session = loaded.session
+    leftovers.clear(session.names)
     record = record_of(session)
     reading = read_in_background(session, record.files)
     kept = RecordFile(session.names.record(), record, reading)

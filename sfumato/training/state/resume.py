@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from sfumato.adapters.network.network import UNSAVED
-from sfumato.checkpoints.atomic import atomic_file, sync_folder
+from sfumato.checkpoints.atomic import atomic_file, rename, sync_folder
 from sfumato.checkpoints.name_trial import try_file, try_folder
 from sfumato.checkpoints.tensors import TensorReader, open_tensors, write_tensors
 from sfumato.errors import UserError
@@ -36,6 +36,8 @@ logger = logging.getLogger(__name__)
 
 TENSORS, WEIGHTS = "state.safetensors", "weights.safetensors"
 RECORD, POSITION = "state.json", "train_state.json"
+UNFINISHED = (".part", ".previous")
+"""What the hidden names end in of a state until it is complete, and of one that is being replaced."""
 OWN = "weights/"
 """What stands before the names of weights in a state's own file."""
 TREES = ("optimizer", "scheduler", "scaler")
@@ -322,15 +324,16 @@ def _replacing(folder: Path) -> Iterator[Path]:
     yield unfinished
     shutil.rmtree(previous, ignore_errors=True)
     if folder.exists():
-        folder.rename(previous)
-    unfinished.rename(folder)
+        rename(folder, previous)
+    rename(unfinished, folder)
     sync_folder(folder.parent)
     shutil.rmtree(previous, ignore_errors=True)
 
 
 def _names(folder: Path) -> tuple[Path, Path]:
     """Return what a state is called until it is complete, and the one it replaces until it is gone."""
-    return folder.with_name(f".{folder.name}.part"), folder.with_name(f".{folder.name}.previous")
+    unfinished, previous = (folder.with_name(f".{folder.name}{ending}") for ending in UNFINISHED)
+    return unfinished, previous
 
 
 def _write(path: Path, content: bytes) -> None:
