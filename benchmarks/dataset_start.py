@@ -185,7 +185,9 @@ def private_bytes() -> int:
 
 def smaps() -> dict[str, int]:
     """Return the kernel's account of this process's memory, in KiB."""
-    lines = [line.split() for line in Path("/proc/self/smaps_rollup").read_text().splitlines()[1:]]
+    lines = [
+        line.split() for line in Path("/proc/self/smaps_rollup").read_text(encoding="utf-8").splitlines()[1:]
+    ]
     return {line[0].rstrip(":"): int(line[1]) for line in lines}
 
 

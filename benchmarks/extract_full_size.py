@@ -225,7 +225,7 @@ def norm(values: Tensor) -> float:
 def private_bytes(process: int) -> int:
     """Return the memory that a process shares with nobody and no file."""
     try:
-        lines = Path(f"/proc/{process}/status").read_text().splitlines()
+        lines = Path(f"/proc/{process}/status").read_text(encoding="utf-8").splitlines()
     except OSError:
         return 0
     return next((1024 * int(line.split()[1]) for line in lines if line.startswith("RssAnon")), 0)

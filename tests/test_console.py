@@ -56,7 +56,7 @@ def test_a_reader_that_ends_does_not_end_the_writer(python: tuple[str, ...], tmp
 
 @pytest.mark.skipif(not FULL.exists(), reason="needs a device that is always full")
 def test_a_full_disk_does_not_end_the_writer(tmp_path: Path) -> None:
-    with FULL.open("w") as full:
+    with FULL.open("w", encoding="utf-8") as full:
         writer = talk(tmp_path / "done", stdout=full, stderr=full)
         writer.communicate()
     assert writer.returncode == 0
@@ -125,7 +125,7 @@ def test_a_product_whose_reader_has_seen_enough_ends_quietly() -> None:
 
 @pytest.mark.skipif(not FULL.exists(), reason="needs a device that is always full")
 def test_a_product_that_finds_no_room_is_an_error() -> None:
-    with FULL.open("w") as full:
+    with FULL.open("w", encoding="utf-8") as full:
         writer = options(full)
     said = writer.communicate()[1]
     assert said == "error: the output cannot be written: No space left on device; send it elsewhere\n"

@@ -92,7 +92,9 @@ def test_only_what_is_missing_is_installed(
         1 - installs_torch :
     ]
     assert calls[-1][-1] == str(project) + ("[dev]" if extra else "")
-    constrained = [line.split("==")[0] for line in Path(calls[-1][2]).read_text().splitlines()]
+    constrained = [
+        line.split("==")[0] for line in Path(calls[-1][2]).read_text(encoding="utf-8").splitlines()
+    ]
     assert "torch" not in constrained
     assert "numpy" in constrained
     calls.clear()

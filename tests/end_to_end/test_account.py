@@ -148,7 +148,7 @@ def _measure(
         session = session_for(name, large, images, folder / "second")
         counted = account(session, "cpu").phases[-1]
         gc.collect()
-        Path("/proc/self/clear_refs").write_text("5")
+        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
         before = _status("VmRSS")
         execute(session)
         found[name] = counted.device, _status("VmHWM") - before
@@ -157,7 +157,7 @@ def _measure(
 
 
 def _status(name: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
 
 

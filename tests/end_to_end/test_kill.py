@@ -12,6 +12,7 @@ from itertools import product
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests import processes, tiny
@@ -86,9 +87,16 @@ class WholeModelRuns(Runs):
 
 
 def _kill(process: BaseProcess) -> bool:
-    """Kill a run; return whether it was still alive."""
+    """Kill a run; return whether it was still alive. Those that load for it end with it."""
+    try:
+        loading = psutil.Process(process.pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        loading = []
     process.kill()
-    return processes.finish(process) == -signal.SIGKILL
+    was_alive = processes.finish(process) == -signal.SIGKILL
+    _, left = psutil.wait_procs(loading, timeout=20)
+    assert left == []
+    return was_alive
 
 
 def _kill_at_random(runs: Runs, rng: random.Random, times: int) -> Counter[str]:
@@ -179,13 +187,46 @@ def test_killed_at_any_moment_with_any_optimizer(
     print("kills:", dict(phases))
 
 
+KINDS = {
+    "lycoris.kohya": [
+        "lora use_scalar=True",
+        "full",
+        "tlora",
+        "locon",
+        "loha",
+        "lokr factor=4",
+        "diag-oft",
+        "boft",
+    ],
+    "networks.loha": [""],
+    "networks.lokr": [""],
+    "networks.oft_flux": [""],
+}
+"""Networks of LyCORIS by the algorithm and its arguments, and our own of the same kinds."""
+
+TRAINED = [("AdamW", "cached", 0), ("schedule-free", "live, with CLIP-L", 2)]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("algorithm", ["algo=lora use_scalar=True", "algo=full", "algo=tlora"])
-def test_killed_at_any_moment_with_a_network_of_others(
-    algorithm: str, model: tiny.TinyFlux, tmp_path: Path
+@pytest.mark.parametrize(("optimizer", "cached", "workers"), TRAINED)
+@pytest.mark.parametrize(
+    ("module", "algorithm"), [(name, one) for name, each in KINDS.items() for one in each]
+)
+def test_killed_at_any_moment_with_any_kind_of_lycoris(
+    module: str,
+    algorithm: str,
+    optimizer: str,
+    cached: str,
+    workers: int,
+    model: tiny.TinyFlux,
+    tmp_path: Path,
 ) -> None:
-    network = ["--network_module", "lycoris.kohya", "--network_args", *algorithm.split()]
-    _check(model, tmp_path, [*network, "--network_alpha", "1", *CACHED["cached"]], seed=3, times=3)
+    network = ["--network_module", module, "--network_dim", "16" if algorithm == "boft" else "2"]
+    if algorithm:
+        network += ["--network_args", *f"algo={algorithm}".split()]
+    options = [*network, "--network_alpha", "1", *OPTIMIZERS[optimizer], *CACHED[cached], *WORKERS[workers]]
+    phases = _check(model, tmp_path, options, seed=3, times=3)
+    print("kills:", dict(phases))
 
 
 @pytest.mark.parametrize("meddle", [processes.die_at_rename, processes.die_at_sync])

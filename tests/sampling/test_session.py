@@ -153,7 +153,7 @@ def test_what_will_not_do_is_said_before_anything_loads(
     complaint: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    Path("file").write_text("in the way")
+    Path("file").write_text("in the way", encoding="utf-8")
     monkeypatch.setattr(FakeFamily, "load", lambda *_: pytest.fail("loaded a model"))
     with pytest.raises(UserError, match=complaint):
         SamplingSession(run(tmp_path, options, **settings), part_dtypes=PART_DTYPES)

@@ -4,11 +4,18 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 
 
-def test_linter_has_no_complaint() -> None:
-    command = [sys.executable, "-m", "ruff", "check", "--no-cache", str(ROOT)]
+UTF8_EVERYWHERE = ["--preview", "--select", "PLW1514"]
+"""Text files say their encoding: that of Windows is another one."""
+
+
+@pytest.mark.parametrize("options", [[], UTF8_EVERYWHERE], ids=["own rules", "encodings"])
+def test_linter_has_no_complaint(options: list[str]) -> None:
+    command = [sys.executable, "-m", "ruff", "check", "--no-cache", *options, str(ROOT)]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout
 

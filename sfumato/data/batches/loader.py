@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
+from threading import Thread
 from types import FrameType
 from typing import Any, Protocol, cast
 
@@ -75,9 +78,11 @@ class Loader:
 
         Args:
             num_workers: processes that load; 0 loads in this one.
-            persistent: keep the workers between epochs.
+            persistent: keep the workers between epochs. Where they cannot be forked they are kept anyway:
+                each imports PyTorch and gets a copy of the data set, which takes many seconds.
             pin: hand out batches in page-locked memory (for CUDA).
         """
+        forks = sys.platform == "linux"
         self._training_set = training_set
         self._plans = _Plans()
         self._loader = DataLoader(
@@ -87,10 +92,10 @@ class Loader:
             num_workers=num_workers,
             collate_fn=cast("Any", _as_is),
             pin_memory=pin,
-            persistent_workers=persistent and num_workers > 0,
+            persistent_workers=num_workers > 0 and (persistent or not forks),
             worker_init_fn=_begin_work,
             # Workers share the training set's memory; newer Pythons would start each with a copy.
-            multiprocessing_context="fork" if num_workers and sys.platform == "linux" else None,
+            multiprocessing_context=("fork" if forks else "spawn") if num_workers else None,
             # Otherwise each epoch would draw from the global generator, and training would depend on it.
             generator=torch.Generator(),
         )
@@ -132,13 +137,21 @@ class _Loading:
 def _begin_work(_worker: int) -> None:
     """Outlive what reaches every process of a terminal, Ctrl-C and its end; end quietly at a SIGTERM.
 
-    The run then finishes its step and saves, instead of failing in the middle because a worker is gone.
+    The run then finishes its step and saves, instead of failing in the middle because a worker is gone. With
+    a run that is killed a worker ends: in the middle of handing over a batch, it would wait for ever.
     """
+    if run := multiprocessing.parent_process():
+        Thread(target=_end_after, args=(run,), daemon=True).start()
     console.keep_alive()
     for name in ("SIGINT", "SIGHUP", "SIGBREAK"):  # the last two are POSIX's and Windows' own
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _end)
+
+
+def _end_after(run: BaseProcess) -> None:
+    run.join()
+    os._exit(0)
 
 
 def _end(_number: int, _frame: FrameType | None) -> None:

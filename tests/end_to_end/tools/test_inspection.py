@@ -162,7 +162,7 @@ def test_validation_images_are_shown_and_marked(tmp_path: Path, capsys: pytest.C
         image(tmp_path / "b" / f"small{number}.png", (40 + number, 40), "y")
     data = described(tmp_path / "a", subset="num_repeats = 3\nflip_aug = true")
     second = f'[[datasets]]\nvalidation_split = 0.25\n[[datasets.subsets]]\nimage_dir = "{tmp_path / "b"}"\n'
-    Path(data).write_text(Path(data).read_text() + second)
+    Path(data).write_text(Path(data).read_text(encoding="utf-8") + second, encoding="utf-8")
     argv = [data, "--validation_split", "0.5", "--validation_seed", "3", "--html", str(tmp_path / "x.html")]
     found = records(tmp_path, argv)
     first, other, held, held_other = found["datasets"]

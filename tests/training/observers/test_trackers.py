@@ -297,7 +297,7 @@ def test_trackers_that_cannot_work_are_found_before_the_run(
     given: dict[str, Any], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    Path("broken.toml").write_text("[wandb")
+    Path("broken.toml").write_text("[wandb", encoding="utf-8")
     with pytest.raises(UserError, match=message):
         trackers.check(TrackingConfig(**given))
 

@@ -65,7 +65,7 @@ class Line:
         return iter(self.model.state_dict(keep_vars=True).items())
 
     def save(self, path: Path, metadata: Mapping[str, str]) -> None:
-        path.write_text(json.dumps(dict(metadata)))
+        path.write_text(json.dumps(dict(metadata)), encoding="utf-8")
 
 
 @dataclass
