@@ -333,7 +333,9 @@ def ask_nvidia_smi() -> str:
     if program is None:
         return ""
     try:
-        result = subprocess.run([program], capture_output=True, text=True, timeout=20, check=False)
+        result = subprocess.run(
+            [program], capture_output=True, encoding="utf-8", errors="replace", timeout=20
+        )
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return result.stdout if result.returncode == 0 else ""

@@ -90,7 +90,7 @@ def output_of(*command: str, folder: Path | None = None) -> str:
     """Run a command, in a checkout and with its package where one is given; return what it prints."""
     # A path of the environment wins over an editable installation, in processes that a benchmark starts too.
     environment = {**os.environ, **({"PYTHONPATH": str(folder)} if folder else {})}
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, encoding="utf-8")
     if done.returncode:
         raise SystemExit(f"error: {shlex.join(command)} failed:\n{done.stderr or done.stdout}")
     return done.stdout

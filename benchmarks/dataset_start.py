@@ -69,7 +69,7 @@ def main() -> None:
 def fresh(part: str, folder: str) -> object:
     """Return what one part prints in a process of its own."""
     command = [sys.executable, __file__, "--part", part, "--folder", folder]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8")
     if done.returncode:
         raise SystemExit(done.stderr)
     return json.loads(done.stdout)
@@ -88,11 +88,14 @@ def make(root: Path, num_images: int) -> None:
         if number < FOLDERS:
             folder.mkdir()
         (folder / f"picture_{number:06d}.png").write_bytes(rng.choice(images))
-        (folder / f"picture_{number:06d}.txt").write_text(f"{number}, {', '.join(rng.sample(WORDS, 8))}\n")
+        (folder / f"picture_{number:06d}.txt").write_text(
+            f"{number}, {', '.join(rng.sample(WORDS, 8))}\n", "utf-8"
+        )
     subsets = "".join(f"[[datasets.subsets]]\nimage_dir = '{f}'\n" for f in sorted(root.iterdir()))
     (root / "data.toml").write_text(
         "[general]\nresolution = 64\nenable_bucket = true\nmin_bucket_reso = 32\nmax_bucket_reso = 128\n"
-        f"bucket_reso_steps = 16\ncaption_extension = '.txt'\n[[datasets]]\nbatch_size = 1\n{subsets}"
+        f"bucket_reso_steps = 16\ncaption_extension = '.txt'\n[[datasets]]\nbatch_size = 1\n{subsets}",
+        "utf-8",
     )
 
 

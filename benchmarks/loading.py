@@ -59,7 +59,7 @@ def make(folder: Path, num_files: int, batch_size: int) -> TrainingSet:
     """Write images (their headers alone: nothing decodes them) and their caches."""
     for number in range(num_files):
         (folder / f"{number:04d}.png").write_bytes(header(1024, 1024))
-        (folder / f"{number:04d}.txt").write_text(f"image {number}")
+        (folder / f"{number:04d}.txt").write_text(f"image {number}", "utf-8")
     plan = DatasetPlan((SubsetPlan(folder, caption_extension=".txt"),), Buckets((1024, 1024)), batch_size)
     training_set = dataset.read([plan], seed=1)
     cache = LatentCache(training_set.sets, CacheFormat("_flux.npz", "_flux_te.npz"), SPACE)

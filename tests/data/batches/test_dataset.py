@@ -2,17 +2,19 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import multiprocessing
 import pickle
 import random
 from collections import Counter
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from PIL import Image
 
-from sfumato.data.batches import dataset, statistics
+from sfumato.data.batches import dataset, loader, statistics
 from sfumato.data.batches.collate import Batch, Sample, collate
 from sfumato.data.batches.dataset import TrainingSet
 from sfumato.data.batches.loader import Loader
@@ -192,6 +194,24 @@ def test_batches_do_not_depend_on_the_number_of_workers(varied: TrainingSet, num
     alone, helped = Loader(varied), Loader(varied, num_workers=num_workers, persistent=True)
     for _ in range(2):
         assert contents(list(helped(plans))) == contents(list(alone(plans)))
+
+
+@pytest.mark.parametrize("system", ["win32", "darwin"])
+def test_workers_that_cannot_be_forked_are_kept_and_make_the_same_batches(
+    system: str, varied: TrainingSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loader, "sys", SimpleNamespace(platform=system))
+    helped = Loader(varied, num_workers=1)
+    assert helped._loader.multiprocessing_context.get_start_method() == "spawn"
+    if system == "darwin":  # the same from here on, and it takes seconds
+        return
+    before, seen = multiprocessing.active_children(), []
+    for epoch in (1, 2):
+        plans = varied.batches(epoch)[:2]
+        assert contents(list(helped(plans))) == contents(list(Loader(varied)(plans)))
+        seen.append([process.pid for process in multiprocessing.active_children() if process not in before])
+    assert seen[0] == seen[1]
+    assert len(seen[0]) == 1
 
 
 def test_a_resumed_epoch_continues_with_the_same_batches(varied: TrainingSet) -> None:

@@ -15,6 +15,8 @@ from sfumato.training.core.plan import Plan, Step
 from sfumato.training.observers import saving
 from sfumato.training.observers.saving import Keeping, Rhythm, Saver
 
+ENDS = ("-state", ".safetensors")
+
 
 @dataclass
 class Notes:
@@ -183,3 +185,21 @@ def test_a_copy_that_cannot_be_written_ends_the_run_at_the_next_step_or_is_told_
 def test_an_output_folder_must_be_given() -> None:
     with pytest.raises(UserError, match="--output_dir is missing"):
         saving.names_for(SavingConfig())
+
+
+def test_a_save_that_cannot_be_removed_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(path: object, *_: object, **__: object) -> None:
+        raise PermissionError(13, "The process cannot access the file because it is being used")
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    monkeypatch.setattr(saving.shutil, "rmtree", refuse)
+    keeping = {"save_every_n_epochs": 1, "save_last_n_epochs": 1, "save_state": True}
+    config = SavingConfig(output_dir=str(tmp_path), output_name="x", **keeping)  # type: ignore[arg-type]
+    saved = _saved(config, Plan(num_batches=1, group=1, num_steps=3))
+    assert saved == [f"x{number}{end}" for number in ("-000001", "-000002", "") for end in ENDS]
+    assert [message.partition(" cannot be removed (The process")[0] for message in caplog.messages] == [
+        str(tmp_path / "x-000001.safetensors"),
+        str(tmp_path / "x-000001-state"),
+    ]
