@@ -115,12 +115,17 @@ def _kill_at_random(runs: Runs, rng: random.Random, times: int) -> Counter[str]:
     return phases
 
 
-def _kill_when_unfinished(runs: Runs, folder: Path, rng: random.Random) -> bool:
-    """Kill a run while a file in `folder` is being written; which one is random."""
+def _kill_while_caching(runs: Runs, rng: random.Random) -> bool:
+    """Kill a run that has cached nothing yet just before a cache file gets its name; which one is random."""
+    return processes.finish(runs.start(processes.die_at_rename, rng.randint(1, 8))) == -signal.SIGKILL
+
+
+def _kill_while_saving(runs: Runs, rng: random.Random) -> bool:
+    """Kill a run while it writes a save; which file is random."""
     process, seen = runs.start(), set()
     wanted = rng.randint(1, 4)
     while process.is_alive():
-        seen |= {path.name for path in folder.glob(".*.part")}
+        seen |= {path.name for path in runs.out.glob(".*.part")}
         if len(seen) >= wanted:
             return _kill(process)
     return False
@@ -138,10 +143,10 @@ def _check(
     whole.finish()
     rng = random.Random(seed)
     phases = Counter[str]()
-    if "--cache_latents_to_disk" in options and _kill_when_unfinished(killed, killed._images, rng):
+    if "--cache_latents_to_disk" in options and _kill_while_caching(killed, rng):
         phases[killed.phase()] += 1
     phases += _kill_at_random(killed, rng, times)
-    if not killed.is_done and _kill_when_unfinished(killed, killed.out, rng):
+    if not killed.is_done and _kill_while_saving(killed, rng):
         phases[killed.phase()] += 1
     killed.finish()
     assert_same_weights(whole.out, killed.out)
