@@ -120,7 +120,7 @@ def test_what_an_optimizer_remembers_of_other_weights_is_refused_before_anything
     tmp_path: Path,
 ) -> None:
     trained, taken = moments(2, 3)
-    save_state(tmp_path / "a-state", trained, taken, 1, 1, {"seed": 1, "options": {}})  # type: ignore[arg-type]
+    state_content(trained, taken, 1, 1, {"seed": 1, "options": {}}).write(tmp_path / "a-state")  # type: ignore[arg-type]
     state = read_state(tmp_path / "a-state")
     for sizes, line in {
         (3, 2): r"its optimizer has \(2,\) for w0, where the run has \(3,\) for w0; resume with",

@@ -33,7 +33,7 @@ class Notes:
     most: int = 0
 
     def write(self, path: Path, state: Path | None, step: Step) -> None:
-        path.write_text(str(step.number))
+        path.write_text(str(step.number), encoding="utf-8")
         if state is not None:
             state.mkdir()
         self.most = max(self.most, len(list(path.parent.iterdir())))
