@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from sfumato import seeds
@@ -56,7 +55,13 @@ class LatentCache:
             raise BrokenImageError("it could not be decoded")
         if self.memory is not None:
             return self.memory[dataset, image, flipped]
-        stored = self._stored(dataset, image, self.name(dataset, image, flipped))
+        name, shape = self.name(dataset, image, flipped), (self.space.channels, *self.size(dataset, image))
+        stored = self._stored(dataset, image, name)
+        if stored.shape != shape:
+            where = self.path(dataset, image)
+            raise UserError(
+                f"{where}: {name} is {tuple(stored.shape)}, not {shape}; delete it and start again"
+            )
         return stored if self.format.is_scaled else self.space.scaled(stored)
 
     def mask(self, dataset: int, image: int, flipped: bool) -> Tensor | None:
@@ -73,11 +78,11 @@ class LatentCache:
     def _stored(self, dataset: int, image: int, name: str) -> Tensor:
         path = self.path(dataset, image)
         try:
-            found = store.read(path, [name])
+            found = {key: store.as_tensor(key, array) for key, array in store.read(path, [name]).items()}
         except BrokenCacheError as error:
             raise UserError(f"{path} is damaged ({error}); delete it and start again") from error
         if name in found:
-            return torch.from_numpy(found[name])
+            return found[name]
         if path.exists():
             raise UserError(f"{path} has no {name}; start again without --skip_cache_check")
         images.decode(self.sets[dataset].images.paths[image])  # another process may have found it broken

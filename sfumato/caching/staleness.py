@@ -97,11 +97,11 @@ class Checker:
         if mask := cache.mask_name(*job):
             height_first = cache.sets[job[0]].fit(job[1]).bucket[::-1]
             wanted[mask] = height_first if mask.startswith(ALPHA) else cache.size(*job)
-        there, record = store.contents(path, cache.key_suffix(*job))
-        if not wanted.keys() <= there:
+        found, record = store.contents(path, wanted, cache.key_suffix(*job))
+        if found != wanted:
             return False
         if record is None:
-            return self._adopt(job, path, wanted)
+            return self._adopt(job, path)
         wanted_record = self.encoder.record(job)
         if not wanted_record[IMAGE]:  # the image is gone, and its latents are all that is left
             record = {**record, IMAGE: wanted_record[IMAGE]}
@@ -109,9 +109,7 @@ class Checker:
             self.unfit[reason] += 1
         return not reason
 
-    def _adopt(self, job: Job, path: Path, wanted: dict[str, tuple[int, ...]]) -> bool:
-        cache = self.encoder.cache
-        fits = all(array.shape == wanted[name] for name, array in store.read(path, wanted).items())
-        adopted = fits and store.is_newer(path, cache.sets[job[0]].images.paths[job[1]])
+    def _adopt(self, job: Job, path: Path) -> bool:
+        adopted = store.is_newer(path, self.encoder.cache.sets[job[0]].images.paths[job[1]])
         self.num_adopted += adopted
         return adopted

@@ -10,7 +10,6 @@ import io
 import json
 import os
 import zipfile
-import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,13 +21,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sfumato.checkpoints.atomic import atomic_file
+from sfumato.config import json_text
 from sfumato.data.sources.index import status_of
+from sfumato.errors import UserError, guest_code
 
 Arrays = dict[str, NDArray[Any]]
 Record = Mapping[str, Any]
+Shapes = dict[str, tuple[int, ...]]
 
 RECORD = "sfumato_record"
 _SAMPLE_BYTES = 1 << 20
+_MOST_BYTES = 1 << 30
+"""Of an array: latents of 8,192 x 8,192 pixels take 64 MB."""
 
 
 class BrokenCacheError(Exception):
@@ -56,27 +60,37 @@ def names(path: Path) -> set[str]:
         return _names(archive)
 
 
-def contents(path: Path, suffix: str = "") -> tuple[set[str], Record | None]:
-    """Return the names of the file's arrays, and the record of those with a suffix if there is one.
+def contents(path: Path, names: Iterable[str], suffix: str = "") -> tuple[Shapes, Record | None]:
+    """Return the shapes of those of the named arrays that the file has, and its record if there is one.
+
+    Args:
+        suffix: of the record's name.
 
     Raises:
-        BrokenCacheError: the file or the record is damaged.
+        BrokenCacheError: the file or the record is damaged, or an array holds something else than numbers.
     """
     with _opened(path) as archive:
+        if archive is None:
+            return {}, None
         there, name = _names(archive), RECORD + suffix
-        return there, json.loads(str(_array(archive, name))) if name in there and archive else None
+        shapes = {name: _shape(archive, name) for name in names if name in there}
+        return shapes, _record(archive, name) if name in there else None
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[zipfile.ZipFile | None]:
     """Open a file, if it is there, and turn whatever is wrong with it into BrokenCacheError."""
     try:
-        with zipfile.ZipFile(path) as archive:
+        with guest_code("numpy cannot read it", passes=_is_ours), zipfile.ZipFile(path) as archive:
             yield archive
     except FileNotFoundError:
         yield None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise BrokenCacheError(str(error) or type(error).__name__) from error
+    except UserError as error:
+        raise BrokenCacheError(str(error)) from error
+
+
+def _is_ours(error: Exception) -> bool:
+    return isinstance(error, FileNotFoundError | BrokenCacheError)
 
 
 def _names(archive: zipfile.ZipFile | None) -> set[str]:
@@ -84,17 +98,40 @@ def _names(archive: zipfile.ZipFile | None) -> set[str]:
 
 
 def _array(archive: zipfile.ZipFile, name: str) -> NDArray[Any]:
+    member = archive.getinfo(f"{name}.npy")
+    if member.file_size > _MOST_BYTES:
+        raise BrokenCacheError(f"its {name} would take {member.file_size:,} bytes")
     # Half the time of `np.load`, which goes through each array in pieces.
-    return np.lib.format.read_array(io.BytesIO(archive.read(f"{name}.npy")), allow_pickle=False)
+    return np.lib.format.read_array(io.BytesIO(archive.read(member)), allow_pickle=False)
+
+
+def _shape(archive: zipfile.ZipFile, name: str) -> tuple[int, ...]:
+    """Return an array's shape without reading its numbers."""
+    with archive.open(f"{name}.npy") as file:
+        is_first = np.lib.format.read_magic(file) == (1, 0)
+        read = np.lib.format.read_array_header_1_0 if is_first else np.lib.format.read_array_header_2_0
+        shape, _, dtype = read(file)
+    _require_numbers(name, dtype)
+    return shape
+
+
+def _record(archive: zipfile.ZipFile, name: str) -> Record:
+    record = json_text.parse(str(_array(archive, name)))
+    if not isinstance(record, dict):
+        raise BrokenCacheError("its record is no JSON object")
+    return record
 
 
 def update(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
     """Add arrays to a file, or replace them; whatever else it holds is kept, unless it is damaged."""
     try:
-        kept = read(path, names(path) - arrays.keys())
+        kept = read(path, names(path) - arrays.keys() - _TAKEN)
     except BrokenCacheError:
         kept = {}
     write(path, {**kept, **arrays})
+
+
+_TAKEN = {"file", "allow_pickle"}  # names that np.savez has taken for itself
 
 
 def write(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
@@ -107,6 +144,21 @@ def write(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
 def record_array(record: Record) -> NDArray[Any]:
     """Return a record as an array for a cache file."""
     return np.array(json.dumps(record, sort_keys=True))
+
+
+def as_tensor(name: str, array: NDArray[Any]) -> Tensor:
+    """Return a stored array as a tensor.
+
+    Raises:
+        BrokenCacheError: it holds something else than numbers.
+    """
+    _require_numbers(name, array.dtype)
+    return torch.from_numpy(array)
+
+
+def _require_numbers(name: str, dtype: np.dtype[Any]) -> None:
+    if dtype.kind not in "biuf" or not dtype.isnative or dtype.itemsize > 8:
+        raise BrokenCacheError(f"its {name} holds values of type {dtype}")
 
 
 def as_array(tensor: Tensor) -> NDArray[Any]:

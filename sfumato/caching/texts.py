@@ -23,7 +23,7 @@ from sfumato.caching import store
 from sfumato.caching.latent_cache import is_mine
 from sfumato.caching.memory import MemoryStore
 from sfumato.caching.records import made_again, texts_differ
-from sfumato.caching.store import Arrays, BrokenCacheError, Record
+from sfumato.caching.store import Arrays, BrokenCacheError, Record, Shapes
 from sfumato.checkpoints.write_behind import behind
 from sfumato.data.batches.dataset import TrainingSet
 from sfumato.data.batches.image_sets import ImageSet
@@ -72,12 +72,14 @@ class TextCache:
             return {name: self.memory[caption, name] for name in self.names}
         path = self.path(dataset, image)
         try:
-            found = store.read(path, self.names)
+            arrays = store.read(path, self.names)
+            found = {name: store.as_tensor(name, array) for name, array in arrays.items()}
         except BrokenCacheError as error:
             raise UserError(f"{path} is damaged ({error}); delete it and start again") from error
-        for name in set(self.names) - found.keys():
-            raise UserError(f"{path} has no {name}; start again without --skip_cache_check")
-        return {name: torch.from_numpy(found[name]) for name in self.names}
+        for name in self.names:
+            if name not in found:
+                raise UserError(f"{path} has no {name}; start again without --skip_cache_check")
+        return found
 
     def path(self, dataset: int, image: int) -> Path:
         """Return the cache file of an image's caption: `<base><suffix>`."""
@@ -293,8 +295,8 @@ class _Encoder:
         return is_valid, is_adopted
 
     def _open(self, path: Path, caption: str, image: tuple[int, int]) -> tuple[bool, bool]:
-        there, record = store.contents(path)
-        if not set(self.cache.names) <= there:
+        found, record = store.contents(path, self.cache.names)
+        if not self._have_lengths(found):
             return False, False
         if record is not None:
             reason = texts_differ(record, self._record(caption), self.encoders)
@@ -312,13 +314,17 @@ class _Encoder:
     def _recipe(self) -> str:
         return _digest(json.dumps([self._extras_digest, self._identities, self.cache.names]).encode())
 
+    def _have_lengths(self, shapes: Shapes) -> bool:
+        """Whether all outputs are there, those for each token with as many rows as there would be now."""
+        return all(
+            name in shapes and (len(shapes[name]) < 2 or shapes[name][0] == self._lengths[encoder])
+            for encoder in self.encoders
+            for name in self.family.text_outputs[encoder]
+        )
+
     def _fits(self, path: Path) -> bool:
-        """Whether the arrays look like what would be computed now, options included."""
-        found = store.read(path, store.names(path))
-        for encoder in self.encoders:
-            arrays = (found[name] for name in self.family.text_outputs[encoder])
-            if any(array.ndim > 1 and array.shape[0] != self._lengths[encoder] for array in arrays):
-                return False
+        """Whether what depends on options beside the outputs is what would be computed now."""
+        found = store.read(path, self._extras)
         return all(
             name in found and np.array_equal(found[name], store.as_array(extra))
             for name, extra in self._extras.items()

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,8 @@ _DTYPES = {
     "U64": torch.uint64,
 }
 _CODES = {dtype: code for code, dtype in _DTYPES.items()}
+DTYPES = frozenset(_CODES)
+"""What a file can hold."""
 
 
 @dataclass(frozen=True)
@@ -143,26 +146,79 @@ def _recognize(start: bytes) -> str:
 
 def _parse(path: Path, text: bytes, size: int) -> Header:
     try:
-        entries = json.loads(text)
-        metadata = entries.pop("__metadata__", None) or {}
-        data_start = LENGTH_BYTES + len(text)
-        located = sorted(entries.items(), key=lambda item: item[1]["data_offsets"])
-        tensors = {name: _tensor_info(path, name, entry) for name, entry in located}
-    except (ValueError, KeyError, TypeError, AttributeError):
+        tensors, metadata = _entries(path, text)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise UserError(f"{path} has a damaged safetensors header; download it again") from None
-    end = data_start + max((info.start + info.size_bytes for info in tensors.values()), default=0)
+    data_start = LENGTH_BYTES + len(text)
+    last = next(reversed(tensors.values()), TensorInfo(torch.uint8, (0,)))
+    end = data_start + last.start + last.size_bytes
     if size < end:
         raise UserError(f"{path} is truncated: {size:,} of {end:,} bytes; download it again")
-    return Header(tensors, {str(key): str(value) for key, value in metadata.items()}, data_start)
+    if size > end:
+        raise UserError(f"{path} has {size - end:,} bytes behind its last tensor; download it again")
+    return Header(tensors, metadata, data_start)
 
 
-def _tensor_info(path: Path, name: str, entry: Mapping[str, Any]) -> TensorInfo:
-    if entry["dtype"] not in _DTYPES:
-        raise UserError(
-            f"{path}: {name} has the dtype {entry['dtype']}, which is not supported; use another version"
-        )
-    start, end = entry["data_offsets"]
-    info = TensorInfo(_DTYPES[entry["dtype"]], tuple(entry["shape"]), start)
-    if end - start != info.size_bytes:
-        raise ValueError(name)
-    return info
+def _entries(path: Path, text: bytes) -> tuple[dict[str, TensorInfo], dict[str, str]]:
+    """Return tensors and metadata.
+
+    What the format's own library refuses raises one of several errors, most often ValueError.
+    """
+    entries = json.loads(text.decode(), object_pairs_hook=_unique, parse_constant=_refuse)
+    if b"\\u" in text:  # JSON can escape half a character, which is no text
+        json.dumps(entries, ensure_ascii=False).encode()
+    metadata = entries.pop("__metadata__", None)
+    metadata = {} if metadata is None else metadata
+    _require({*map(type, metadata.values())} <= {str})
+    located = sorted(entries.items(), key=lambda item: item[1]["data_offsets"])
+    lists = [numbers for _, entry in located for numbers in (entry["shape"], entry["data_offsets"])]
+    _require({*map(type, lists)} <= {list})
+    _require_whole_numbers([*chain.from_iterable(lists)])
+    return _tensors(path, located), metadata
+
+
+def _tensors(path: Path, located: Iterable[tuple[str, Mapping[str, Any]]]) -> dict[str, TensorInfo]:
+    """Read the entries of tensors, which follow each other without gaps: anything could be hidden there."""
+    tensors: dict[str, TensorInfo] = {}
+    at = 0
+    for name, entry in located:
+        start, end = entry["data_offsets"]
+        tensors[name] = info = TensorInfo(_dtype(path, name, entry["dtype"]), tuple(entry["shape"]), start)
+        _require(start == at and end - start == info.size_bytes)
+        if start == end:  # nothing but the shape limits the other sides of an empty tensor
+            _require(math.prod(filter(None, info.shape)) <= _LARGEST)
+        at = end
+    return tensors
+
+
+def _dtype(path: Path, name: str, code: str) -> torch.dtype:
+    if code not in _DTYPES:
+        raise UserError(f"{path}: {name} has the dtype {code}, which is not supported; use another version")
+    return _DTYPES[code]
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object of JSON, and refuse one with two members of a name."""
+    members = dict(pairs)
+    if len(members) < len(pairs):
+        raise ValueError
+    return members
+
+
+def _require_whole_numbers(numbers: list[Any]) -> None:
+    _require(
+        {*map(type, numbers)} <= {int} and 0 <= min(numbers, default=0) <= max(numbers, default=0) <= _LARGEST
+    )
+
+
+def _require(condition: bool) -> None:
+    if not condition:
+        raise ValueError
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(constant)  # JSON knows no NaN and no Infinity
+
+
+_LARGEST = (1 << 63) - 1
+"""What PyTorch can count."""

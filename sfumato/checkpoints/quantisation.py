@@ -6,7 +6,6 @@ need numbers that lie beside them: whoever took them as they are would train on 
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -14,6 +13,7 @@ from pathlib import Path
 import torch
 
 from sfumato.checkpoints.header import TensorInfo
+from sfumato.config import json_text
 from sfumato.errors import UserError
 
 _SIGNS = (
@@ -65,7 +65,7 @@ def require_plain_folder(folder: Path) -> None:
     """Raise UserError if the settings in a folder of diffusers or transformers say it is quantised."""
     settings = folder / "config.json"
     try:
-        told = json.loads(settings.read_text(encoding="utf-8"))["quantization_config"]["quant_method"]
+        told = json_text.parse(settings.read_text(encoding="utf-8"))["quantization_config"]["quant_method"]
     except (OSError, ValueError, KeyError, TypeError):  # not said, or damaged, which is reported elsewhere
         return
     raise UserError(f"{folder} is quantised by {told}, as its config.json says; {_REMEDY}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -19,6 +19,7 @@ from sfumato.checkpoints.pickles import SUFFIXES as PICKLE_SUFFIXES
 from sfumato.checkpoints.pickles import read_pickle
 from sfumato.checkpoints.tensor_file import TensorFile
 from sfumato.checkpoints.write_behind import behind
+from sfumato.config import json_text
 from sfumato.errors import UserError
 from sfumato.transfer import to_host
 
@@ -278,14 +279,16 @@ def _files_of_folder(folder: Path) -> list[Path]:
 
 
 def _indexed_names(index: Path) -> list[str]:
-    try:
-        return sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise UserError(f"{index} is not a list of shards; download it again") from None
+    """Return the files that an index of shards names, which lie beside it."""
+    shards = json_text.read_object(index).get("weight_map")
+    if not isinstance(shards, dict) or not {*map(type, shards.values())} == {str}:
+        raise UserError(f"{index} is not a list of shards; download it again")
+    return sorted(set(shards.values()))
 
 
 def _existing(files: list[Path]) -> list[Path]:
-    missing = [file.name for file in files if not file.is_file()]
+    # `Path.is_file` raises OSError for names that are too long.
+    missing = [file.name for file in files if not os.path.isfile(file)]
     if missing:
         raise UserError(
             f"{files[0].parent} lacks {missing[0]} ({len(missing)} of {len(files)} shards); download it"

@@ -49,7 +49,10 @@ def main(argv: Sequence[str]) -> int:
     record = read_record(record_for(Path(given)))
     with TemporaryDirectory() as folder:
         file = Path(folder) / "options.toml"
-        file.write_text(to_toml({**record.options, "seed": record.seed}), "utf-8")
+        try:
+            file.write_text(to_toml({**record.options, "seed": record.seed}), "utf-8")
+        except ValueError as error:
+            raise UserError(f"{given} holds no options of a run: {error}; give another record") from None
         asked = ["--config_file", str(file), *options]
         return start(script_named(record.script), asked, prog="sfumato rerun", work=partial(_rerun, record))
 
@@ -70,7 +73,7 @@ def _check_output(record: "RunRecord", run: Run) -> None:
 
     saving = run[SavingConfig]
     names = names_for(saving)
-    first = record.settings["output_dir"], record.settings["output_name"]
+    first = record.settings.get("output_dir"), record.settings.get("output_name")
     found = next((path for path in (names.last(), names.record(), names.metrics()) if path.exists()), None)
     if found is not None and first == (saving.output_dir, saving.output_name):
         raise UserError(f"{found} is there already; give the new run another --output_name or --output_dir")

@@ -7,6 +7,7 @@ import re
 import sys
 from typing import Any
 
+from sfumato.config.json_text import require_shallow
 from sfumato.errors import UserError
 from sfumato.installing import command
 
@@ -18,12 +19,17 @@ def parse(text: str) -> dict[str, Any]:
     """Return the tables of a TOML text.
 
     Raises:
-        ValueError: it is none; the message says where, and what to write if a backslash is the reason.
+        ValueError: it is none, or nested too deep; the message says where, and what to write if a
+            backslash is the reason.
     """
     try:
-        return _library().loads(text)
+        tables = _library().loads(text)
+        require_shallow(tables)
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
     except ValueError as error:
         raise ValueError(f"{error}{_advice(text, str(error))}") from error
+    return tables
 
 
 def _advice(text: str, message: str) -> str:

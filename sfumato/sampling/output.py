@@ -14,6 +14,8 @@ from PIL import Image, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
 from sfumato.checkpoints.atomic import atomic_file
+from sfumato.config import json_text
+from sfumato.config.field_types import require_types
 from sfumato.errors import UserError
 from sfumato.sampling.request import Request
 
@@ -67,7 +69,9 @@ def read_request(path: Path) -> Request:
     """
     try:
         with Image.open(path) as image:
-            return Request(**json.loads(image.info[RECORD])["request"])
+            request = Request(**json_text.parse(image.info[RECORD])["request"])
+        require_types(request)
+        return request
     except (OSError, UnidentifiedImageError) as error:
         raise UserError(f"{path} cannot be read as an image: {error}") from None
     except (KeyError, TypeError, ValueError):

@@ -7,7 +7,6 @@ table `prompt` and a list `prompt.subset`, each merged over it) or .json (a list
 from __future__ import annotations
 
 import difflib
-import json
 import logging
 import math
 import re
@@ -16,13 +15,14 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from sfumato.config import toml_text
+from sfumato.config import json_text, toml_text
 from sfumato.errors import UserError
 from sfumato.sampling.request import Request
 
 logger = logging.getLogger(__name__)
 
 MAX_STEPS = 1000
+_HALF_CHARACTER = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,12 @@ class PromptOptions:
     cfg_scale: float | None = None
     sampler: str | None = None
     strengths: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        for text in (self.prompt, self.negative_prompt):
+            # JSON can escape one half of an emoji alone, and bytes that are no text come as such halves, too.
+            if text and _HALF_CHARACTER.search(text):
+                raise UserError(f"prompt {text!r} holds half a character; write it anew")
 
     def request(self, defaults: Request, scale: Literal["guidance", "cfg_scale"] = "cfg_scale") -> Request:
         """Return `defaults` with what the line says.
@@ -128,7 +134,7 @@ def _from_toml(text: str) -> list[PromptOptions]:
 
 
 def _from_json(text: str) -> list[PromptOptions]:
-    items = json.loads(text)
+    items = json_text.parse(text)
     if not isinstance(items, list):
         raise UserError("the JSON is no list; put the prompts between [ and ]")
     return [

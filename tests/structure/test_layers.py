@@ -22,7 +22,8 @@ LAYERS = (
 )
 FOLDERS = {
     "config": (
-        ("checks", "rule", "secrets", "toml_text"),
+        ("json_text",),
+        ("checks", "field_types", "rule", "secrets", "toml_text"),
         ("run",),
         ("tools",),
         ("scripts",),

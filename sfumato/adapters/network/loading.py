@@ -67,7 +67,9 @@ def layers_from(
     found = {name: _kind(path, name, layer) for name, layer in tensors.items()}
     prefixes = {kind.prefix for kind in found.values()}
     names = ((target, prefix + target.name) for target in targets for prefix in prefixes)
-    return [_layer(found[name], target, tensors[name], dropouts) for target, name in names if name in found]
+    return [
+        _layer(path, found[name], target, tensors[name], dropouts) for target, name in names if name in found
+    ]
 
 
 def is_known(name: str, tensors: Mapping[str, Tensor]) -> bool:
@@ -76,10 +78,16 @@ def is_known(name: str, tensors: Mapping[str, Tensor]) -> bool:
 
 
 def _layer(
-    kind: kinds.Kind, target: AdapterTarget, tensors: Mapping[str, Tensor], dropouts: Dropouts
+    path: Path, kind: kinds.Kind, target: AdapterTarget, tensors: Mapping[str, Tensor], dropouts: Dropouts
 ) -> AdapterLayer:
     load = kind.files.load or FormulaLayer.from_tensors
-    return load(target, tensors, dropouts)
+    try:
+        return load(target, tensors, dropouts)
+    except ValueError as error:  # a LoRA of a norm, say
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"{path} does not fit the model's {target.name}: {reason}; use another file"
+        ) from None
 
 
 def _kind(path: Path, name: str, tensors: Mapping[str, Tensor]) -> kinds.Kind:

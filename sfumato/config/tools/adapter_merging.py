@@ -1,9 +1,9 @@
 """Which adapters are merged, and into what."""
 
-import json
 from dataclasses import dataclass, field
 from typing import Literal
 
+from sfumato.config import json_text
 from sfumato.errors import UserError
 
 
@@ -159,7 +159,7 @@ def _given(save_to: str | None) -> str:
 def _numbers(text: str) -> tuple[float, ...]:
     expected = "--lbws takes lists of 12, 17, 20 or 26 numbers, such as '[1,0.5,0,...]'"
     try:
-        values = json.loads(text)
+        values = json_text.parse(text)
     except ValueError:
         raise UserError(f"{expected}; {text!r} is none") from None
     if not isinstance(values, list) or not all(type(v) in (int, float) for v in values):

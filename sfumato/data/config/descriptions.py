@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from collections.abc import Mapping
@@ -10,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sfumato.config import toml_text
+from sfumato.config import json_text, toml_text
 from sfumato.config.rules.strictness import is_strict
 from sfumato.config.run.data.dataset import DatasetConfig
 from sfumato.config.run.run import Run
@@ -78,7 +77,7 @@ def _options_in(content: Mapping[str, Any], run: Run) -> set[str]:
 
 
 def _parse(path: Path) -> dict[str, Any]:
-    readers = {".toml": toml_text.parse, ".json": json.loads}
+    readers = {".toml": toml_text.parse, ".json": json_text.parse}
     reader = readers.get(path.suffix.lower())
     if reader is None:
         raise UserError(f"--dataset_config is {path}; use a .toml or .json file")
@@ -86,7 +85,7 @@ def _parse(path: Path) -> dict[str, Any]:
         content = reader(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise UserError(f"--dataset_config {path} cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise UserError(f"--dataset_config {path} is not valid {path.suffix[1:]}: {error}") from error
     if not isinstance(content, dict):
         raise UserError(f'--dataset_config {path} holds no object; write {{"datasets": [...]}}')

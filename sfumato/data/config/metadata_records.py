@@ -7,12 +7,12 @@ its `image_path`.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from sfumato.config import json_text
 from sfumato.data.captions.caption_files import MOST_BYTES
 from sfumato.data.captions.captions import CaptionSettings
 from sfumato.data.images.buckets import Size
@@ -56,8 +56,8 @@ def read_records(path: Path) -> dict[str, Record]:
     except UnicodeDecodeError as error:
         raise UserError(f"metadata_file {path} is not UTF-8 text; save it as UTF-8") from error
     try:
-        entries = _of_lines(text, path) if path.suffix.lower() == ".jsonl" else json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
+        entries = _of_lines(text, path) if path.suffix.lower() == ".jsonl" else json_text.parse(text)
+    except ValueError as error:
         raise UserError(f"metadata_file {path} is not valid JSON: {error}") from error
     if not isinstance(entries, dict) or not entries:
         raise UserError(f"metadata_file {path} describes no images; it should map each to its caption")
@@ -76,7 +76,7 @@ def _joined(caption: str, tags: str, comma: str) -> str:
 
 
 def _of_lines(text: str, path: Path) -> dict[str, Any]:
-    entries = [json.loads(line) for line in text.splitlines() if line.strip()]
+    entries = [json_text.parse(line) for line in text.splitlines() if line.strip()]
     for number, entry in enumerate(entries, 1):
         if not isinstance(entry, dict) or not isinstance(entry.get("image_path"), str):
             raise UserError(f"metadata_file {path}: object {number} has no image_path; give it one")

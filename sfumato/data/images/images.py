@@ -7,6 +7,7 @@ are taken as they are: cameras do not write them, and their orientation may lie 
 from __future__ import annotations
 
 import importlib.util
+import re
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -57,6 +58,9 @@ _NAMED = (BrokenImageError, UnidentifiedImageError, Image.DecompressionBombError
 """Faults that have messages of their own."""
 
 
+_SHOWN = re.compile("([1-9][0-9]{0,9})x([1-9][0-9]{0,9})( animated)?")
+
+
 class ImageHeader(NamedTuple):
     """What is known of an image without its pixels: upright (width, height); whether it has more frames."""
 
@@ -68,11 +72,10 @@ class ImageHeader(NamedTuple):
 
     @classmethod
     @lru_cache(4096)  # many images have the same size
-    def parse(cls, text: str) -> ImageHeader:
-        """Return the header that `str` made this text of."""
-        size, _, kind = text.partition(" ")
-        width, _, height = size.partition("x")
-        return cls((int(width), int(height)), bool(kind))
+    def parse(cls, text: str) -> ImageHeader | None:
+        """Return the header that `str` made this text of; None where it is a text of something else."""
+        found = _SHOWN.fullmatch(text)
+        return cls((int(found[1]), int(found[2])), found[3] is not None) if found else None
 
 
 def is_image(name: str) -> bool:

@@ -25,6 +25,9 @@ _VERSION = 2
 _TABLE = """CREATE TABLE IF NOT EXISTS findings (
     kind TEXT, name TEXT, stamped TEXT, PRIMARY KEY (kind, name)
 ) WITHOUT ROWID"""
+# SQLite keeps values of any type in a column of any type.
+_FINDINGS = """SELECT name, stamped FROM findings
+    WHERE kind = ? AND typeof(name) = 'text' AND typeof(stamped) = 'text'"""
 # A file that was written so recently may be written once more without a change of its time (FAT: 2 s).
 _TOO_RECENT_NS = 2_000_000_000
 
@@ -188,18 +191,20 @@ class _Folder:
             return {}
         try:
             with closing(sqlite3.connect(f"file:{quote(self._path)}?mode=ro", uri=True)) as connection:
-                if _version(connection) != _VERSION:
+                if not _is_current(connection):
                     return {}
                 self._was_read = True
-                return dict(connection.execute("SELECT name, stamped FROM findings WHERE kind = ?", (kind,)))
-        except sqlite3.Error as error:
+                return dict(connection.execute(_FINDINGS, (kind,)))
+        except sqlite3.OperationalError as error:  # locked, not readable
             logger.info("%s is not used: %s", self._path, error)
-            return {}
+        except sqlite3.DatabaseError as error:
+            logger.warning("%s is damaged (%s) and made again", self._path, error)
+        return {}
 
     def _write(self) -> None:
         with closing(sqlite3.connect(self._path, timeout=30)) as connection, connection:
             connection.execute("BEGIN IMMEDIATE")
-            if _version(connection) != _VERSION:
+            if not _is_current(connection):
                 connection.execute("DROP TABLE IF EXISTS findings")
                 connection.execute(_TABLE)
                 connection.execute(f"PRAGMA user_version = {_VERSION}")
@@ -214,8 +219,11 @@ class _Folder:
         return [(kind, name) for kind, rows in self._known.items() for name in rows if name not in present]
 
 
-def _version(connection: sqlite3.Connection) -> int:
-    return connection.execute("PRAGMA user_version").fetchone()[0]
+def _is_current(connection: sqlite3.Connection) -> bool:
+    """Return whether a file is of this version, with the columns that it should have."""
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    columns = [column for _, column, *_ in connection.execute("PRAGMA table_info(findings)")]
+    return version == _VERSION and columns == ["kind", "name", "stamped"]
 
 
 def _stamp(status: os.stat_result) -> str:

@@ -7,15 +7,16 @@ files.
 from __future__ import annotations
 
 import re
-import zipfile
 from collections.abc import Iterable
 
 import numpy as np
 
 from sfumato.data.images.buckets import Size
 from sfumato.data.images.images import BrokenImageError, ImageHeader
+from sfumato.errors import UserError, guest_code
 
 SUFFIX = ".npz"
+_LONGEST_SIDE = 1 << 20
 
 
 def by_stem(names: Iterable[str], ending: str) -> dict[str, str]:
@@ -46,10 +47,14 @@ def read_header(path: str) -> ImageHeader:
         BrokenImageError: the file is damaged, or holds no latents.
     """
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            if not {"latents", "original_size"} <= set(archive.files):
-                raise BrokenImageError("it holds no latents, or not the size of their image")
-            width, height = archive["original_size"].tolist()
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise BrokenImageError(f"it cannot be read: {error}") from error
-    return ImageHeader((int(width), int(height)))
+        with guest_code("it cannot be read"), open(path, "rb") as file, np.load(file) as archive:
+            size = archive["original_size"].tolist() if "latents" in archive.files else None
+    except UserError as error:
+        raise BrokenImageError(str(error)) from error
+    if not isinstance(size, list) or len(size) != 2 or not all(_is_side(side) for side in size):
+        raise BrokenImageError("it holds no latents, or not the size of their image")
+    return ImageHeader((int(size[0]), int(size[1])))
+
+
+def _is_side(value: object) -> bool:
+    return isinstance(value, int | float) and 1 <= value <= _LONGEST_SIDE

@@ -79,7 +79,8 @@ def larger(
 
 
 def _size(path: str, index: Index) -> Size:
-    return ImageHeader.parse(index.remember("picture", path, lambda it: str(read_header(it)))).size
+    known = ImageHeader.parse(index.remember("picture", path, lambda it: str(read_header(it))))
+    return (known or read_header(path)).size
 
 
 def _are_alike(size: Size, other: Size) -> bool:

@@ -206,7 +206,7 @@ def _headers(
     least, animated = plan.buckets.shortest_side, []
     recalled = index.recall_all(zip(repeat("picture"), paths))
     for path, (status, finding) in zip(paths, recalled, strict=True):
-        header = ImageHeader.parse(finding) if finding else _header(path, status, complaints, index)
+        header = ImageHeader.parse(finding or "") or _header(path, status, complaints, index)
         if header and min(header.size) < least:
             width, height = header.size
             complaints.leave_out(path, f"{width}x{height} is smaller than bucket_reso_steps {least}")

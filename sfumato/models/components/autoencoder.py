@@ -90,6 +90,14 @@ class AutoencoderShape:
         )
 
 
+def told_shape(shapes: Shapes) -> AutoencoderShape | None:
+    """Return the sizes of a file's autoencoder; None where its tensors are none's."""
+    try:
+        return AutoencoderShape.of(shapes)
+    except (KeyError, IndexError):
+        return None
+
+
 def diffusers_names(names: Shapes) -> dict[str, str]:
     """Return diffusers' name for each name of a file; names that are diffusers' already stay."""
     levels = [int(match[1]) for name in names if (match := re.match(r"decoder\.up\.(\d+)\.", name))]
@@ -121,7 +129,7 @@ def load_view(
 ) -> AutoencoderKL:
     """Load an autoencoder from tensors in either naming, frozen and in eval mode; `dtype` as in `fill`."""
     sources = {new: old for old, new in diffusers_names(view.shapes).items()}
-    vae = build(sizes_of(view.path, what, lambda: AutoencoderShape.of(view.shapes)))
+    vae = sizes_of(view.path, what, lambda: build(AutoencoderShape.of(view.shapes)))
     check_names(view.path, what, set(vae.state_dict()), sources)
     fill(vae, view.path, lambda name: _flattened(name, view.get(sources[name])), dtype, device)
     return vae
@@ -220,4 +228,4 @@ def _as_convolution(weight: Tensor) -> Tensor:
 
 def _flattened(name: str, value: Tensor) -> Tensor:
     """Drop the 1x1 window of an attention weight that was stored as a convolution."""
-    return value.flatten(1) if _FLATTENED.search(name) else value
+    return value.flatten(1) if _FLATTENED.search(name) and value.dim() > 1 else value

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from sfumato.checkpoints.tensors import TensorReader
-from sfumato.errors import UserError
+from sfumato.errors import UserError, guest_code
 from sfumato.log import counted
 from sfumato.nn.precision import computable, is_storage_only, widen_stored
 
@@ -44,11 +44,20 @@ def check_names(path: Path, what: str, wanted: Collection[str], found: Collectio
 
 
 def sizes_of(path: Path, what: str, read: Callable[[], Sizes]) -> Sizes:
-    """Return what `read` makes of a file's shapes; raise UserError if it misses a tensor (a KeyError)."""
+    """Return what `read` makes of a file's shapes, and what the libraries that it asks make of them.
+
+    Raises:
+        UserError: a tensor is missing (a KeyError), or the shapes are none of this model's.
+    """
     try:
-        return read()
+        with guest_code(f"{path} is not {what}", "use another file", passes=_is_missing):
+            return read()
     except KeyError as missing:
         raise UserError(f"{path} lacks {missing.args[0]} and is not {what}; use another file") from None
+
+
+def _is_missing(error: Exception) -> bool:
+    return isinstance(error, KeyError)
 
 
 def fill(

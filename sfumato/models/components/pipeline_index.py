@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Collection, Iterable
 from pathlib import Path
@@ -10,14 +9,19 @@ from typing import Any
 
 from sfumato.checkpoints.pickles import SUFFIXES as PICKLE_SUFFIXES
 from sfumato.checkpoints.tensors import SUFFIXES
+from sfumato.config import json_text
 
 INDEX = "model_index.json"
 
 
 def read_index(folder: Path) -> dict[str, Any]:
-    """Return what a folder's index says of each of its parts; nothing where it has no index."""
+    """Return what a folder's index says of each of its parts; nothing where it has no index.
+
+    Raises:
+        UserError: the index is damaged.
+    """
     file = folder / INDEX
-    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    return json_text.read_object(file) if file.is_file() else {}
 
 
 def copied(reference: Path, folder: Path, names: Iterable[str]) -> dict[str, list[str]]:
@@ -30,12 +34,13 @@ def copied(reference: Path, folder: Path, names: Iterable[str]) -> dict[str, lis
 
 
 def other_parts(folder: Path, known: Collection[str]) -> dict[str, list[str]]:
-    """Return what a folder's index says of its parts besides those that are known."""
-    return {
-        name: entry
-        for name, entry in read_index(folder).items()
-        if name not in known and (folder / name).is_dir()
-    }
+    """Return what a folder's index says of its parts besides those that are known.
+
+    A part is a folder within the folder: no other is read or copied, whatever the index says.
+    """
+    index = read_index(folder)
+    inside = {path.name for path in folder.iterdir() if path.is_dir()} if index else set()
+    return {name: entry for name, entry in index.items() if name in inside - {*known}}
 
 
 def other_files(folder: Path, known: Collection[str]) -> dict[str, Path]:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from sfumato import installing
-from sfumato.errors import UserError
+from sfumato.errors import UserError, guest_code
 from sfumato.lean_imports import lean
 
 if TYPE_CHECKING:
@@ -175,7 +175,7 @@ def load_clip(
 
     files = _find(name, _CLIP_FILES, cache_dir, bundled_dir)
     options = {} if pad_token is None else {"pad_token": pad_token}
-    return Tokenizer(_read(CLIPTokenizer, files, options), mends_text=True)
+    return _tried(Tokenizer(_read(CLIPTokenizer, files, options), mends_text=True), files, is_framed=True)
 
 
 def load_t5(
@@ -189,7 +189,7 @@ def load_t5(
     if not (files / "tokenizer.json").is_file() and find_spec("sentencepiece") is None:
         remedy = installing.command("sentencepiece")
         raise UserError(f"{files / 'spiece.model'} needs a package to be read: run {remedy}")
-    return Tokenizer(_read(T5Tokenizer, files, {}), mends_text=False)
+    return _tried(Tokenizer(_read(T5Tokenizer, files, {}), mends_text=False), files, is_framed=False)
 
 
 # Each line is enough to build the tokenizer. transformers makes an empty one, silently, where none is there.
@@ -267,11 +267,21 @@ def _keep(source: Path, folder: Path, sufficient: Sufficient) -> Path:
 
 
 def _read(kind: Any, folder: Path, options: dict[str, str]) -> PreTrainedTokenizerBase:
-    try:
+    with guest_code(f"{folder}: these tokenizer files cannot be read"):
         return kind.from_pretrained(str(folder), local_files_only=True, **options)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{folder}: these tokenizer files cannot be read: {_line(error)}") from error
 
 
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]
+def _tried(tokenizer: Tokenizer, folder: Path, *, is_framed: bool) -> Tokenizer:
+    """Return a tokenizer that can turn a text into ids; files that are half right lack what frames one.
+
+    Raises:
+        UserError: it cannot.
+    """
+    with guest_code(f"{folder}: these tokenizer files are not complete", "use all files of one tokenizer"):
+        ids = tokenizer.windows([_TRIAL], 1) if is_framed else tokenizer([_TRIAL], len(_TRIAL)).ids
+        if ids.min() < 0:
+            raise ValueError(f"an id is {ids.min()}")
+    return tokenizer
+
+
+_TRIAL = "a cat, 1"

@@ -10,6 +10,7 @@ from sfumato.config.run.model.model import ModelConfig
 from sfumato.config.run.run import Run
 from sfumato.errors import UserError
 from sfumato.models.components import part_prefixes
+from sfumato.models.components.autoencoder import told_shape
 from sfumato.models.components.hub import located
 from sfumato.models.components.model_files import open_part, open_weights
 from sfumato.models.components.recognise import describe, recognise
@@ -159,7 +160,8 @@ def run_encoding(path: Path, option: str, *, version: int | None = None) -> Run:
     kind = recognise(shapes)
     if kind is None or kind.name not in ("vae", "vae diffusers"):
         return run_naming(path, option, version=version)
-    channels = shapes["decoder.conv_in.weight"][1]
+    shape = told_shape(shapes)
+    channels = shape.channels if shape else 0
     if channels != _LATENT_CHANNELS:
         raise UserError(
             f"{option} is {path}, an autoencoder with {channels} channels; Stable Diffusion's has "

@@ -17,6 +17,7 @@ from sfumato.checkpoints.atomic import temporary_name
 from sfumato.checkpoints.name_trial import try_folder
 from sfumato.checkpoints.pickles import SUFFIXES as PICKLE_SUFFIXES
 from sfumato.checkpoints.tensors import SUFFIXES, open_tensors
+from sfumato.config import json_text
 from sfumato.config.run.run import Run
 from sfumato.config.tools.adapter_merging import ToPublishedConfig
 from sfumato.config.tools.conversion import ConversionConfig
@@ -107,7 +108,7 @@ def _given_metadata(text: str | None) -> dict[str, str]:
     if not text:
         return {}
     try:
-        values = json.loads(text)
+        values = json_text.parse(text)
     except ValueError as error:
         raise UserError(f"--metadata is {text!r}, which is not JSON ({error})") from None
     if not isinstance(values, dict):

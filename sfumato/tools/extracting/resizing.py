@@ -20,6 +20,7 @@ from sfumato.adapters.files.adapter_file import write_adapter
 from sfumato.adapters.files.dialects.reading import read_content
 from sfumato.adapters.layers.lora import DOWN, UP
 from sfumato.checkpoints.tensors import open_tensors
+from sfumato.config import json_text
 from sfumato.config.run.run import Run
 from sfumato.config.tools.resizing import ResizingConfig
 from sfumato.errors import UserError
@@ -227,7 +228,7 @@ def _sizes(layers: Sequence[Resized]) -> tuple[str, str]:
 
 def _arguments(text: str) -> dict[str, Any]:
     try:
-        found = json.loads(text)
+        found = json_text.parse(text)
     except ValueError:  # other programs write other things
         return {}
     return found if isinstance(found, dict) else {}

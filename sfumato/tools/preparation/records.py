@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from sfumato.checkpoints.atomic import atomic_file
+from sfumato.config import json_text
 from sfumato.data.images.images import SUFFIXES
 from sfumato.errors import UserError
 from sfumato.log import counted
@@ -33,7 +34,7 @@ def read(path: Path, option: str) -> Records:
         UserError: the file cannot be read, or holds something else.
     """
     try:
-        records = json.loads(path.read_text(encoding="utf-8-sig"))
+        records = json_text.parse(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise UserError(f"{option} {path} cannot be read: {error.strerror}") from error
     except ValueError as error:

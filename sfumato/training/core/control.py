@@ -19,7 +19,7 @@ def write_command(path: Path, command: Command) -> None:
     Raises:
         UserError: the file cannot be written.
     """
-    waiting = path.read_text("utf-8") if path.exists() else ""
+    waiting = path.read_text("utf-8", "replace") if path.exists() else ""
     with atomic_file(path) as file:
         file.write(f"{waiting}{command.value}\n".encode())
 

@@ -8,12 +8,16 @@ import platform
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import psutil
 
 from sfumato.checkpoints.atomic import atomic_file
+from sfumato.config import json_text
+from sfumato.config.field_types import require_types
 from sfumato.errors import UserError
+
+T = TypeVar("T")
 
 VERSION = 1
 _REMEDY = "give a file that ends in run.json"
@@ -56,6 +60,8 @@ class ProcessRecord:
             is_other = abs(process.create_time() - self.created_s) > 2
             return is_other or process.status() == psutil.STATUS_ZOMBIE  # killed, and nobody took notice
         except psutil.Error:
+            return True
+        except (ValueError, OverflowError):  # no number that a process may have
             return True
 
 
@@ -111,14 +117,19 @@ def read_record(path: Path) -> RunRecord:
         UserError: it is none, or a later program's.
     """
     try:
-        values = json.loads(path.read_text("utf-8"))
+        values = json_text.parse(path.read_text("utf-8"))
         if values["version"] != VERSION:
             raise UserError(f"{path} has version {values['version']}; this program reads version {VERSION}")
         own = {field.name: values[field.name] for field in fields(RunRecord)}
-        own["files"] = {name: FileRecord(**file) for name, file in own["files"].items()}
-        own |= {"process": ProcessRecord(**own["process"]), "saved": tuple(own["saved"])}
-        return RunRecord(**own)
+        own["files"] = {name: _checked(FileRecord(**file)) for name, file in own["files"].items()}
+        own |= {"process": _checked(ProcessRecord(**own["process"])), "saved": tuple(own["saved"])}
+        return _checked(RunRecord(**own))
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}; {_REMEDY}") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is no record of a run ({error}); {_REMEDY}") from error
+
+
+def _checked(made: T) -> T:
+    require_types(made)
+    return made

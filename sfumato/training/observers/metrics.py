@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sfumato.checkpoints.atomic import atomic_file
+from sfumato.config import json_text
 from sfumato.log import counted
 from sfumato.training.core.events import Ended, ImageMade, Saved, Started, Validated, Warned
 from sfumato.training.core.observer import Observer
@@ -102,6 +103,7 @@ def _lines_until(path: Path, finished: int) -> list[bytes]:
 def _step_of(line: bytes) -> int | None:
     """Return the step that a line is about, or None where it is none of this file's lines."""
     try:
-        return int(json.loads(line)["step"])
+        step = json_text.parse(line)["step"]
     except (ValueError, KeyError, TypeError):
         return None
+    return step if type(step) is int else None

@@ -39,11 +39,14 @@ def take_apart(value: Any, name: str = "") -> tuple[Any, dict[str, Tensor]]:
 
 def mentioned(plain: Any) -> Iterator[tuple[str, tuple[int, ...] | None]]:
     """Yield name and shape of each tensor that a JSON value mentions, with None if it tells no shape."""
-    if isinstance(plain, dict) and TENSOR in plain:
-        yield plain[TENSOR], tuple(plain["shape"]) if "shape" in plain else None
-    elif isinstance(plain, dict | list):
-        for item in plain.values() if isinstance(plain, dict) else plain:
-            yield from mentioned(item)
+    match plain:
+        case {"tensor": str(name), "shape": list(sides)}:
+            yield name, tuple(sides)
+        case {"tensor": str(name)}:
+            yield name, None
+        case dict() | list():
+            for item in plain.values() if isinstance(plain, dict) else plain:
+                yield from mentioned(item)
 
 
 def put_together(plain: Any, tensor: Callable[[str, str], Tensor]) -> Any:
@@ -51,13 +54,24 @@ def put_together(plain: Any, tensor: Callable[[str, str], Tensor]) -> Any:
 
     Args:
         tensor: returns the tensor of a name; its second argument is the kind of device it was on.
+
+    Raises:
+        ValueError: nothing was taken apart into that.
     """
-    if isinstance(plain, list):
-        return [put_together(item, tensor) for item in plain]
-    if not isinstance(plain, dict):
-        return plain
-    if TENSOR in plain:
-        return tensor(plain[TENSOR], plain["device"])
-    if TUPLE in plain:
-        return tuple(put_together(item, tensor) for item in plain[TUPLE])
-    return {key: put_together(item, tensor) for key, item in plain[PAIRS]}
+    match plain:
+        case list():
+            return [put_together(item, tensor) for item in plain]
+        case {"tensor": str(name), "device": str(device)}:
+            return tensor(name, device)
+        case {"tuple": list(items)}:
+            return tuple(put_together(item, tensor) for item in items)
+        case {"pairs": list(pairs)} if all(map(_is_pair, pairs)):
+            return {key: put_together(item, tensor) for key, item in pairs}
+        case dict():
+            raise ValueError(f"an object has {', '.join(map(str, plain))[:80] or 'nothing'}")
+        case _:
+            return plain
+
+
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and not isinstance(value[0], list | dict)

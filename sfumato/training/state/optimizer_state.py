@@ -58,6 +58,33 @@ def require_same(before: Description | None, now: Description, folder: Path) -> 
                 raise UserError(f"--resume {folder}: its optimizer has {both}; {_REMEDY}")
 
 
+def require_form(saved: Any, description: Any) -> None:
+    """Raise ValueError unless this is what an optimizer remembers, and which weights its parameters are.
+
+    Args:
+        saved: values by weight, and groups.
+        description: as `described` returns it, or None.
+    """
+    groups = [] if description is None else description
+    if not isinstance(groups, list) or not all(isinstance(group, list) for group in groups):
+        raise ValueError("its parameters are no groups")
+    if not all(_is_description(parameter) for group in groups for parameter in group):
+        raise ValueError("its parameters are no names and shapes")
+    match saved:
+        case {"state": dict(state), "groups": list(groups)}:
+            is_state = all(type(key) is int and isinstance(values, dict) for key, values in state.items())
+            if is_state and all(isinstance(group, dict) and "params" not in group for group in groups):
+                return
+    raise ValueError("its optimizer has no state and groups")
+
+
+def _is_description(parameter: Any) -> bool:
+    match parameter:
+        case [list(names), list()]:
+            return all(isinstance(name, str) for name in names)
+    return False
+
+
 def restore(optimizer: torch.optim.Optimizer, plain: Any, reader: TensorReader, folder: Path) -> None:
     """Let an optimizer remember what one with the same parameters did.
 

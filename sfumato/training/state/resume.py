@@ -25,7 +25,8 @@ from sfumato.adapters.network.network import UNSAVED
 from sfumato.checkpoints.atomic import atomic_file, rename, sync_folder
 from sfumato.checkpoints.name_trial import try_file, try_folder
 from sfumato.checkpoints.tensors import TensorReader, open_tensors, write_tensors
-from sfumato.errors import UserError
+from sfumato.config import json_text
+from sfumato.errors import UserError, guest_code
 from sfumato.training.state import optimizer_state
 from sfumato.training.state.json_tensors import mentioned, put_together, take_apart
 from sfumato.training.trainables import Trainable
@@ -46,6 +47,9 @@ VERSION = 2
 
 PLACES = ("resume", "output_dir", "output_name", "logging_dir", "log_tracker_name", "wandb_run_name")
 """Options that say where things are; they may differ without a word."""
+
+_FIELDS = {"finished": int, "epoch": int, "seed": int, "kind": str, "options": dict}
+_REMEDY = "resume from another state"
 
 HELD = ("learning_rate", "unet_lr", "text_encoder_lr", "optimizer_args")
 """Options whose values the optimizer's groups hold, so that a state brings its own."""
@@ -121,8 +125,10 @@ class State:
         with open_tensors(self.folder / TENSORS) as reader:
             optimizer_state.restore(optimizer, self.record["optimizer"], reader, self.folder)
             for name, part in (("scheduler", update.stepping.scheduler), ("scaler", update.scaler)):
-                if part is not None and self.record[name] is not None:
-                    part.load_state_dict(put_together(self.record[name], lambda key, _: reader.get(key)))
+                if part is not None and self.record.get(name) is not None:
+                    content = put_together(self.record[name], lambda key, _: reader.get(key))
+                    with guest_code(f"--resume {self.folder}: its {name} cannot be put back", _REMEDY):
+                        part.load_state_dict(content)
 
 
 @dataclass(frozen=True)
@@ -226,10 +232,6 @@ def read_state(folder: Path) -> State:
             f"--resume {folder} holds no {RECORD}; give a folder that was saved with --save_state"
         )
     record = _read_record(folder)
-    if record.get("version") != VERSION:
-        raise UserError(
-            f"--resume {folder} has version {record.get('version')}; this program reads version {VERSION}"
-        )
     _check_tensors(folder, record)
     return State(folder, record)
 
@@ -245,30 +247,44 @@ def _survivor(folder: Path) -> Path:
 
 
 def _read_record(folder: Path) -> Any:
-    try:
-        record = json.loads((folder / RECORD).read_text("utf-8"))
-        missing = {"version", "finished", "epoch", "kind", "seed", "options", "optimizer"} - record.keys()
-    except (ValueError, AttributeError) as error:
-        raise UserError(f"{folder / RECORD} is damaged ({error}); resume from another state") from error
-    if missing:
-        raise UserError(f"{folder / RECORD} lacks {', '.join(sorted(missing))}; resume from another state")
+    record = json_text.read_object(folder / RECORD, _REMEDY)
+    if missing := {"version", *_FIELDS, "optimizer"} - record.keys():
+        raise UserError(f"{folder / RECORD} lacks {', '.join(sorted(missing))}; {_REMEDY}")
+    if record["version"] != VERSION:
+        raise UserError(
+            f"--resume {folder} has version {record['version']}; this program reads version {VERSION}"
+        )
+    for name, kind in _FIELDS.items():
+        value = record[name]
+        if type(value) is not kind or (kind is int and not 0 <= value < 1 << 63):
+            raise UserError(f"{folder / RECORD} is damaged: {name} is {str(value)[:40]}; {_REMEDY}")
     return record
 
 
 def _check_tensors(folder: Path, record: Any) -> None:
     """Open the tensors, which shows a file that is missing or cut off before any model is loaded."""
+    try:
+        optimizer_state.require_form(put_together(record["optimizer"], _nothing), record.get("parameters"))
+        for name in TREES:
+            put_together(record.get(name), _nothing)
+    except ValueError as error:
+        raise UserError(f"{folder / RECORD} is damaged ({error}); {_REMEDY}") from None
     if (folder / WEIGHTS).exists():
         with open_tensors(folder / WEIGHTS):
             pass
     with open_tensors(folder / TENSORS) as reader:
         for name, shape in (pair for tree in TREES for pair in mentioned(record.get(tree))):
             if name not in reader:
-                raise UserError(f"{folder / TENSORS} lacks {name}; resume from another state")
+                raise UserError(f"{folder / TENSORS} lacks {name}; {_REMEDY}")
             if shape not in (None, found := reader.shape(name)):
                 raise UserError(
-                    f"{folder / TENSORS} holds {found} for {name}, which is {shape} in {RECORD}; "
-                    "resume from another state"
+                    f"{folder / TENSORS} holds {found} for {name}, which is {shape} in {RECORD}; {_REMEDY}"
                 )
+
+
+def _nothing(name: str, device: str) -> Tensor:
+    """Stand for each tensor while the form of a record is looked at."""
+    return torch.empty(0)
 
 
 def _restore_weights(trainable: Trainable, reader: TensorReader, prefix: str, folder: Path) -> None:

@@ -6,7 +6,6 @@ the metadata. Without either, an adapter acts as trained with an alpha that equa
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from collections.abc import Mapping
@@ -14,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sfumato.config import json_text
 from sfumato.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -162,8 +162,8 @@ def _read(path: Path) -> str:
 
 def _parsed(path: Path, text: str) -> dict[str, Any]:
     try:
-        values = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        values = json_text.parse(text)
+    except ValueError as error:
         raise UserError(f"{path}: its settings are no JSON ({error}); use another file") from None
     if not isinstance(values, dict):
         raise UserError(f"{path}: its settings are no JSON object; use another file")

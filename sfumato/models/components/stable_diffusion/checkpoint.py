@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from torch import nn
 
 from sfumato.checkpoints.lazy import LazyTensor
 from sfumato.checkpoints.tensors import SUFFIXES, TensorReader
+from sfumato.config import json_text
 from sfumato.errors import UserError
 from sfumato.models.components import autoencoder, hub, part_prefixes, text_encoders
 from sfumato.models.components.model_files import open_weights
@@ -171,8 +171,8 @@ class Checkpoint:
         """Return the autoencoder's sizes; None if it cannot be read, which `check` reports."""
         try:
             with self.opened(VAE) as view:
-                return autoencoder.AutoencoderShape.of(view.shapes)
-        except (UserError, KeyError):
+                return autoencoder.told_shape(view.shapes)
+        except UserError:
             return None
 
     def _loaded(
@@ -180,7 +180,7 @@ class Checkpoint:
     ) -> nn.Module:
         spec, config = self.layout.parts[part], self._config(part)
         if spec.network == "unet":
-            return unet.load(view, dtype, device, num_heads=_heads(config), what=spec.what)
+            return unet.load(view, dtype, device, num_heads=_heads(config, view.path), what=spec.what)
         if spec.network == "vae":
             return autoencoder.load_view(view, dtype, device, what=spec.what)
         return text_encoders.load_clip_view(
@@ -250,7 +250,7 @@ class Checkpoint:
         """Raise UserError if the UNet takes something else than the autoencoder's latents."""
         with self.opened(DENOISER) as view:
             names = {new: old for old, new in unet_names.diffusers_names(view.shapes).items()}
-            channels = view.shapes[names["conv_in.weight"]][1] if "conv_in.weight" in names else 0
+            _, channels, *_ = (*view.shapes.get(names.get("conv_in.weight", ""), ()), 0, 0)
         latents = self.autoencoder_shape()
         if latents is not None and channels != latents.channels:
             other = f"the autoencoder makes {latents.channels} channels and the UNet takes {channels}"
@@ -265,12 +265,7 @@ class Checkpoint:
         is_variant = source is not None and source.is_file() and source != self.vae and self.is_folder
         folder = source.parent if source is not None and is_variant else source
         file = folder / "config.json" if folder else None
-        if file is None or not file.is_file():
-            return {}
-        try:
-            return json.loads(file.read_text(encoding="utf-8"))
-        except ValueError:
-            raise UserError(f"{file} is damaged; download it again") from None
+        return {} if file is None or not file.is_file() else json_text.read_object(file)
 
 
 def _with_linear_projections(view: TensorView) -> TensorView:
@@ -297,9 +292,13 @@ def _variant(folder: Path, word: str) -> Path | None:
     return min(found, key=lambda file: file.suffix not in SUFFIXES, default=None)
 
 
-def _heads(config: Mapping[str, Any]) -> tuple[int, ...] | None:
+def _heads(config: Mapping[str, Any], path: Path) -> tuple[int, ...] | None:
     """Return the attention heads of each level that a UNet's settings tell, under their misleading name."""
-    heads = config.get("num_attention_heads") or config.get("attention_head_dim")
-    if heads is None:
+    told = config.get("num_attention_heads") or config.get("attention_head_dim")
+    if told is None:
         return None
-    return tuple(heads) if isinstance(heads, list) else (heads,) * len(config["block_out_channels"])
+    levels = config.get("block_out_channels")
+    heads = [told] * len(levels) if isinstance(levels, list) and not isinstance(told, list) else told
+    if not isinstance(heads, list) or not heads or any(type(each) is not int or each < 1 for each in heads):
+        raise UserError(f"{path}: its config.json tells no number of attention heads; download it again")
+    return tuple(heads)

@@ -6,13 +6,13 @@ in their metadata; folders in diffusers' layout by the settings of their schedul
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sfumato.checkpoints.tensors import open_tensors
+from sfumato.config import json_text
 from sfumato.config.run.model.model import ModelConfig
 from sfumato.errors import UserError
 from sfumato.models.interface.family import Prediction
@@ -135,12 +135,7 @@ def told_by_file(names: Iterable[str], metadata: Mapping[str, str]) -> Told:
 def scheduler_settings(folder: Path) -> dict[str, Any]:
     """Return the settings of a folder's scheduler, where it has some."""
     file = folder / SETTINGS
-    if not file.is_file():
-        return {}
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except ValueError:
-        raise UserError(f"{file} is damaged; download it again") from None
+    return json_text.read_object(file) if file.is_file() else {}
 
 
 def as_settings(predicted: Predicted) -> dict[str, Any]:

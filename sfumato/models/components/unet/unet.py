@@ -97,8 +97,7 @@ def load(
         what: the model that is expected, for messages.
     """
     own = view.renamed({new: old for old, new in diffusers_names(view.shapes).items()})
-    shape = sizes_of(view.path, what, lambda: UnetShape.of(own.shapes))
-    model = build(shape, num_heads)
+    model = sizes_of(view.path, what, lambda: build(UnetShape.of(own.shapes), num_heads))
     check_names(view.path, what, set(model.state_dict()), own.shapes)
     fill(model, view.path, own.get, dtype, device, linear_weights(model))
     hasten(model, dtype, device)

@@ -152,7 +152,7 @@ class FluxFiles:
         shapes = self._shapes_or_none(VAE) or {}
         kind = recognise(shapes)
         is_one = kind is not None and kind.name in PARTS[VAE].kinds
-        return autoencoder.AutoencoderShape.of(shapes) if is_one else None
+        return autoencoder.told_shape(shapes) if is_one else None
 
     def _existing(self, part: str) -> Path:
         path = self._sources[part]
@@ -191,7 +191,7 @@ class FluxFiles:
         """Raise UserError if the denoiser is shown more than noisy latents."""
         width = flux_shape(self._existing(DENOISER), shapes).in_channels
         output = shapes.get("final_layer.linear.weight") or shapes.get("proj_out.weight") or (width,)
-        if other := _OTHER_INPUTS.get(width // output[0]):
+        if other := _OTHER_INPUTS.get(width // max(output[0], 1)):
             raise UserError(
                 f"--{self._options[DENOISER]} is {self._sources[DENOISER]}: it is {other} (its first layer "
                 f"takes {width} values, not {output[0]}); give FLUX.1 dev, schnell or Kontext"
@@ -221,4 +221,4 @@ def _located(part: str, path: Path | None, transformer: Path | None) -> Path | N
 
 
 def _width(shapes: Shapes, ending: str) -> int | None:
-    return next((shape[0] for name, shape in shapes.items() if name.endswith(ending)), None)
+    return next((shape[0] for name, shape in shapes.items() if name.endswith(ending) and shape), None)

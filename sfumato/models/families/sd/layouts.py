@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
+from sfumato.config import json_text
+from sfumato.errors import UserError
 from sfumato.models.components import part_prefixes
 from sfumato.models.components.stable_diffusion.checkpoint import VAE_FORMAT, Layout, PartFormat
 from sfumato.models.components.tensor_views import Shapes
@@ -65,6 +66,6 @@ def is_version_2(folder: Path, shapes: Shapes) -> bool:
         return True
     settings = folder / TEXT / "config.json"
     try:
-        return json.loads(settings.read_text(encoding="utf-8")).get("hidden_act") == "gelu"
-    except (OSError, ValueError):  # missing or damaged, which is reported when it is loaded
+        return json_text.read_object(settings).get("hidden_act") == "gelu"
+    except UserError:  # missing or damaged, which is reported when it is loaded
         return False
