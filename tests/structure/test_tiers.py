@@ -7,11 +7,11 @@ import pytest
 
 TESTS = Path(__file__).parents[1]
 PACKAGE = TESTS.parent / "sfumato"
-ACROSS = {"benchmarks", "compat", "docs", "end_to_end", "golden", "parity", "phantom", "structure"}
+ACROSS = {"benchmarks", "compat", "docs", "end_to_end", "fuzz", "golden", "parity", "phantom", "structure"}
 """Folders of tests that are about more than one part of the package."""
 
 STARTS_SCRIPTS = {"sfumato.cli.main", "tests.runs", "tests.processes"}
-MAY_START_SCRIPTS = ("end_to_end", "phantom", "cli", "golden", "runs.py", "processes.py")
+MAY_START_SCRIPTS = ("end_to_end", "phantom", "cli", "fuzz", "golden", "runs.py", "processes.py")
 """Besides the first, and the phantom card: tests of the command line itself, and of the numbers that tools on
 small files give."""
 
