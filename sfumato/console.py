@@ -18,6 +18,7 @@ STANDARD = ("stdout", "stderr")
 _WAIT_S = 1.0
 """How long a pipe that does not block is given to take more before a text is left out."""
 _PAUSE_S = 0.05
+_MOST_SHOWN, _SHOWN_IN_FRONT, _SHOWN_BEHIND = 2000, 1000, 500
 _BLANK = "Zs"
 """Unicode's category of blanks of every width, of which Python calls one alone printable."""
 
@@ -48,6 +49,11 @@ def printable(text: str) -> str:
 def printable_lines(text: str) -> str:
     """Return the lines of a text, each `printable`: whoever wrote a file could move a terminal's cursor."""
     return "\n".join(map(printable, text.split("\n")))
+
+
+def shortened(text: str) -> str:
+    """Leave out the middle of a text that fills screens; what is wrong stands in front, the remedy behind."""
+    return text if len(text) <= _MOST_SHOWN else f"{text[:_SHOWN_IN_FRONT]} ... {text[-_SHOWN_BEHIND:]}"
 
 
 def _shown(char: str) -> str:

@@ -40,8 +40,8 @@ def guest_code(
         yield
     except UserError:
         raise
-    except Exception as error:
-        if passes(error):
+    except (Exception, SystemExit) as error:  # a program that is imported by mistake ends the process
+        if isinstance(error, Exception) and passes(error):
             raise
         text = " ".join(str(error).split())[:_MOST_CHARACTERS]
         reason = ": ".join(filter(None, [type(error).__name__, text]))

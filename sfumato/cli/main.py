@@ -84,9 +84,9 @@ def _fail(message: str) -> int:
     # the others while they wait; one that failed alone is heard a moment later.
     if not _is_first_process():
         time.sleep(2)
-    from sfumato.console import printable
+    from sfumato.console import printable, shortened
 
-    print(f"error: {printable(message)}", file=sys.stderr)  # noqa: T201
+    print(f"error: {shortened(printable(message))}", file=sys.stderr)  # noqa: T201
     return 2
 
 

@@ -9,7 +9,7 @@ def at_least(section: Any, minimum: float, *names: str) -> None:
     """Raise UserError if one of the named fields is set and lies below `minimum`."""
     for name in names:
         value = getattr(section, name)
-        if value is not None and value < minimum:
+        if value is not None and not value >= minimum:  # which nan is not
             raise UserError(f"--{name} is {value}; use {minimum} or more")
 
 
@@ -17,7 +17,7 @@ def above(section: Any, limit: float, *names: str) -> None:
     """Raise UserError if one of the named fields is set and does not lie above `limit`."""
     for name in names:
         value = getattr(section, name)
-        if value is not None and value <= limit:
+        if value is not None and not value > limit:
             raise UserError(f"--{name} is {value}; use a value above {limit}")
 
 
@@ -27,6 +27,14 @@ def between(section: Any, low: float, high: float, *names: str) -> None:
         value = getattr(section, name)
         if value is not None and not low <= value <= high:
             raise UserError(f"--{name} is {value}; use a value from {low} to {high}")
+
+
+def importable(section: Any, *names: str) -> None:
+    """Raise UserError if one of the named fields is set and is nothing that Python could import."""
+    for name in names:
+        text = getattr(section, name)
+        if text and not (all(text.split(".")) and text.isprintable() and not set(text) & set("/\\")):
+            raise UserError(f"--{name} is {text!r}; write it as Python imports it: package.module.Name")
 
 
 def sides(name: str, text: str) -> tuple[int, int]:

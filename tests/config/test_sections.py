@@ -1,13 +1,17 @@
 """The sections check their own ranges."""
 
+import math
+
 import pytest
 
 from sfumato.cli.options.help_texts import field_docs
 from sfumato.cli.scripts import SCRIPTS
 from sfumato.config.run.data.captions import CaptionConfig
+from sfumato.config.run.data.dataset import DatasetConfig
 from sfumato.config.run.data.images import ImageConfig
 from sfumato.config.run.data.loader import LoaderConfig
 from sfumato.config.run.model.flow import FlowConfig
+from sfumato.config.run.model.network import NetworkConfig
 from sfumato.config.run.output.hub import HubConfig
 from sfumato.config.run.output.saving import SavingConfig
 from sfumato.config.run.output.tracking import TrackingConfig
@@ -15,6 +19,7 @@ from sfumato.config.run.training.length import LengthConfig
 from sfumato.config.run.training.loss import LossConfig
 from sfumato.config.run.training.noise import NoiseConfig
 from sfumato.config.run.training.optimizer import OptimizerConfig
+from sfumato.config.run.training.schedule import ScheduleConfig
 from sfumato.config.secrets import ENVIRONMENT
 from sfumato.errors import UserError
 
@@ -40,6 +45,13 @@ SECTIONS = sorted({section for script in SCRIPTS for section in script.sections}
         (ImageConfig, "face_crop_aug_range", "4,2"),
         (ImageConfig, "face_crop_aug_range", "a,b"),
         (ImageConfig, "bucket_reso_steps", 0),
+        (OptimizerConfig, "max_grad_norm", math.nan),
+        (LossConfig, "huber_c", math.nan),
+        (ScheduleConfig, "lr_scheduler_power", -1.0),
+        (NetworkConfig, "network_module", ".."),
+        (OptimizerConfig, "optimizer_type", "a..b"),
+        (ScheduleConfig, "lr_scheduler_type", "StepLR."),
+        (DatasetConfig, "dataset_class", "my/data.py"),
     ],
 )
 def test_a_value_out_of_range_names_option_and_value(section: type, name: str, value: object) -> None:

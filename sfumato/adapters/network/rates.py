@@ -38,6 +38,10 @@ class ParameterGroup:
         return {"params": self.parameters, **rate, **self.options}
 
 
+PLUS = " plus"
+"""What the names of groups end in that LoRA+ trains faster."""
+
+
 @dataclass(frozen=True)
 class PlusRatios:
     """LoRA+ (arXiv:2402.12354): how many times faster the plus parameters of each part are trained."""
@@ -140,7 +144,7 @@ def _groups(
     plus = [parameter for layer in learning for parameter in layer.plus_parameters()]
     plus_ids = {id(parameter) for parameter in plus}
     others = [parameter for parameter in parameters if id(parameter) not in plus_ids]
-    return [ParameterGroup(others, rate, name), ParameterGroup(plus, rate * ratio, f"{name} plus")]
+    return [ParameterGroup(others, rate, name), ParameterGroup(plus, rate * ratio, f"{name}{PLUS}")]
 
 
 def _nth(values: Sequence[float] | None, index: int) -> float | None:

@@ -53,6 +53,8 @@ def read_text(kind: Kind, text: str) -> Any:
         raise ValueError(f"{text!r} is not {WANTED[kind]}")
     try:
         return _CONVERTERS[kind](text)
+    except _TooLargeError as error:
+        raise ValueError(f"{text!r} is not {WANTED[kind]} of at most {error}") from None
     except ValueError:
         raise ValueError(f"{text!r} is not {WANTED[kind]}{_point_hint(kind, text)}") from None
 
@@ -61,6 +63,10 @@ def _point_hint(kind: Kind, text: str) -> str:
     """Return what to write for a number with a comma in the place of its point."""
     is_number = kind in ("float", "int_or_float") and re.fullmatch(r"[+-]?\d*,\d+(e[+-]?\d+)?%?", text, re.I)
     return f"; write {text.replace(',', '.')}" if is_number else ""
+
+
+class _TooLargeError(ValueError):
+    """A number is larger than what computes with it can hold; the message is the largest."""
 
 
 WANTED: dict[Kind, str] = {
@@ -107,11 +113,26 @@ _METAVARS: dict[Kind, str] = {
 }  # fmt: skip
 
 
+_LARGEST = 3.4e38
+"""Of float32, in which most is computed: what is above it would be infinite there."""
+_LARGEST_COUNT = 2**63 - 1
+"""Of the whole numbers that tensors count in."""
+
+
 def _number(text: str) -> float:
     """Read a number; `nan` is none, and would pass every check of a range."""
     value = float(text)
     if math.isnan(value):
         raise ValueError(text)
+    if abs(value) > _LARGEST:
+        raise _TooLargeError(_LARGEST)
+    return value
+
+
+def _whole_number(text: str) -> int:
+    value = int(text)
+    if abs(value) > _LARGEST_COUNT:
+        raise _TooLargeError(_LARGEST_COUNT)
     return value
 
 
@@ -119,11 +140,11 @@ def _int_or_float(text: str) -> int | float:
     if text.endswith("%"):
         return _number(text[:-1]) / 100
     value = _number(text)
-    return int(text) if value >= 1 else value or 0
+    return _whole_number(text) if value >= 1 else value or 0
 
 
 _CONVERTERS: dict[Kind, Callable[[str], Any]] = {
-    "str": str, "int": int, "float": _number, "Path": Path, "int_or_float": _int_or_float,
+    "str": str, "int": _whole_number, "float": _number, "Path": Path, "int_or_float": _int_or_float,
 }  # fmt: skip
 
 

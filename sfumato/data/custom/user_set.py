@@ -31,7 +31,7 @@ from sfumato.data.batches.dataset import TrainingSet
 from sfumato.data.batches.order import BatchPlan, EpochPlan, Showings, plan_epoch
 from sfumato.data.custom.returned_batches import Geometry, batch_of
 from sfumato.data.images.buckets import Size
-from sfumato.errors import UserError
+from sfumato.errors import UserError, guest_code
 
 _EVERYWHERE: Size = (0, 0)
 """The size of the one bucket that all batches share: they are not sorted by size."""
@@ -127,16 +127,23 @@ def read(run: Run, geometry: Geometry, seed: int) -> UserSet:
         "batch_size": config.train_batch_size,
         "seed": seed,
     }
-    kind = _found(name)
-    arguments = _accepted(kind, offered, name)
-    made = UserSet(name, kind(**arguments), geometry, seed, frozenset(arguments))
+    with guest_code(f"--dataset_class {name} failed", "mend it"):
+        kind = _found(name)
+        arguments = _accepted(kind, offered, name)
+        made = UserSet(name, kind(**arguments), geometry, seed, frozenset(arguments))
+        _check(made)
+    return made
+
+
+def _check(made: UserSet) -> None:
+    """Raise UserError for an object without batches; a mistake in the first one shows here, too."""
+    name = made.name
     missing = [method for method in ("__len__", "__getitem__") if not hasattr(made.batches_made, method)]
     if missing:
         raise UserError(f"--dataset_class {name} has no {missing[0]}; see docs/datasets.md for what it needs")
     if not made.num_batches:
         raise UserError(f"--dataset_class {name} is empty: its __len__ is 0; it counts batches")
-    _ = made.example  # a mistake in it shows now, before any weight is loaded
-    return made
+    _ = made.example
 
 
 def options_without_effect(run: Run, accepted: frozenset[str]) -> list[str]:
@@ -171,7 +178,8 @@ def _found(name: str) -> type:
         raise UserError(f"--dataset_class {name}: {module_name} cannot be imported: {error}") from error
     kind = getattr(module, class_name, None)
     if not inspect.isclass(kind):
-        raise UserError(f"--dataset_class is {name}; {module_name} ({module.__file__}) has no such class")
+        place = getattr(module, "__file__", "a part of Python")
+        raise UserError(f"--dataset_class is {name}; {module_name} ({place}) has no such class")
     return kind
 
 

@@ -1,7 +1,7 @@
 """Tokenizers: finding their files, and turning texts into token ids exactly as sd-scripts does.
 
-Files are looked for in a folder that the model brings along, in `--tokenizer_cache_dir` (one folder per
-tokenizer, named like the hub's model with `_` for `/`), in the hub's local cache, and only then on the hub.
+Files are looked for in `--tokenizer_cache_dir` (one folder per tokenizer, named like the hub's model with `_`
+for `/`), in a folder that the model brings along, in the hub's local cache, and only then on the hub.
 """
 
 from __future__ import annotations
@@ -163,8 +163,8 @@ def load_clip(
 
     Args:
         name: the hub's model id.
-        cache_dir: `--tokenizer_cache_dir`; what comes from the hub is kept there.
-        bundled_dir: folder that the model brings along, laid out like `cache_dir`; it comes first.
+        cache_dir: `--tokenizer_cache_dir`, which comes first; what comes from the hub is kept there.
+        bundled_dir: folder that the model brings along, laid out like `cache_dir`.
         pad_token: what fills the rest; the end token where None. The OpenCLIP encoders want "!".
 
     Raises:
@@ -205,7 +205,7 @@ Sufficient = tuple[tuple[str, ...], ...]
 def _find(name: str, sufficient: Sufficient, cache_dir: Path | None, bundled_dir: Path | None) -> Path:
     """Return the folder with the tokenizer's files, asking the hub last."""
     wanted = name.replace("/", "_")
-    for parent in (bundled_dir, cache_dir):
+    for parent in (cache_dir, bundled_dir):
         if parent is not None and _is_complete(parent / wanted, sufficient):
             return parent / wanted
     found = _from_hub(name, sufficient, is_local=True)

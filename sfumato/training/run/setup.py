@@ -120,6 +120,7 @@ def prepare(run: Run, processes: Processes) -> TrainingSession:
     family.check((DENOISER, VAE, *family.text_outputs))
     method = method_for(run, family)
     volume = method.check(policy)
+    complain(run, optimizer.check_rates(volume.groups))
     if state is not None:
         state.require_shapes(volume.shapes)
     arguments = run.get(NetworkConfig, NetworkConfig()).network_args or ()
@@ -128,6 +129,9 @@ def prepare(run: Run, processes: Processes) -> TrainingSession:
     training_set = _training_set(run, family, seed)
     plan = plan_for(run[LengthConfig], training_set.num_batches, processes.world)
     training_set.max_steps = plan.num_steps
+    schedulers.check_course(
+        run[ScheduleConfig], optimizer, run[OptimizerConfig].learning_rate, plan.num_steps
+    )
     weight_updates.check_steps(run, plan, processes.world, is_swapped=swap is not None)
     keeping = saving.keeping_for(run[SavingConfig], plan)
     if processes.is_first:

@@ -85,6 +85,7 @@ def update_for(
         recall: see `Stepping`.
     """
     config, is_fused = run[OptimizerConfig], _fusing(run) is not None
+    plan.check_rates(groups)
     described = [group.as_dict() for group in groups]
     weights = [weight for group in groups for weight in group.parameters]
     rounding = Rounding(seed, weights) if precision.trained is torch.bfloat16 else None

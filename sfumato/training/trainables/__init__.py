@@ -31,12 +31,14 @@ class Volume:
         file_bytes: of one saved file.
         file_holds_all: see `Trainable`.
         shapes: of what a state has to hold, by name, as far as it is known before a model is loaded.
+        groups: what is trained at which rate, without numbers; likewise.
     """
 
     num_weights: int
     file_bytes: int
     file_holds_all: bool = False
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    groups: Sequence[ParameterGroup] = ()
 
 
 class Trainable(Protocol):

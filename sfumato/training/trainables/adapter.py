@@ -77,17 +77,21 @@ class AdapterMethod:
         network = self.plan.rehearse(self.family, models)
         if network is None:
             return Volume(0, 0)
-        self._judge(network)
+        groups = self._judged(network)
         num_saved = sum(tensor.numel() for tensor in network.trainable.state_dict().values())
         width = (files.save_dtype(self.run) or precision.trained).itemsize
         shapes = {name: tuple(tensor.shape) for name, tensor in network.tensors()}
-        return Volume(sum(map(math.prod, shapes.values())), num_saved * width, shapes=shapes)
+        num_weights = sum(map(math.prod, shapes.values()))
+        return Volume(num_weights, num_saved * width, shapes=shapes, groups=groups)
 
-    def _judge(self, network: Network) -> None:
+    def _judged(self, network: Network) -> list[ParameterGroup]:
+        """Say what is wrong with a network and its rates; return its groups."""
         logger.info("the adapter %s", network.describe())
-        if not self.groups(network):
+        groups = self.groups(network)
+        if not groups:
             raise UserError("every learning rate is 0, so nothing would be trained; raise --learning_rate")
         complain(self.run, list(self._without_effect(network)))
+        return groups
 
     def build(self, parts: Parts, precision: Precision, live_encoders: Sequence[str]) -> AdapterTraining:
         """Load the models and attach the adapter to them; see `Method`."""

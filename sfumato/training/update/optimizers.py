@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from sfumato import installing
+from sfumato.adapters.network.rates import PLUS, ParameterGroup
 from sfumato.config.run.training.optimizer import OptimizerConfig
 from sfumato.config.run.training.optimizer_names import NAMED, class_path
 from sfumato.errors import UserError, guest_code
@@ -24,7 +25,14 @@ logger = logging.getLogger(__name__)
 GUESSES_ITS_RATE = ("dadaptation", "prodigyopt")
 """Packages whose optimizers find the learning rate themselves and want 1.0."""
 
-TAKES_ONE_RATE = ("Prodigy", "DAdaptAdam", "DAdaptAdamPreprint", "DAdaptLion", "DAdaptSGD")
+TAKES_ONE_RATE = (
+    "Prodigy",
+    "ProdigyReference",
+    "DAdaptAdam",
+    "DAdaptAdamPreprint",
+    "DAdaptLion",
+    "DAdaptSGD",
+)
 """Those of them that fail in their first step if parameter groups have different rates."""
 
 PROCESSOR = torch.device("cpu")
@@ -35,6 +43,9 @@ OPTION = "--optimizer_args"
 
 _OURS = ("params", "lr")
 """Arguments that every optimizer gets from us."""
+
+_NUM_TRIED = 3
+"""Steps that tell whether an optimizer works."""
 
 _MOST_STATE_BYTES = 16
 _SAMPLE = 256
@@ -132,23 +143,62 @@ class OptimizerPlan:
         """Whether the optimizer must be told when training and when evaluation begins."""
         return callable(getattr(self.kind, "train", None)) and callable(getattr(self.kind, "eval", None))
 
+    def check(self, learning_rate: float) -> torch.optim.Optimizer:
+        """Return the optimizer of weights of no account, which it was able to step.
+
+        Raises:
+            UserError: it cannot be built, cannot step, or makes weights that are no numbers.
+        """
+        weight = torch.nn.Parameter(torch.ones(2, 2, device=self.device))
+        stepping = Stepping(self.build([{"params": [weight]}], learning_rate))
+        weight.grad = torch.ones_like(weight)
+        try:
+            for _ in range(_NUM_TRIED):
+                stepping.step()
+        except UserError as error:
+            raise UserError(f"{OPTION} {self._told}do not suit {self.kind.__name__}: {error}") from error
+        if not weight.isfinite().all():
+            raise UserError(
+                f"{OPTION} {self._told}let {self.kind.__name__} make weights that are no numbers within "
+                f"{_NUM_TRIED} steps; use smaller ones"
+            )
+        return stepping.optimizer
+
+    @property
+    def _told(self) -> str:
+        """The arguments as they are written, each with a blank behind it."""
+        return "".join(f"{key}={value!r} " for key, value in self.arguments.items())
+
     def build(self, groups: Sequence[Mapping[str, Any]], learning_rate: float) -> torch.optim.Optimizer:
         """Make the optimizer for parameter groups that each hold `params` and may hold `lr`."""
-        self._check_rates([group.get("lr", learning_rate) for group in groups])
         known = ("params",) if self.relative_step else ("params", "lr")
         groups = [{key: group[key] for key in known if key in group} for group in groups]
         rate = None if self.relative_step else learning_rate
-        with guest_code(f"--optimizer_args do not suit {self.kind.__name__}"):
+        with guest_code(f"{OPTION} {self._told}do not suit {self.kind.__name__}"):
             return self.kind(groups, **{"lr": rate, **self.implied, **self.arguments})  # type: ignore[call-arg]
 
-    def _check_rates(self, rates: Sequence[float]) -> None:
-        different = sorted({rate for rate in rates if rate})
-        if self.kind.__name__ in TAKES_ONE_RATE and len(different) > 1:
+    def check_rates(self, groups: Sequence[ParameterGroup]) -> list[str]:
+        """Return what to tell of rates that the optimizer does not listen to.
+
+        Raises:
+            UserError: it takes one rate for all weights, and there are several.
+        """
+        rates = {group.name: group.learning_rate for group in groups if group.learning_rate}
+        takes_one = self.kind.__name__ in TAKES_ONE_RATE
+        if len({*rates.values()}) < 2 or not (takes_one or self.relative_step):
+            return []
+        listed = ", ".join(f"{name.strip()} {rate:g}" for name, rate in rates.items())
+        has_plus = any(name.endswith(PLUS) for name in rates)
+        remedy = "leave out LoRA+ (loraplus_lr_ratio)" if has_plus else "give all of them one rate"
+        if takes_one:
             raise UserError(
-                f"--optimizer_type {self.kind.__name__} finds one rate for everything, but rates are "
-                f"{', '.join(map(str, different))}; make --unet_lr and --text_encoder_lr equal, and leave "
-                "out LoRA+ (loraplus_lr_ratio), which multiplies them"
+                f"--optimizer_type {self.kind.__name__} takes one learning rate, but there are several "
+                f"({listed}); {remedy}"
             )
+        return [
+            f"the learning rates ({listed}) have no effect: --optimizer_type {self.kind.__name__} sets its "
+            f"own; {remedy}, or set relative_step=False in {OPTION}"
+        ]
 
 
 def plan(config: OptimizerConfig, device: torch.device = PROCESSOR) -> OptimizerPlan:
@@ -163,6 +213,7 @@ def plan(config: OptimizerConfig, device: torch.device = PROCESSOR) -> Optimizer
     name = config.optimizer_type or "AdamW"
     arguments = parse_arguments(config.optimizer_args or (), OPTION)
     kind = _find_class(class_path(name), name)
+    _require_plain_step(kind, name)
     if "lr" in arguments:
         raise UserError(f"{OPTION} holds lr={arguments['lr']}; give it as --learning_rate")
     require_accepted(kind, arguments, OPTION, _OURS)
@@ -197,6 +248,16 @@ def _find_class(path: str, name: str) -> type[torch.optim.Optimizer]:
         known = ", ".join(sorted({path.rpartition(".")[2] for path in NAMED.values()}))
         raise UserError(f"--optimizer_type is {name}; known are {known}, or give package.module.Class")
     return kind
+
+
+def _require_plain_step(kind: type[torch.optim.Optimizer], name: str) -> None:
+    """Raise UserError for an optimizer that computes the loss itself, several times a step."""
+    closure = inspect.signature(kind.step).parameters.get("closure")
+    if closure is not None and closure.default is closure.empty:
+        raise UserError(
+            f"--optimizer_type {name} computes the loss again and again within a step (its step needs a "
+            "closure), which no training here does; choose another optimizer"
+        )
 
 
 def _guesses_its_rate(kind: type[torch.optim.Optimizer]) -> bool:

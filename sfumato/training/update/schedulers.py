@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import inspect
+import math
 import warnings
+from collections.abc import Callable
 from dataclasses import fields
 
 import torch
@@ -14,6 +17,9 @@ from sfumato.errors import UserError, guest_code
 from sfumato.training.update.argument_values import parse_arguments, require_accepted
 from sfumato.training.update.optimizers import OptimizerPlan
 from sfumato.training.update.rate_shapes import OPTION, SHAPES, factor
+
+_MOST_WALKED = 10_000
+"""Steps of a schedule that are tried: a tenth of a second."""
 
 
 def build(
@@ -48,14 +54,32 @@ def describe(config: ScheduleConfig, plan: OptimizerPlan, learning_rate: float) 
 
 def check(config: ScheduleConfig, plan: OptimizerPlan, learning_rate: float) -> None:
     """Raise UserError if optimizer or schedule cannot be built, which one weight of no account tells."""
-    weight = torch.nn.Parameter(torch.zeros(2, 2))
-    optimizer = plan.build([{"params": [weight]}], learning_rate)
-    schedule = build(config, optimizer, plan, learning_rate, 1000)
+    _walk(config, plan, learning_rate, 1000, 1)
+
+
+def check_course(config: ScheduleConfig, plan: OptimizerPlan, learning_rate: float, num_steps: int) -> None:
+    """Raise UserError if a class of the user's cannot be followed to the end of a run of so many steps."""
+    if config.lr_scheduler_type:
+        _walk(config, plan, learning_rate, num_steps, min(num_steps, _MOST_WALKED))
+
+
+def _walk(config: ScheduleConfig, plan: OptimizerPlan, rate: float, num_steps: int, num_walked: int) -> None:
+    """Take the first steps of a schedule of `num_steps` with a weight of no account."""
+    optimizer = plan.check(rate)
+    schedule = build(config, optimizer, plan, rate, num_steps)
     if schedule is None:
         return
-    with guest_code(f"{_named(config)} cannot step by itself"), warnings.catch_warnings():
+    with guest_code(f"{_asked(config)} cannot step by itself"), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # no weight is changed here
-        schedule.step()
+        for _ in range(num_walked):
+            schedule.step()
+            _require_numbers(config, optimizer)
+
+
+def _require_numbers(config: ScheduleConfig, optimizer: torch.optim.Optimizer) -> None:
+    rates = [float(group["lr"]) for group in optimizer.param_groups if group["lr"] is not None]
+    if not all(map(math.isfinite, rates)):
+        raise UserError(f"{_asked(config)} makes the learning rate {rates[0]}; change {OPTION}")
 
 
 def settings_without_effect(config: ScheduleConfig, plan: OptimizerPlan) -> list[str]:
@@ -81,9 +105,12 @@ def _why_idle(plan: OptimizerPlan) -> str | None:
     return None
 
 
-def _named(config: ScheduleConfig) -> str:
+def _asked(config: ScheduleConfig) -> str:
+    """Return the options that ask for a schedule."""
     kind = config.lr_scheduler_type
-    return f"--lr_scheduler_type {kind}" if kind else f"--lr_scheduler {config.lr_scheduler}"
+    named = f"--lr_scheduler_type {kind}" if kind else f"--lr_scheduler {config.lr_scheduler}"
+    told = _shown(config.lr_scheduler_args or ())
+    return f"{named} {OPTION} {told}" if told else named
 
 
 def _shown(value: object) -> str:
@@ -109,14 +136,34 @@ def _check_name(config: ScheduleConfig) -> None:
 
 def _foreign(config: ScheduleConfig, optimizer: torch.optim.Optimizer) -> LRScheduler:
     """Make a schedule of a class that torch or anybody else offers."""
-    module_name, _, class_name = config.lr_scheduler_type.rpartition(".")
-    with guest_code(_named(config)):
-        kind = getattr(importlib.import_module(module_name or "torch.optim.lr_scheduler"), class_name)
+    kind = _find(config.lr_scheduler_type)
     arguments = parse_arguments(config.lr_scheduler_args or (), OPTION)
     if "last_epoch" in arguments:
         raise UserError(
             f"{OPTION} holds last_epoch: where a run stands, its state (--resume) says; leave it out"
         )
     require_accepted(kind, arguments, OPTION, ("optimizer", "last_epoch"))
-    with guest_code(f"{OPTION} {_shown(config.lr_scheduler_args or ())} do not suit {class_name}"):
-        return kind(optimizer, **arguments)
+    told = _shown(config.lr_scheduler_args or ())
+    with guest_code(f"{OPTION} {told} do not suit {config.lr_scheduler_type}"):
+        schedule = kind(optimizer, **arguments)
+    if not isinstance(schedule, LRScheduler):
+        raise UserError(_no_schedule(config.lr_scheduler_type))
+    return schedule
+
+
+def _find(path: str) -> Callable[..., object]:
+    """Return a class of schedules, or a function that may make one."""
+    module_name, _, name = path.rpartition(".")
+    with guest_code(f"--lr_scheduler_type {path} cannot be found", "give package.module.Class"):
+        kind = getattr(importlib.import_module(module_name or "torch.optim.lr_scheduler"), name)
+    is_possible = issubclass(kind, LRScheduler) if inspect.isclass(kind) else inspect.isfunction(kind)
+    if not is_possible:
+        raise UserError(_no_schedule(path))
+    return kind
+
+
+def _no_schedule(path: str) -> str:
+    return (
+        f"--lr_scheduler_type {path} is no learning-rate schedule; give a subclass of "
+        "torch.optim.lr_scheduler.LRScheduler, or a function that makes one"
+    )

@@ -41,11 +41,12 @@ def test_cached_tokenizers_load_without_the_hub(cache: Path) -> None:
     assert tokens.mask.sum(1).tolist() == [tokens.ids[0].count_nonzero().item(), 1]
 
 
-def test_tokenizers_that_the_model_brings_come_first(cache: Path, tmp_path: Path) -> None:
+def test_tokenizers_that_are_given_win_over_those_that_the_model_brings(cache: Path, tmp_path: Path) -> None:
     (tmp_path / CLIP_FOLDER).mkdir()
     (tmp_path / CLIP_FOLDER / "tokenizer.json").write_text("not read")
-    tokenizer = tokenizers.load_clip(cache_dir=tmp_path, bundled_dir=cache)
+    tokenizer = tokenizers.load_clip(cache_dir=cache, bundled_dir=tmp_path)
     assert tokenizer(["cat"], 77).mask.sum() == 3
+    assert tokenizers.load_clip(cache_dir=tmp_path / "empty", bundled_dir=cache)(["cat"], 77).mask.sum() == 3
 
 
 @pytest.mark.parametrize("given", [True, False])

@@ -4,6 +4,7 @@ import math
 import pytest
 import torch
 
+from sfumato.adapters.network.rates import ParameterGroup
 from sfumato.config.run.training.optimizer import OptimizerConfig
 from sfumato.config.run.training.schedule import ScheduleConfig
 from sfumato.errors import UserError
@@ -112,7 +113,12 @@ def test_what_cannot_be_built_is_said_in_one_line(config: OptimizerConfig, messa
         ("torch.optim.SGD", "betas=0.9,0.99", "holds betas, which SGD does not know; it knows momentum"),
         ("Prodigy", "speed=3", "holds speed, which Prodigy does not know"),
         ("", "lr=1", "holds lr=1; give it as --learning_rate"),
-        ("", "betas=5", "do not suit AdamW: "),
+        ("", "betas=5", "--optimizer_args betas=5 do not suit AdamW: "),
+        ("", "betas=(0.9,)", r"--optimizer_args betas=\(0.9,\) do not suit AdamW: "),
+        ("", "capturable=True", "--optimizer_args capturable=True do not suit AdamW: "),
+        ("", "weight_decay=1e39", "weight_decay=1e[+]39 let AdamW make weights that are no numbers"),
+        ("LBFGS", "history_size=3", "--optimizer_type LBFGS computes the loss again .*choose another"),
+        ("SparseAdam", "eps=1e-7", "eps=1e-07 do not suit SparseAdam: .*does not support dense gradients"),
         ("", "weight_decay=-1", "do not suit AdamW: .*Invalid weight_decay"),
         ("torch.optim.NoSuch", "eps=1", "--optimizer_type is torch.optim.NoSuch; known are"),
     ],
@@ -120,17 +126,17 @@ def test_what_cannot_be_built_is_said_in_one_line(config: OptimizerConfig, messa
 def test_arguments_that_an_optimizer_does_not_take_are_one_line(name: str, argument: str, says: str) -> None:
     config = OptimizerConfig(optimizer_type=name, optimizer_args=(argument,), learning_rate=1.0)
     with pytest.raises(UserError, match=says) as raised:
-        optimizers.plan(config).build([{"params": [torch.nn.Parameter(torch.zeros(1))]}], 1e-3)
+        optimizers.plan(config).check(1e-3)
     assert "\n" not in str(raised.value)
 
 
 def test_an_optimizer_that_fails_in_its_step_is_one_line() -> None:
     weight = torch.nn.Parameter(torch.zeros(1))
     stepping = Stepping(
-        optimizers.plan(OptimizerConfig(optimizer_type="LBFGS")).build([{"params": [weight]}], 1)
+        optimizers.plan(OptimizerConfig(optimizer_type="SparseAdam")).build([{"params": [weight]}], 1)
     )
     weight.grad = torch.ones(1)
-    with pytest.raises(UserError, match=r"the optimizer LBFGS failed: .*closure"):
+    with pytest.raises(UserError, match=r"the optimizer SparseAdam failed: .*dense"):
         stepping.step()
 
 
@@ -148,11 +154,25 @@ def test_a_rate_that_the_optimizer_finds_is_shown_as_it_grows(name: str) -> None
     assert rates == sorted(rates)
 
 
-def test_optimizers_that_find_one_rate_refuse_several() -> None:
-    plan = optimizers.plan(OptimizerConfig(optimizer_type="prodigy", learning_rate=1.0))
-    groups = [{"params": [torch.nn.Parameter(torch.zeros(1))], "lr": rate} for rate in (1.0, 0.5)]
-    with pytest.raises(UserError, match=r"finds one rate for everything, but rates are 0\.5, 1\.0"):
-        plan.build(groups, 1.0)
+@pytest.mark.parametrize(
+    ("rates", "says"),
+    [
+        (
+            {"unet": 1.0, "textencoder 1 ": 0.5},
+            r"several \(unet 1, textencoder 1 0.5\); give all of them one",
+        ),
+        ({"unet": 1.0, "unet plus": 16.0}, r"several \(unet 1, unet plus 16\); leave out LoRA\+ \(loraplus"),
+    ],
+)
+def test_optimizers_that_find_one_rate_refuse_several(rates: dict[str, float], says: str) -> None:
+    groups = [ParameterGroup([], rate, name) for name, rate in rates.items()]
+    prodigy = optimizers.plan(OptimizerConfig(optimizer_type="prodigy", learning_rate=1.0))
+    with pytest.raises(UserError, match=f"--optimizer_type Prodigy takes one learning rate, but .* {says}"):
+        prodigy.check_rates(groups)
+    adafactor = optimizers.plan(OptimizerConfig(optimizer_type="Adafactor"))
+    (line,) = adafactor.check_rates(groups)
+    assert "have no effect: --optimizer_type Adafactor sets its own" in line
+    assert optimizers.plan(OptimizerConfig()).check_rates(groups) == []
 
 
 def test_a_low_rate_is_warned_about_where_1_is_meant(caplog: pytest.LogCaptureFixture) -> None:

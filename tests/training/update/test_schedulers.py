@@ -1,3 +1,4 @@
+import re
 from typing import Any
 
 import pytest
@@ -145,6 +146,10 @@ def test_an_argument_that_will_not_do_is_named_in_one_line(
     assert "\n" not in str(raised.value)
 
 
+_ODD_NAMES = ("é.x", "torch.optim.StepLR")
+_NO_SCHEDULES = ("torch.nn.Linear", "builtins.print", "os.getcwd", "os.fspath", "os.path", "sys.exit")
+
+
 @pytest.mark.parametrize(
     ("kind", "arguments", "says"),
     [
@@ -157,7 +162,15 @@ def test_an_argument_that_will_not_do_is_named_in_one_line(
         ("CosineAnnealingLR", (), "do not suit CosineAnnealingLR: .*T_max"),
         ("CosineAnnealingLR", ("T_max='x'",), "failed|do not suit|cannot step"),
         ("ReduceLROnPlateau", (), "ReduceLROnPlateau cannot step by itself: .*metrics"),
-        ("no_such_package.Schedule", (), "--lr_scheduler_type no_such_package.Schedule: .*No module named"),
+        ("no_such_package.Schedule", (), "no_such_package.Schedule cannot be found: .*No module named"),
+        (
+            "StepLR",
+            ("step_size=0",),
+            "StepLR --lr_scheduler_args step_size=0 cannot step by itself: .*by zero",
+        ),
+        ("StepLR", ("step_size=1", "gamma=1e400"), "makes the learning rate inf"),
+        *((name, (), f"--lr_scheduler_type {re.escape(name)} cannot be found") for name in _ODD_NAMES),
+        *((name, (), f"--lr_scheduler_type {name} is no learning-rate schedule") for name in _NO_SCHEDULES),
     ],
 )
 def test_a_schedule_of_others_that_fails_is_one_line(
@@ -167,6 +180,20 @@ def test_a_schedule_of_others_that_fails_is_one_line(
     with pytest.raises(UserError, match=says) as raised:
         schedulers.check(config, optimizers.plan(OptimizerConfig()), 1e-4)
     assert "\n" not in str(raised.value)
+
+
+def test_a_schedule_that_ends_before_the_run_does_is_refused_before_it() -> None:
+    arguments = ("max_lr=1e-3", "total_steps=20")
+    config = ScheduleConfig(lr_scheduler_type="OneCycleLR", lr_scheduler_args=arguments)
+    plan = optimizers.plan(OptimizerConfig())
+    schedulers.check_course(config, plan, 1e-4, 19)
+    with pytest.raises(UserError, match=r"OneCycleLR --lr_scheduler_args .* cannot step by itself: .*20"):
+        schedulers.check_course(config, plan, 1e-4, 21)
+
+
+def test_a_function_that_makes_a_schedule_is_as_good_as_a_class() -> None:
+    config = ScheduleConfig(lr_scheduler_type="transformers.get_constant_schedule")
+    schedulers.check(config, optimizers.plan(OptimizerConfig()), 1e-4)
 
 
 @pytest.mark.parametrize(

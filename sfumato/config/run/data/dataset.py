@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from sfumato.config.checks import at_least, between
+from sfumato.config.checks import at_least, between, importable
 from sfumato.config.rule import excludes, given, idle, implies
 
 
@@ -57,6 +57,7 @@ class DatasetConfig:
     def __post_init__(self) -> None:
         at_least(self, 1, "train_batch_size", "dataset_repeats")
         between(self, 0.0, 1.0, "validation_split")
+        importable(self, "dataset_class")
 
 
 _PARTNERS = ("conditioning_data_dir", "mask_dir", "control_dir")

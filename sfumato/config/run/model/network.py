@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from sfumato.config.checks import at_least, between
+from sfumato.config.checks import at_least, between, importable
 from sfumato.config.rule import excludes, given, idle, needs
 from sfumato.errors import UserError
 
@@ -54,6 +54,7 @@ class NetworkConfig:
     """Strength of each of the `base_weights`; 1 where none is given."""
 
     def __post_init__(self) -> None:
+        importable(self, "network_module")
         at_least(self, 1, "network_dim")
         at_least(self, 0, "network_alpha")
         between(self, 0.0, 1.0, "network_dropout")

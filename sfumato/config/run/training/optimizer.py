@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from sfumato.config.checks import at_least
+from sfumato.config.checks import at_least, importable
 from sfumato.config.rule import excludes, given, implies, needs
 
 
@@ -38,6 +38,7 @@ class OptimizerConfig:
 
     def __post_init__(self) -> None:
         at_least(self, 0, "max_grad_norm")
+        importable(self, "optimizer_type")
 
 
 RULES = (

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from sfumato.config.checks import at_least
+from sfumato.config.checks import at_least, importable
 from sfumato.config.rule import given, idle
 
 
@@ -43,6 +43,8 @@ class ScheduleConfig:
         at_least(
             self, 0, "lr_warmup_steps", "lr_decay_steps", "lr_scheduler_num_cycles", "lr_scheduler_timescale"
         )
+        at_least(self, 0, "lr_scheduler_power", "lr_scheduler_min_lr_ratio")
+        importable(self, "lr_scheduler_type")
 
 
 HEARD_BY: Mapping[str, tuple[str, ...]] = {

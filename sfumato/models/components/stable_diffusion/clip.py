@@ -92,20 +92,29 @@ def named(words: Words, part: str) -> dict[str, Tensor]:
 
 
 def load_tokenizer(source: TokenizerSource, *, checkpoint: Path | None, cache_dir: Path | None) -> Tokenizer:
-    """Load the tokenizer that a checkpoint brings along, or else the first that lies ready.
+    """Load the tokenizer that is given, or that a checkpoint brings along, or that lies ready elsewhere.
 
     Args:
         checkpoint: the file or folder of the base; a folder `tokenizers` beside a file is looked into.
         cache_dir: as `tokenizers.load_clip` has it.
     """
-    folder, pad_token = source.folder, source.pad_token
-    if checkpoint is not None and (checkpoint / folder).is_dir():
-        return load_clip(folder, bundled_dir=checkpoint, pad_token=pad_token)
+    pad_token = source.pad_token
+    if (name := _held_by(cache_dir, source)) is not None:
+        return load_clip(name, cache_dir=cache_dir, pad_token=pad_token)
+    if checkpoint is not None and (checkpoint / source.folder).is_dir():
+        return load_clip(source.folder, bundled_dir=checkpoint, pad_token=pad_token)
     beside = checkpoint.parent / "tokenizers" if checkpoint else None
-    for name in source.names:
-        if any((place / name.replace("/", "_")).is_dir() for place in (beside, cache_dir) if place):
-            return load_clip(name, cache_dir=cache_dir, bundled_dir=beside, pad_token=pad_token)
-    return load_clip(CLIP_L, cache_dir=cache_dir, bundled_dir=beside, pad_token=pad_token)
+    return load_clip(
+        _held_by(beside, source) or CLIP_L, cache_dir=cache_dir, bundled_dir=beside, pad_token=pad_token
+    )
+
+
+def _held_by(place: Path | None, source: TokenizerSource) -> str | None:
+    """Return the first tokenizer that would do, of those that a folder of tokenizers has."""
+    if place is None:
+        return None
+    names = (*source.names, CLIP_L)
+    return next((name for name in names if (place / name.replace("/", "_")).is_dir()), None)
 
 
 def targets(encoder: nn.Module, part: str, owner: str) -> Iterator[AdapterTarget]:

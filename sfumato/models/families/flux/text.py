@@ -23,8 +23,8 @@ def tokenizers(cache_dir: Path | None, bundled_dir: Path | None = None) -> Token
     """Return the tokenizers of both encoders; a UserError if one that is asked for cannot be found or read.
 
     Args:
-        cache_dir: `--tokenizer_cache_dir`.
-        bundled_dir: folder of tokenizers that the model brings along; it comes first.
+        cache_dir: `--tokenizer_cache_dir`; it comes first.
+        bundled_dir: folder of tokenizers that the model brings along.
     """
     load = {CLIP: load_clip, T5: load_t5}
     return Tokenizers(
