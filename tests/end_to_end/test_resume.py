@@ -191,6 +191,7 @@ def test_other_options_are_named_and_places_are_not(
     run(*arguments(model, images, tmp_path / "whole", *STATES))
     state = str(tmp_path / "whole" / "lora-step00000003-state")
     capfd.readouterr()
+    tiny.pictures(images, 5)
     other = ["--resume", state, "--learning_rate", "2e-2", "--flip_aug", "--initial_step", "1"]
     run(*arguments(model, images, tmp_path / "resumed", *other))
     shown = capfd.readouterr().err
@@ -202,6 +203,9 @@ def test_other_options_are_named_and_places_are_not(
         "--save_every_n_steps was 3 and is not given",
         "--save_state was True and is not given",
     ]
+    said = [line.partition("other data: ")[2] for line in shown.splitlines() if "other data: " in line]
+    assert said[0] == "images were added, changed or removed"
+    assert len(said) == 3  # their captions and batches are others, too
     assert "--initial_step and --initial_epoch are ignored: the state knows its position" in shown
 
 

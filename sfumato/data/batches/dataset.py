@@ -15,8 +15,9 @@ from typing import Any, NamedTuple, Protocol
 from torch import Tensor
 
 from sfumato import seeds
-from sfumato.data.batches import render, statistics
+from sfumato.data.batches import fingerprint, render, statistics
 from sfumato.data.batches.collate import Batch, Sample, collate
+from sfumato.data.batches.fingerprint import Fingerprint
 from sfumato.data.batches.image_sets import ImageSet
 from sfumato.data.batches.order import BatchPlan, EpochPlan, OrderedImage, plan_epoch
 from sfumato.data.batches.render import ImageView
@@ -138,6 +139,10 @@ class TrainingSet:
             epoch=epoch,
             num_per_step=num_per_step,
         )
+
+    def fingerprint(self) -> Fingerprint:
+        """Return digests of the images, their captions and the batches that they make."""
+        return fingerprint.of_sets(self.sets)
 
     def __getitem__(self, plan: BatchPlan) -> Batch:
         """Load one batch; this makes the training set a map-style data set for torch's DataLoader."""

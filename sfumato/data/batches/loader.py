@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 from sfumato import console
 from sfumato.data.batches.collate import Batch
 from sfumato.data.batches.dataset import TrainingSet
+from sfumato.data.batches.fingerprint import Fingerprint
 from sfumato.data.batches.order import BatchPlan, EpochPlan
 from sfumato.errors import UserError
 
@@ -58,6 +59,10 @@ class TrainingData(Protocol):
 
     def batches(self, epoch: int, *, num_per_step: int = 1) -> EpochPlan:
         """Return the batches of an epoch (counted from 1) in order."""
+        ...
+
+    def fingerprint(self) -> Fingerprint:
+        """Return digests by which another run tells whether it has the same data."""
         ...
 
     def __getitem__(self, plan: BatchPlan) -> Batch:

@@ -28,6 +28,7 @@ from sfumato.config.run.data.images import ImageConfig
 from sfumato.config.run.run import Run
 from sfumato.data.batches.collate import Batch
 from sfumato.data.batches.dataset import TrainingSet
+from sfumato.data.batches.fingerprint import Fingerprint, digest
 from sfumato.data.batches.order import BatchPlan, EpochPlan, Showings, plan_epoch
 from sfumato.data.custom.returned_batches import Geometry, batch_of
 from sfumato.data.images.buckets import Size
@@ -94,6 +95,10 @@ class UserSet:
         return plan_epoch(
             [{_EVERYWHERE: indices}], [1], seed=self.seed, epoch=epoch, num_per_step=num_per_step
         )
+
+    def fingerprint(self) -> Fingerprint:
+        """Return the digest of the number of batches: the object alone knows its images."""
+        return {"batches": digest([str(self.num_batches)])}
 
     def __getitem__(self, plan: BatchPlan) -> Batch:
         """Load one batch.

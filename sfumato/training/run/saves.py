@@ -130,7 +130,8 @@ class Writer:
 
     def _state(self, step: Step) -> Content:
         self.update.stepping.recall()
-        record = {"seed": self.session.seed, "options": public_values(self.session.run)}
+        told = {"options": public_values(self.session.run), "data": self.session.data_record}
+        record = {"seed": self.session.seed, **told}
         return state_content(self.trainable, self.update, step.number, step.epoch, record)
 
     def _is_worth_copying(self, *, has_state: bool) -> bool:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 from torch import nn
 
@@ -30,7 +31,7 @@ from sfumato.training.observers.preview import Previews
 from sfumato.training.observers.saving import Keeping, Names
 from sfumato.training.run.caches import cache_captions, cache_images, captions_at_once, check_places
 from sfumato.training.run.weight_updates import update_for
-from sfumato.training.state.resume import State
+from sfumato.training.state.resume import State, data_record
 from sfumato.training.trainables import ParameterGroup, TrainingMethod
 from sfumato.training.update.optimizer_step import WeightUpdate
 from sfumato.training.update.optimizers import OptimizerPlan
@@ -97,6 +98,11 @@ class TrainingSession:
         if latents or texts:
             remedy = "let the folder be written to, or cache without _to_disk"
             check_places(self._images, self.family, remedy, latents=latents, texts=texts)
+
+    @cached_property
+    def data_record(self) -> dict[str, Any]:
+        """What a state notes of the data; see `resume.data_record`."""
+        return data_record(self.training_set, self.plan.group, self.processes.world)
 
     @property
     def _images(self) -> TrainingSet:

@@ -44,6 +44,7 @@ from sfumato.training.observers.saving import Names
 from sfumato.training.observers.warnings import WarningLog
 from sfumato.training.run import outputs, weight_updates
 from sfumato.training.run.account import Account, account, foresee
+from sfumato.training.run.agreement import require_same
 from sfumato.training.run.execution import execute
 from sfumato.training.run.session import TrainingSession
 from sfumato.training.state import resume
@@ -157,6 +158,10 @@ def prepare(run: Run, processes: Processes) -> TrainingSession:
         finished=_finished(run[LengthConfig], plan, state, names),
     )
     session.check_caching()
+    require_same(session)
+    if state is not None:
+        for line in state.data_differences(session.data_record):
+            logger.warning("resuming %s with other data: %s", state.folder, line)
     _report(training_set, plan, seed)
     return session
 

@@ -26,6 +26,7 @@ from sfumato.checkpoints.atomic import atomic_file, rename, sync_folder
 from sfumato.checkpoints.name_trial import try_file, try_folder
 from sfumato.checkpoints.tensors import TensorReader, open_tensors, write_tensors
 from sfumato.config import json_text
+from sfumato.data.batches.loader import TrainingData
 from sfumato.errors import UserError, guest_code
 from sfumato.training.state import optimizer_state
 from sfumato.training.state.json_tensors import mentioned, put_together, take_apart
@@ -53,6 +54,25 @@ _REMEDY = "resume from another state"
 
 HELD = ("learning_rate", "unet_lr", "text_encoder_lr", "optimizer_args")
 """Options whose values the optimizer's groups hold, so that a state brings its own."""
+
+
+_DATA_CHANGES = {
+    "images": "images were added, changed or removed",
+    "captions": "captions were changed",
+    "batches": "images meet in other batches (other buckets, repeats or batch sizes)",
+    "group": "a step is made of {now} batches and was of {before}",
+    "processes": "the run has {now} processes and had {before}",
+}
+"""What has changed since a state was saved, where what `data_record` tells of it has."""
+
+
+def data_record(data: TrainingData, group: int, num_processes: int) -> dict[str, Any]:
+    """Return what a state notes of the data, on which it depends which images come next.
+
+    Args:
+        group: batches of one optimizer step, of all processes.
+    """
+    return {**data.fingerprint(), "group": group, "processes": num_processes}
 
 
 @dataclass(frozen=True)
@@ -87,6 +107,18 @@ class State:
             + ("; the state's holds" if name in HELD else "")
             for name in sorted((before.keys() | now.keys()) - set(PLACES))
             if before.get(name) != now.get(name)
+        ]
+
+    def data_differences(self, now: Mapping[str, Any]) -> list[str]:
+        """Return a line for each way in which the data are others now; see `data_record`.
+
+        States of earlier versions tell nothing of their data.
+        """
+        before = self.record.get("data", {})
+        return [
+            line.format(before=before[name], now=now[name])
+            for name, line in _DATA_CHANGES.items()
+            if name in before and name in now and before[name] != now[name]
         ]
 
     def require_optimizer(self, optimizer: type[torch.optim.Optimizer]) -> None:
@@ -172,7 +204,7 @@ def state_content(
 
     Args:
         finished: optimizer steps done.
-        record: `seed` and `options` of the run.
+        record: `seed`, `options` and `data` of the run.
     """
     tensors: dict[str, Tensor] = {}
     trees: dict[str, Any] = {}

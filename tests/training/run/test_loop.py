@@ -242,12 +242,20 @@ def test_a_step_that_is_not_finite_stops_the_run_with_its_files_and_spares_the_w
 def test_a_state_of_other_weights_is_refused(tmp_path: Path) -> None:
     plan, line = Plan(5, 1, 5), Line()
     update = _update(line, "AdamW", plan)
-    record = {"seed": 3, "options": {"network_dim": 4}}
-    resume.state_content(line, update, 2, 1, record).write(tmp_path / "s")
+    noted = {
+        "options": {"network_dim": 4},
+        "data": {"images": "a", "batches": "b", "group": 2, "processes": 2},
+    }
+    resume.state_content(line, update, 2, 1, {"seed": 3, **noted}).write(tmp_path / "s")
     other = Line()
     other.model[0] = nn.Linear(1, 9)
     state = resume.read_state(tmp_path / "s")
     assert state.differences({"network_dim": 8}) == ["--network_dim was 4 and is 8"]
+    assert state.data_differences({**noted["data"], "images": "other", "processes": 3}) == [
+        "images were added, changed or removed",
+        "the run has 3 processes and had 2",
+    ]
+    assert resume.State(tmp_path, {}).data_differences({"images": "a"}) == []
     with pytest.raises(UserError, match=r"holds \(8, 1\) for 0.weight, which is \(9, 1\) now"):
         state.restore(other, _update(other, "AdamW", plan))
 
