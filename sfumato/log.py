@@ -75,7 +75,7 @@ class _FileHandler(logging.Handler):
         super().__init__()
         self._path = path
         # Without a buffer each line is there at once, and none is left over when the disk is full.
-        self._file = open(path, "ab", buffering=0)  # noqa: SIM115 - to the end of the program
+        self._file = open(path, "ab", buffering=0, opener=_at_once)  # noqa: SIM115 - to the end of the program
         self._is_failing = False
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -92,6 +92,15 @@ class _FileHandler(logging.Handler):
     def close(self) -> None:
         self._file.close()
         super().close()
+
+
+def _at_once(path: str, flags: int) -> int:
+    """Open a file; a pipe that nobody reads is refused, for which the program would wait for ever."""
+    if not hasattr(os, "O_NONBLOCK"):
+        return os.open(path, flags, 0o666)
+    descriptor = os.open(path, flags | os.O_NONBLOCK, 0o666)
+    os.set_blocking(descriptor, True)
+    return descriptor
 
 
 def _is_first_process(record: logging.LogRecord) -> bool:

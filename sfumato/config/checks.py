@@ -4,6 +4,9 @@ from typing import Any
 
 from sfumato.errors import UserError
 
+LARGEST = 3.4e38
+"""Of the numbers that float32 holds, in which most is computed: what is above it would be infinite there."""
+
 
 def at_least(section: Any, minimum: float, *names: str) -> None:
     """Raise UserError if one of the named fields is set and lies below `minimum`."""

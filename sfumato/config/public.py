@@ -8,14 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from sfumato.config.run.file import FileConfig
+from sfumato.config.run.output.overwriting import OverwritingConfig
 from sfumato.config.run.run import Run
 from sfumato.config.secrets import ENVIRONMENT
 
 
 def public_values(run: Run) -> dict[str, Any]:
-    """Return the options that differ from their defaults, without secrets and without `FileConfig`.
+    """Return the options that differ from their defaults, without secrets and those of one call alone.
 
-    Paths become text and tuples lists, so that the result is fit for TOML, JSON and trackers.
+    These are `FileConfig` and `OverwritingConfig`. Paths become text and tuples lists, so that the result is
+    fit for TOML, JSON and trackers.
     """
     return {
         field.name: _plain(value)
@@ -25,14 +27,14 @@ def public_values(run: Run) -> dict[str, Any]:
 
 
 def all_values(run: Run) -> dict[str, Any]:
-    """Return every option with its value, without secrets and without `FileConfig`, fit for JSON."""
+    """Return every option that `public_values` may hold with its value, fit for JSON."""
     return {field.name: _plain(value) for field, value in _public(run)}
 
 
 def _public(run: Run) -> Iterator[tuple[Field[Any], Any]]:
     """Yield the fields that others may see, with their values."""
     for section in run:
-        if not isinstance(section, FileConfig):
+        if not isinstance(section, FileConfig | OverwritingConfig):
             for field in fields(section):
                 if field.name not in ENVIRONMENT:
                     yield field, getattr(section, field.name)

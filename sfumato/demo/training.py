@@ -26,7 +26,10 @@ _OPTIONS = {
     "max_train_steps": "200",
     "seed": "1",
 }
-_SWITCHES = ("network_train_unet_only", "cache_latents", "cache_text_encoder_outputs", "apply_t5_attn_mask")
+_SWITCHES = (
+    *("network_train_unet_only", "cache_latents", "cache_text_encoder_outputs", "apply_t5_attn_mask"),
+    "overwrite",  # the demo can be run again
+)
 
 
 def train(folder: Path, data_sets: Mapping[str, Path]) -> dict[str, Path]:

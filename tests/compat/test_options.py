@@ -16,6 +16,7 @@ OURS = {
     "mask_dir",
     "strict",
     "on_nonfinite",
+    "overwrite",
     "base_model",
     "json",
     "prediction_type",

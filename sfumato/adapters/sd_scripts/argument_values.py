@@ -7,6 +7,8 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import TypeVar
 
+from sfumato.config.checks import LARGEST
+from sfumato.config.run.model.network import MOST_RANKS
 from sfumato.errors import UserError
 
 Value = TypeVar("Value")
@@ -67,13 +69,24 @@ def to_bool(text: str) -> bool:
 
 
 def to_rank(text: str) -> int:
-    """Return a rank: 0 (not adapted) or more."""
-    return _not_below(0, int(text))
+    """Return a rank: 0 (not adapted) to `MOST_RANKS`."""
+    value = _not_below(0, int(text))
+    if value > MOST_RANKS:
+        raise ValueError(text)
+    return value
+
+
+def to_number(text: str) -> float:
+    """Return a number that float32 holds."""
+    value = float(text)
+    if not abs(value) <= LARGEST:
+        raise ValueError(text)
+    return value
 
 
 def to_ratio(text: str) -> float:
-    """Return a number that is not negative."""
-    return _not_below(0.0, float(text))
+    """Return a number that is not negative, and that float32 holds."""
+    return _not_below(0.0, to_number(text))
 
 
 def to_probability(text: str) -> float:
@@ -95,8 +108,8 @@ def to_numbers(text: str) -> list[float]:
 
 
 def to_count(text: str) -> int:
-    """Return a number of at least 1."""
-    return _not_below(1, int(text))
+    """Return a number of ranks of at least 1."""
+    return _not_below(1, to_rank(text))
 
 
 def to_patterns(convert: Callable[[str], Value], text: str) -> tuple[tuple[re.Pattern[str], Value], ...]:
@@ -110,10 +123,7 @@ def to_patterns(convert: Callable[[str], Value], text: str) -> tuple[tuple[re.Pa
 
 def to_factor(text: str) -> int:
     """Return a number of parts: 1 or more, or -1 for as many as there can be."""
-    value = int(text)
-    if value == 0 or value < -1:
-        raise ValueError(text)
-    return value
+    return -1 if text.strip() == "-1" else to_count(text)
 
 
 def to_indices(text: str) -> frozenset[int] | None:

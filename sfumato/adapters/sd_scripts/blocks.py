@@ -158,7 +158,7 @@ def _curve(name: str, text: str, count: int) -> list[float]:
     """Return the rates of `sine`, `cosine+.1` ...: a curve, and what is added to it everywhere."""
     curve, _, base = text.partition("+")
     try:
-        height = float(base or 0)
+        height = argument_values.to_ratio(base or "0")
         shape = _PRESETS[curve]
     except (KeyError, ValueError):
         raise UserError(

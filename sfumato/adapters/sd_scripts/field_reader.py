@@ -17,7 +17,7 @@ _BY_RULE = ("rank", "alpha")
 _READERS: Mapping[type, tuple[Callable[[str], Any], str]] = {
     bool: (argument_values.to_bool, "True or False"),
     int: (int, "a whole number"),
-    float: (float, "a number"),
+    float: (argument_values.to_number, "a number"),
     str: (str, "a text"),
 }
 """For each type of field, how a text is read, and what to give."""

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
+from sfumato.config.checks import LARGEST
 from sfumato.config.scripts.option import Kind, Option
 from sfumato.errors import UserError
 
@@ -113,8 +114,6 @@ _METAVARS: dict[Kind, str] = {
 }  # fmt: skip
 
 
-_LARGEST = 3.4e38
-"""Of float32, in which most is computed: what is above it would be infinite there."""
 _LARGEST_COUNT = 2**63 - 1
 """Of the whole numbers that tensors count in."""
 
@@ -124,8 +123,8 @@ def _number(text: str) -> float:
     value = float(text)
     if math.isnan(value):
         raise ValueError(text)
-    if abs(value) > _LARGEST:
-        raise _TooLargeError(_LARGEST)
+    if abs(value) > LARGEST:
+        raise _TooLargeError(LARGEST)
     return value
 
 

@@ -14,6 +14,7 @@ from sfumato.config.run.model.model import ModelConfig
 from sfumato.config.run.model.precision import PrecisionConfig
 from sfumato.config.run.output.hub import HubConfig
 from sfumato.config.run.output.metadata import MetadataConfig
+from sfumato.config.run.output.overwriting import OverwritingConfig
 from sfumato.config.run.output.preview import PreviewConfig
 from sfumato.config.run.output.saving import SavingConfig
 from sfumato.config.run.output.tracking import TrackingConfig
@@ -31,5 +32,6 @@ TRAINING = (
     NoiseConfig, LossConfig,
 )  # fmt: skip
 OUTPUT = (
-    SavingConfig, MetadataConfig, HubConfig, TrackingConfig, PreviewConfig, ValidationConfig, FileConfig,
+    SavingConfig, OverwritingConfig, MetadataConfig, HubConfig, TrackingConfig, PreviewConfig,
+    ValidationConfig, FileConfig,
 )  # fmt: skip

@@ -112,6 +112,10 @@ class TrainingSet:
         """Batches in an epoch, over all processes."""
         return sum(-(-len(items) // s.plan.batch_size) for s in self.sets for items in s.buckets.values())
 
+    def short_batches(self) -> list[str]:
+        """Return a line for each data set with buckets that hold fewer images than a batch."""
+        return [line for images in self.sets if (line := images.short_batches())]
+
     @cached_property
     def has_shared_stems(self) -> bool:
         """Whether images differ in the suffix of their names alone, or are in two data sets."""

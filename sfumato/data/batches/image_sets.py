@@ -73,3 +73,16 @@ class ImageSet:
                 by_size[size] = found.setdefault(self.plan.buckets.fit(size).bucket, Showings())
             by_size[size].add(index, repeats)
         return found
+
+    def short_batches(self) -> str:
+        """Return a line about the buckets that hold fewer images than a batch; empty if there are none."""
+        counts = {size: len(items) for size, items in self.buckets.items()}
+        short = {size: count for size, count in counts.items() if count < self.plan.batch_size}
+        if not short:
+            return ""
+        (width, height), count = min(short.items(), key=lambda item: (item[1], item[0]))
+        return (
+            f"train_batch_size is {self.plan.batch_size}, and {len(short)} of {len(counts)} buckets hold "
+            f"fewer images, repeats counted (bucket {width}x{height} holds {count}); their batches are "
+            "smaller"
+        )

@@ -77,6 +77,7 @@ def train(
     try:
         with WarningLog().listening() as warnings:
             session = prepare(run, processes)
+            outputs.check_existing(session)
             foresee(session)
             return execute(session, observers, warnings=warnings, signals=signals, bar=bar)
     finally:
@@ -198,7 +199,10 @@ def _training_set(run: Run, family: Family, seed: int) -> TrainingData:
     if run[LossConfig].masked_loss and not masked:
         line = "--masked_loss has no effect without masks: name mask_dir or set alpha_mask"
         complain(run, [line])
-    return dataset.read(plans, seed, strict=is_strict(run))
+    found = dataset.read(plans, seed, strict=is_strict(run))
+    for line in found.short_batches():
+        logger.warning(line)
+    return found
 
 
 def _user_set(run: Run, family: Family, multiple: int, seed: int) -> TrainingData:

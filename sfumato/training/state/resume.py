@@ -270,6 +270,8 @@ def read_state(folder: Path) -> State:
 
 def _survivor(folder: Path) -> Path:
     """Return where a state really lies: a process may have been killed between two renames."""
+    if not folder.name:  # the root, or where the program runs
+        return folder
     unfinished, previous = _names(folder)
     places = (unfinished, previous) if (unfinished / POSITION).exists() else (previous,)
     found = next((place for place in (folder, *places) if place.is_dir()), folder)

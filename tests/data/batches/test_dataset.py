@@ -409,3 +409,16 @@ def test_folders_of_the_same_name_are_numbered(tmp_path: Path) -> None:
     assert reg_dirs == {"reg": {"n_repeats": 4, "img_count": 1}}
     assert training_set.tag_frequency()["cat"]["a6"] == 1
     assert list(training_set.tag_frequency()) == ["cat", "reg"]
+
+
+def test_a_batch_that_a_bucket_cannot_fill_is_said(tmp_path: Path) -> None:
+    folder(tmp_path, [(64, 64), (64, 64), (96, 48)])
+    line = "buckets hold fewer images, repeats counted (bucket {} holds {}); their batches are smaller"
+    said = {size: read(tmp_path, batch_size=size).short_batches() for size in (1, 2, 3)}
+    assert said[1] == []
+    assert said[2] == [f"train_batch_size is 2, and 1 of 2 {line.format('80x48', 1)}"]
+    assert said[3] == [f"train_batch_size is 3, and 2 of 2 {line.format('80x48', 1)}"]
+
+
+def read(path: Path, **options: int) -> TrainingSet:
+    return dataset.read([plan(subset(path), **options)], seed=0)

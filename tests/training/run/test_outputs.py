@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
+from sfumato.config.run.file import FileConfig
+from sfumato.config.run.output.overwriting import OverwritingConfig
 from sfumato.config.run.output.saving import SavingConfig
 from sfumato.config.run.output.tracking import TrackingConfig
 from sfumato.config.run.run import Run
@@ -89,3 +93,56 @@ def test_folders_that_cannot_be_used_name_their_option(tmp_path: Path) -> None:
         check(tmp_path, logging_dir=str(tmp_path), log_tracker_name="p" * 260)
     with pytest.raises(UserError, match="what this run will save needs"):
         check(tmp_path, num_bytes=10**18)
+
+
+def existing(
+    out: Path, *, state: str = "", strict: bool = True, overwrite: bool = False, **options: Any
+) -> None:
+    """Check a run of 4 steps, of 2 an epoch, for what it would write over."""
+    saved = SavingConfig(output_dir=str(out), output_name="run", **options)
+    plan = Plan(num_batches=2, group=1, num_steps=4)
+    session = SimpleNamespace(
+        run=Run("", "", [saved, FileConfig(strict=strict), OverwritingConfig(overwrite)]),
+        processes=SimpleNamespace(is_first=True),
+        names=saving.names_for(saved),
+        keeping=saving.keeping_for(saved, plan),
+        plan=plan,
+        state=SimpleNamespace(folder=out / state) if state else None,
+    )
+    outputs.check_existing(cast("Any", session))
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "is_refused"),
+    [
+        ("run.safetensors", {}, True),
+        ("run", {"save_model_as": "diffusers"}, True),
+        ("run-state", {}, False),
+        ("run-state", {"save_state_on_train_end": True}, True),
+        ("run-step00000002.safetensors", {}, False),
+        ("run-step00000002.safetensors", {"save_every_n_steps": 2}, True),
+        ("run-step00000003.safetensors", {"save_every_n_steps": 2}, False),
+        ("run-step00000006.safetensors", {"save_every_n_steps": 2}, False),
+        ("run-step00000002-state", {"save_every_n_steps": 2, "save_state": True}, True),
+        ("run-000001.safetensors", {"save_every_n_epochs": 1}, True),
+        ("run-000002.safetensors", {"save_every_n_epochs": 1}, False),  # the last is saved as run.safetensors
+        ("runner.safetensors", {}, False),
+        ("run.ckpt", {}, False),
+        ("run.metrics.jsonl", {}, False),
+    ],
+)
+def test_what_another_run_saved_is_not_written_over(
+    name: str, options: dict[str, Any], is_refused: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / name).touch()
+    existing(tmp_path, overwrite=True, **options)
+    existing(tmp_path, strict=False, **options)
+    assert ("is there already" in caplog.text) == is_refused
+    existing(tmp_path, state="run-step00000001-state", **options)
+    if is_refused:
+        with pytest.raises(UserError, match=rf"{name} is there already.*--output_name, go on with --resume"):
+            existing(tmp_path, **options)
+        with pytest.raises(UserError, match="allow it with --overwrite"):
+            existing(tmp_path, state="other-state", **options)
+    else:
+        existing(tmp_path, **options)

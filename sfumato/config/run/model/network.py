@@ -6,6 +6,9 @@ from sfumato.config.checks import at_least, between, importable
 from sfumato.config.rule import excludes, given, idle, needs
 from sfumato.errors import UserError
 
+MOST_RANKS = 1_000_000
+"""More than any layer has; tensors of many more could not even be counted."""
+
 
 @dataclass(frozen=True)
 class NetworkConfig:
@@ -55,7 +58,7 @@ class NetworkConfig:
 
     def __post_init__(self) -> None:
         importable(self, "network_module")
-        at_least(self, 1, "network_dim")
+        between(self, 1, MOST_RANKS, "network_dim")
         at_least(self, 0, "network_alpha")
         between(self, 0.0, 1.0, "network_dropout")
         if self.network_dropout == 1:

@@ -68,7 +68,7 @@ class SavingConfig:
     """Free text that is written into the metadata of saved files."""
 
     def __post_init__(self) -> None:
-        if self.output_name and set(self.output_name) & set("/\\"):
+        if self.output_name and (set(self.output_name) & set("/\\") or self.output_name in (".", "..")):
             raise UserError(
                 f"--output_name is {self.output_name!r}; it names files, so give folders as --output_dir"
             )
@@ -81,5 +81,13 @@ class SavingConfig:
         at_least(self, 1, "save_last_n_epochs_state", "save_last_n_steps_state")
 
 
-RULES = (idle(["save_last_n_epochs_state", "save_last_n_steps_state"], given("save_state")),)
+RULES = (
+    idle(
+        ["save_last_n_epochs", "save_last_n_epochs_state"],
+        given("save_every_n_epochs"),
+        given("save_n_epoch_ratio"),
+    ),
+    idle(["save_last_n_steps", "save_last_n_steps_state"], given("save_every_n_steps")),
+    idle(["save_last_n_epochs_state", "save_last_n_steps_state"], given("save_state")),
+)
 """What these options mean to others."""

@@ -35,6 +35,8 @@ class TrackingConfig:
     """Key of Weights & Biases. Better given in the environment as WANDB_API_KEY."""
 
 
+_ANY = (given("logging_dir"), given("log_with"))
+
 RULES = (
     needs(
         ["log_with"],
@@ -43,6 +45,7 @@ RULES = (
         reason="a folder for the records",
     ),
     implies("logging_dir", {"log_with": "tensorboard"}, without=(given("log_with"),)),
+    idle(["log_prefix", "log_tracker_name", "log_tracker_config", "log_config"], *_ANY),
     idle(["wandb_run_name", "wandb_api_key"], given("log_with", "wandb", "all")),
 )
 """What these options mean to others."""
