@@ -1,7 +1,11 @@
 """What every run does between its command line and its work."""
 
 import logging
-from collections.abc import Callable, Sequence
+import os
+import stat
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 
 from sfumato.cli.commands import WORK
 from sfumato.cli.options.parse import Parsed, parse, write_config
@@ -33,10 +37,43 @@ def start(
     parsed = parse(script, argv, prog=prog, as_command=as_command)
     if parsed.output_config:
         return write_config(parsed.output_config, parsed.run)
+    _refuse_pipes(parsed.run)
     check_conflicts(parsed.run, rules_for(parsed.script))
     check_requirements()
-    run = _announce(parsed)
-    return (work or WORK[script.command])(run)
+    with _named_files():
+        return (work or WORK[script.command])(_announce(parsed))
+
+
+def _refuse_pipes(run: Run) -> None:
+    """Raise UserError for an option that names a pipe or socket: whoever reads it may wait for ever."""
+    for name, value in run.values().items():
+        for text in value if isinstance(value, tuple) else (value,):
+            if isinstance(text, str | Path) and name != _MAY_BE_PIPE and _is_pipe(text):
+                raise UserError(f"--{name} is {text}, which is a pipe; name a file")
+
+
+_MAY_BE_PIPE = "console_log_file"
+"""It is only written to, and opened without waiting."""
+
+
+def _is_pipe(path: str | Path) -> bool:
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError):  # it is no path, or there is nothing
+        return False
+    return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)
+
+
+@contextmanager
+def _named_files() -> Iterator[None]:
+    """Say in one line what keeps the program from a file: a name that is too long, a link in circles."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            raise
+        logger.debug("the work ended", exc_info=True)
+        raise UserError(f"{error.filename}: {error.strerror}; give another file or folder") from error
 
 
 def _announce(parsed: Parsed) -> Run:

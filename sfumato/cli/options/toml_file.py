@@ -85,6 +85,8 @@ def flatten(table: Mapping[str, Any]) -> dict[str, Any]:
 
 def _load(path: Path) -> dict[str, Any]:
     try:
+        if path.is_fifo():
+            raise UserError(f"--config_file {path} is a pipe; name a file")
         return toml_text.parse(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise UserError(f"--config_file {path}: there is no such file") from None

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,11 +19,12 @@ from sfumato import installing
 from sfumato.checkpoints import name_trial
 from sfumato.config import toml_text
 from sfumato.config.run.output.tracking import TrackingConfig
-from sfumato.errors import UserError
+from sfumato.errors import UserError, guest_code
 from sfumato.training.core.events import Ended, ImageMade, Validated
 from sfumato.training.core.observer import Observer
 from sfumato.training.core.readings import Reading
 from sfumato.training.observers.progress import Averages
+from sfumato.training.update.argument_values import require_accepted
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +54,24 @@ def check(config: TrackingConfig) -> None:
         )
     if "wandb" in kinds and importlib.util.find_spec("wandb") is None:
         raise UserError(f"--log_with {config.log_with} needs wandb: run {installing.command('wandb')}")
-    _tracker_table(config)
+    if _tracker_table(config):
+        for kind in kinds:
+            _check_arguments(config, kind)
+
+
+def _check_arguments(config: TrackingConfig, kind: str) -> None:
+    """Raise UserError for arguments that a tracker does not know, or cannot be started with."""
+    given, option = _start_arguments(config, kind), f"--log_tracker_config {config.log_tracker_config}"
+    if kind == "wandb":
+        import wandb
+
+        require_accepted(wandb.init, given, option, ())
+        return
+    from torch.utils.tensorboard import SummaryWriter
+
+    require_accepted(SummaryWriter, given, option, ())
+    with TemporaryDirectory() as folder, guest_code(f"{option} does not suit TensorBoard"):
+        SummaryWriter(**{**given, "log_dir": folder}).close()
 
 
 def start(config: TrackingConfig, default_name: str, settings: Mapping[str, Any]) -> list[Tracker]:
@@ -222,6 +241,10 @@ def _start_arguments(config: TrackingConfig, kind: str) -> dict[str, Any]:
     """Return what --log_tracker_config says of one tracker: its section, and whatever is no tracker's."""
     table = _tracker_table(config)
     own, others = table.get(kind, {}), {key: x for key, x in table.items() if key not in _KINDS}
+    if not isinstance(own, dict):
+        raise UserError(
+            f"--log_tracker_config {config.log_tracker_config}: {kind} is {own!r}; write a table, [{kind}]"
+        )
     named = {"name": config.wandb_run_name} if kind == "wandb" and config.wandb_run_name else {}
     return {**named, **_flat(others), **own}
 

@@ -176,7 +176,7 @@ def test_wandb_gets_figures_name_and_settings(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setenv("WANDB_SILENT", "true")
     monkeypatch.setenv("WANDB_API_KEY", "")
     own = tmp_path / "tracker.toml"
-    own.write_text("notes = 'for all'\n[wandb]\ntags = ['cat']\n")
+    own.write_text("[wandb]\ntags = ['cat']\n[tensorboard]\nfilename_suffix = '.cat'\n")
     config = TrackingConfig(
         logging_dir=str(tmp_path / "logs"),
         log_with="all",
@@ -185,7 +185,6 @@ def test_wandb_gets_figures_name_and_settings(tmp_path: Path, monkeypatch: pytes
         wandb_run_name="first try",
     )
     trackers.check(config)
-    own.write_text("[wandb]\ntags = ['cat']\n[tensorboard]\nfilename_suffix = '.cat'\n")
     started = trackers.start(config, "network_train", {"network_dim": 4, "output_dir": "out"})
     _record(trackers.Recorder(started, ["a", "unet"], 2), Plan(2, 1, 2), [3.0, 1.0], Rate(0.25))
     header, rows = _read_wandb(tmp_path / "logs")
@@ -289,6 +288,18 @@ def test_a_name_in_the_tracker_s_own_file_wins(tmp_path: Path, monkeypatch: pyte
     [
         ({"log_with": "tensorboard"}, "--log_with tensorboard needs --logging_dir"),
         ({"log_with": "all"}, "--log_with all needs --logging_dir"),
+        (
+            {"logging_dir": "logs", "log_tracker_config": "stray.toml"},
+            "--log_tracker_config stray.toml holds flush, which SummaryWriter does not know; it knows log_",
+        ),
+        (
+            {"logging_dir": "logs", "log_tracker_config": "odd.toml"},
+            "--log_tracker_config odd.toml does not suit TensorBoard: TypeError",
+        ),
+        (
+            {"logging_dir": "logs", "log_tracker_config": "flat.toml"},
+            r"flat.toml: tensorboard is 3; write a table, \[tensorboard\]",
+        ),
         ({"log_tracker_config": "nowhere.toml"}, "--log_tracker_config is nowhere.toml: No such file"),
         ({"log_tracker_config": "broken.toml"}, "--log_tracker_config is broken.toml: it is no TOML"),
     ],
@@ -298,6 +309,9 @@ def test_trackers_that_cannot_work_are_found_before_the_run(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("broken.toml").write_text("[wandb", encoding="utf-8")
+    Path("stray.toml").write_text("[tensorboard]\nflush = 3\n", encoding="utf-8")
+    Path("odd.toml").write_text("[tensorboard]\nmax_queue = 'x'\n", encoding="utf-8")
+    Path("flat.toml").write_text("tensorboard = 3\n", encoding="utf-8")
     with pytest.raises(UserError, match=message):
         trackers.check(TrackingConfig(**given))
 
