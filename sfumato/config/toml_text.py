@@ -13,6 +13,9 @@ from sfumato.installing import command
 
 _LINE = re.compile(r"at line (\d+)")
 _ESCAPED = re.compile(r'"[^"]*\\')
+_PATH_OF_ESCAPES = re.compile(r'(?m)^[^#\'"\n]*"[A-Za-z]:\\[bfnrt][^"\n]*"')
+"""A line whose path is read as something else without a word: `"C:\\new"` holds the end of a line."""
+_ADVICE = r"; in double quotes a backslash begins an escape, so write paths in single ones: 'C:\images'"
 
 
 def parse(text: str) -> dict[str, Any]:
@@ -29,6 +32,8 @@ def parse(text: str) -> dict[str, Any]:
         raise ValueError("it is nested too deep") from None
     except ValueError as error:
         raise ValueError(f"{error}{_advice(text, str(error))}") from error
+    if path := _PATH_OF_ESCAPES.search(text):
+        raise ValueError(f"it holds {path[0]}{_ADVICE}")
     return tables
 
 
@@ -37,7 +42,7 @@ def _advice(text: str, message: str) -> str:
     lines = text.splitlines()
     number = int(found[1]) if found else 0
     if 0 < number <= len(lines) and _ESCAPED.search(lines[number - 1]):
-        return r"; in double quotes a backslash begins an escape, so write paths in single ones: 'C:\images'"
+        return _ADVICE
     return ""
 
 

@@ -1,7 +1,7 @@
 """Every option of every script takes a value, or refuses it in one line before anything is loaded.
 
-Each value is read and seen by its section; some, drawn at random, go through all checks of their script beside
-options that make a run possible. Scripts that train are checked to the end, on tiny models.
+Each value is read and seen by its section; some, drawn at random, go through all checks of their script, with
+options beside them that make a run possible. Scripts that train are checked to the end, on tiny models.
 """
 
 from __future__ import annotations

@@ -139,6 +139,11 @@ def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     (tmp_path / "path.toml").write_text('seed = 1\noutput_dir = "C:\\images"', encoding="utf-8")
     with pytest.raises(UserError, match=r"backslash begins an escape, so write paths in single ones"):
         read_options(tmp_path / "path.toml", OPTIONS)
+    (tmp_path / "new.toml").write_text('output_dir = "C:\\new"', encoding="utf-8")  # TOML, but no such path
+    with pytest.raises(
+        UserError, match=r'holds output_dir = "C:.new"; in double quotes a backslash begins an'
+    ):
+        read_options(tmp_path / "new.toml", OPTIONS)
     (tmp_path / "data.toml").write_text("[general]\n[[datasets]]", encoding="utf-8")
     with pytest.raises(UserError, match=r"data\.toml describes data sets; give it as --dataset_config"):
         read_options(tmp_path / "data.toml", OPTIONS)
