@@ -48,7 +48,7 @@ def progress(
         initial=initial,
         unit=unit,
         desc=title,
-        disable=not _rank_is_zero(),
+        disable=not rank_is_zero(),
         dynamic_ncols=True,
         mininterval=REDRAW_S,
     )
@@ -104,10 +104,11 @@ def _at_once(path: str, flags: int) -> int:
 
 
 def _is_first_process(record: logging.LogRecord) -> bool:
-    return _rank_is_zero() or record.levelno >= logging.ERROR
+    return rank_is_zero() or record.levelno >= logging.ERROR
 
 
-def _rank_is_zero() -> bool:
+def rank_is_zero() -> bool:
+    """Return whether this is the first of several processes, or the only one."""
     return os.environ.get("RANK", "0") in ("", "0")
 
 

@@ -144,10 +144,11 @@ def _cache_texts(run: Run) -> int:
 
 
 def _prepare_buckets(run: Run) -> int:
+    from sfumato.hub.access import access_for
     from sfumato.tools.preparation.bucketing import prepared
     from sfumato.training.run.precaching import cache_latents
 
-    cache_latents(prepared(run[BucketingConfig]))
+    cache_latents(prepared(run[BucketingConfig], access_for(run)))
     return 0
 
 

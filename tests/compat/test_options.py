@@ -20,6 +20,8 @@ OURS = {
     "base_model",
     "json",
     "prediction_type",
+    "offline",
+    "model_card",
 }
 NEWER = {"skip_image_resolution", "show_timesteps", "show_timesteps_resolution", "svd_lowrank_niter"}
 """Of sd-scripts' versions after the recorded one."""

@@ -12,6 +12,7 @@ PACKAGE = Path(__file__).parents[2] / "sfumato"
 LAYERS = (
     ("config",),
     ("nn", "diffusion", "checkpoints"),
+    ("hub",),
     ("models", "data"),
     ("adapters", "caching"),
     ("sampling",),

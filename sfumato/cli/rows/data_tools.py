@@ -7,6 +7,7 @@ from sfumato.config.run.data.captions import CaptionConfig
 from sfumato.config.run.data.dataset import DatasetConfig
 from sfumato.config.run.data.images import ImageConfig
 from sfumato.config.run.file import FileConfig
+from sfumato.config.run.model.hub_access import HubAccessConfig
 from sfumato.config.run.model.model import ModelConfig
 from sfumato.config.run.training.length import LengthConfig
 from sfumato.config.run.training.loss import LossConfig
@@ -24,7 +25,7 @@ from sfumato.models.registry.family_choice import FamilyChoice
 
 _LOOKED_INTO = (
     ReportConfig, DatasetConfig, CaptionConfig, ImageConfig, LossConfig, LengthConfig, ModelConfig,
-    *precaching.OWN_OPTIONS, ConsoleConfig, FileConfig,
+    *precaching.OWN_OPTIONS, HubAccessConfig, ConsoleConfig, FileConfig,
 )  # fmt: skip
 _NO_LOADING_OR_TRAINING = {**precaching.NO_WORKERS, **precaching.NO_TRAINING, **ALWAYS_OURS}
 
@@ -100,7 +101,7 @@ DATA_TOOLS: tuple[Script, ...] = (
         name="finetune/prepare_buckets_latents",
         summary="Give the images of a metadata file their training sizes, and encode them.",
         command="prepare-buckets",
-        sections=(BucketingConfig,),
+        sections=(BucketingConfig, HubAccessConfig),
         without_effect={"max_data_loader_n_workers": precaching.NO_WORKERS["max_data_loader_n_workers"]},
     ),
 )

@@ -1,6 +1,7 @@
 """The scripts that rework files of any family's adapters and models, or look into them."""
 
 from sfumato.config.rules.effects import LOADING_DEVICES
+from sfumato.config.run.model.hub_access import HubAccessConfig
 from sfumato.config.scripts.script import Script, names
 from sfumato.config.tools.adapter_merging import (
     AdapterMergingConfig,
@@ -22,7 +23,7 @@ FILE_TOOLS: tuple[Script, ...] = (
         name="networks/svd_merge_lora",
         summary="Merge adapters of any ranks into one LoRA of a given rank.",
         command="merge-svd",
-        sections=(AdapterMergingConfig, BlockWeightConfig, NewRankConfig, MergeFormatConfig),
+        sections=(AdapterMergingConfig, BlockWeightConfig, NewRankConfig, MergeFormatConfig, HubAccessConfig),
         absent=names("concat shuffle"),
     ),
     Script(
@@ -35,7 +36,7 @@ FILE_TOOLS: tuple[Script, ...] = (
         name="tools/convert_diffusers20_original_sd",
         summary="Rewrite a whole model as one file or as a folder, in any precision.",
         command="convert",
-        sections=(ConversionConfig,),
+        sections=(ConversionConfig, HubAccessConfig),
         without_effect={
             "unet_use_linear_projection": "these layers are always written as the model has them"
         },
@@ -63,7 +64,7 @@ FILE_TOOLS: tuple[Script, ...] = (
         summary="Make a LoRA of the difference of two models.",
         command="extract-lora",
         is_drop_in=False,
-        sections=(ExtractionConfig, ExtractionDetailConfig, InsistenceOptions),
+        sections=(ExtractionConfig, ExtractionDetailConfig, InsistenceOptions, HubAccessConfig),
         absent=frozenset({"v2", "sdxl", "mem_eff_safe_open", *LOADING_DEVICES}),
         overrides={"clamp_quantile": 1.0},
     ),

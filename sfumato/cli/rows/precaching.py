@@ -48,7 +48,7 @@ ABSENT = frozenset(
 CHOICES = {"weighting_scheme": ("sigma_sqrt", "logit_normal", "mode", "cosmap", "none", "uniform")}
 """Values that an option allows here; the trainers leave one out."""
 
-_USED = {"seed", "masked_loss", "output_dir", "mixed_precision", "highvram"}
+_USED = {"seed", "masked_loss", "output_dir", "mixed_precision", "highvram", "huggingface_token"}
 
 
 NO_WORKERS: Mapping[str, str] = because(

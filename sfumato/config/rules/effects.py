@@ -57,12 +57,7 @@ NOT_WITHOUT_FILES: Mapping[str, str] = {
 }
 """Options that tools cannot follow which work on the files of a data set."""
 
-NOT_BUILT_FOR_TRAINING = (
-    names("deepspeed zero_stage zero3_init_flag zero3_save_16bit_model fp16_master_weights_and_gradients")
-    | names(
-        "offload_optimizer_device offload_optimizer_nvme_path offload_param_device offload_param_nvme_path"
-    )
-    | names("huggingface_repo_id huggingface_repo_type huggingface_path_in_repo huggingface_repo_visibility")
-    | names("huggingface_token save_state_to_huggingface resume_from_huggingface async_upload")
-)
+NOT_BUILT_FOR_TRAINING = names(
+    "deepspeed zero_stage zero3_init_flag zero3_save_16bit_model fp16_master_weights_and_gradients"
+) | names("offload_optimizer_device offload_optimizer_nvme_path offload_param_device offload_param_nvme_path")
 """Options of the trainers that stop a run when they ask for something."""

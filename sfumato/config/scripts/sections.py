@@ -9,6 +9,7 @@ from sfumato.config.run.data.loader import LoaderConfig
 from sfumato.config.run.data.validation import ValidationConfig
 from sfumato.config.run.distributed import DistributedConfig
 from sfumato.config.run.file import FileConfig
+from sfumato.config.run.model.hub_access import HubAccessConfig
 from sfumato.config.run.model.memory import MemoryConfig
 from sfumato.config.run.model.model import ModelConfig
 from sfumato.config.run.model.precision import PrecisionConfig
@@ -25,7 +26,8 @@ from sfumato.config.run.training.optimizer import OptimizerConfig
 from sfumato.config.run.training.schedule import ScheduleConfig
 
 DATA = (
-    ConsoleConfig, ModelConfig, DatasetConfig, CaptionConfig, ImageConfig, CachingConfig, LoaderConfig,
+    ConsoleConfig, ModelConfig, HubAccessConfig, DatasetConfig, CaptionConfig, ImageConfig, CachingConfig,
+    LoaderConfig,
 )  # fmt: skip
 TRAINING = (
     LengthConfig, OptimizerConfig, ScheduleConfig, PrecisionConfig, MemoryConfig, DistributedConfig,

@@ -13,7 +13,7 @@ class ConversionConfig:
     """The conversion."""
 
     model_to_load: str = field(default="", metadata={"flags": ("model_to_load",), **_POSITIONAL})
-    """Model to read: a single file, a folder in diffusers' layout, or the name of one in the hub's cache."""
+    """Model to read: a single file, a folder in diffusers' layout, or a name on the Hub."""
 
     model_to_save: str = field(default="", metadata={"flags": ("model_to_save",), **_POSITIONAL})
     """What to write: a file (.safetensors, .ckpt) or, without a suffix, a folder in diffusers' layout."""
@@ -54,7 +54,7 @@ class ConversionConfig:
     """Read the files of a folder that have this word before their suffix, `fp16` for example."""
 
     reference_model: str | None = None
-    """Folder in diffusers' layout (or its name in the hub's cache) whose scheduler and tokenizers to copy."""
+    """Folder in diffusers' layout (or its name on the Hub) whose scheduler and tokenizers to copy."""
 
     use_safetensors: bool = False
     """Write the weights of a folder as safetensors instead of pickled."""

@@ -7,20 +7,21 @@ for `/`), in a folder that the model brings along, in the hub's local cache, and
 from __future__ import annotations
 
 import shutil
-import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
-from urllib.error import HTTPError, URLError
-from urllib.request import Request, urlopen
 
 import torch
 from torch import Tensor
 
 from sfumato import installing
 from sfumato.errors import UserError, guest_code
+from sfumato.hub import cache
+from sfumato.hub.access import ANYBODY, HubAccess
+from sfumato.hub.fetching import fetched_files
+from sfumato.hub.names import HubName
 from sfumato.lean_imports import lean
 
 if TYPE_CHECKING:
@@ -31,8 +32,6 @@ T5_XXL = "google/t5-v1_1-xxl"
 
 CLIP_LENGTH = 77
 """Positions of every CLIP text encoder, start and end token included."""
-
-REACH_HUB_S = 5.0
 
 # A limit must be given, or transformers warns that texts are longer than some model takes.
 _ANY_LENGTH = 2**20
@@ -158,6 +157,7 @@ def load_clip(
     cache_dir: Path | None = None,
     bundled_dir: Path | None = None,
     pad_token: str | None = None,
+    access: HubAccess = ANYBODY,
 ) -> Tokenizer:
     """Load a CLIP tokenizer.
 
@@ -166,6 +166,7 @@ def load_clip(
         cache_dir: `--tokenizer_cache_dir`, which comes first; what comes from the hub is kept there.
         bundled_dir: folder that the model brings along, laid out like `cache_dir`.
         pad_token: what fills the rest; the end token where None. The OpenCLIP encoders want "!".
+        access: how the hub is reached.
 
     Raises:
         UserError: the files are nowhere to be found, or cannot be read.
@@ -173,19 +174,23 @@ def load_clip(
     with lean():
         from transformers import CLIPTokenizer
 
-    files = _find(name, _CLIP_FILES, cache_dir, bundled_dir)
+    files = _find(name, _CLIP_FILES, cache_dir, bundled_dir, access)
     options = {} if pad_token is None else {"pad_token": pad_token}
     return _tried(Tokenizer(_read(CLIPTokenizer, files, options), mends_text=True), files, is_framed=True)
 
 
 def load_t5(
-    name: str = T5_XXL, *, cache_dir: Path | None = None, bundled_dir: Path | None = None
+    name: str = T5_XXL,
+    *,
+    cache_dir: Path | None = None,
+    bundled_dir: Path | None = None,
+    access: HubAccess = ANYBODY,
 ) -> Tokenizer:
     """Load a T5 tokenizer; arguments and errors as for `load_clip`."""
     with lean():
         from transformers import T5Tokenizer
 
-    files = _find(name, _T5_FILES, cache_dir, bundled_dir)
+    files = _find(name, _T5_FILES, cache_dir, bundled_dir, access)
     if not (files / "tokenizer.json").is_file() and find_spec("sentencepiece") is None:
         remedy = installing.command("sentencepiece")
         raise UserError(f"{files / 'spiece.model'} needs a package to be read: run {remedy}")
@@ -202,15 +207,19 @@ _SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.j
 Sufficient = tuple[tuple[str, ...], ...]
 
 
-def _find(name: str, sufficient: Sufficient, cache_dir: Path | None, bundled_dir: Path | None) -> Path:
+def _find(
+    name: str,
+    sufficient: Sufficient,
+    cache_dir: Path | None,
+    bundled_dir: Path | None,
+    access: HubAccess,
+) -> Path:
     """Return the folder with the tokenizer's files, asking the hub last."""
     wanted = name.replace("/", "_")
     for parent in (cache_dir, bundled_dir):
         if parent is not None and _is_complete(parent / wanted, sufficient):
             return parent / wanted
-    found = _from_hub(name, sufficient, is_local=True)
-    if found is None and _is_hub_reachable():
-        found = _from_hub(name, sufficient, is_local=False)
+    found = _from_hub(name, sufficient, access)
     if found is None:
         given = f"is {cache_dir}" if cache_dir else "is not given"
         files = " or ".join(" and ".join(files) for files in sufficient)
@@ -225,36 +234,14 @@ def _is_complete(folder: Path, sufficient: Sufficient) -> bool:
     return any(all((folder / file).is_file() for file in files) for files in sufficient)
 
 
-def _from_hub(name: str, sufficient: Sufficient, is_local: bool) -> Path | None:
-    """Return the hub's local folder for this tokenizer, downloading its files unless `is_local`."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    patterns = [*_SETTINGS, *(file for files in sufficient for file in files)]
-    try:
-        folder = Path(snapshot_download(name, allow_patterns=patterns, local_files_only=is_local))
-    except LocalEntryNotFoundError:
-        return None
-    except HfHubHTTPError as error:
-        raise UserError(f"the tokenizer {name} cannot be downloaded from the hub: {error}") from error
-    return folder if _is_complete(folder, sufficient) else None
-
-
-def _is_hub_reachable() -> bool:
-    """Ask the hub once and briefly; its own client would retry for minutes, file by file."""
-    from huggingface_hub import constants
-
-    if constants.HF_HUB_OFFLINE:
-        return False
-    try:
-        with urlopen(Request(constants.ENDPOINT, method="HEAD"), timeout=REACH_HUB_S):
-            return True
-    except HTTPError:  # an answer, if not a friendly one
-        return True
-    except URLError as error:  # certificates may be known to the hub's client and not to Python
-        return isinstance(error.reason, ssl.SSLError)
-    except OSError:
-        return False
+def _from_hub(name: str, sufficient: Sufficient, access: HubAccess) -> Path | None:
+    """Return the hub's local folder for this tokenizer, fetching its files unless they are there."""
+    kept = cache.snapshot(HubName(name))
+    if kept is not None and _is_complete(kept, sufficient):
+        return kept
+    files = [*_SETTINGS, *(file for files in sufficient for file in files)]
+    folder = fetched_files(name, files, f"the tokenizer {name}", access)
+    return folder if folder is not None and _is_complete(folder, sufficient) else None
 
 
 def _keep(source: Path, folder: Path, sufficient: Sufficient) -> Path:

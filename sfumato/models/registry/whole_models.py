@@ -9,9 +9,11 @@ from typing import Protocol, cast
 from sfumato.config.run.model.model import ModelConfig
 from sfumato.config.run.run import Run
 from sfumato.errors import UserError
+from sfumato.hub.access import ANYBODY, HubAccess
+from sfumato.hub.fetching import located
 from sfumato.models.components import part_prefixes
 from sfumato.models.components.autoencoder import told_shape
-from sfumato.models.components.hub import located
+from sfumato.models.components.hub_files import any_model
 from sfumato.models.components.model_files import open_part, open_weights
 from sfumato.models.components.recognise import describe, recognise
 from sfumato.models.components.stable_diffusion.checkpoint import Checkpoint
@@ -56,18 +58,21 @@ def open_rewritable(
     return open_base(path, option, version=version, variant=variant)
 
 
-def open_model(name: str, option: str, insistence: InsistenceOptions) -> tuple[str, Family]:
+def open_model(
+    name: str, option: str, insistence: InsistenceOptions, access: HubAccess = ANYBODY
+) -> tuple[str, Family]:
     """Return the name of the family that a base model belongs to, and the family bound to it.
 
     Args:
-        name: a file or a folder, or a name in the hub's cache; the denoiser of a model whose parts are
-            published one by one.
+        name: a file or a folder, or a name on the hub; the denoiser of a model whose parts are published one
+            by one.
         option: what the name was given as, for messages.
+        access: how the hub is reached.
 
     Raises:
         UserError: there is no such model, it is another kind of file, or not what the user insists on.
     """
-    path = located(name)
+    path = located(name, option, any_model(), access)
     if path is None:
         raise UserError(f"{option} is empty; give a file or a folder in diffusers' layout")
     family = _family_of_denoiser(path)

@@ -22,7 +22,9 @@ from sfumato.config.run.run import Run
 from sfumato.config.tools.adapter_merging import ToPublishedConfig
 from sfumato.config.tools.conversion import ConversionConfig
 from sfumato.errors import UserError
-from sfumato.models.components.hub import located
+from sfumato.hub.access import access_for
+from sfumato.hub.fetching import located
+from sfumato.models.components.hub_files import SETTINGS, any_model
 from sfumato.models.components.stable_diffusion.insistence import InsistenceOptions
 from sfumato.models.interface.family import Family
 from sfumato.models.interface.publishing import Layout, Publishing
@@ -42,7 +44,8 @@ def convert(run: Run) -> None:
         UserError: a file or option will not do, or the disk is full.
     """
     options = run[ConversionConfig]
-    source, target = located(options.model_to_load), Path(options.model_to_save)
+    access, target = access_for(run), Path(options.model_to_save)
+    source = located(options.model_to_load, "MODEL_TO_LOAD", any_model(options.variant), access)
     if source is None:
         raise UserError("MODEL_TO_LOAD is empty; give a file or a folder in diffusers' layout")
     version = 1 if options.v1 else 2 if options.v2 else None
@@ -51,7 +54,8 @@ def convert(run: Run) -> None:
     if target.suffix.lower() in _FILES:
         _write_file(base, source, target, dtype, options)
     else:
-        _write_folder(base, source, target, dtype, options)
+        reference = located(options.reference_model, "--reference_model", SETTINGS, access)
+        _write_folder(base, target, dtype, options, reference or (source if source.is_dir() else None))
     logger.info("written: %s", target)
 
 
@@ -62,10 +66,12 @@ def convert_to_published(run: Run) -> None:
         UserError: a file or option will not do, or the disk is full.
     """
     options = run[ToPublishedConfig]
-    name, base = open_model(options.diffusers_path, "--diffusers_path", InsistenceOptions())
+    access = access_for(run)
+    name, base = open_model(options.diffusers_path, "--diffusers_path", InsistenceOptions(), access)
     if name != run.family:
         raise UserError(f"--diffusers_path is {options.diffusers_path}, another model; use sfumato convert")
-    source, target = located(options.diffusers_path), Path(options.save_to)
+    source = located(options.diffusers_path, "--diffusers_path", any_model(), access)
+    target = Path(options.save_to)
     assert source is not None
     dtype = dtype_named(options.save_precision, "--save_precision") if options.save_precision else None
     require_writable("--save_to", target)
@@ -83,9 +89,8 @@ def _write_file(
 
 
 def _write_folder(
-    base: Family, source: Path, target: Path, dtype: torch.dtype | None, options: ConversionConfig
+    base: Family, target: Path, dtype: torch.dtype | None, options: ConversionConfig, reference: Path | None
 ) -> None:
-    reference = located(options.reference_model) or (source if source.is_dir() else None)
     if options.reference_model and not (reference and (reference / "model_index.json").is_file()):
         raise UserError(
             f"--reference_model is {options.reference_model}, which is no folder in diffusers' layout; "

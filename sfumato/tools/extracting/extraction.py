@@ -31,8 +31,10 @@ from sfumato.config.run.output.metadata import MetadataConfig
 from sfumato.config.run.run import Run
 from sfumato.config.tools.extraction import ExtractionConfig, ExtractionDetailConfig
 from sfumato.errors import UserError
+from sfumato.hub.access import access_for
+from sfumato.hub.fetching import located
 from sfumato.log import counted, progress
-from sfumato.models.components.hub import located
+from sfumato.models.components.hub_files import any_model
 from sfumato.models.components.stable_diffusion.insistence import InsistenceOptions
 from sfumato.models.components.stable_diffusion.predicted import told_by
 from sfumato.models.interface.family import DENOISER
@@ -123,8 +125,9 @@ def extract(run: Run) -> None:
     insistence = run.get(InsistenceOptions, InsistenceOptions())
     # Only the model that has learned must predict what the user insists on.
     of_kind = replace(insistence, v_parameterization=None, prediction_type="auto")
-    name, original = open_model(options.model_org, "--model_org", of_kind)
-    _, tuned = open_model(options.model_tuned, "--model_tuned", insistence)
+    access = access_for(run)
+    name, original = open_model(options.model_org, "--model_org", of_kind, access)
+    _, tuned = open_model(options.model_tuned, "--model_tuned", insistence, access)
     rule = BlockRule(Size(options.dim), Size(options.conv_dim) if options.conv_dim else None)
     dtype = dtype_named(options.save_precision or "float")
     with original.published(DENOISER) as first, tuned.published(DENOISER) as second:
@@ -135,7 +138,8 @@ def extract(run: Run) -> None:
     if not found:
         raise UserError(f"--model_tuned is {options.model_tuned}: its layers are those of --model_org")
     _report(found)
-    is_silent = insistence == of_kind and told_by(located(options.model_tuned)).kind is None
+    place = located(options.model_tuned, "--model_tuned", any_model(), access)
+    is_silent = insistence == of_kind and told_by(place).kind is None
     identity = original.identity if is_silent else tuned.identity
     metadata = _metadata(target, options, identity, default_module(name))
     write_adapter(target, _as_file(found), metadata, dtype)

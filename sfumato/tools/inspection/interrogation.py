@@ -21,8 +21,10 @@ from sfumato.config.run.model.model import ModelConfig
 from sfumato.config.run.run import Run
 from sfumato.config.tools.interrogation import InterrogationConfig
 from sfumato.errors import UserError
+from sfumato.hub.access import access_for
+from sfumato.hub.fetching import located
 from sfumato.log import progress
-from sfumato.models.components.hub import located
+from sfumato.models.components.hub_files import any_model
 from sfumato.models.interface.caption_lengths import Vocabulary
 from sfumato.models.interface.family import Family
 from sfumato.models.interface.targets import every_target
@@ -80,7 +82,7 @@ def distances(
 def _family(run: Run) -> Family:
     """Return the family bound to the base model, of which the text encoder's header has been read."""
     options = run[InterrogationConfig]
-    path = located(options.sd_model)
+    path = located(options.sd_model, "--sd_model", any_model(), access_for(run))
     assert path is not None
     base = run_naming(path, "--sd_model", version=2 if options.v2 else None)
     if base.family != run.family:

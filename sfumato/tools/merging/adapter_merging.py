@@ -33,8 +33,10 @@ from sfumato.config.tools.adapter_merging import (
     WholeBaseConfig,
 )
 from sfumato.errors import UserError
+from sfumato.hub.access import access_for
+from sfumato.hub.fetching import located
 from sfumato.log import progress
-from sfumato.models.components.hub import located
+from sfumato.models.components.hub_files import any_model
 from sfumato.models.interface.family import DENOISER, Family
 from sfumato.models.interface.published import Published, parameters_of
 from sfumato.models.interface.publishing import Layout, Publishing
@@ -164,7 +166,7 @@ def _base(run: Run) -> Family:
     if WholeBaseConfig not in run:
         return family_for(run)
     whole = run[WholeBaseConfig]
-    path = located(whole.sd_model)
+    path = located(whole.sd_model, "--sd_model", any_model(), access_for(run))
     if path is None:
         raise ValueError("no model to merge into")
     return open_base(path, "--sd_model", version=2 if whole.v2 else None)

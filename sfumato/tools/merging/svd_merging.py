@@ -30,6 +30,7 @@ from sfumato.config.tools.adapter_merging import (
     NewRankConfig,
 )
 from sfumato.errors import UserError
+from sfumato.hub.access import HubAccess, access_for
 from sfumato.log import progress
 from sfumato.models.components.stable_diffusion.insistence import InsistenceOptions
 from sfumato.models.interface.family import DENOISER
@@ -64,7 +65,7 @@ def svd_merge(run: Run) -> None:
     adapters = read_adapters(options, run[BlockWeightConfig])
     names = dict.fromkeys(_layer_name(name) for adapter in adapters for name in adapter.layers)
     tensors: dict[str, Tensor] = {}
-    with _weights(size.base_model) as weights:
+    with _weights(size.base_model, access_for(run)) as weights:
         targets = [target_of(name, adapters, weights) for name in names]
         with progress(total=len(targets), unit="layer", title="merging") as bar:
             for target in targets:
@@ -77,11 +78,11 @@ def svd_merge(run: Run) -> None:
 
 
 @contextmanager
-def _weights(base_model: str | None) -> Iterator[Weights]:
+def _weights(base_model: str | None, access: HubAccess) -> Iterator[Weights]:
     if base_model is None:
         yield {}
         return
-    _, family = open_model(base_model, "--base_model", InsistenceOptions())
+    _, family = open_model(base_model, "--base_model", InsistenceOptions(), access)
     with family.published(DENOISER) as opened:
         yield {weight.target.name: weight for weight in weights_of(family, opened)}
 

@@ -21,8 +21,10 @@ from sfumato.data.images.buckets import Buckets, Size, round_limits
 from sfumato.data.images.images import BrokenImageError, read_size
 from sfumato.data.sources.complaints import Complaints
 from sfumato.errors import UserError
+from sfumato.hub.access import ANYBODY, HubAccess
+from sfumato.hub.fetching import located
 from sfumato.log import counted, progress
-from sfumato.models.components.hub import located
+from sfumato.models.components.hub_files import any_model
 from sfumato.models.registry.whole_models import run_encoding
 from sfumato.tools.outputs import require_writable
 from sfumato.tools.preparation import records
@@ -33,15 +35,18 @@ _UNIT = 8
 logger = logging.getLogger(__name__)
 
 
-def prepared(options: BucketingConfig) -> Run:
+def prepared(options: BucketingConfig, access: HubAccess = ANYBODY) -> Run:
     """Write the metadata file with a training size for each image; return the run that reads it.
 
     Images in the folder that the file does not know are added; records of other images stay as they are.
 
+    Args:
+        access: how the hub is reached.
+
     Raises:
         UserError: a file or option will not do.
     """
-    run = _run(options)
+    run = _run(options, access)
     found, buckets = records.read(Path(options.in_json), "IN_JSON"), _buckets(options, run[ImageConfig])
     complaints, seen = Complaints(), set()
     images = records.images(options.train_data_dir, recursive=options.recursive)
@@ -77,9 +82,9 @@ def _bucket(buckets: Buckets, size: Size) -> Size:
     return buckets.fit(size).bucket
 
 
-def _run(options: BucketingConfig) -> Run:
+def _run(options: BucketingConfig, access: HubAccess) -> Run:
     """Return the run that encodes the images, once the metadata file is written."""
-    source = located(options.model_name_or_path)
+    source = located(options.model_name_or_path, "MODEL_NAME_OR_PATH", any_model(), access)
     if source is None:
         raise UserError("MODEL_NAME_OR_PATH is empty; give a model or an autoencoder, as a file or a folder")
     base = run_encoding(source, "MODEL_NAME_OR_PATH", version=2 if options.v2 else None)

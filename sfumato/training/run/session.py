@@ -21,6 +21,7 @@ from sfumato.data.batches.collate import Batch
 from sfumato.data.batches.dataset import TrainingSet
 from sfumato.data.batches.loader import Loader, TrainingData
 from sfumato.errors import UserError
+from sfumato.hub.uploading import Destination
 from sfumato.models.interface.family import DENOISER, VAE, Family
 from sfumato.models.interface.parts import Parts
 from sfumato.training.core.distributed import Processes
@@ -46,6 +47,7 @@ class TrainingSession:
         swap: blocks that wait in RAM, or None.
         finished: steps that count as done.
         started_at: Unix seconds.
+        destination: of uploads, in the first process, or None.
     """
 
     run: Run
@@ -64,6 +66,7 @@ class TrainingSession:
     previews: Previews | None = None
     swap: Swap | None = None
     finished: int = 0
+    destination: Destination | None = None
 
     @cached_property
     def cached_encoders(self) -> list[str]:

@@ -46,6 +46,7 @@ from sfumato.training.run import outputs, weight_updates
 from sfumato.training.run.account import Account, account, foresee
 from sfumato.training.run.agreement import require_same
 from sfumato.training.run.execution import execute
+from sfumato.training.run.hub import results
 from sfumato.training.run.session import TrainingSession
 from sfumato.training.state import resume
 from sfumato.training.state.resume import State
@@ -79,6 +80,8 @@ def train(
             session = prepare(run, processes)
             outputs.check_existing(session)
             foresee(session)
+            if session.destination is not None:
+                session.destination.make()
             return execute(session, observers, warnings=warnings, signals=signals, bar=bar)
     finally:
         processes.finish()
@@ -107,6 +110,7 @@ def prepare(run: Run, processes: Processes) -> TrainingSession:
     started_at = time.time()
     names = saving.names_for(run[SavingConfig])
     trackers.check(run[TrackingConfig])
+    destination = results.destination(run) if processes.is_first else None
     run, overridden = precision.for_device(run, processes.device)
     complain(run, overridden)
     policy = precision.precision_for(run[PrecisionConfig], processes.device)
@@ -157,6 +161,7 @@ def prepare(run: Run, processes: Processes) -> TrainingSession:
         previews=previews,
         swap=swap,
         finished=_finished(run[LengthConfig], plan, state, names),
+        destination=destination,
     )
     session.check_caching()
     require_same(session)
@@ -222,7 +227,7 @@ def _state(run: Run, optimizer: optimizers.OptimizerPlan) -> State | None:
     folder = run[SavingConfig].resume
     if not folder:
         return None
-    state = resume.read_state(Path(folder))
+    state = resume.read_state(results.state_folder(run, folder))
     state.require_optimizer(optimizer.kind)
     for line in state.differences(public_values(run)):
         logger.warning("resuming %s with other options: %s", folder, line)

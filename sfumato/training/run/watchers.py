@@ -24,6 +24,7 @@ from sfumato.training.observers.progress import Averages, Bar
 from sfumato.training.observers.saving import Saver
 from sfumato.training.observers.validation import ValidationObserver, rhythm_for
 from sfumato.training.observers.warnings import WarningLog, WarningTeller
+from sfumato.training.run.hub.results import hub_observers
 from sfumato.training.run.run_record import RecordFile, read_in_background, record_of
 from sfumato.training.run.saves import saver_for
 from sfumato.training.run.session import TrainingSession
@@ -100,7 +101,7 @@ def watchers_for(
         audience.join(*writers.recorders)
     audience.join(*own)
     if writers is not None:
-        audience.join(writers.saver)
+        audience.join(writers.saver, *hub_observers(session))
     audience.join(*_measuring(loaded, audience, commands), teller)
     return Watchers(audience, guard, teller, writers)
 

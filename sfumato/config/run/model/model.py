@@ -22,13 +22,14 @@ class ModelConfig:
     """Insist that the base predicts noise (epsilon) or velocity (v_prediction), whatever its files say."""
 
     pretrained_model_name_or_path: str | None = None
-    """Base model: a single file, a folder in diffusers' layout, or a name on the Hugging Face hub."""
+    """Base model: a single file, a folder in diffusers' layout, or a name on the Hugging Face Hub:
+    `user/name`, with `@revision` or `/file` behind it if need be."""
 
     tokenizer_cache_dir: str | None = None
     """Folder in which tokenizers are kept, so that later runs need no network."""
 
     vae: str | None = None
-    """File or folder of an autoencoder that replaces the one inside the base model."""
+    """Autoencoder that replaces the one inside the base model: a file, a folder, or a name on the Hub."""
 
     no_half_vae: bool = False
     """Run the autoencoder in float32 under mixed precision too; for autoencoders that overflow in fp16."""

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from sfumato.diffusion.schedules import ddpm_sigmas, leading_timesteps, sigma_at
 from sfumato.errors import UserError
+from sfumato.hub.access import ANYBODY, HubAccess
 from sfumato.models.components import autoencoder, text_encoders
 from sfumato.models.components.caption_lengths import TokenizerReader
 from sfumato.models.components.stable_diffusion import clip
@@ -49,6 +50,7 @@ class StableDiffusion:
         max_token_length: tokens of captions, 75, 150 or 225; None is 75.
         has_emphasis: read brackets in captions as emphasis.
         use_mmap: map files into memory instead of reading them plainly.
+        access: how tokenizers that are not here are fetched.
 
     Attributes:
         layout: how checkpoints look.
@@ -73,6 +75,7 @@ class StableDiffusion:
         max_token_length: int | None = None,
         has_emphasis: bool = False,
         use_mmap: bool = True,
+        access: HubAccess = ANYBODY,
     ) -> None:
         self.checkpoint = Checkpoint(self.layout, path, vae, use_mmap=use_mmap)
         self.predicted = predicted
@@ -84,7 +87,8 @@ class StableDiffusion:
         self.latents = LatentSpace(channels, downscale, self.layout.scale)
         self._windows = clip.num_windows(max_token_length)
         self._has_emphasis = has_emphasis
-        load = partial(clip.load_tokenizer, checkpoint=self.checkpoint.path, cache_dir=tokenizers)
+        place = self.checkpoint.path
+        load = partial(clip.load_tokenizer, checkpoint=place, cache_dir=tokenizers, access=access)
         sources = self.tokenizer_sources.items()
         self.tokenizers = Tokenizers({part: partial(load, source) for part, source in sources})
 

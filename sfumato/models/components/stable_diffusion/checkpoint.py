@@ -16,7 +16,7 @@ from sfumato.checkpoints.lazy import LazyTensor
 from sfumato.checkpoints.tensors import SUFFIXES, TensorReader
 from sfumato.config import json_text
 from sfumato.errors import UserError
-from sfumato.models.components import autoencoder, hub, part_prefixes, text_encoders
+from sfumato.models.components import autoencoder, part_prefixes, text_encoders
 from sfumato.models.components.model_files import open_weights
 from sfumato.models.components.recognise import describe, recognise
 from sfumato.models.components.stable_diffusion import openclip
@@ -218,9 +218,6 @@ class Checkpoint:
             reason, remedy = "lacks that folder" if lacks else "does not exist", f"give {self._wanted(part)}"
             if lacks and part == VAE:
                 remedy += ", or an autoencoder with --vae"
-            if hub.is_name(source):
-                reason = "is neither a path nor a model in the hub's cache"
-                remedy = f"fetch it with `hf download {source.as_posix()}`, or {remedy}"
             raise UserError(f"{self._option(part)} is {source}, which {reason}; {remedy}")
         return source
 

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sfumato.hub.access import ANYBODY, HubAccess
 from sfumato.models.components import emphasis
 from sfumato.models.components.text_encoders import clip_body
 from sfumato.models.components.tokenizers import CLIP_L, CLIP_LENGTH, Tokenizer, load_clip
@@ -91,12 +92,18 @@ def named(words: Words, part: str) -> dict[str, Tensor]:
     return {part: words.ids, **weights}
 
 
-def load_tokenizer(source: TokenizerSource, *, checkpoint: Path | None, cache_dir: Path | None) -> Tokenizer:
+def load_tokenizer(
+    source: TokenizerSource,
+    *,
+    checkpoint: Path | None,
+    cache_dir: Path | None,
+    access: HubAccess = ANYBODY,
+) -> Tokenizer:
     """Load the tokenizer that is given, or that a checkpoint brings along, or that lies ready elsewhere.
 
     Args:
         checkpoint: the file or folder of the base; a folder `tokenizers` beside a file is looked into.
-        cache_dir: as `tokenizers.load_clip` has it.
+        cache_dir, access: as `tokenizers.load_clip` has them.
     """
     pad_token = source.pad_token
     if (name := _held_by(cache_dir, source)) is not None:
@@ -104,9 +111,8 @@ def load_tokenizer(source: TokenizerSource, *, checkpoint: Path | None, cache_di
     if checkpoint is not None and (checkpoint / source.folder).is_dir():
         return load_clip(source.folder, bundled_dir=checkpoint, pad_token=pad_token)
     beside = checkpoint.parent / "tokenizers" if checkpoint else None
-    return load_clip(
-        _held_by(beside, source) or CLIP_L, cache_dir=cache_dir, bundled_dir=beside, pad_token=pad_token
-    )
+    name = _held_by(beside, source) or CLIP_L
+    return load_clip(name, cache_dir=cache_dir, bundled_dir=beside, pad_token=pad_token, access=access)
 
 
 def _held_by(place: Path | None, source: TokenizerSource) -> str | None:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from sfumato.config.run.model.model import ModelConfig
 from sfumato.config.run.run import Run
 from sfumato.diffusion.schedules import flow_sigmas, shift_exponent
+from sfumato.hub.access import ANYBODY, HubAccess, access_for
 from sfumato.models.components import autoencoder, text_encoders
 from sfumato.models.components.caption_lengths import TokenizerReader
 from sfumato.models.components.tokenizers import CLIP_LENGTH
@@ -53,6 +54,7 @@ def create(run: Run) -> FluxFamily:
         apply_t5_mask=values.get("apply_t5_attn_mask", False),
         use_mmap=not model.disable_mmap_load_safetensors,
         denoiser_option=files[DENOISER].option,
+        access=access_for(run),
     )
 
 
@@ -67,6 +69,7 @@ class FluxFamily:
         apply_t5_mask: hide the padding behind captions from T5 and from the denoiser.
         use_mmap: map files into memory instead of reading them plainly.
         denoiser_option: the command-line option that named `transformer`, for messages.
+        access: how the hub is reached, where paths are names on it.
     """
 
     prediction = Prediction.FLOW
@@ -85,11 +88,12 @@ class FluxFamily:
         apply_t5_mask: bool = False,
         use_mmap: bool = True,
         denoiser_option: str = PARTS[DENOISER].option,
+        access: HubAccess = ANYBODY,
     ) -> None:
         given = {DENOISER: transformer, CLIP_L: clip_l, T5XXL: t5xxl, VAE: ae}
-        self._files = FluxFiles(given, use_mmap=use_mmap, denoiser_option=denoiser_option)
+        self._files = FluxFiles(given, use_mmap=use_mmap, denoiser_option=denoiser_option, access=access)
         self._publisher = FluxPublisher(self._files)
-        self.tokenizers = text.tokenizers(tokenizers, _bundled_tokenizers(transformer))
+        self.tokenizers = text.tokenizers(tokenizers, _bundled_tokenizers(transformer), access)
         self.apply_t5_mask = apply_t5_mask
         self.variant = "dev" if self._files.takes_guidance() else "schnell"
         self.t5_max_length = t5_max_length or _T5_LENGTHS[self.variant]

@@ -12,7 +12,10 @@ from torch import nn
 
 from sfumato.checkpoints.tensors import TensorReader, open_tensors
 from sfumato.errors import UserError
-from sfumato.models.components import autoencoder, part_prefixes, text_encoders
+from sfumato.hub.access import ANYBODY, HubAccess
+from sfumato.hub.fetching import located
+from sfumato.hub.selection import Wanted
+from sfumato.models.components import autoencoder, hub_files, part_prefixes, text_encoders
 from sfumato.models.components.loading import shapes_of
 from sfumato.models.components.model_files import open_part
 from sfumato.models.components.recognise import describe, recognise
@@ -81,16 +84,31 @@ class FluxFiles:
             layout, where other parts are found too.
         use_mmap: map files into memory instead of reading them plainly.
         denoiser_option: the command-line option that named the denoiser, for messages.
+        access: how the hub is reached, where paths are names on it.
     """
 
-    def __init__(self, given: Mapping[str, Path | None], *, use_mmap: bool, denoiser_option: str) -> None:
-        transformer = given[DENOISER]
-        self._sources = {part: _located(part, path, transformer) for part, path in given.items()}
+    def __init__(
+        self,
+        given: Mapping[str, Path | None],
+        *,
+        use_mmap: bool,
+        denoiser_option: str,
+        access: HubAccess = ANYBODY,
+    ) -> None:
+        self._given = given
         self._options = {part: spec.option for part, spec in PARTS.items()} | {DENOISER: denoiser_option}
         self._use_mmap = use_mmap
+        self._access = access
+        self._sources: dict[str, Path | None] = {}
 
     def source(self, part: str) -> Path | None:
-        """Return the file or folder that a part is loaded from."""
+        """Return the file or folder that a part is loaded from; what is on the hub is fetched by now.
+
+        Raises:
+            UserError: it cannot be fetched.
+        """
+        if part not in self._sources:
+            self._sources[part] = self._located(part)
         return self._sources[part]
 
     def check(self, parts: Sequence[str]) -> None:
@@ -134,7 +152,7 @@ class FluxFiles:
     @contextmanager
     def opened(self, part: str) -> Iterator[TensorReader | None]:
         """Open a part where there is a file of it; the denoiser's as it is, with all that lies beside."""
-        path = self._sources[part]
+        path = self.source(part)
         if path is None or not path.exists():
             yield None
             return
@@ -154,8 +172,29 @@ class FluxFiles:
         is_one = kind is not None and kind.name in PARTS[VAE].kinds
         return autoencoder.told_shape(shapes) if is_one else None
 
+    def _located(self, part: str) -> Path | None:
+        """Return the part's place in a folder in diffusers' layout, if that is what was given."""
+        spec, given = PARTS[part], self._given[part]
+        root = self._root(part) if given else self._root_of_denoiser(part)
+        inside = root / spec.folder if root else None
+        return inside if inside and inside.is_dir() else root if given else None
+
+    def _root(self, part: str) -> Path | None:
+        spec = PARTS[part]
+        wanted = hub_files.one_part(spec.folder, spec.kinds, spec.prefixes, spec.what)
+        return located(self._given[part], f"--{self._options[part]}", wanted, self._access)
+
+    def _root_of_denoiser(self, part: str) -> Path | None:
+        """Return the folder or file that the denoiser lies in; if it is on the hub, with this part too."""
+        given, folder = self._given[DENOISER], PARTS[DENOISER].folder
+        source = self.source(DENOISER)
+        if given is None or given.exists() or source is None or source.name != folder:
+            return given
+        wanted = Wanted((folder, PARTS[part].folder))
+        return located(given, f"--{self._options[DENOISER]}", wanted, self._access)
+
     def _existing(self, part: str) -> Path:
-        path = self._sources[part]
+        path = self.source(part)
         if path is None:
             raise UserError(f"--{self._options[part]} is not given; it must name {PARTS[part].what}")
         if not path.exists():
@@ -182,7 +221,7 @@ class FluxFiles:
         if kind is None or kind.name not in spec.kinds:
             with open_tensors(self._existing(part), use_mmap=self._use_mmap) as file:
                 told = describe(shapes_of(file))
-            raise UserError(f"--{self._options[part]} is {self._sources[part]}: {told}; give {spec.what}")
+            raise UserError(f"--{self._options[part]} is {self.source(part)}: {told}; give {spec.what}")
         if part == DENOISER:
             self._check_inputs(shapes)
         return shapes
@@ -193,7 +232,7 @@ class FluxFiles:
         output = shapes.get("final_layer.linear.weight") or shapes.get("proj_out.weight") or (width,)
         if other := _OTHER_INPUTS.get(width // max(output[0], 1)):
             raise UserError(
-                f"--{self._options[DENOISER]} is {self._sources[DENOISER]}: it is {other} (its first layer "
+                f"--{self._options[DENOISER]} is {self.source(DENOISER)}: it is {other} (its first layer "
                 f"takes {width} values, not {output[0]}); give FLUX.1 dev, schnell or Kontext"
             )
 
@@ -208,16 +247,9 @@ class FluxFiles:
         for part, (width, wanted) in found.items():
             if width not in (None, wanted):
                 raise UserError(
-                    f"--{self._options[part]} is {self._sources[part]}: its output is {width} wide, but the "
+                    f"--{self._options[part]} is {self.source(part)}: its output is {width} wide, but the "
                     f"denoiser takes {wanted}; give {PARTS[part].what} that belongs to it"
                 )
-
-
-def _located(part: str, path: Path | None, transformer: Path | None) -> Path | None:
-    """Return the part's place in a folder in diffusers' layout, if that is what was given."""
-    root = path or transformer
-    inside = root / PARTS[part].folder if root else None
-    return inside if inside and inside.is_dir() else path
 
 
 def _width(shapes: Shapes, ending: str) -> int | None:

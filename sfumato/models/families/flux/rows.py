@@ -11,6 +11,7 @@ from sfumato.config.rules.effects import (
 )
 from sfumato.config.run.generation import GenerationConfig
 from sfumato.config.run.model.flow import FlowConfig
+from sfumato.config.run.model.hub_access import HubAccessConfig
 from sfumato.config.run.model.network import NetworkConfig
 from sfumato.config.run.model.partial_use import PartialUseConfig
 from sfumato.config.run.model.whole_model import WholeModelConfig
@@ -80,7 +81,7 @@ ROWS: tuple[Script, ...] = (
         family="flux",
         command="generate",
         files={"denoiser": "ckpt_path"},
-        sections=(FluxGenerationOptions, GenerationConfig, PartialUseConfig),
+        sections=(FluxGenerationOptions, HubAccessConfig, GenerationConfig, PartialUseConfig),
         absent=names("sampler"),
         part_dtypes={
             "denoiser": "flux_dtype",
@@ -96,7 +97,10 @@ ROWS: tuple[Script, ...] = (
         family="flux",
         command="merge",
         files={"denoiser": "flux_model"},
-        sections=(AdapterMergingConfig, PartialUseConfig, FluxMergeOptions, FreeMergeFormatConfig),
+        sections=(
+            *(AdapterMergingConfig, PartialUseConfig, FluxMergeOptions, FreeMergeFormatConfig),
+            HubAccessConfig,
+        ),
         without_effect={
             **ALWAYS_STREAMED,
             "loading_device": "every tensor goes from the file straight to --working_device",
@@ -107,7 +111,7 @@ ROWS: tuple[Script, ...] = (
         summary="Make a LoRA of the difference of two FLUX.1 models.",
         family="flux",
         command="extract-lora",
-        sections=(ExtractionConfig,),
+        sections=(ExtractionConfig, HubAccessConfig),
         absent=names("conv_dim min_diff load_precision load_original_model_to load_tuned_model_to"),
         without_effect={"mem_eff_safe_open": STAYS_IN_FILES},
     ),
@@ -124,7 +128,7 @@ ROWS: tuple[Script, ...] = (
         family="flux",
         command="convert",
         method="to one file",
-        sections=(ToPublishedConfig,),
+        sections=(ToPublishedConfig, HubAccessConfig),
         without_effect=ALWAYS_STREAMED,
     ),
 )

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from sfumato.hub.access import ANYBODY, HubAccess
 from sfumato.models.components.tokenizers import CLIP_LENGTH, Tokenizer, load_clip, load_t5
 from sfumato.models.interface.tokenizers import Tokenizers
 
@@ -19,17 +20,19 @@ OUTPUTS: Mapping[str, tuple[str, ...]] = {CLIP: ("l_pooled",), T5: ("t5_out", "t
 """For each encoder, the names of what `encode` makes with it."""
 
 
-def tokenizers(cache_dir: Path | None, bundled_dir: Path | None = None) -> Tokenizers[Tokenizer]:
+def tokenizers(
+    cache_dir: Path | None, bundled_dir: Path | None = None, access: HubAccess = ANYBODY
+) -> Tokenizers[Tokenizer]:
     """Return the tokenizers of both encoders; a UserError if one that is asked for cannot be found or read.
 
     Args:
         cache_dir: `--tokenizer_cache_dir`; it comes first.
         bundled_dir: folder of tokenizers that the model brings along.
+        access: how the hub is reached.
     """
+    places = {"cache_dir": cache_dir, "bundled_dir": bundled_dir}
     load = {CLIP: load_clip, T5: load_t5}
-    return Tokenizers(
-        {part: partial(find, cache_dir=cache_dir, bundled_dir=bundled_dir) for part, find in load.items()}
-    )
+    return Tokenizers({part: partial(find, **places, access=access) for part, find in load.items()})
 
 
 def tokenize(

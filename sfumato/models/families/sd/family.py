@@ -17,10 +17,11 @@ from sfumato.config.run.data.captions import CaptionConfig
 from sfumato.config.run.model.model import ModelConfig
 from sfumato.config.run.run import Run
 from sfumato.errors import UserError
+from sfumato.hub.access import ANYBODY, HubAccess, access_for
 from sfumato.models.components import text_encoders
-from sfumato.models.components.hub import located
 from sfumato.models.components.stable_diffusion import clip
 from sfumato.models.components.stable_diffusion.base import StableDiffusion
+from sfumato.models.components.stable_diffusion.base_files import base_files
 from sfumato.models.components.stable_diffusion.checkpoint import OPTION
 from sfumato.models.components.stable_diffusion.predicted import Predicted, predicted_by
 from sfumato.models.components.tensor_views import view_of
@@ -41,19 +42,24 @@ _BLOCKS = {
 """How blocks are counted through, 25 in all."""
 _TOKENIZER_1 = clip.TokenizerSource("tokenizer")
 _TOKENIZER_2 = clip.TokenizerSource("tokenizer", ("stabilityai/stable-diffusion-2",), "!")
+_SD1 = SD1, _TOKENIZER_1, ", or add --v2 if it is version 2"
+_SD2 = SD2, _TOKENIZER_2, ", or leave out --v2 if it is version 1"
 
 
 def create(run: Run) -> SdFamily:
     """Return the family that the run's options describe."""
     model, captions = run.get(ModelConfig, ModelConfig()), run.get(CaptionConfig, CaptionConfig())
     tokenizers = Path(model.tokenizer_cache_dir) if model.tokenizer_cache_dir else None
-    path = located(model.pretrained_model_name_or_path)
+    access = access_for(run)
+    layout, source, remedy = _SD2 if model.v2 else _SD1
+    files = base_files(model, layout, [source], access, remedy)
     return SdFamily(
-        path,
-        located(model.vae),
+        files.base,
+        files.vae,
         tokenizers,
         is_v2=model.v2,
-        predicted=predicted_by(model, path),
+        predicted=predicted_by(model, files.base),
+        access=access,
         clip_skip=model.clip_skip,
         max_token_length=captions.max_token_length,
         has_emphasis=captions.weighted_captions,
@@ -70,7 +76,7 @@ class SdFamily(StableDiffusion):
     Args:
         is_v2: whether the user says that it is version 2; `check` compares.
         clip_skip: layer of the text encoder that is listened to, counted from the last; None is the last.
-        path, vae, tokenizers, predicted, max_token_length, has_emphasis, use_mmap: as
+        path, vae, tokenizers, predicted, max_token_length, has_emphasis, use_mmap, access: as
             `StableDiffusion` has it.
     """
 
@@ -89,6 +95,7 @@ class SdFamily(StableDiffusion):
         max_token_length: int | None = None,
         has_emphasis: bool = False,
         use_mmap: bool = True,
+        access: HubAccess = ANYBODY,
     ) -> None:
         self.layout = SD2 if is_v2 else SD1
         self.tokenizer_sources = {TEXT: _TOKENIZER_2 if is_v2 else _TOKENIZER_1}
@@ -101,6 +108,7 @@ class SdFamily(StableDiffusion):
             max_token_length=max_token_length,
             has_emphasis=has_emphasis,
             use_mmap=use_mmap,
+            access=access,
         )
         self.is_v2 = is_v2
         self._layer = clip_skip or 1

@@ -2,6 +2,7 @@
 
 from sfumato.config.rules.effects import ALWAYS_OURS, LOADING_DEVICES, NOT_BUILT_FOR_TRAINING
 from sfumato.config.run.generation import GenerationConfig
+from sfumato.config.run.model.hub_access import HubAccessConfig
 from sfumato.config.run.model.model import ModelConfig
 from sfumato.config.run.model.network import NetworkConfig
 from sfumato.config.run.model.partial_use import PartialUseConfig
@@ -11,6 +12,8 @@ from sfumato.config.tools.adapter_merging import AdapterMergingConfig, MergeForm
 from sfumato.config.tools.extraction import ExtractionConfig
 from sfumato.config.tools.interrogation import InterrogationConfig
 from sfumato.models.components.stable_diffusion.insistence import InsistenceOptions
+
+_MERGING = (AdapterMergingConfig, PartialUseConfig, WholeBaseConfig, MergeFormatConfig)
 
 ROWS: tuple[Script, ...] = (
     Script(
@@ -35,7 +38,7 @@ ROWS: tuple[Script, ...] = (
         family="sd",
         command="generate",
         is_drop_in=False,
-        sections=(ModelConfig, GenerationConfig, PartialUseConfig),
+        sections=(ModelConfig, HubAccessConfig, GenerationConfig, PartialUseConfig),
         absent=names("guidance"),
         overrides={"width": 512, "height": 512, "cfg_scale": 7.5},
     ),
@@ -44,7 +47,7 @@ ROWS: tuple[Script, ...] = (
         summary="Merge adapters into Stable Diffusion 1 or 2, or with each other.",
         family="sd",
         command="merge",
-        sections=(AdapterMergingConfig, PartialUseConfig, WholeBaseConfig, MergeFormatConfig),
+        sections=(*_MERGING, HubAccessConfig),
     ),
     Script(
         name="networks/merge_lora_old",
@@ -52,7 +55,7 @@ ROWS: tuple[Script, ...] = (
         family="sd",
         command="merge",
         method="old",
-        sections=(AdapterMergingConfig, PartialUseConfig, WholeBaseConfig, MergeFormatConfig),
+        sections=(*_MERGING, HubAccessConfig),
         absent=names("concat shuffle no_metadata"),
     ),
     Script(
@@ -60,7 +63,7 @@ ROWS: tuple[Script, ...] = (
         summary="Make a LoRA of the difference of two models of Stable Diffusion 1, 2 or XL.",
         family="sd",
         command="extract-lora",
-        sections=(InsistenceOptions, ExtractionConfig),
+        sections=(InsistenceOptions, ExtractionConfig, HubAccessConfig),
         absent=names("mem_eff_safe_open"),
         without_effect=LOADING_DEVICES,
     ),
@@ -69,6 +72,6 @@ ROWS: tuple[Script, ...] = (
         summary="Name the tokens that a LoRA for Stable Diffusion 1 or 2 changes most.",
         family="sd",
         command="interrogate-lora",
-        sections=(InterrogationConfig,),
+        sections=(InterrogationConfig, HubAccessConfig),
     ),
 )

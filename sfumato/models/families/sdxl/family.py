@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from sfumato.config.run.data.captions import CaptionConfig
 from sfumato.config.run.model.model import ModelConfig
 from sfumato.config.run.run import Run
-from sfumato.models.components.hub import located
+from sfumato.hub.access import access_for
 from sfumato.models.components.stable_diffusion import clip
 from sfumato.models.components.stable_diffusion.base import StableDiffusion
+from sfumato.models.components.stable_diffusion.base_files import base_files
 from sfumato.models.components.stable_diffusion.predicted import predicted_by
 from sfumato.models.components.unet import unet, unet_targets
 from sfumato.models.components.unet.unet_targets import Numbering
@@ -43,12 +44,14 @@ def create(run: Run) -> SdxlFamily:
     """Return the family that the run's options describe."""
     model, captions = run.get(ModelConfig, ModelConfig()), run.get(CaptionConfig, CaptionConfig())
     tokenizers = Path(model.tokenizer_cache_dir) if model.tokenizer_cache_dir else None
-    path = located(model.pretrained_model_name_or_path)
+    access = access_for(run)
+    files = base_files(model, SDXL, SdxlFamily.tokenizer_sources.values(), access)
     return SdxlFamily(
-        path,
-        located(model.vae),
+        files.base,
+        files.vae,
         tokenizers,
-        predicted=predicted_by(model, path),
+        predicted=predicted_by(model, files.base),
+        access=access,
         max_token_length=captions.max_token_length,
         has_emphasis=captions.weighted_captions,
         use_mmap=not model.disable_mmap_load_safetensors,

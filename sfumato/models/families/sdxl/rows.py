@@ -2,6 +2,7 @@
 
 from sfumato.config.rules.effects import ALWAYS_OURS, NOT_BUILT_FOR_TRAINING
 from sfumato.config.run.generation import GenerationConfig
+from sfumato.config.run.model.hub_access import HubAccessConfig
 from sfumato.config.run.model.model import ModelConfig
 from sfumato.config.run.model.network import NetworkConfig
 from sfumato.config.run.model.partial_use import PartialUseConfig
@@ -38,7 +39,7 @@ ROWS: tuple[Script, ...] = (
         family="sdxl",
         command="generate",
         is_drop_in=False,
-        sections=(ModelConfig, GenerationConfig, PartialUseConfig),
+        sections=(ModelConfig, HubAccessConfig, GenerationConfig, PartialUseConfig),
         absent=names("guidance v2 clip_skip"),
         overrides={"width": 1024, "height": 1024, "cfg_scale": 7.5},
     ),
@@ -53,6 +54,7 @@ ROWS: tuple[Script, ...] = (
             WholeBaseConfig,
             BlockWeightConfig,
             MergeFormatConfig,
+            HubAccessConfig,
         ),
         absent=names("v2"),
     ),
