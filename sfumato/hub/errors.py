@@ -49,10 +49,10 @@ def is_passing(error: BaseException) -> bool:
 
 
 def _first_cause(error: BaseException) -> BaseException:
-    """Return the answer or the failure behind what the client made of it for want of a cached file."""
+    """Return the answer or the failure behind what the client made of it: it wraps some in others."""
     from huggingface_hub.errors import LocalEntryNotFoundError
 
-    while isinstance(error, LocalEntryNotFoundError) and error.__cause__ is not None:
+    while isinstance(error, LocalEntryNotFoundError | RuntimeError) and error.__cause__ is not None:
         error = error.__cause__
     return error
 
@@ -79,7 +79,7 @@ def _of_repository(error: BaseException, name: HubName, access: HubAccess) -> st
 
 
 def _of_answer(error: BaseException, name: HubName, access: HubAccess) -> str | None:
-    from huggingface_hub.errors import LocalTokenNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
 
     status = _status(error)
     if isinstance(error, LocalTokenNotFoundError):
@@ -90,6 +90,9 @@ def _of_answer(error: BaseException, name: HubName, access: HubAccess) -> str | 
         return f"the access token may not do that at {access.address(name)}; make another at {TOKENS}"
     if status is not None and (status == 429 or status >= 500):
         return f"{access.endpoint} answers {status}; {_AGAIN}"
+    if isinstance(error, HfHubHTTPError):
+        reason = " ".join((error.server_message or "").split())
+        return f"{access.endpoint} answers {status}{reason and f' ({reason})'}; see {access.address(name)}"
     return None
 
 

@@ -3,7 +3,7 @@
 Recorded by running the client against a server that logs: `GET api/models/R/revision/main?blobs=true` and
 `.../tree/C` (listings), `HEAD` and `GET R/resolve/C/FILE` with `Range` (files), `GET api/whoami-v2`,
 `POST api/repos/create`, `POST api/models/R/preupload/main`, `POST R.git/info/lfs/objects/batch` with a `PUT`
-for each large file, `POST api/models/R/commit/main`.
+for each large file, `POST api/validate-yaml` for a card, `POST api/models/R/commit/main`.
 """
 
 from __future__ import annotations
@@ -136,6 +136,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(401, b"{}", {"X-Error-Message": "Invalid credentials in Authorization header"})
         elif path == "/api/whoami-v2":
             self._whoami(token)
+        elif path == "/api/validate-yaml":
+            self._send_json({"errors": [], "warnings": []})
         elif path == "/api/repos/create":
             self._create(json.loads(body))
         elif path.startswith("/lfs/"):

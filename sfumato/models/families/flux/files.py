@@ -210,6 +210,7 @@ class FluxFiles:
 
     def _shapes_or_none(self, part: str) -> Shapes | None:
         """Return a file's shapes; None if it cannot be read, which `check` and `load` report."""
+        self.source(part)  # what cannot be fetched is said at once, before anything else is
         try:
             return self._shapes(part)
         except UserError:

@@ -39,20 +39,23 @@ def state_folder(run: Run, resume: str) -> Path:
 
 
 def hub_observers(session: TrainingSession) -> Iterator[Observer]:
-    """Yield what uploads and what writes a card, which is told of the run's end first."""
-    config, uploads = session.run.get(HubConfig, _NONE), None
-    if session.destination is not None:
-        names = session.names
-        uploads = HubUploads(
-            Uploads(session.destination),
-            names.folder / f".{names.last().stem}.uploads",
-            states=config.save_state_to_huggingface,
-            is_async=config.async_upload,
-        )
-        yield uploads
-    if config.model_card:
+    """Yield what writes a card and what uploads, which is told of the run's end last."""
+    uploads = _uploads(session, session.destination) if session.destination is not None else None
+    if session.run.get(HubConfig, _NONE).model_card:
         written = uploads.add if uploads is not None else _nothing
         yield ModelCard(session.names.folder, card_of(session), written)
+    if uploads is not None:
+        yield uploads
+
+
+def _uploads(session: TrainingSession, destination: Destination) -> HubUploads:
+    config, names = session.run.get(HubConfig, _NONE), session.names
+    return HubUploads(
+        Uploads(destination),
+        names.folder / f".{names.last().stem}.uploads",
+        states=config.save_state_to_huggingface,
+        is_async=config.async_upload,
+    )
 
 
 def _nothing(path: Path, name: str) -> None:

@@ -29,6 +29,7 @@ from sfumato.models.interface.publishing import Layout, Publishing, TrainedParts
 from sfumato.models.registry.families import family_for
 from sfumato.nn import checkpointing
 from tests import tiny
+from tests.hub import stand_in
 from tests.pipelines import pipeline_from
 
 pytestmark = pytest.mark.whole_model
@@ -499,6 +500,24 @@ def test_a_name_that_is_no_path_and_not_in_the_hubs_cache_gets_advice() -> None:
 def test_a_path_that_does_not_exist_is_no_name_on_the_hub(path: str) -> None:
     with pytest.raises(UserError, match=f"is {re.escape(path)}, which does not exist; give a Stable"):
         family_for(Run("x", "sd", [ModelConfig(pretrained_model_name_or_path=path)])).check([DENOISER])
+
+
+def test_a_folder_on_the_hub_needs_no_more_than_its_parts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = write("sd1", tmp_path, as_folder=True).path
+    files = {path: path.read_bytes() for path in base.rglob("*") if path.is_file()}
+    content = {path.relative_to(base).as_posix(): data for path, data in files.items()}
+    name = ModelConfig(pretrained_model_name_or_path="lab/sd@main", vae="lab/sd")
+    with stand_in.serving() as hub:
+        hub.repos["lab/sd"] = stand_in.Repo({**content, "sd.safetensors": b"", "unet/unet.fp16.bin": b""})
+        stand_in.use(hub, tmp_path / "cache", monkeypatch)
+        family = family_for(Run("x", "sd", [name]))
+        family.check([DENOISER, VAE, *family.text_outputs])
+        assert not hub.asked("/sd.safetensors") + hub.asked("fp16")
+        hub.log.clear()
+        family_for(Run("x", "sd", [name, HubAccessConfig(offline=True)])).check([DENOISER])
+        assert hub.log == []
 
 
 def test_a_model_in_the_hubs_cache_is_found_by_its_name(
