@@ -18,7 +18,7 @@ from tests.runs import refusal
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 
 SHORT = """
---resolution 64 --caption_extension .txt --max_data_loader_n_workers 0 --max_train_epochs 2 --seed 5
+--resolution 64 --caption_extension .caption --max_data_loader_n_workers 0 --max_train_epochs 2 --seed 5
 --network_module networks.lora_flux --network_dim 2 --network_train_unet_only --cache_latents
 --cache_text_encoder_outputs --output_name lora --save_every_n_epochs 1
 """
@@ -84,7 +84,7 @@ def test_a_run_fetches_its_models_uploads_all_and_is_gone_on_with_from_there(
     card = files["README.md"].decode()
     assert 'base_model: "lab/flux"' in card
     assert f"![a sks cat](sample/{image.name})" in card
-    assert "Trigger words: `" in card
+    assert "Trigger words: `sks cat`" in card
     assert TOKEN not in card + (out / "lora.config.toml").read_text() + (out / "lora.run.json").read_text()
 
     files["lora-000001-state-2/state.json"] = b"not this one"

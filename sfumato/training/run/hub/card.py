@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from sfumato.config.run.model.model import ModelConfig
+from sfumato.config.run.model.network import NetworkConfig
 from sfumato.config.run.output.metadata import MetadataConfig
 from sfumato.data.batches import statistics
 from sfumato.data.batches.dataset import TrainingSet
@@ -29,6 +30,7 @@ def card_of(session: TrainingSession) -> Card:
     base = session.run[ModelConfig].pretrained_model_name_or_path or ""
     on_hub = None if Path(base).exists() else parse(base)
     tags = [word.strip() for word in (told.metadata_tags or "").split(",") if word.strip()]
+    kind = ["lora"] if NetworkConfig in run else []
     return Card(
         title=told.metadata_title or session.names.last().stem,
         description=told.metadata_description,
@@ -36,7 +38,7 @@ def card_of(session: TrainingSession) -> Card:
         base_on_hub=on_hub.repo if on_hub else None,
         licence=told.metadata_license,
         triggers=_triggers(session),
-        tags=["text-to-image", session.family.identity.architecture, run.method, *tags],
+        tags=["text-to-image", session.family.identity.architecture, *kind, *tags],
         settings=_settings(session),
     )
 
