@@ -11,6 +11,9 @@ import torch
 from huggingface_hub import constants, file_download
 
 from sfumato.checkpoints.tensors import open_tensors, serialized
+from sfumato.config.run.data.dataset import DatasetConfig
+from sfumato.config.run.run import Run
+from sfumato.data.config import descriptions
 from sfumato.errors import UserError
 from sfumato.hub.access import ANYBODY, HubAccess
 from sfumato.hub.fetching import located
@@ -215,3 +218,19 @@ def test_a_tokenizer_comes_without_the_weights_beside_it(hub: Hub, tmp_path: Pat
     hub.log.clear()
     tokenizers.load_clip()
     assert hub.log == []
+
+
+def test_a_data_set_is_fetched_with_all_that_is_in_its_folder(hub: Hub, tmp_path: Path) -> None:
+    tiny.pictures(tmp_path / "images", 2)
+    files = {f"cats/1_cat/{path.name}": path.read_bytes() for path in (tmp_path / "images").iterdir()}
+    hub.repos["user/data"] = Repo({**files, "dogs/1_dog/a.png": b"x", "cats2/a.png": b"x"})
+    config = DatasetConfig(train_data_dir="user/data@main/cats")
+    [described] = descriptions.describe(Run("x", "", [config]))
+    folder = described.subsets[0]["image_dir"]
+    assert {path.name for path in folder.iterdir()} == {name.rpartition("/")[2] for name in files}
+    assert [path.name for path in folder.parent.parent.iterdir()] == ["cats"]
+    assert hub.asked("GET /api/datasets/user/data/revision/main")
+    description = tmp_path / "data.toml"
+    description.write_text('[[datasets]]\n[[datasets.subsets]]\nimage_dir = "user/none"\n')
+    with pytest.raises(UserError, match="image_dir is user/none, which is no path here: there is no dataset"):
+        descriptions.describe(Run("x", "", [DatasetConfig(dataset_config=description)]))

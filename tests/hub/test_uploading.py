@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,7 +23,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning
 
 
 def destination(token: str | None = TOKEN, repo: str = "me/it", **options: str) -> Destination:
-    config = HubConfig(huggingface_repo_id=repo, **{f"huggingface_{k}": v for k, v in options.items()})
+    given: dict[str, Any] = {f"huggingface_{name}": value for name, value in options.items()}
+    config = HubConfig(huggingface_repo_id=repo, **given)
     found = destination_for(config, HubAccess(token))
     assert found is not None
     return found

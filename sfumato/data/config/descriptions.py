@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ from sfumato.config.run.run import Run
 from sfumato.data.config.folders import has_images, subset_folders
 from sfumato.data.config.toml_keys import DATASET, GENERAL, KEYS, SUBSET, read_table
 from sfumato.errors import UserError
+from sfumato.hub.access import HubAccess, access_for
+from sfumato.hub.fetching import located_folder
 
 EITHER = "conditioning_data_dir"
 """Key of a folder of masks or of control images, as the script will have it."""
@@ -23,7 +25,8 @@ EITHER = "conditioning_data_dir"
 PARTNERS = (EITHER, "mask_dir", "control_dir")
 """Keys of folders of partner images."""
 
-_REPLACED = ("train_data_dir", "reg_data_dir", "in_json", *PARTNERS)
+_FOLDERS = ("train_data_dir", "reg_data_dir", *PARTNERS)
+_REPLACED = (*_FOLDERS, "in_json")
 
 logger = logging.getLogger(__name__)
 
@@ -50,8 +53,31 @@ def describe(run: Run) -> list[Described]:
     Raises:
         UserError: nothing is described, or a key is unknown, misplaced or of a wrong type.
     """
-    path = run[DatasetConfig].dataset_config
-    return _from_file(run, path) if path else [_from_options(run)]
+    path, access = run[DatasetConfig].dataset_config, access_for(run)
+    if not path:
+        return [_from_options(_fetched(run, access))]
+    found = _from_file(run, path)
+    return [replace(one, subsets=tuple(_with_folders(one, access))) for one in found]
+
+
+def _fetched(run: Run, access: HubAccess) -> Run:
+    """Return the run with the folders that its options name, fetched if they are on the Hub."""
+    config = run[DatasetConfig]
+    given = {name: folder for name in _FOLDERS if (folder := getattr(config, name))}
+    found = {name: str(_folder(folder, f"--{name}", access)) for name, folder in given.items()}
+    return run.with_sections(replace(config, **found))
+
+
+def _with_folders(described: Described, access: HubAccess) -> Iterator[Mapping[str, Any]]:
+    """Yield the tables of subsets likewise."""
+    for number, subset in enumerate(described.subsets, 1):
+        given = {key: subset[key] for key in ("image_dir", *PARTNERS) if subset.get(key)}
+        where = f"{described.where}, {SUBSET} {number}"
+        yield {**subset, **{key: _folder(at, f"{where}: {key}", access) for key, at in given.items()}}
+
+
+def _folder(folder: str | Path, option: str, access: HubAccess) -> Path:
+    return located_folder(folder, option, "dataset", access)
 
 
 def _from_file(run: Run, path: Path) -> list[Described]:
