@@ -55,12 +55,12 @@ def located(
 def located_folder(name: str | Path, option: str, kind: RepoKind, access: HubAccess = ANYBODY) -> Path:
     """Return a folder, or one of a repository's with all that is in it; otherwise as `located`.
 
-    Relative paths of folders look like names. So a folder in a repository has to be named with the revision,
-    `user/name@main/folder`; all of it is `user/name`.
+    Relative paths of folders look like names, so that those have to come with a revision: `user/name@main`, or
+    `user/name@main/folder`.
     """
     path = Path(name)
     on_hub = None if path.exists() else parse(path.as_posix(), kind)
-    if on_hub is None or reads_as_path(on_hub) or (on_hub.path and not on_hub.revision):
+    if on_hub is None or not on_hub.revision:
         return path
     return fetch_folder(on_hub, _named(option, on_hub), access)
 

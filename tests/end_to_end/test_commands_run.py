@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 import shutil
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,12 +13,25 @@ import pytest
 from sfumato.cli.main import main, script
 from tests.docs.commands import SMALLER, commands
 from tests.docs.workplace import furnish
+from tests.hub import stand_in
+from tests.hub.stand_in import TOKEN, Hub, Repo
 from tests.runs import others_slow
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 WALKED = ROOT / "docs" / "getting_started.md"
 """Where tests/walk_getting_started.py goes before the other tests; here it is slow."""
+
+ON_HUB = {
+    "black-forest-labs/FLUX.1-dev": ["flux1-dev.safetensors", "ae.safetensors"],
+    "comfyanonymous/flux_text_encoders": ["clip_l.safetensors", "t5xxl_fp16.safetensors"],
+    "openai/clip-vit-large-patch14": ["tokenizers/openai_clip-vit-large-patch14/tokenizer.json"],
+    "google/t5-v1_1-xxl": ["tokenizers/google_t5-v1_1-xxl/tokenizer.json"],
+}
+"""What the stand-in for the Hub holds, by repository."""
+
+# The Hub's client speaks to its HTTP library in a way that is out of date there.
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 
 
 @pytest.fixture(scope="module")
@@ -28,10 +42,25 @@ def furnished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def served() -> Iterator[Hub]:
+    with stand_in.serving() as hub:
+        yield hub
+
+
+def read(folder: Path, names: Iterable[str]) -> dict[str, bytes]:
+    """Return the content of files, by their names without folders."""
+    return {Path(name).name: (folder / name).read_bytes() for name in names}
+
+
 @pytest.fixture
-def workplace(furnished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def workplace(furnished: Path, served: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return such a folder for one test."""
     shutil.copytree(furnished, tmp_path, dirs_exist_ok=True)
+    served.reset()
+    served.repos |= {name: Repo(read(furnished, files)) for name, files in ON_HUB.items()}
+    stand_in.use(served, tmp_path / "cache", monkeypatch)
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -74,4 +103,5 @@ def test_the_pages_hold_commands() -> None:
     assert counts["merging.md"] == 5
     assert counts["converting.md"] == 8
     assert counts["memory.md"] == 2
+    assert counts["hub.md"] == 2
     assert counts["README.md"] >= 1

@@ -231,6 +231,8 @@ def test_a_data_set_is_fetched_with_all_that_is_in_its_folder(hub: Hub, tmp_path
     assert [path.name for path in folder.parent.parent.iterdir()] == ["cats"]
     assert hub.asked("GET /api/datasets/user/data/revision/main")
     description = tmp_path / "data.toml"
-    description.write_text('[[datasets]]\n[[datasets.subsets]]\nimage_dir = "user/none"\n')
-    with pytest.raises(UserError, match="image_dir is user/none, which is no path here: there is no dataset"):
+    description.write_text('[[datasets]]\n[[datasets.subsets]]\nimage_dir = "user/none@main"\n')
+    with pytest.raises(
+        UserError, match="image_dir is user/none@main, which is no path here: there is no dataset"
+    ):
         descriptions.describe(Run("x", "", [DatasetConfig(dataset_config=description)]))
