@@ -55,8 +55,8 @@ def located(
 def located_folder(name: str | Path, option: str, kind: RepoKind, access: HubAccess = ANYBODY) -> Path:
     """Return a folder, or one of a repository's with all that is in it; otherwise as `located`.
 
-    Relative paths of folders look like names, so that those have to come with a revision: `user/name@main`, or
-    `user/name@main/folder`.
+    Relative paths of folders look like names, so that those have to come with a revision: `user/name@main`,
+    or `user/name@main/folder`.
     """
     path = Path(name)
     on_hub = None if path.exists() else parse(path.as_posix(), kind)

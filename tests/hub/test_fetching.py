@@ -233,6 +233,6 @@ def test_a_data_set_is_fetched_with_all_that_is_in_its_folder(hub: Hub, tmp_path
     description = tmp_path / "data.toml"
     description.write_text('[[datasets]]\n[[datasets.subsets]]\nimage_dir = "user/none@main"\n')
     with pytest.raises(
-        UserError, match="image_dir is user/none@main, which is no path here: there is no dataset"
+        UserError, match="image_dir is user/none@main, which is no path here: there is no data"
     ):
         descriptions.describe(Run("x", "", [DatasetConfig(dataset_config=description)]))
