@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from sfumato.config.run.model.hub_access import HubAccessConfig
@@ -26,7 +26,7 @@ class HubAccess:
         is_refused: nothing may be fetched; the environment's HF_HUB_OFFLINE says so for all programs.
     """
 
-    token: str | None = None
+    token: str | None = field(default=None, repr=False)
     is_refused: bool = False
 
     @property

@@ -59,7 +59,7 @@ class Destination:
             )
         owner = self.name.repo.partition("/")[0]
         names = [account["name"], *(group["name"] for group in account.get("orgs", []))]
-        if owner not in names:
+        if owner.casefold() not in map(str.casefold, names):
             raise UserError(
                 f"{self._what}: the access token is that of {names[0]}, who is no member of {owner}; "
                 f"give {names[0]}/{self.name.repo.partition('/')[2]}, or {LOGIN} as somebody else"

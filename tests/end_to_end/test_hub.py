@@ -92,7 +92,9 @@ def test_a_run_fetches_its_models_uploads_all_and_is_gone_on_with_from_there(
     capfd.readouterr()
     resume = ["--resume", "me/lora/lora-000001-state", "--resume_from_huggingface"]
     assert train(arguments, tmp_path / "again", *resume, "--huggingface_repo_id", "me/lora") == 0
-    assert "1 of 1 upload failed: lora.safetensors; upload them with: hf up" in capfd.readouterr().err
+    said = capfd.readouterr().err
+    assert "1 of 1 upload failed: lora.safetensors; upload them with: hf up" in said
+    assert "other options: --huggingface" not in said
     first, again = (load_file(folder / "lora.safetensors") for folder in (out, tmp_path / "again"))
     assert all((first[name] == again[name]).all() for name in first)
 

@@ -14,7 +14,7 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,8 @@ from sfumato.checkpoints.atomic import atomic_file, rename, sync_folder
 from sfumato.checkpoints.name_trial import try_file, try_folder
 from sfumato.checkpoints.tensors import TensorReader, open_tensors, write_tensors
 from sfumato.config import json_text
+from sfumato.config.run.model.hub_access import HubAccessConfig
+from sfumato.config.run.output.hub import HubConfig
 from sfumato.data.batches.loader import TrainingData
 from sfumato.errors import UserError, guest_code
 from sfumato.training.state import optimizer_state
@@ -46,7 +48,10 @@ TREES = ("optimizer", "scheduler", "scaler")
 """Those parts of a record whose tensors are in the state's own file."""
 VERSION = 2
 
-PLACES = ("resume", "output_dir", "output_name", "logging_dir", "log_tracker_name", "wandb_run_name")
+PLACES = (
+    *("resume", "output_dir", "output_name", "logging_dir", "log_tracker_name", "wandb_run_name"),
+    *(field.name for section in (HubConfig, HubAccessConfig) for field in fields(section)),
+)
 """Options that say where things are; they may differ without a word."""
 
 _FIELDS = {"finished": int, "epoch": int, "seed": int, "kind": str, "options": dict}
