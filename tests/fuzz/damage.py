@@ -34,7 +34,8 @@ TEXTS: list[Any] = [
     "nan",
 ]
 OTHERS: list[Any] = [None, True, False, [], {}, [[]], [1, 2, 3, 4, 5], ["a", 1], {"a": {"b": 1}}, DEEP]
-HOSTILE = st.sampled_from(NUMBERS + NO_NUMBERS + TEXTS + OTHERS) | st.integers() | st.text(max_size=8)
+_ONES = st.sampled_from(NUMBERS + NO_NUMBERS + TEXTS + OTHERS)
+HOSTILE = _ONES.map(copy.deepcopy) | st.integers() | st.text(max_size=8)
 """Values of JSON where others are expected."""
 
 

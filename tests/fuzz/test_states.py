@@ -20,7 +20,7 @@ from sfumato.training.core.control import ControlFile, write_command
 from sfumato.training.core.record import RunRecord, read_record, this_process
 from sfumato.training.observers.metrics import MetricsFile
 from sfumato.training.state.comparison import differences
-from sfumato.training.state.resume import RECORD, TENSORS, read_state, save_state
+from sfumato.training.state.resume import RECORD, TENSORS, read_state, state_content
 from tests.fuzz import damage
 from tests.fuzz.outcomes import outcome
 
@@ -50,7 +50,7 @@ def state(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     made.stepping.optimizer.step()
     made.stepping.scheduler.step()
     record = {"seed": 1, "options": {"learning_rate": 0.1, "output_dir": "out"}}
-    save_state(folder, Trained(value), made, 3, 1, record)  # type: ignore[arg-type]
+    state_content(Trained(value), made, 3, 1, record).write(folder)  # type: ignore[arg-type]
     return {file.name: file.read_bytes() for file in folder.iterdir()}
 
 
