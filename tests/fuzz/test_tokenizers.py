@@ -59,7 +59,7 @@ def older_files() -> dict[str, bytes]:
     return {
         "vocab.json": json.dumps({token: number for number, token in enumerate(tokens)}).encode(),
         "merges.txt": b"#version: 0.2\nc a\nca t</w>\n",
-        "tokenizer_config.json": json.dumps({**settings, "unk_token": {"content": "<|endoftext|>"}}).encode(),
+        "tokenizer_config.json": json.dumps({**settings, "unk_token": "<|endoftext|>"}).encode(),
         "special_tokens_map.json": json.dumps({"pad_token": "<|endoftext|>"}).encode(),
         "added_tokens.json": b"{}",
     }
