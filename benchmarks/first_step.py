@@ -72,7 +72,7 @@ def measure(folder: Path, family: str, repeats: int) -> dict[str, float]:
 def until_step(family: str, options: list[str]) -> tuple[float, float]:
     """Return the CPU and the wall seconds that a fresh process takes to the end of its first step."""
     command = [sys.executable, "-c", UNTIL_STEP, RUNS[family][0], *options]
-    ended = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    ended = subprocess.run(command, capture_output=True, encoding="utf-8", cwd=ROOT, check=False)
     if ended.returncode or not ended.stdout:
         raise SystemExit(ended.stderr)
     cpu_s, wall_s = map(float, ended.stdout.split()[-2:])

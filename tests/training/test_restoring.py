@@ -122,13 +122,9 @@ def test_what_an_optimizer_remembers_of_other_weights_is_refused_before_anything
     trained, taken = moments(2, 3)
     state_content(trained, taken, 1, 1, {"seed": 1, "options": {}}).write(tmp_path / "a-state")  # type: ignore[arg-type]
     state = read_state(tmp_path / "a-state")
-    for sizes, line in {
-        (3, 2): r"its optimizer has \(2,\) for w0, where the run has \(3,\) for w0; resume with",
-        (2, 3, 4): r"its optimizer has nothing, where the run has \(4,\) for w2; resume with",
-    }.items():
-        other, update = moments(*sizes)
-        with pytest.raises(UserError, match=line):
-            state.restore(other, update)  # type: ignore[arg-type]
+    other, update = moments(3, 2)
+    with pytest.raises(UserError, match=r"holds \(2,\) for w0, which is \(3,\) now; resume with"):
+        state.restore(other, update)  # type: ignore[arg-type]
     again, update = moments(2, 3)
     update.stepping.optimizer.param_groups[0]["params"].reverse()
     with pytest.raises(UserError, match=r"has \(2,\) for w0, where the run has \(3,\) for w1"):
@@ -138,5 +134,7 @@ def test_what_an_optimizer_remembers_of_other_weights_is_refused_before_anything
     without = {key: value for key, value in state.record.items() if key != "parameters"}
     State(state.folder, without).restore(again, update)  # type: ignore[arg-type]
     update.stepping.optimizer.param_groups[0]["params"].pop()
+    with pytest.raises(UserError, match=r"has \(3,\) for w1, where the run has nothing"):
+        state.restore(again, update)  # type: ignore[arg-type]
     with pytest.raises(UserError, match="has a weight number 2, and the run has 1"):
         State(state.folder, without).restore(again, update)  # type: ignore[arg-type]

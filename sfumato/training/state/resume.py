@@ -155,6 +155,8 @@ class State:
         """
         optimizer = update.stepping.optimizer
         self.require_optimizer(type(optimizer))
+        # All is looked at first, so that nothing is restored by halves.
+        self.require_shapes({name: tuple(tensor.shape) for name, tensor in trainable.tensors()})
         now = optimizer_state.described(optimizer, trainable.tensors())
         optimizer_state.require_same(self.record.get("parameters"), now, self.folder)
         with self._opened_weights() as (reader, prefix):
@@ -328,8 +330,6 @@ def _nothing(name: str, device: str) -> Tensor:
 
 def _restore_weights(trainable: Trainable, reader: TensorReader, prefix: str, folder: Path) -> None:
     live = [(name, tensor) for name, tensor in trainable.tensors() if not _is_new(name, prefix, reader)]
-    # All of them first, so that nothing is restored by halves.
-    _require_shapes({name: tuple(tensor.shape) for name, tensor in live}, reader, prefix, folder)
     with torch.no_grad():
         for name, tensor in live:
             tensor.copy_(reader.get(f"{prefix}{name}"))
