@@ -15,6 +15,7 @@ MINIMUM = {
     "accelerate": "1.0",
     "huggingface-hub": "1.0",
     "ftfy": "6.1",
+    "psutil": "5.9",
     "tqdm": "4.66",
     "tensorboard": "2.15",
 }
