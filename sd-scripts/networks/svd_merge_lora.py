@@ -5,6 +5,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from sfumato.cli.main import script
+from sfumato.clients.names import offer
+
+__getattr__ = offer("networks/svd_merge_lora")
 
 if __name__ == "__main__":
     sys.exit(script("networks/svd_merge_lora"))

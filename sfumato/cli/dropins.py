@@ -19,6 +19,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[{depth}]))
 from sfumato.cli.main import script
+from sfumato.clients.names import offer
+
+__getattr__ = offer("{name}")
 
 if __name__ == "__main__":
     sys.exit(script("{name}"))

@@ -41,7 +41,29 @@ packages = ["library"]
 
 _LIBRARY = '''\
 """What programs that drive sd-scripts import."""
+
+import sys
+from pathlib import Path
+
+# Behind everything else: the program that imports this may have folders of the same names.
+sys.path.append(str(Path(__file__).resolve().parents[2]))
 '''
+
+_MODULE = '''\
+"""What programs import from sd-scripts' module of this name; other names say what to use instead."""
+
+from sfumato.clients.names import offer
+
+__getattr__ = offer("library.{name}")
+'''
+
+LIBRARY_MODULES = (
+    *("accelerator_setup", "args", "caching", "checkpoint_io", "config_util", "controlnet_dataset"),
+    *("dataset", "dreambooth_dataset", "finetuning_dataset", "flux_train_utils", "hidden_states"),
+    *("huggingface_util", "logging_util", "loss", "model_io", "model_util", "optimizer", "sampling"),
+    *("sdxl_model_util", "sdxl_original_unet", "subset", "train_util", "utils"),
+)
+"""The modules of `library`, with those into which version 0.11 of sd-scripts divides one of them."""
 
 
 def files() -> dict[str, str]:
@@ -50,6 +72,7 @@ def files() -> dict[str, str]:
         "requirements.txt": _requirements(),
         "pyproject.toml": _PROJECT,
         "library/__init__.py": _LIBRARY,
+        **{f"library/{name}.py": _MODULE.format(name=name) for name in LIBRARY_MODULES},
     }
 
 

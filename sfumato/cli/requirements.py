@@ -16,6 +16,7 @@ MINIMUM = {
     "huggingface-hub": "1.0",
     "ftfy": "6.1",
     "psutil": "5.9",
+    "pyyaml": "6.0",
     "tqdm": "4.66",
     "tensorboard": "2.15",
 }

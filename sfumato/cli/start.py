@@ -37,11 +37,16 @@ def start(
     parsed = parse(script, argv, prog=prog, as_command=as_command)
     if parsed.output_config:
         return write_config(parsed.output_config, parsed.run)
+    return carry_out(parsed, work or WORK[script.command])
+
+
+def carry_out(parsed: Parsed, work: Callable[[Run], int]) -> int:
+    """Check what was parsed, say what will be done, and do it; return the exit status."""
     _refuse_pipes(parsed.run)
     check_conflicts(parsed.run, rules_for(parsed.script))
     check_requirements()
     with _named_files():
-        return (work or WORK[script.command])(_announce(parsed))
+        return work(_announce(parsed))
 
 
 def _refuse_pipes(run: Run) -> None:

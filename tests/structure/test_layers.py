@@ -19,7 +19,7 @@ LAYERS = (
     ("training", "tools"),
     ("demo",),
     ("cli",),
-    ("__main__", "dropin", "library"),
+    ("__main__", "clients", "dropin", "library"),
 )
 FOLDERS = {
     "config": (

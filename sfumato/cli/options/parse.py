@@ -8,7 +8,7 @@ from typing import Any
 
 from sfumato.cli.options.flags import did_you_mean, make_parser, parse_flags
 from sfumato.cli.options.tolerance import TRAINS_ALIKE
-from sfumato.cli.options.toml_file import FileOptions, read_options, toml_path
+from sfumato.cli.options.toml_file import FileOptions, as_options, read_options, toml_path
 from sfumato.cli.scripts import for_chosen_family
 from sfumato.config.public import public_values, to_toml
 from sfumato.config.rules.asked import Asked
@@ -37,11 +37,19 @@ class Parsed:
     output_config: Path | None = None
 
 
-def parse(script: Script, argv: Sequence[str], *, prog: str, as_command: bool = False) -> Parsed:
+def parse(
+    script: Script,
+    argv: Sequence[str],
+    *,
+    prog: str,
+    as_command: bool = False,
+    table: Mapping[str, Any] | None = None,
+) -> Parsed:
     """Read the options of one script.
 
     Args:
         as_command: read them as the sub-command of `sfumato`, which is strict and has defaults of its own.
+        table: options of a program, which are read in the place of a configuration file.
 
     Raises:
         UserError: what is wrong with the command line or the file, in one line.
@@ -52,14 +60,15 @@ def parse(script: Script, argv: Sequence[str], *, prog: str, as_command: bool = 
     warnings = [_secret_warning(name) for name in ENVIRONMENT if given.get(name)]
     if given.get("output_config"):
         return Parsed(_run(script, options, given), script, output_config=_config_path(given))
-    file = _read_file(options, given).without(given)
+    read = _read_file(options, given) if table is None else as_options(table, options, prog)
+    file = read.without(given)
     script = for_chosen_family(script, _run(script, options, file.values | given))
     run = _run(script, options, file.values | given, from_file=file.values)
     rules, asked = rules_for(script), Asked.of_options(options, run, file.unread)
     idle = idle_options(rules, asked)
     never_used = {name for names in idle.values() for name in names}
     complaints = [
-        *_stray_complaints(file.stray, options, given),
+        *_stray_complaints(file, options),
         *idle_lines(idle),
         *_unread_complaints(file.unread, never_used),
     ]
@@ -107,13 +116,11 @@ def _secret_warning(name: str) -> str:
     return f"--{name} on the command line can be seen and recorded by others; set {ENVIRONMENT[name]} instead"
 
 
-def _stray_complaints(
-    stray: Sequence[str], options: Mapping[str, Option], given: Mapping[str, Any]
-) -> list[str]:
-    if not stray:
+def _stray_complaints(file: FileOptions, options: Mapping[str, Option]) -> list[str]:
+    if not file.stray:
         return []
-    names = ", ".join(name + did_you_mean(name, options) for name in stray)
-    return [f"{toml_path(given['config_file'])}: no such option, ignored: {names}"]
+    names = ", ".join(name + did_you_mean(name, options) for name in file.stray)
+    return [f"{file.source}: no such option, ignored: {names}"]
 
 
 def _unread_complaints(unread: Mapping[str, str], idle: Collection[str]) -> list[str]:

@@ -6,7 +6,7 @@ does not take (`sfumato.cli.options.tolerance`). What cannot be read is handed b
 
 import ast
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +27,14 @@ class FileOptions:
         stray: keys that are no option of the script, in order.
         notes: what to tell about values that are read as others, by option.
         unread: why values cannot be read, by option.
+        source: the file, for messages.
     """
 
     values: dict[str, Any]
     stray: tuple[str, ...] = ()
     notes: Mapping[str, str] = field(default_factory=dict)
     unread: Mapping[str, str] = field(default_factory=dict)
+    source: str = field(default="", compare=False)
 
     def without(self, given: Mapping[str, Any]) -> "FileOptions":
         """Return the same but for what the command line says anyway."""
@@ -40,7 +42,7 @@ class FileOptions:
             {name: said for name, said in table.items() if name not in given}
             for table in (self.values, self.notes, self.unread)
         )
-        return FileOptions(values, self.stray, notes, unread)
+        return replace(self, values=values, notes=notes, unread=unread)
 
 
 def toml_path(config_file: str) -> Path:
@@ -54,10 +56,27 @@ def read_options(path: Path, options: Mapping[str, Option]) -> FileOptions:
     Raises:
         UserError: the file cannot be read.
     """
+    return as_options(read_table(path), options, str(path))
+
+
+def read_table(path: Path) -> dict[str, Any]:
+    """Return what a configuration file says, as it says it, with its tables dissolved.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
     content = _load(path)
     if isinstance(content.get("datasets"), list) and content.keys() <= {"general", "datasets"}:
         raise UserError(f"--config_file {path} describes data sets; give it as --dataset_config")
-    table = flatten(content)
+    return flatten(content)
+
+
+def as_options(table: Mapping[str, Any], options: Mapping[str, Option], source: str) -> FileOptions:
+    """Read the values of a configuration file as its options want them.
+
+    Args:
+        source: the file, or whoever gave the values, for messages.
+    """
     values: dict[str, Any] = {}
     notes: dict[str, str] = {}
     unread: dict[str, str] = {}
@@ -68,11 +87,12 @@ def read_options(path: Path, options: Mapping[str, Option]) -> FileOptions:
             values[name], note = _read(options[name], value)
         except ValueError as error:
             shown = "it cannot be read" if name in ENVIRONMENT else str(error)
-            unread[name] = f"{path}: {name}: {shown}"
+            unread[name] = f"{source}: {name}: {shown}"
             continue
         if note:
-            notes[name] = f"{path}: {name}: {note}"
-    return FileOptions(values, tuple(name for name in table if name not in options), notes, unread)
+            notes[name] = f"{source}: {name}: {note}"
+    stray = tuple(name for name in table if name not in options)
+    return FileOptions(values, stray, notes, unread, source)
 
 
 def flatten(table: Mapping[str, Any]) -> dict[str, Any]:

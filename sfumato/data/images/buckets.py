@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
@@ -63,12 +64,37 @@ class Buckets:
             return covering(self.resolution, size)
         if self.no_upscale:
             return _shrinking(self.resolution, self.step, size)
-        sizes, ratios, by_ratio = _ratios(self.resolution, self.min_size, self.max_size, self.step)
-        if size in sizes:
+        return _choice(self.resolution, self.min_size, self.max_size, self.step).fit(size)
+
+
+@dataclass(frozen=True)
+class BucketChoice:
+    """Given buckets, of which an image goes to the one of the nearest aspect ratio.
+
+    Attributes:
+        sizes: all of them.
+        ratios: their widths by their heights, in order.
+        by_ratio: the first bucket of each ratio.
+    """
+
+    sizes: frozenset[Size]
+    ratios: list[float]
+    by_ratio: list[Size]
+
+    @classmethod
+    def of(cls, sizes: Sequence[Size]) -> BucketChoice:
+        """Return the choice among one or more buckets, which are sorted."""
+        by_ratio = {width / height: (width, height) for width, height in reversed(sizes)}
+        ratios = sorted(by_ratio)
+        return cls(frozenset(sizes), ratios, [by_ratio[ratio] for ratio in ratios])
+
+    def fit(self, size: Size) -> Fit:
+        """Return the bucket of an image of that size; one of its very size is taken first."""
+        if size in self.sizes:
             return Fit(size, size, 0.0)
         ratio = size[0] / size[1]
-        at = bisect(ratios, ratio)
-        near = by_ratio[max(at - 1, 0) : at + 1]
+        at = bisect(self.ratios, ratio)
+        near = self.by_ratio[max(at - 1, 0) : at + 1]
         return covering(min(near, key=lambda bucket: (abs(bucket[0] / bucket[1] - ratio), bucket)), size)
 
 
@@ -91,14 +117,8 @@ def bucket_sizes(resolution: Size, min_size: int, max_size: int, step: int) -> t
 
 
 @lru_cache(maxsize=64)
-def _ratios(
-    resolution: Size, min_size: int, max_size: int, step: int
-) -> tuple[frozenset[Size], list[float], list[Size]]:
-    """Return the buckets, their ratios in order, and the first bucket of each ratio."""
-    sizes = bucket_sizes(resolution, min_size, max_size, step)
-    by_ratio = {width / height: (width, height) for width, height in reversed(sizes)}
-    ratios = sorted(by_ratio)
-    return frozenset(sizes), ratios, [by_ratio[ratio] for ratio in ratios]
+def _choice(resolution: Size, min_size: int, max_size: int, step: int) -> BucketChoice:
+    return BucketChoice.of(bucket_sizes(resolution, min_size, max_size, step))
 
 
 def covering(bucket: Size, size: Size) -> Fit:
