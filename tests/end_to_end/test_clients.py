@@ -119,3 +119,121 @@ def test_a_front_end_starts_a_run_by_accelerate(name: str, place: Place, tmp_pat
     if name.endswith("fp16"):
         assert "--mixed_precision is fp16, which a CPU cannot train in; bf16 is used instead" in done.stderr
         assert "--xformers has no effect here: attention always runs in" in done.stderr
+
+
+def test_fluxgym_finds_the_previews_of_a_run_by_their_names(place: Place, tmp_path: Path) -> None:
+    prompts, out = tmp_path / "sample_prompts.txt", tmp_path / "out"
+    prompts.write_text("# one a line\na cat --w 64 --h 64 --s 1\n", "utf-8")
+    data = DATA_SET.format(folder=place.gui / "test" / "img" / "10_darius kawasaki person")
+    (tmp_path / "dataset.toml").write_text("[general]\nkeep_tokens = 1\n" + data, "utf-8")
+    model = [text for key, value in place.models["flux"].items() for text in (f"--{key}", value)]
+    sent = f"""--cache_latents_to_disk --save_model_as safetensors --sdpa --persistent_data_loader_workers
+        --max_data_loader_n_workers 0 --seed 42 --gradient_checkpointing --mixed_precision bf16
+        --save_precision bf16 --network_module networks.lora_flux --network_dim 4 --optimizer_type adafactor
+        --optimizer_args relative_step=False scale_parameter=False warmup_init=False --split_mode
+        --network_args train_blocks=single --lr_scheduler constant_with_warmup --max_grad_norm 0.0
+        --sample_prompts={prompts} --sample_every_n_steps=1 --learning_rate 8e-4 --max_train_steps 1
+        --cache_text_encoder_outputs --cache_text_encoder_outputs_to_disk --fp8_base --save_every_n_epochs 4
+        --dataset_config {tmp_path / "dataset.toml"} --output_dir {out} --output_name mine
+        --timestep_sampling shift --discrete_flow_shift 3.1582 --model_prediction_type raw
+        --guidance_scale 1 --loss_type l2"""
+    assert script("flux_train_network", [*model, *sent.split()]) == 0
+    assert load_file(out / "mine.safetensors")
+    shown = [path.name for path in (out / "sample").iterdir()]
+    assert shown
+    assert all(re.search(r"_(\d+)_(\d+)_(\d+)\.png$", name) for name in shown)
+
+
+def test_lora_scripts_reads_the_file_and_the_log_of_a_run(place: Place, tmp_path: Path) -> None:
+    tiny.pictures(tmp_path / "img" / "1_zkz", 1)
+    (tmp_path / "autosave.toml").write_text(
+        LORA_SCRIPTS.format(here=tmp_path.as_posix()) + to_toml(place.models["sd"]), "utf-8"
+    )
+    assert script("train_network", ["--config_file", f"{tmp_path}/autosave.toml"]) == 0
+    _check_log(tmp_path / "output" / "aki.safetensors", tmp_path / "logs", "aki")
+
+
+LORA_SCRIPTS = """
+train_data_dir = "{here}/img"
+reg_data_dir = ""
+resolution = "64,64"
+enable_bucket = true
+min_bucket_reso = 64
+max_bucket_reso = 1024
+bucket_reso_steps = 64
+output_name = "aki"
+output_dir = "{here}/output"
+save_model_as = "safetensors"
+save_precision = "fp16"
+save_every_n_epochs = 2
+max_train_epochs = 1
+train_batch_size = 1
+learning_rate = "1e-4"
+unet_lr = "1e-4"
+text_encoder_lr = "1e-5"
+lr_restart_cycles = 1
+optimizer_type = "AdamW"
+network_module = "networks.lora"
+network_dim = 8
+network_alpha = 4
+sample_prompts = ""
+log_with = "tensorboard"
+logging_dir = "{here}/logs"
+log_prefix = "aki"
+caption_extension = ".txt"
+shuffle_caption = true
+keep_tokens = 0
+max_token_length = 255
+seed = 1337
+clip_skip = 2
+prior_loss_weight = 1
+mixed_precision = "bf16"
+lowram = false
+"""
+
+
+def _check_log(file: Path, logs: Path, prefix: str) -> None:
+    assert load_file(file)
+    (folder,) = logs.iterdir()
+    assert folder.name.startswith(prefix)
+    assert list(folder.rglob("events.out.tfevents.*"))
+
+
+def test_lora_easy_starts_a_script_with_two_files(place: Place, tmp_path: Path) -> None:
+    images = place.gui / "test" / "img" / "10_darius kawasaki person"
+    (tmp_path / "dataset.toml").write_text(
+        "[general]\nresolution = [64, 64]\nbatch_size = 2\nenable_bucket = false\n\n[[datasets]]\n\n"
+        "\t[[datasets.subsets]]\n\tnum_repeats = 1\n\tcaption_extension = '.txt'\n"
+        f'\timage_dir = "{images}"\n',
+        "utf-8",
+    )
+    values = {"output_dir": str(tmp_path / "out"), "output_name": "easy", **place.models["sd"]}
+    text = to_toml({**values, "network_module": "networks.lora", "max_train_epochs": 1, "network_dim": 4})
+    more = "optimizer_args = ['weight_decay=0.1', 'betas=0.9,0.99']\nnetwork_args = ['conv_dim=2']\n"
+    (tmp_path / "config.toml").write_text(text + more, "utf-8")
+    argv = [f"--config_file={tmp_path}/config.toml", f"--dataset_config={tmp_path}/dataset.toml"]
+    assert script("train_network", argv) == 0
+    assert any("conv" in key for key in load_file(tmp_path / "out" / "easy.safetensors"))
+
+
+def test_the_wrapper_of_kohya_colab_trains_within_its_own_process(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(ROOT / "sd-scripts")
+    from library.train_util import read_config_from_file  # pyright: ignore
+    from train_network import NetworkTrainer, setup_parser  # pyright: ignore
+
+    sections = {
+        "model_arguments": place.models["sd"],
+        "network_arguments": {"network_module": "networks.lora", "network_dim": 4, "unet_lr": 1e-4},
+        "training_arguments": {"max_train_steps": 1, "train_batch_size": 2, "xformers": False, "sdpa": True},
+        "saving_arguments": {"output_dir": str(tmp_path / "out"), "output_name": "colab"},
+        "dataset_arguments": {"train_data_dir": str(place.gui / "test" / "img"), "resolution": 64},
+        "logging": {"logging_dir": str(tmp_path / "logs"), "log_prefix": "colab"},
+    }
+    file = tmp_path / "config.toml"
+    file.write_text("".join(f"[{name}]\n{to_toml(table)}" for name, table in sections.items()), "utf-8")
+    monkeypatch.setattr(sys, "argv", ["train_network_wrapper.py", f"--config_file={file}"])
+    parser = setup_parser()
+    NetworkTrainer().train(read_config_from_file(parser.parse_args(), parser))
+    _check_log(tmp_path / "out" / "colab.safetensors", tmp_path / "logs", "colab")
