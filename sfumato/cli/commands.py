@@ -17,6 +17,7 @@ from sfumato.config.run.output.saving import SavingConfig
 from sfumato.config.run.run import Run
 from sfumato.config.run.training.noise import NoiseConfig
 from sfumato.config.tools.adapter_merging import ToPublishedConfig
+from sfumato.config.tools.importing import ImportingConfig
 from sfumato.config.tools.preparation import BucketingConfig, CleaningConfig, GatheringConfig, ShrinkingConfig
 from sfumato.errors import UserError
 
@@ -179,6 +180,7 @@ WORK: dict[str, Callable[[Run], int]] = {
     "merge-tags": partial(_gather, kind="tags"),
     "clean-captions": Call("tools.preparation.cleaning", "clean", CleaningConfig),
     "prepare-buckets": _prepare_buckets,
+    "import": Call("tools.importing.importing", "import_run", ImportingConfig, is_shown=True),
     "convert-lora": Call("tools.converting.adapter_names", "exchange"),
     "check-lora": Call("tools.inspection.adapter_check", "check_adapter", is_shown=True),
     "interrogate-lora": Call("tools.inspection.interrogation", "interrogate", is_shown=True),

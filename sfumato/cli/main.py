@@ -34,6 +34,7 @@ USAGE = """usage: sfumato COMMAND ...
   interrogate-lora ...       name the tokens that a LoRA for Stable Diffusion 1 or 2 changes most
   show-metadata ...          show what a file says of itself
   extract-dylora ...         cut a DyLoRA into LoRAs of every smaller rank
+  import FILE                make a run file of one of kohya_ss, OneTrainer, AI-toolkit or SimpleTuner
   demo [FOLDER]              see it learn on a toy model, without downloads
   options SCRIPT [--json]    list the options of a script
   sd-scripts FOLDER          write drop-ins for the scripts of sd-scripts into a folder
@@ -222,7 +223,7 @@ def _run_script(name: str, argv: Sequence[str]) -> int:
 _TOOLS = (
     "inspect", "cache-latents", "cache-text", "resize-images", "merge-captions", "merge-tags",
     "clean-captions", "prepare-buckets", "convert", "merge-models", "extract-lora", "resize-lora",
-    "merge-svd", "check-lora", "show-metadata", "extract-dylora",
+    "merge-svd", "check-lora", "show-metadata", "extract-dylora", "import",
 )  # fmt: skip
 """Sub-commands that are one script each."""
 

@@ -11,7 +11,14 @@ PACKAGE = Path(__file__).parents[2] / "sfumato"
 FAMILY = re.compile(
     r"(?<![a-z])(flux|sdxl|sd[123]|sd3_?5|sd_?1_?5|chroma|lumina|schnell)(?![a-z])", re.IGNORECASE
 )
-EXEMPT = ("models", "cli", "demo", "clients/names.py", "adapters/sd_scripts/network_modules.py")
+EXEMPT = (
+    "models",
+    "cli",
+    "demo",
+    "clients/names.py",
+    "tools/importing/programs",
+    "adapters/sd_scripts/network_modules.py",
+)
 """Where a family may be named; the demo is a program that runs one family."""
 
 OPTION_VALUE = "flux_shift"

@@ -36,7 +36,7 @@ FOLDERS = {
     "training": (("core",), ("update", "trainables"), ("observers",), ("state",), ("run",)),
     "tools": (
         ("outputs", "lowrank"),
-        ("merging", "extracting", "converting", "inspection", "preparation"),
+        ("merging", "extracting", "converting", "importing", "inspection", "preparation"),
     ),
 }
 """The folders, and single modules beside them, of the packages that have any."""

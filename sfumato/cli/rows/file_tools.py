@@ -12,6 +12,7 @@ from sfumato.config.tools.adapter_merging import (
 from sfumato.config.tools.checking import CheckingConfig
 from sfumato.config.tools.conversion import ConversionConfig
 from sfumato.config.tools.extraction import ExtractionConfig, ExtractionDetailConfig
+from sfumato.config.tools.importing import ImportingConfig
 from sfumato.config.tools.inspection import InspectionConfig
 from sfumato.config.tools.merging import MergingConfig
 from sfumato.config.tools.resizing import ResizingConfig
@@ -67,6 +68,13 @@ FILE_TOOLS: tuple[Script, ...] = (
         sections=(ExtractionConfig, ExtractionDetailConfig, InsistenceOptions, HubAccessConfig),
         absent=frozenset({"v2", "sdxl", "mem_eff_safe_open", *LOADING_DEVICES}),
         overrides={"clamp_quantile": 1.0},
+    ),
+    Script(
+        name="import",
+        summary="Make a run file of one of kohya_ss, OneTrainer, AI-toolkit or SimpleTuner.",
+        command="import",
+        is_drop_in=False,
+        sections=(ImportingConfig,),
     ),
     Script(
         name="networks/resize_lora",
