@@ -148,6 +148,7 @@ PROGRAM = Program(
         ),
         "sdxl_no_half_vae": switch(no_half_vae=True),
         "use_wandb": switch(log_with="wandb"),
+        "train_blocks": choice({"all": {}}),
         "sdxl_cache_text_encoder_outputs": switch(cache_text_encoder_outputs=True),
         "flux1_cache_text_encoder_outputs": switch(cache_text_encoder_outputs=True),
         "flux1_cache_text_encoder_outputs_to_disk": switch(cache_text_encoder_outputs_to_disk=True),
