@@ -8,11 +8,12 @@ from typing import Any
 
 import torch
 
-from sfumato.caching.store import Record
+from sfumato.caching.store import Record, Shapes
 from sfumato.log import counted
 
 IMAGE, MASK = "picture", "mask"
 OTHER_OPTIONS = "of other options"
+SHAPES = "shapes"
 
 _ROUNDING = {
     str(dtype): torch.finfo(dtype).eps
@@ -43,12 +44,16 @@ def latents_differ(found: Record, wanted: Record) -> str:
     return _coarser(found["dtype"], wanted["dtype"])
 
 
-def texts_differ(found: Record, wanted: Record, encoders: Collection[str]) -> str:
+def texts_differ(found: Record, wanted: Record, encoders: Collection[str], shapes: Shapes) -> str:
     """Return what is wrong with outputs of text encoders of which `found` is the record; "" if they serve.
 
     Args:
         encoders: those that are asked for; the file may hold the outputs of more.
+        shapes: that the outputs have; records of version 0.1 do not tell which they should have.
     """
+    told = found.get(SHAPES, {})
+    if not isinstance(told, dict) or any(told.get(x, [*shape]) != [*shape] for x, shape in shapes.items()):
+        return "of other shapes than when they were made"
     if found.get("caption") != wanted["caption"]:
         return "of changed captions"
     there = found.get("encoders")

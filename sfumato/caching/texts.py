@@ -22,7 +22,7 @@ from sfumato import log
 from sfumato.caching import store
 from sfumato.caching.latent_cache import is_mine
 from sfumato.caching.memory import MemoryStore
-from sfumato.caching.records import made_again, texts_differ
+from sfumato.caching.records import SHAPES, made_again, texts_differ
 from sfumato.caching.store import Arrays, BrokenCacheError, Record, Shapes
 from sfumato.checkpoints.write_behind import behind
 from sfumato.data.batches.dataset import TrainingSet
@@ -267,7 +267,8 @@ class _Encoder:
                 self.cache.memory.put((caption, name), tensor)
             return
         arrays: Arrays = {name: store.as_array(x) for name, x in {**self._extras, **outputs}.items()}
-        arrays[store.RECORD] = store.record_array(self._record(caption))
+        shapes = {name: list(tensor.shape) for name, tensor in outputs.items()}
+        arrays[store.RECORD] = store.record_array({**self._record(caption), SHAPES: shapes})
         for file in files:
             store.write(Path(file), arrays)
             self.index.learn_own(_KIND, file, self._finding(caption))
@@ -299,7 +300,7 @@ class _Encoder:
         if not self._have_lengths(found):
             return False, False
         if record is not None:
-            reason = texts_differ(record, self._record(caption), self.encoders)
+            reason = texts_differ(record, self._record(caption), self.encoders, found)
             if reason:
                 self.unfit[reason] += 1
             return not reason, False

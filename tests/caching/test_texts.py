@@ -173,6 +173,15 @@ class TestStaleness:
         assert [loaded(dtype) for dtype in dtypes] == [["t5"], ["t5"], []]
         assert "4 text caches are made again: 4 computed in bfloat16 instead of float32" in caplog.text
 
+    def test_an_output_of_another_shape_than_when_it_was_made_is_made_again(self, cats: Path) -> None:
+        fill(cats, to_disk=True)
+        file = cats / "im1_fake_te.npz"
+        with np.load(file) as arrays:
+            kept = {name: arrays[name] for name in arrays.files}
+        np.savez(file, **{**kept, "pooled": kept["pooled"][:-1]})
+        assert fill(cats, to_disk=True)[1].loaded == ["clip", "t5"]
+        assert fill(cats, to_disk=True)[1].loaded == []
+
     def test_another_option_of_the_family_makes_all_again(self, cats: Path) -> None:
         fill(cats, to_disk=True)
         assert fill(cats, to_disk=True, mask=True)[1].loaded == ["clip", "t5"]
