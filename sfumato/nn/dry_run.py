@@ -75,7 +75,7 @@ class Tally(TorchDispatchMode):
     ) -> Any:
         """Compute, then note what memory is new."""
         if time.monotonic() > self._end_s:
-            raise TimeoutError("it takes too long")
+            raise _OutOfTime
         kwargs = dict(kwargs or {})
         is_host = bool(kwargs.pop("pin_memory", False))
         result = func(*args, **kwargs)
@@ -171,9 +171,13 @@ def without_numbers(kind: str, within_s: float = math.inf) -> Iterator[Tally]:
 
     Args:
         kind: of the device that is meant, e.g. "cuda" or "cpu".
-        within_s: seconds after which whatever makes a tensor raises TimeoutError.
+        within_s: seconds after which the next tensor that is made ends the block.
+
+    Raises:
+        TimeoutError: it took longer.
     """
     with (
+        _in_time(),
         warnings.catch_warnings(),
         device.standing_for(kind),
         _small_tensors_known(),
@@ -186,6 +190,18 @@ def without_numbers(kind: str, within_s: float = math.inf) -> Iterator[Tally]:
     ):
         warnings.filterwarnings("ignore", message="Accessing the data pointer of FakeTensor")
         yield tally
+
+
+class _OutOfTime(BaseException):
+    """The time is over; no Exception, so that it goes through whatever takes care of these."""
+
+
+@contextmanager
+def _in_time() -> Iterator[None]:
+    try:
+        yield
+    except _OutOfTime:
+        raise TimeoutError("it takes too long") from None
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from sfumato.caching import store
 from sfumato.cli.main import script
 from sfumato.data.batches import render as views
 from sfumato.training.run import saves
+from sfumato.training.update import optimizers
 from tests import tiny
 from tests.end_to_end.test_resume import CACHED, WORKERS, arguments, assert_same_weights, run
 from tests.end_to_end.test_resume import images as images
@@ -169,9 +170,14 @@ def test_a_batch_that_is_not_a_number_is_skipped_where_that_is_asked_for(
 
 
 def test_weights_that_a_step_made_infinite_are_not_saved(
-    model: tiny.TinyFlux, images: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    model: tiny.TinyFlux,
+    images: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
-    options = [*CACHED["cached"], *EVERY_STEP, "--learning_rate", "1e39"]
+    monkeypatch.setattr(optimizers, "_NUM_TRIED", 0)  # which would find it before training
+    options = [*CACHED["cached"], *EVERY_STEP, "--learning_rate", "3e38"]
     line = failure(arguments(model, images, tmp_path, *options), capfd)
     assert re.search(r"step 1 left \S+ infinite or not a number; lower --learning_rate \(nothing was", line)
     assert not list(tmp_path.glob("*.safetensors"))

@@ -152,7 +152,7 @@ def test_files_are_mapped_unless_that_is_disabled(run: Runs, monkeypatch: pytest
         mapped.append(args[1])
         return original(*args, **kwargs)
 
-    monkeypatch.setattr("sfumato.checkpoints.tensors.mmap.mmap", watched)
+    monkeypatch.setattr("sfumato.checkpoints.tensor_file.mmap.mmap", watched)
     run("mapped", "--max_train_steps", "1")
     assert len(mapped) >= 4
     mapped.clear()

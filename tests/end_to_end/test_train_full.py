@@ -202,7 +202,7 @@ def test_files_are_cast_or_pickled_if_asked(run: Runs) -> None:
         (("--fused_backward_pass", "--blockwise_fused_optimizers"), "excludes --blockwise_fused_optimizers"),
         (("--fused_backward_pass", "--optimizer_type", "Prodigy"), "cannot be used with Prodigy"),
         (("--blockwise_fused_optimizers", "--optimizer_type", "DAdaptAdam"), "used with DAdaptAdam"),
-        (("--fused_optimizer_groups", "2", "--optimizer_type", "LBFGS"), "cannot be used with LBFGS"),
+        (("--fused_optimizer_groups", "2", "--optimizer_type", "Prodigy"), "cannot be used with Prodigy"),
         (("--fused_backward_pass", "--mixed_precision", "fp16"), "needs --mixed_precision bf16"),
         (("--blocks_to_swap", "2"), "--blocks_to_swap 2 needs --fused_backward_pass or --blockwise"),
         (("--double_blocks_to_swap", "1"), "--double_blocks_to_swap 1 needs --fused_backward_pass or"),

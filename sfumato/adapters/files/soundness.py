@@ -17,6 +17,7 @@ _MATRIX = re.compile(
     r"lora_(up|down)\.weight|hada_w[12]_[ab]|lokr_w[12](_[ab])?|[ab][12]\.weight|oft_R\.weight"
 )
 _KERNEL = re.compile(r"lora_mid\.weight|hada_t[12]|lokr_t2|bm\.weight")
+_BLOCKS = "oft_blocks"
 _NUMBER = re.compile(r"alpha|scalar|on_input")
 
 
@@ -66,6 +67,8 @@ def _check_shape(path: Path, key: str, leaf: str, tensor: Tensor) -> None:
         raise UserError(f"{path}: {key} holds {tensor.numel()} values instead of one; use another file")
     if _MATRIX.fullmatch(leaf) and tensor.dim() < 2:
         raise UserError(f"{path}: {key} is {sides} and no matrix; the file is damaged, so use another")
+    if leaf == _BLOCKS and tensor.dim() < 3:
+        raise UserError(f"{path}: {key} is {sides} and no matrices; the file is damaged, so use another")
     if _KERNEL.fullmatch(leaf) and tensor.dim() != 4:
         raise UserError(f"{path}: {key} is {sides} and no kernel; the file is damaged, so use another")
     if leaf == "reshape_weight" and tensor.dim() != 1:

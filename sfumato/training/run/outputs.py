@@ -9,6 +9,7 @@ from pathlib import Path
 from sfumato.checkpoints.atomic import require_disk_space
 from sfumato.checkpoints.name_trial import try_file, try_folder
 from sfumato.config.rules.strictness import complain
+from sfumato.config.run.output.hub import HubConfig
 from sfumato.config.run.output.overwriting import OverwritingConfig
 from sfumato.config.run.output.tracking import TrackingConfig
 from sfumato.config.run.run import Run
@@ -64,7 +65,7 @@ def check_existing(session: TrainingSession) -> None:
 def _in_the_way(session: TrainingSession) -> Iterator[Path]:
     """Yield the weights and states that the run would replace; it may replace those that it goes on with."""
     names = session.names
-    if session.state is not None and _is_own(session.state.folder, names):
+    if session.state is not None and _is_own(session, session.state.folder):
         return
     for path in names.folder.iterdir():
         moment = _moment(path, names)
@@ -72,8 +73,11 @@ def _in_the_way(session: TrainingSession) -> Iterator[Path]:
             yield path
 
 
-def _is_own(state: Path, names: Names) -> bool:
-    return state.parent.resolve() == names.folder.resolve() and _moment(state, names) is not None
+def _is_own(session: TrainingSession, state: Path) -> bool:
+    """Return whether a state is of the run that saved under these names; what is uploaded lies elsewhere."""
+    is_there = state.parent.resolve() == session.names.folder.resolve()
+    is_uploaded = session.run.get(HubConfig, HubConfig()).resume_from_huggingface
+    return (is_there or is_uploaded) and _moment(state, session.names) is not None
 
 
 def _moment(path: Path, names: Names) -> re.Match[str] | None:

@@ -199,7 +199,7 @@ def test_a_file_that_does_not_fit_is_one_line(tmp_path: Path) -> None:
         network(models).load(path)
     with pytest.raises(UserError, match=r"fits no layer of this model: it holds lora_unet_somewhere_a"):
         network_from_file(path, toy.all_targets(models))
-    save_file({"lora_te1_fc.oft_blocks": torch.ones(1)}, path)
+    save_file({"lora_te1_fc.oft_blocks": torch.ones(1, 1, 1)}, path)
     with pytest.raises(UserError, match="holds oft_blocks instead of alpha, lora_down"):
         network(models).load(path)
 

@@ -187,8 +187,10 @@ class FluxFiles:
     def _root_of_denoiser(self, part: str) -> Path | None:
         """Return the folder or file that the denoiser lies in; if it is on the hub, with this part too."""
         given, folder = self._given[DENOISER], PARTS[DENOISER].folder
+        if given is None or given.exists():
+            return given
         source = self.source(DENOISER)
-        if given is None or given.exists() or source is None or source.name != folder:
+        if source is None or source.name != folder:
             return given
         wanted = Wanted((folder, PARTS[part].folder))
         return located(given, f"--{self._options[DENOISER]}", wanted, self._access)
