@@ -25,6 +25,9 @@ def set_up(level: str | None = None, file: str | None = None) -> None:
     handler.setFormatter(_Printable("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S"))
     handler.addFilter(_is_first_process)
     root = logging.getLogger("sfumato")
+    for before in root.handlers:
+        if isinstance(before, _FileHandler):  # of an earlier run in this process
+            before.close()
     root.handlers[:] = [handler]
     root.setLevel(level or "INFO")
     root.propagate = False

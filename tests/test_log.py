@@ -24,8 +24,8 @@ def test_a_log_file_takes_the_messages_of_one_run_after_the_other(
 ) -> None:
     for text in ("première", "second"):
         log.set_up(file=str(tmp_path / "log.txt"))
-        logging.getLogger("sfumato").info(text)
-        logging.getLogger("sfumato").handlers[0].close()
+        logging.getLogger("sfumato").info(text)  # what an earlier run left open would be an error here
+    logging.getLogger("sfumato").handlers[0].close()
     lines = (tmp_path / "log.txt").read_text("utf-8").splitlines()
     assert [line.split()[-1] for line in lines] == ["première", "second"]
     assert capsys.readouterr().err == ""
