@@ -114,10 +114,7 @@ def prepare(run: Run, processes: Processes) -> TrainingSession:
     run, overridden = precision.for_device(run, processes.device)
     complain(run, overridden)
     policy = precision.precision_for(run[PrecisionConfig], processes.device)
-    optimizer = optimizers.plan(run[OptimizerConfig], processes.device)
-    policy.check_optimizer(optimizer.kind, optimizer.arguments)
-    weight_updates.check(run, optimizer)
-    schedulers.check(run[ScheduleConfig], optimizer, run[OptimizerConfig].learning_rate)
+    optimizer = _optimizer(run, processes, policy)
     family = family_for(run)
     run = _following(run, family)
     complain(run, schedulers.settings_without_effect(run[ScheduleConfig], optimizer))
@@ -165,11 +162,25 @@ def prepare(run: Run, processes: Processes) -> TrainingSession:
     )
     session.check_caching()
     require_same(session)
-    if state is not None:
-        for line in state.data_differences(session.data_record):
-            logger.warning("resuming %s with other data: %s", state.folder, line)
+    _tell_other_data(session)
     _report(training_set, plan, seed)
     return session
+
+
+def _optimizer(run: Run, processes: Processes, policy: precision.Precision) -> optimizers.OptimizerPlan:
+    """Return the optimizer that a run asks for, once it and its schedule are known to work."""
+    plan = optimizers.plan(run[OptimizerConfig], processes.device)
+    policy.check_optimizer(plan.kind, plan.arguments)
+    weight_updates.check(run, plan)
+    schedulers.check(run[ScheduleConfig], plan, run[OptimizerConfig].learning_rate)
+    return plan
+
+
+def _tell_other_data(session: TrainingSession) -> None:
+    """Say how the data differ from those of the run that saved the state."""
+    if session.state is not None:
+        for line in session.state.data_differences(session.data_record):
+            logger.warning("resuming %s with other data: %s", session.state.folder, line)
 
 
 def _state_bytes(volume: Volume, optimizer: optimizers.OptimizerPlan, policy: precision.Precision) -> int:
