@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,7 +9,8 @@ from safetensors.torch import load, load_file
 
 from sfumato.cli.main import main, script
 from tests import tiny
-from tests.hub import stand_in
+from tests.hub.conftest import empty_hub as empty_hub
+from tests.hub.conftest import served as served
 from tests.hub.stand_in import TOKEN, WRONG, Hub, Repo
 from tests.runs import refusal
 
@@ -25,18 +25,10 @@ SHORT = """
 UPLOADS = "--huggingface_repo_id me/lora --save_state --save_state_to_huggingface --async_upload --model_card"
 
 
-@pytest.fixture(scope="module")
-def served() -> Iterator[Hub]:
-    with stand_in.serving() as hub:
-        yield hub
-
-
 @pytest.fixture
-def hub(served: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
-    served.reset()
-    stand_in.use(served, tmp_path / "cache", monkeypatch)
+def hub(empty_hub: Hub, monkeypatch: pytest.MonkeyPatch) -> Hub:
     monkeypatch.setenv("HF_TOKEN", TOKEN)
-    return served
+    return empty_hub
 
 
 @pytest.fixture(scope="module")

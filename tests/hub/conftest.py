@@ -16,7 +16,12 @@ def served() -> Iterator[Hub]:
 
 
 @pytest.fixture
-def hub(served: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
+def empty_hub(served: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
     served.reset()
     stand_in.use(served, tmp_path / "cache", monkeypatch)
     return served
+
+
+@pytest.fixture
+def hub(empty_hub: Hub) -> Hub:
+    return empty_hub

@@ -126,20 +126,17 @@ def prepare(run: Run, processes: Processes) -> TrainingSession:
     complain(run, optimizer.check_rates(volume.groups))
     if state is not None:
         state.require_shapes(volume.shapes)
-    arguments = run.get(NetworkConfig, NetworkConfig()).network_args or ()
-    swap = memory.plan(run[MemoryConfig], family, processes.device, arguments)
+    swap = _swap(run, family, processes)
     previews = preview.plan(run[PreviewConfig], run[NoiseConfig], family)
     training_set = _training_set(run, family, seed)
     plan = plan_for(run[LengthConfig], training_set.num_batches, processes.world)
     training_set.max_steps = plan.num_steps
-    schedulers.check_course(
-        run[ScheduleConfig], optimizer, run[OptimizerConfig].learning_rate, plan.num_steps
-    )
+    rate = run[OptimizerConfig].learning_rate
+    schedulers.check_course(run[ScheduleConfig], optimizer, rate, plan.num_steps)
     weight_updates.check_steps(run, plan, processes.world, is_swapped=swap is not None)
     keeping = saving.keeping_for(run[SavingConfig], plan)
     if processes.is_first:
-        state_bytes = _state_bytes(volume, optimizer, policy)
-        num_bytes = keeping.num_bytes(plan, volume.file_bytes, state_bytes)
+        num_bytes = keeping.num_bytes(plan, volume.file_bytes, _state_bytes(volume, optimizer, policy))
         outputs.check(run, names, plan, previews, num_bytes, method.project)
     session = TrainingSession(
         run=run,
@@ -174,6 +171,11 @@ def _optimizer(run: Run, processes: Processes, policy: precision.Precision) -> o
     weight_updates.check(run, plan)
     schedulers.check(run[ScheduleConfig], plan, run[OptimizerConfig].learning_rate)
     return plan
+
+
+def _swap(run: Run, family: Family, processes: Processes) -> memory.Swap | None:
+    arguments = run.get(NetworkConfig, NetworkConfig()).network_args or ()
+    return memory.plan(run[MemoryConfig], family, processes.device, arguments)
 
 
 def _tell_other_data(session: TrainingSession) -> None:
