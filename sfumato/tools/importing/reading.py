@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from sfumato.config import json_text
 from sfumato.errors import UserError
 
 
@@ -27,6 +27,8 @@ def read(path: Path) -> Any:
         raise UserError(f"{path} cannot be read: {error}") from None
     try:
         return _content(path, text)
+    except RecursionError:
+        raise UserError(f"{path} is damaged: it is nested too deep") from None
     except (ValueError, yaml.YAMLError) as error:
         raise UserError(f"{path} is damaged: {' '.join(str(error).split())}") from None
 
@@ -48,7 +50,7 @@ def beside(name: str, file: Path) -> Path:
 def _content(path: Path, text: str) -> Any:
     suffix = path.suffix.lower()
     if suffix == ".json":
-        return json.loads(text)
+        return json_text.parse(text)
     if suffix in (".yaml", ".yml"):
         return yaml.safe_load(text)
     if suffix == ".env":
