@@ -6,6 +6,8 @@ from sfumato.errors import UserError
 
 LARGEST = 3.4e38
 """Of the numbers that float32 holds, in which most is computed: what is above it would be infinite there."""
+_MOST_DIGITS = 10
+"""Of a number of pixels; Python refuses to read numbers of thousands of digits."""
 
 
 def at_least(section: Any, minimum: float, *names: str) -> None:
@@ -43,6 +45,11 @@ def importable(section: Any, *names: str) -> None:
 def sides(name: str, text: str) -> tuple[int, int]:
     """Return the (width, height) in pixels that an option's text gives; raise UserError if it gives none."""
     parts = text.split(",")
-    if len(parts) > 2 or not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
+    if len(parts) > 2 or not all(is_side(part.strip()) for part in parts):
         raise UserError(f"--{name} is {text!r}; write pixels as 1024 or width,height as 1024,768")
     return int(parts[0]), int(parts[-1])
+
+
+def is_side(text: str) -> bool:
+    """Return whether a text is a number of pixels, above 0 and no longer than such numbers are."""
+    return text.isdecimal() and len(text) <= _MOST_DIGITS and int(text) > 0

@@ -25,12 +25,14 @@ class ParameterGroup:
         learning_rate: None where the optimizer finds its own.
         name: what logs call it (`unet`, `textencoder 1 ` ... as sd-scripts does).
         options: further settings of an optimizer for this group.
+        last_step: the last step that changes them; None for that of the run.
     """
 
     parameters: list[nn.Parameter]
     learning_rate: float | None
     name: str
     options: Mapping[str, Any] = field(default_factory=dict)
+    last_step: int | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Return the form that torch optimizers take."""

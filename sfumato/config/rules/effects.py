@@ -57,6 +57,22 @@ NOT_WITHOUT_FILES: Mapping[str, str] = {
 }
 """Options that tools cannot follow which work on the files of a data set."""
 
+SAFETENSORS_ANYWAY: Mapping[str, str] = {
+    "use_safetensors": "files are safetensors unless --save_model_as says otherwise"
+}
+ALWAYS_OURS_WHOLE: Mapping[str, str] = {
+    **ALWAYS_OURS,
+    **SAFETENSORS_ANYWAY,
+    "diffusers_xformers": OWN_ATTENTION["xformers"],
+}
+
+ADAPTERS_ALONE = names(
+    "no_metadata training_comment fp8_base_unet split_mode "
+    "skip_until_initial_step initial_epoch initial_step "
+    "validation_seed validation_split validate_every_n_steps validate_every_n_epochs max_validation_steps"
+)
+"""Options of the trainers that those of whole models have not."""
+
 NOT_BUILT_FOR_TRAINING = names(
     "deepspeed zero_stage zero3_init_flag zero3_save_16bit_model fp16_master_weights_and_gradients"
 ) | names("offload_optimizer_device offload_optimizer_nvme_path offload_param_device offload_param_nvme_path")

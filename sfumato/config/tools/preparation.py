@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from sfumato.config.checks import at_least
+from sfumato.config.checks import at_least, is_side
 from sfumato.config.rule import given, needs
 from sfumato.config.run.data.images import sides_in_order
 from sfumato.errors import UserError
@@ -177,6 +177,6 @@ BUCKETING = (_OF_FOLDERS, *sides_in_order())
 
 def _size(text: str) -> tuple[int, int]:
     sides = text.lower().split("x")
-    if len(sides) != 2 or not all(side.isdecimal() and int(side) > 0 for side in sides):
+    if len(sides) != 2 or not all(map(is_side, sides)):
         raise UserError(f"--max_resolution has {text!r}; write sizes as 1024x1024,512x512")
     return int(sides[0]), int(sides[1])

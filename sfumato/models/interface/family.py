@@ -20,7 +20,7 @@ from sfumato.models.interface.conditioning import Conditioning
 from sfumato.models.interface.identity import ModelIdentity, SamplingDefaults
 from sfumato.models.interface.latents import CacheFormat, LatentSpace
 from sfumato.models.interface.published import Published
-from sfumato.models.interface.publishing import Publishing, TrainedParts
+from sfumato.models.interface.publishing import Layout, Publishing, TrainedParts
 from sfumato.models.interface.targets import AdapterTarget
 from sfumato.models.interface.tokenizers import Tokenizers
 
@@ -49,6 +49,8 @@ class Family(Protocol):
     """Of each text encoder; whoever adds words puts his own in their place."""
     caches: CacheFormat
     """How cache files of this family are called and laid out."""
+    saved_as: Layout
+    """How whole models are saved where nobody asks for anything else."""
 
     def check(self, parts: Sequence[str]) -> None:
         """Read the headers behind `parts`; raise UserError if a file is missing, broken or another model."""
@@ -117,6 +119,13 @@ class Family(Protocol):
         """Return a part's repeated blocks in execution order, for checkpointing, swap and compilation."""
         ...
 
+    def weights_in_use(self, part: str, model: nn.Module) -> dict[str, nn.Parameter]:
+        """Return a part's weights on which what it is asked for depends, by their names in its state.
+
+        Text encoders that are listened to before their end have others.
+        """
+        ...
+
     def adapter_targets(self, part: str, model: nn.Module) -> Iterator[AdapterTarget]:
         """Yield the layers of `model` that adapters know, in the order in which files list them."""
         ...
@@ -148,6 +157,17 @@ class ReadsEmphasis(Protocol):
 
     def tokenize_prompts(self, prompts: Sequence[str]) -> dict[str, Tensor]:
         """Return what `tokenize` does, with `(word:1.3)` and `[word]` as emphasis: `<name>_weights`."""
+        ...
+
+
+@runtime_checkable
+class NumbersBlocks(Protocol):
+    """A family that counts the blocks of its denoiser through, so that each can have a learning rate."""
+
+    num_blocks: int
+
+    def block_numbers(self, model: nn.Module) -> Mapping[str, int]:
+        """Return the number of the block that each of the denoiser's weights belongs to, from 0, by name."""
         ...
 
 

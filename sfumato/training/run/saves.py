@@ -94,7 +94,7 @@ class Writer:
         """Write everything as it is now."""
         with self.update.stepping.evaluating():
             self.guard.check_weights(step, self.trainable.tensors())
-            self.trainable.save(path, self._metadata(step))
+            self.trainable.save(path, self._metadata(step), step)
         logger.info("saved %s", path)
         if state is not None:
             is_same = self.trainable.file_holds_all and not self.session.optimizer.is_schedule_free

@@ -34,6 +34,7 @@ from sfumato.data.custom.returned_batches import Geometry
 from sfumato.errors import UserError
 from sfumato.log import counted
 from sfumato.models.interface.family import DENOISER, VAE, Family, ends_in_pure_noise
+from sfumato.models.interface.publishing import Layout
 from sfumato.models.registry.families import family_for
 from sfumato.training.core import distributed, memory, precision
 from sfumato.training.core.distributed import Processes
@@ -108,7 +109,6 @@ def prepare(run: Run, processes: Processes) -> TrainingSession:
         UserError: the run cannot work.
     """
     started_at = time.time()
-    names = saving.names_for(run[SavingConfig])
     trackers.check(run[TrackingConfig])
     destination = results.destination(run) if processes.is_first else None
     run, overridden = precision.for_device(run, processes.device)
@@ -117,6 +117,7 @@ def prepare(run: Run, processes: Processes) -> TrainingSession:
     optimizer = _optimizer(run, processes, policy)
     family = family_for(run)
     run = _following(run, family)
+    names = saving.names_for(run[SavingConfig])
     complain(run, schedulers.settings_without_effect(run[ScheduleConfig], optimizer))
     state = _state(run, optimizer)
     seed = _seed(run, state, processes)
@@ -194,11 +195,16 @@ def _state_bytes(volume: Volume, optimizer: optimizers.OptimizerPlan, policy: pr
 
 
 def _following(run: Run, family: Family) -> Run:
-    """Return the run with what the base's own files say of its noise schedule."""
-    if not ends_in_pure_noise(family) or run[NoiseConfig].zero_terminal_snr:
-        return run
-    logger.info("zero_terminal_snr is set: the base's files say that its noise schedule ends in pure noise")
-    return run.with_sections(replace(run[NoiseConfig], zero_terminal_snr=True))
+    """Return the run with what the base's own files say of its noise schedule, and of how it is saved."""
+    if ends_in_pure_noise(family) and not run[NoiseConfig].zero_terminal_snr:
+        logger.info(
+            "zero_terminal_snr is set: the base's files say that its noise schedule ends in pure noise"
+        )
+        run = run.with_sections(replace(run[NoiseConfig], zero_terminal_snr=True))
+    if run[SavingConfig].save_model_as is None and family.saved_as is Layout.FOLDER:
+        logger.info("save_model_as is set to diffusers_safetensors: the base is a folder, too")
+        run = run.with_sections(replace(run[SavingConfig], save_model_as="diffusers_safetensors"))
+    return run
 
 
 def _training_set(run: Run, family: Family, seed: int) -> TrainingData:

@@ -95,7 +95,8 @@ def update_for(
         described, shares = _divided(described, _divide_for(run, blocks))
     optimizer = plan.build(described, config.learning_rate)
     scheduler = schedulers.build(run[ScheduleConfig], optimizer, plan, config.learning_rate, num_steps)
-    stepping = Stepping(optimizer, scheduler, shares, rounding, recall)
+    last_steps = [groups[index].last_step for index in shares or range(len(groups))]
+    stepping = Stepping(optimizer, scheduler, shares, rounding, recall, last_steps)
     skips = config.on_nonfinite == "skip"
     if is_fused:
         return FusedUpdate(stepping, processes, config.max_grad_norm, skips)

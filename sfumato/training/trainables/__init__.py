@@ -76,8 +76,8 @@ class Trainable(Protocol):
         """Yield what a state must hold, by name; the tensors are the live ones."""
         ...
 
-    def save(self, path: Path, metadata: Mapping[str, str]) -> None:
-        """Write the weights as they are used elsewhere."""
+    def save(self, path: Path, metadata: Mapping[str, str], step: Step) -> None:
+        """Write the weights, as `step` left them, in the way they are used elsewhere."""
         ...
 
     def snapshot(self, metadata: Mapping[str, str]) -> Callable[[Path], None] | None:

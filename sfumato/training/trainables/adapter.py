@@ -175,7 +175,7 @@ class AdapterTraining:
         """Yield the adapter's own tensors, live, and what it remembers."""
         return iter(self.network.tensors())
 
-    def save(self, path: Path, metadata: Mapping[str, str]) -> None:
+    def save(self, path: Path, metadata: Mapping[str, str], step: Step) -> None:
         """Write the adapter file."""
         dtype = files.holding_dtype(self.method.run, self.tensors())
         self.network.save(path, dtype, self.method.record(metadata))

@@ -79,9 +79,11 @@ class FusedUpdate:
         """Return (2,) float32 on the device: the step's loss and gradient norm."""
         if self._is_short:
             self._let_others_follow()
-        if any(self._missing) and not self._is_stopped():
+        late = [share for share, missing in enumerate(self._missing) if missing]
+        late = [share for share in late if self.stepping.changes(share)]
+        if late and not self._is_stopped():
             self.stepping.recall()
-            for share in (index for index, missing in enumerate(self._missing) if missing):
+            for share in late:
                 self._step(share)
         if not self._is_stopped():
             self.stepping.advance()

@@ -170,12 +170,23 @@ class OptimizerPlan:
         return "".join(f"{key}={value!r} " for key, value in self.arguments.items())
 
     def build(self, groups: Sequence[Mapping[str, Any]], learning_rate: float) -> torch.optim.Optimizer:
-        """Make the optimizer for parameter groups that each hold `params` and may hold `lr`."""
+        """Make the optimizer for parameter groups that each hold `params` and may hold `lr`.
+
+        A negative rate moves weights away from what is shown. Optimizers refuse to be made with one and
+        compute with it all the same.
+        """
         known = ("params",) if self.relative_step else ("params", "lr")
         groups = [{key: group[key] for key in known if key in group} for group in groups]
         rate = None if self.relative_step else learning_rate
         with guest_code(f"{OPTION} {self._told}do not suit {self.kind.__name__}"):
-            return self.kind(groups, **{"lr": rate, **self.implied, **self.arguments})  # type: ignore[call-arg]
+            optimizer = self.kind(  # type: ignore[call-arg]
+                [{**group, **({"lr": abs(group["lr"])} if "lr" in group else {})} for group in groups],
+                **{"lr": rate and abs(rate), **self.implied, **self.arguments},
+            )
+        for made, group in zip(optimizer.param_groups, groups, strict=True):
+            if (group.get("lr", rate) or 0) < 0:
+                made["lr"] = -made["lr"]
+        return optimizer
 
     def check_rates(self, groups: Sequence[ParameterGroup]) -> list[str]:
         """Return what to tell of rates that the optimizer does not listen to.

@@ -60,6 +60,8 @@ class Stepping:
         rounding: given where weights are bfloat16: they are stepped in float32, with states in float32, and
             rounded by it. One share at a time is held in float32.
         recall: brings all weights where they can be read and changed; some may be travelling.
+        last_steps: for each of the optimizer's groups, the last step that changes it, or None for that of
+            the run; None if all are changed to the end.
     """
 
     optimizer: torch.optim.Optimizer
@@ -67,6 +69,8 @@ class Stepping:
     shares: Sequence[int] | None = None
     rounding: Rounding | None = None
     recall: Callable[[], None] = lambda: None
+    last_steps: Sequence[int | None] | None = None
+    _number: int = 1
 
     def __post_init__(self) -> None:
         if train := getattr(self.optimizer, "train", None):
@@ -79,13 +83,20 @@ class Stepping:
 
     def begin(self, step: int) -> None:
         """Get ready for a step."""
+        self._number = step
         if self.rounding is not None:
             self.rounding.begin(step)
 
     def step(self) -> None:
         """Change all weights by their gradients."""
-        for groups in self._pieces():
+        changing = [group for index, group in enumerate(self.optimizer.param_groups) if self.changes(index)]
+        for groups in self._pieces(changing):
             self._call(self.optimizer.step, groups, is_step=True)
+
+    def changes(self, index: int) -> bool:
+        """Return whether this step changes the weights of a group."""
+        last = self.last_steps[index] if self.last_steps else None
+        return last is None or self._number <= last
 
     def step_share(self, index: int) -> None:
         """Change the weights of one group by their gradients."""
@@ -119,20 +130,19 @@ class Stepping:
             return
         # Going to x and back rounds, so that the run would depend on when it saves: y is kept instead.
         kept = copied({str(number): parameter for number, parameter in enumerate(self.parameters)})
-        for groups in self._pieces():
+        for groups in self._pieces(self.optimizer.param_groups):
             self._call(evaluate, groups)
         try:
             yield
         finally:
             self.recall()
-            for groups in self._pieces():
+            for groups in self._pieces(self.optimizer.param_groups):
                 self._call(train, groups)
             for parameter, before in zip(self.parameters, kept.values(), strict=True):
                 parameter.detach().copy_(to_device(before, parameter.device))
 
-    def _pieces(self) -> Iterable[list[Group]]:
+    def _pieces(self, groups: list[Group]) -> Iterable[list[Group]]:
         """Return the groups that are treated at once: one by one only where float32 copies must be few."""
-        groups = self.optimizer.param_groups
         return [groups] if self.shares is None or self.rounding is None else [[group] for group in groups]
 
     def _call(self, act: Callable[[], object], groups: list[Group], *, is_step: bool = False) -> None:

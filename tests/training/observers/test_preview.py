@@ -169,7 +169,7 @@ class Learner:
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         return iter(self.network.state_dict(keep_vars=True).items())
 
-    def save(self, path: Path, metadata: Mapping[str, str]) -> None:
+    def save(self, path: Path, metadata: Mapping[str, str], step: Step) -> None:
         raise AssertionError("nothing is saved here")
 
 

@@ -64,7 +64,7 @@ class Line:
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         return iter(self.model.state_dict(keep_vars=True).items())
 
-    def save(self, path: Path, metadata: Mapping[str, str]) -> None:
+    def save(self, path: Path, metadata: Mapping[str, str], step: Step) -> None:
         path.write_text(json.dumps(dict(metadata)), encoding="utf-8")
 
 

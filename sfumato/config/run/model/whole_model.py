@@ -28,6 +28,12 @@ class WholeModelConfig:
     use_safetensors: bool = False
     """Save as safetensors; files are unless `save_model_as` says otherwise."""
 
+    no_token_padding: bool = False
+    """Read captions without filling them up to the length that the model was trained with."""
+
+    diffusers_xformers: bool = False
+    """Attention by the xformers library, in diffusers' way."""
+
     skip_latents_validity_check: bool = False
     """Older spelling of `skip_cache_check`."""
 

@@ -141,6 +141,12 @@ class StableDiffusion:
         """Return the UNet's residual and transformer blocks, or a text encoder's layers."""
         return unet.blocks(model) if part == DENOISER else text_encoders.layers(model)
 
+    @property
+    def saved_as(self) -> publishing.Layout:
+        """As the base lies there: in one file, or in a folder."""
+        is_folder = self.checkpoint.is_folder
+        return publishing.Layout.FOLDER if is_folder else publishing.Layout.WHOLE_FILE
+
     def cache_extras(self) -> Mapping[str, Tensor]:
         """Return nothing: text caches hold the outputs alone."""
         return {}

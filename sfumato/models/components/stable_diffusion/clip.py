@@ -86,6 +86,24 @@ def encode(encoder: nn.Module, words: Words, *, layer: int = 1, has_norm: bool =
     return _joined(states), out
 
 
+def weights_in_use(
+    encoder: nn.Module, *, layer: int = 1, has_norm: bool = True, has_summary: bool = False
+) -> dict[str, nn.Parameter]:
+    """Return the weights on which what `encode` returns depends, by their names; arguments as it has them.
+
+    Args:
+        has_summary: whether the projected summary is used, which depends on all.
+    """
+    if has_summary:
+        return dict(encoder.named_parameters())
+    body = clip_body(encoder)
+    unused = [*body.encoder.layers[len(body.encoder.layers) - layer + 1 :]]
+    unused += [] if has_norm else [body.final_layer_norm]
+    strangers = {id(weight) for module in unused for weight in module.parameters()}
+    inner = {id(weight) for weight in body.parameters()} - strangers
+    return {name: weight for name, weight in encoder.named_parameters() if id(weight) in inner}
+
+
 def named(words: Words, part: str) -> dict[str, Tensor]:
     """Return tokens as `Family.tokenize` hands them out."""
     weights = {} if words.weights is None else {f"{part}_weights": words.weights}

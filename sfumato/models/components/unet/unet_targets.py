@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from sfumato.models.components.unet.unet_names import published_names_of_modules
+from sfumato.models.components.unet.unet_names import published_names, published_names_of_modules
 from sfumato.models.interface.family import DENOISER
 from sfumato.models.interface.targets import AdapterTarget, others
 
@@ -65,6 +65,23 @@ def further_targets(model: nn.Module, *, has_published_names: bool) -> Iterator[
         return f"unet_{published[path] if has_published_names else path}".replace(".", "_")
 
     return others(model, _adapted(model).values(), DENOISER, name)
+
+
+def block_numbers(model: nn.Module, numbering: Mapping[str, Numbering], *, last: int) -> dict[str, int]:
+    """Return the number of the block that each of a UNet's weights belongs to, by the weight's name.
+
+    Args:
+        numbering: as `targets` has it.
+        last: number of the output's; the embeddings of time and sizes are 0.
+    """
+    published = published_names(model.state_dict())
+    ends = {"time_embed": 0, "label_emb": 0, "out": last}
+
+    def number(path: str) -> int:
+        part = path.partition(".")[0]
+        return ends[part] if part in ends else _block(path, numbering)[1]
+
+    return {name: number(path) for name, path in published.items()}
 
 
 def _adapted(model: nn.Module) -> dict[str, nn.Module]:

@@ -32,7 +32,7 @@ from sfumato.models.interface.family import DENOISER, VAE, Prediction
 from sfumato.models.interface.identity import ModelIdentity, SamplingDefaults
 from sfumato.models.interface.latents import CacheFormat, LatentSpace
 from sfumato.models.interface.published import Published
-from sfumato.models.interface.publishing import Publishing, TrainedParts
+from sfumato.models.interface.publishing import Layout, Publishing, TrainedParts
 from sfumato.models.interface.targets import AdapterTarget
 from sfumato.nn.precision import compute_dtype
 
@@ -75,6 +75,7 @@ class FluxFamily:
     prediction = Prediction.FLOW
     text_outputs: Mapping[str, tuple[str, ...]] = {CLIP_L: ("l_pooled",), T5XXL: ("t5_out", "t5_attn_mask")}
     caches = CacheFormat("_flux.npz", "_flux_te.npz")
+    saved_as = Layout.PART_FILES
 
     def __init__(
         self,
@@ -194,6 +195,10 @@ class FluxFamily:
     def metadata(self) -> dict[str, object]:
         """Return the option that changes what the model is told."""
         return {"ss_apply_t5_attn_mask": self.apply_t5_mask}
+
+    def weights_in_use(self, part: str, model: nn.Module) -> dict[str, nn.Parameter]:
+        """Return all weights: every part is used to its end."""
+        return dict(model.named_parameters())
 
     def adapter_targets(self, part: str, model: nn.Module) -> Iterator[AdapterTarget]:
         """Yield the layers of `model` that adapters know, in the order in which files list them."""

@@ -3,10 +3,12 @@
 from collections.abc import Mapping
 
 from sfumato.config.rules.effects import (
+    ADAPTERS_ALONE,
     ALWAYS_OURS,
     ALWAYS_STREAMED,
     NOT_BUILT_FOR_TRAINING,
     NOT_WITH_FLOW,
+    SAFETENSORS_ANYWAY,
     STAYS_IN_FILES,
 )
 from sfumato.config.run.generation import GenerationConfig
@@ -60,11 +62,7 @@ ROWS: tuple[Script, ...] = (
         method="full",
         trainable="full",
         sections=(*DATA, *TRAINING, FlowConfig, FluxOptions, WholeModelConfig, *OUTPUT),
-        absent=names(
-            "prior_loss_weight no_metadata training_comment fp8_base_unet no_half_vae split_mode "
-            "skip_until_initial_step initial_epoch initial_step validation_seed validation_split "
-            "validate_every_n_steps validate_every_n_epochs max_validation_steps"
-        ),
+        absent=ADAPTERS_ALONE | names("prior_loss_weight no_half_vae no_token_padding diffusers_xformers"),
         overrides={"save_model_as": None},
         choices={"save_model_as": (None, "ckpt", "safetensors", *FOLDER_FORMATS)},
         unsupported=_UNSUPPORTED,
@@ -72,7 +70,7 @@ ROWS: tuple[Script, ...] = (
         without_effect={
             **_WITHOUT_EFFECT,
             "mem_eff_save": "files are always written one tensor at a time",
-            "use_safetensors": "files are safetensors unless --save_model_as says otherwise",
+            **SAFETENSORS_ANYWAY,
         },
     ),
     Script(

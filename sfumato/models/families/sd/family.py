@@ -140,6 +140,12 @@ class SdFamily(StableDiffusion):
         """Return noise or velocity, shaped like `noisy` (B, C, H/8, W/8); timesteps (B,) in [0, 1000]."""
         return unet.predict(denoiser, noisy, timesteps, conditioning.text["hidden_state"])
 
+    def weights_in_use(self, part: str, model: nn.Module) -> dict[str, nn.Parameter]:
+        """Return all but those of layers behind the one that is listened to; see `Family`."""
+        if part == TEXT:
+            return clip.weights_in_use(model, layer=self._layer)
+        return dict(model.named_parameters())
+
     def adapter_targets(self, part: str, model: nn.Module) -> Iterator[AdapterTarget]:
         """Yield the layers of `model` that adapters know, in the order in which files list them."""
         if part == DENOISER:

@@ -1,11 +1,21 @@
 """The scripts for Stable Diffusion 1 and 2."""
 
-from sfumato.config.rules.effects import ALWAYS_OURS, LOADING_DEVICES, NOT_BUILT_FOR_TRAINING
+from sfumato.config.rules.effects import (
+    ADAPTERS_ALONE,
+    ALWAYS_OURS,
+    ALWAYS_OURS_WHOLE,
+    LOADING_DEVICES,
+    NOT_BUILT_FOR_TRAINING,
+    SAFETENSORS_ANYWAY,
+)
 from sfumato.config.run.generation import GenerationConfig
 from sfumato.config.run.model.hub_access import HubAccessConfig
 from sfumato.config.run.model.model import ModelConfig
 from sfumato.config.run.model.network import NetworkConfig
 from sfumato.config.run.model.partial_use import PartialUseConfig
+from sfumato.config.run.model.whole_model import WholeModelConfig
+from sfumato.config.run.output.saving import FOLDER_FORMATS
+from sfumato.config.run.training.trained_parts import NEEDS_TRAINED_ENCODERS, TrainedPartsConfig
 from sfumato.config.scripts.script import Script, names
 from sfumato.config.scripts.sections import DATA, OUTPUT, TRAINING
 from sfumato.config.tools.adapter_merging import AdapterMergingConfig, MergeFormatConfig, WholeBaseConfig
@@ -13,6 +23,17 @@ from sfumato.config.tools.extraction import ExtractionConfig
 from sfumato.config.tools.interrogation import InterrogationConfig
 from sfumato.models.components.stable_diffusion.insistence import InsistenceOptions
 
+_NO_TEXT_CACHE = names(
+    "cache_text_encoder_outputs cache_text_encoder_outputs_to_disk text_encoder_batch_size "
+    "disable_mmap_load_safetensors"
+)
+_WHOLE = (*DATA, *TRAINING, TrainedPartsConfig, WholeModelConfig, *OUTPUT)
+_NOT_WHOLE = (
+    ADAPTERS_ALONE
+    | _NO_TEXT_CACHE
+    | names("learning_rate_te1 learning_rate_te2 block_lr blocks_to_swap double_blocks_to_swap")
+    | names("single_blocks_to_swap mem_eff_save skip_latents_validity_check")
+)
 _MERGING = (AdapterMergingConfig, PartialUseConfig, WholeBaseConfig, MergeFormatConfig)
 
 ROWS: tuple[Script, ...] = (
@@ -24,13 +45,43 @@ ROWS: tuple[Script, ...] = (
         method="lora",
         trainable="adapter",
         sections=(*DATA, *TRAINING, NetworkConfig, PartialUseConfig, *OUTPUT),
-        absent=names(
-            "cache_text_encoder_outputs cache_text_encoder_outputs_to_disk text_encoder_batch_size "
-            "disable_mmap_load_safetensors blocks_to_swap split_mode"
-        ),
+        absent=_NO_TEXT_CACHE | names("blocks_to_swap split_mode"),
         command_overrides={"network_module": "networks.lora"},
         unsupported=NOT_BUILT_FOR_TRAINING,
         without_effect=ALWAYS_OURS,
+    ),
+    Script(
+        name="train_db",
+        summary="Train all of Stable Diffusion 1 or 2, its text encoder included, on a few images.",
+        family="sd",
+        command="train",
+        method="dreambooth",
+        trainable="dreambooth",
+        sections=_WHOLE,
+        absent=_NOT_WHOLE | names("in_json dataset_repeats train_text_encoder diffusers_xformers"),
+        overrides={"save_model_as": None},
+        choices={"save_model_as": (None, "ckpt", "safetensors", *FOLDER_FORMATS)},
+        unsupported=NOT_BUILT_FOR_TRAINING,
+        without_effect={
+            **ALWAYS_OURS,
+            **SAFETENSORS_ANYWAY,
+            "no_token_padding": "captions are always filled up to the length that the model was trained with",
+        },
+    ),
+    Script(
+        name="fine_tune",
+        summary="Train all weights of Stable Diffusion 1 or 2 on many images.",
+        family="sd",
+        command="train",
+        method="full",
+        trainable="full",
+        sections=_WHOLE,
+        absent=_NOT_WHOLE | names("no_token_padding"),
+        overrides={"save_model_as": None},
+        choices={"save_model_as": (None, "ckpt", "safetensors", *FOLDER_FORMATS)},
+        unsupported=NOT_BUILT_FOR_TRAINING,
+        without_effect=ALWAYS_OURS_WHOLE,
+        rules=(NEEDS_TRAINED_ENCODERS,),
     ),
     Script(
         name="generate sd",

@@ -76,6 +76,7 @@ class SdxlFamily(StableDiffusion):
         TEXT_1: ("hidden_state1",),
         TEXT_2: ("hidden_state2", "pool2"),
     }
+    num_blocks = 23
     caches = CacheFormat(
         "_sdxl.npz",
         "_te_outputs.npz",
@@ -117,6 +118,16 @@ class SdxlFamily(StableDiffusion):
         context = torch.cat([words["hidden_state1"], words["hidden_state2"].to(words["hidden_state1"])], -1)
         told = {"text_embeds": words["pool2"], "time_ids": framing(sizes).to(noisy.device)}
         return unet.predict(denoiser, noisy, timesteps, context, told)
+
+    def weights_in_use(self, part: str, model: nn.Module) -> dict[str, nn.Parameter]:
+        """Return all but the first text encoder's last layer and norm; see `Family`."""
+        if part == TEXT_1:
+            return clip.weights_in_use(model, layer=_PENULTIMATE, has_norm=False)
+        return dict(model.named_parameters())
+
+    def block_numbers(self, model: nn.Module) -> dict[str, int]:
+        """Return the number of each weight's block; see `NumbersBlocks`."""
+        return unet_targets.block_numbers(model, _BLOCKS, last=self.num_blocks - 1)
 
     def adapter_targets(self, part: str, model: nn.Module) -> Iterator[AdapterTarget]:
         """Yield the layers of `model` that adapters know, in the order in which files list them."""

@@ -1,11 +1,21 @@
 """The scripts for SDXL."""
 
-from sfumato.config.rules.effects import ALWAYS_OURS, NOT_BUILT_FOR_TRAINING
+from collections.abc import Mapping
+
+from sfumato.config.rules.effects import (
+    ADAPTERS_ALONE,
+    ALWAYS_OURS,
+    ALWAYS_OURS_WHOLE,
+    NOT_BUILT_FOR_TRAINING,
+)
 from sfumato.config.run.generation import GenerationConfig
 from sfumato.config.run.model.hub_access import HubAccessConfig
 from sfumato.config.run.model.model import ModelConfig
 from sfumato.config.run.model.network import NetworkConfig
 from sfumato.config.run.model.partial_use import PartialUseConfig
+from sfumato.config.run.model.whole_model import WholeModelConfig
+from sfumato.config.run.output.saving import FOLDER_FORMATS
+from sfumato.config.run.training.trained_parts import NEEDS_TRAINED_ENCODERS, TrainedPartsConfig
 from sfumato.config.scripts.script import Script, names
 from sfumato.config.scripts.sections import DATA, OUTPUT, TRAINING
 from sfumato.config.tools.adapter_merging import (
@@ -14,6 +24,11 @@ from sfumato.config.tools.adapter_merging import (
     MergeFormatConfig,
     WholeBaseConfig,
 )
+
+_ONE_KIND: Mapping[str, str] = {
+    "v2": "it tells Stable Diffusion 1 from 2",
+    "clip_skip": "the model always listens to the text encoders' last layer but one",
+}
 
 ROWS: tuple[Script, ...] = (
     Script(
@@ -27,11 +42,24 @@ ROWS: tuple[Script, ...] = (
         absent=names("text_encoder_batch_size blocks_to_swap split_mode"),
         command_overrides={"network_module": "networks.lora"},
         unsupported=NOT_BUILT_FOR_TRAINING,
-        without_effect={
-            **ALWAYS_OURS,
-            "v2": "it tells Stable Diffusion 1 from 2",
-            "clip_skip": "the model always listens to the text encoders' last layer but one",
-        },
+        without_effect={**ALWAYS_OURS, **_ONE_KIND},
+    ),
+    Script(
+        name="sdxl_train",
+        summary="Train all weights of SDXL, its text encoders included if need be.",
+        family="sdxl",
+        command="train",
+        method="full",
+        trainable="full",
+        sections=(*DATA, *TRAINING, TrainedPartsConfig, WholeModelConfig, *OUTPUT),
+        absent=ADAPTERS_ALONE
+        | names("text_encoder_batch_size blocks_to_swap learning_rate_te no_token_padding mem_eff_save")
+        | names("double_blocks_to_swap single_blocks_to_swap skip_latents_validity_check"),
+        overrides={"save_model_as": None},
+        choices={"save_model_as": (None, "ckpt", "safetensors", *FOLDER_FORMATS)},
+        unsupported=NOT_BUILT_FOR_TRAINING,
+        without_effect={**ALWAYS_OURS_WHOLE, **_ONE_KIND},
+        rules=(NEEDS_TRAINED_ENCODERS,),
     ),
     Script(
         name="generate sdxl",

@@ -1,0 +1,13 @@
+"""Train all of Stable Diffusion 1 or 2, its text encoder included, on a few images. `--help` lists the options."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from sfumato.cli.main import script
+from sfumato.clients.names import offer
+
+__getattr__ = offer("train_db")
+
+if __name__ == "__main__":
+    sys.exit(script("train_db"))
