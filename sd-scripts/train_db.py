@@ -1,4 +1,4 @@
-"""Train all of Stable Diffusion 1 or 2, its text encoder included, on a few images. `--help` lists the options."""
+"""Train all of Stable Diffusion 1 or 2, text encoder included, on a few images. `--help` lists the options."""
 
 import sys
 from pathlib import Path
