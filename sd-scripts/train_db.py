@@ -1,4 +1,4 @@
-"""Train all of Stable Diffusion 1 or 2, text encoder included, on a few images. `--help` lists the options."""
+"""Train Stable Diffusion 1 or 2 with its text encoder on a few images. `--help` lists the options."""
 
 import sys
 from pathlib import Path

@@ -52,7 +52,7 @@ ROWS: tuple[Script, ...] = (
     ),
     Script(
         name="train_db",
-        summary="Train all of Stable Diffusion 1 or 2, text encoder included, on a few images.",
+        summary="Train Stable Diffusion 1 or 2 with its text encoder on a few images.",
         family="sd",
         command="train",
         method="dreambooth",
