@@ -24,18 +24,21 @@ from sfumato.nn.copy_stream import Carrier, Moment
 SLOTS = 2
 _ALIGNMENT = 64
 """Bytes; every tensor of a block begins at a multiple, as kernels like it."""
+_PIECES = 4
+"""A block counts as so many pieces of the largest one, to the nearest."""
 
 
 def most_swapped(sizes: Sequence[int]) -> int:
     """Return the largest number that `choose` takes for blocks of these sizes; below 1 if it takes none."""
-    return sum(_counts(sizes)) // 2 - SLOTS
+    return sum(_pieces(sizes)) // _PIECES - SLOTS
 
 
 def choose(sizes: Sequence[int], num: int) -> list[int]:
-    """Return which blocks travel, so that the device holds about `num` large blocks less.
+    """Return which blocks travel, so that the device holds about `num` times the largest block less.
 
-    Small blocks count as half a one. The slots take two blocks' place, so two more travel than are saved.
-    They are spread over the model: one can be copied while several compute.
+    Smaller blocks count as 1/4, 1/2 or 3/4 of one; those below 1/8 stay, for their journey would free next to
+    nothing. The slots take two blocks' place, so as much more travels than is saved. The blocks are spread
+    over the model: one can be copied while several compute.
 
     Args:
         sizes: the weights of each block, in execution order.
@@ -43,18 +46,17 @@ def choose(sizes: Sequence[int], num: int) -> list[int]:
     """
     if not 1 <= num <= most_swapped(sizes):
         raise ValueError(f"{num} is not within 1 and {most_swapped(sizes)}")
-    counts, chosen, owed = _counts(sizes), [], 0
-    for index, own in enumerate(counts):
-        owed += own * 2 * (num + SLOTS)
-        if owed > 0:
+    pieces, chosen, owed = _pieces(sizes), [], 0
+    for index, own in enumerate(pieces):
+        owed += own * _PIECES * (num + SLOTS)
+        if own and owed > 0:
             chosen.append(index)
-            owed -= own * sum(counts)
+            owed -= own * sum(pieces)
     return chosen
 
 
-def _counts(sizes: Sequence[int]) -> list[int]:
-    """Return 2 for a block that counts as one, 1 for one that counts as half."""
-    return [2 if 4 * size > 3 * max(sizes) else 1 for size in sizes]
+def _pieces(sizes: Sequence[int]) -> list[int]:
+    return [round(_PIECES * size / max(sizes)) for size in sizes]
 
 
 def size_of(block: nn.Module) -> int:

@@ -62,6 +62,26 @@ def test_swapped_blocks_train_what_resident_ones_train(
     assert differing(run.plain(), swapped) == []
 
 
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("train_network", ("--blocks_to_swap", "5")),
+        ("sdxl_train_network", ("--blocks_to_swap", "3", "--gradient_checkpointing")),
+    ],
+)
+def test_swapped_blocks_of_a_unet_train_what_resident_ones_train(
+    name: str, options: tuple[str, ...], images: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    model = tiny.sd(tmp_path) if name == "train_network" else tiny.sdxl(tmp_path)
+    places = [*model.arguments, "--train_data_dir", str(images)]
+    short = SHORT.replace("lora_flux", "lora").replace("--cache_text_encoder_outputs", "").split()
+    more = ["--resolution", "64", "--max_train_steps", "2", "--mixed_precision", "bf16"]
+    run = Runs(name, places, [*short, *more], tmp_path / "outs")
+    swapped = run("swapped", *options)
+    assert "blocks, " in capfd.readouterr().err
+    assert differing(run.plain(), swapped) == []
+
+
 def test_swapping_goes_with_8_bits_accumulation_and_adapters_in_the_base(run: Runs) -> None:
     run("start")
     file = str(run.outs / "start" / "model.safetensors")
@@ -111,7 +131,7 @@ def test_a_swapped_run_resumes_bit_for_bit(run: Runs) -> None:
     [
         (
             ("--blocks_to_swap", "6"),
-            "--blocks_to_swap is 6; with this model, whose small blocks count half, use 5",
+            "--blocks_to_swap is 6; with this model, whose small blocks count less, use 5",
         ),
         (("--blocks_to_swap", "-1"), "--blocks_to_swap is -1; use 0 or more"),
         (

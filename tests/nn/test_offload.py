@@ -356,7 +356,7 @@ FULL_SIZE = [680] * 19 + [283] * 38
 """Megabytes of the published transformer's blocks in bfloat16."""
 
 
-def test_small_blocks_count_half_and_what_is_saved_is_about_what_is_asked_for() -> None:
+def test_blocks_count_by_their_size_and_what_is_saved_is_about_what_is_asked_for() -> None:
     assert offload.most_swapped(FULL_SIZE) == 36
     for num in (1, 8, 28, 36):
         chosen = offload.choose(FULL_SIZE, num)
@@ -367,3 +367,22 @@ def test_small_blocks_count_half_and_what_is_saved_is_about_what_is_asked_for() 
     for num in (0, 7):
         with pytest.raises(ValueError, match=f"{num} is not within 1 and 6"):
             offload.choose([10] * 8, num)
+
+
+SD15 = UnetShape(4, 4, 2, (320, 640, 1280, 1280), (1, 1, 1, 0), 1, 768, 0, is_linear=False)
+SDXL = UnetShape(4, 4, 2, (320, 640, 1280), (0, 2, 10), 10, 2048, 2816, is_linear=True)
+
+
+@pytest.mark.parametrize(("shape", "most", "remaining"), [(SD15, 15, 0.24), (SDXL, 52, 0.07)])
+def test_blocks_of_a_unet_save_what_is_asked_for_and_its_small_ones_stay(
+    shape: UnetShape, most: int, remaining: float
+) -> None:
+    unet = build(shape)
+    sizes = [offload.size_of(block) for block in blocks(unet)]
+    assert offload.most_swapped(sizes) == most
+    for num in range(1, most + 1):
+        chosen = offload.choose(sizes, num)
+        saved = sum(sizes[index] for index in chosen) - 2 * max(sizes[index] for index in chosen)
+        assert 0.75 * num * max(sizes) < saved < 1.5 * num * max(sizes)
+        assert min(sizes[index] for index in chosen) > max(sizes) / 8
+    assert 1 - saved / offload.size_of(unet) == pytest.approx(remaining, abs=0.01)

@@ -98,7 +98,7 @@ def _chosen(blocks: list[nn.Module], num: int) -> tuple[int, ...]:
         raise UserError(f"--blocks_to_swap is {num}; this model has too few blocks for it, so leave it out")
     if num > most:
         raise UserError(
-            f"--blocks_to_swap is {num}; with this model, whose small blocks count half, use {most} or less"
+            f"--blocks_to_swap is {num}; with this model, whose small blocks count less, use {most} or less"
         )
     return tuple(offload.choose(sizes, num))
 
