@@ -152,7 +152,8 @@ class TrainingSession:
 
     def update(self, parts: Parts, groups: Sequence[ParameterGroup]) -> WeightUpdate:
         """Return what changes the weights of `groups`."""
-        blocks = self.family.blocks(DENOISER, parts[DENOISER])
+        trained = self.method.trained_parts
+        blocks = [block for part in trained for block in self.family.blocks(part, parts[part])]
         shared = self.run, self.optimizer, self.precision, self.processes
         recall = self.swap.recall if self.swap is not None else lambda: None
         num_steps = self.plan.num_steps

@@ -19,17 +19,15 @@ from sfumato.training.core.distributed import Processes
 from sfumato.training.core.plan import Plan
 from sfumato.training.core.precision import Precision
 from sfumato.training.trainables import ParameterGroup
-from sfumato.training.update import schedulers
+from sfumato.training.update import schedulers, shares
 from sfumato.training.update.flat import FlatParameter, flatten
 from sfumato.training.update.fused import FusedUpdate
 from sfumato.training.update.optimizer_step import Update, WeightUpdate
 from sfumato.training.update.optimizers import OptimizerPlan
+from sfumato.training.update.shares import Cut
 from sfumato.training.update.stepping import Rounding, Stepping
 
 logger = logging.getLogger(__name__)
-
-Divide = Callable[[Sequence[nn.Parameter]], Iterable[Sequence[nn.Parameter]]]
-"""Parts the weights of one group into shares."""
 
 
 def check(run: Run, optimizer: OptimizerPlan) -> None:
@@ -79,24 +77,24 @@ def update_for(
     """Return what changes the weights of `groups`.
 
     Args:
-        blocks: the model's, for shares that are blocks.
+        blocks: those of all trained models, for shares that are blocks.
         num_steps: of the whole run, for the schedule.
         seed: of the run, for stochastic rounding.
         recall: see `Stepping`.
     """
     config, is_fused = run[OptimizerConfig], _fusing(run) is not None
     plan.check_rates(groups)
-    described = [group.as_dict() for group in groups]
+    described = [{**group.as_dict(), "last_step": group.last_step} for group in groups]
     weights = [weight for group in groups for weight in group.parameters]
     rounding = Rounding(seed, weights) if precision.trained is torch.bfloat16 else None
     flat = _join(described) if plan.is_elementwise and not (is_fused or rounding) else []
-    shares = None
+    rate_places = None
     if is_fused or (rounding and plan.steps_apart):
-        described, shares = _divided(described, _divide_for(run, blocks))
+        described, rate_places = shares.divide(described, _cut_for(run, described, blocks))
     optimizer = plan.build(described, config.learning_rate)
     scheduler = schedulers.build(run[ScheduleConfig], optimizer, plan, config.learning_rate, num_steps)
-    last_steps = [groups[index].last_step for index in shares or range(len(groups))]
-    stepping = Stepping(optimizer, scheduler, shares, rounding, recall, last_steps)
+    last_steps = [group["last_step"] for group in described]
+    stepping = Stepping(optimizer, scheduler, rate_places, rounding, recall, last_steps)
     skips = config.on_nonfinite == "skip"
     if is_fused:
         return FusedUpdate(stepping, processes, config.max_grad_norm, skips)
@@ -113,32 +111,14 @@ def _fusing(run: Run) -> str | None:
     return "fused_optimizer_groups" if whole.fused_optimizer_groups else None
 
 
-def _divide_for(run: Run, blocks: Sequence[nn.Module]) -> Divide:
-    option, count = _fusing(run), run.get(WholeModelConfig, WholeModelConfig()).fused_optimizer_groups or 1
+def _cut_for(run: Run, described: Iterable[Mapping[str, Any]], blocks: Sequence[nn.Module]) -> Cut:
+    option = _fusing(run)
     if option == "blockwise_fused_optimizers":
-        owners = {id(p): index for index, block in enumerate(blocks) for p in block.parameters()}
-        return lambda weights: _by_owner(weights, owners)
+        return shares.by_block(blocks)
     if option == "fused_optimizer_groups":
-        return lambda weights: (weights[start::count] for start in range(min(count, len(weights))))
-    return lambda weights: ([weight] for weight in weights)
-
-
-def _by_owner(weights: Sequence[nn.Parameter], owners: Mapping[int, int]) -> Iterable[list[nn.Parameter]]:
-    """Return the weights of each block; those of none are together."""
-    found: dict[int, list[nn.Parameter]] = {}
-    for weight in weights:
-        found.setdefault(owners.get(id(weight), -1), []).append(weight)
-    return found.values()
-
-
-def _divided(groups: Sequence[dict[str, Any]], divide: Divide) -> tuple[list[dict[str, Any]], list[int]]:
-    """Return a group for each share, and for each of them the index of the group that it is a share of."""
-    shares = [
-        (index, {**group, "params": list(share)})
-        for index, group in enumerate(groups)
-        for share in divide(group["params"])
-    ]
-    return [group for _, group in shares], [index for index, _ in shares]
+        num = run[WholeModelConfig].fused_optimizer_groups or 1
+        return shares.by_size(num, sum(weight.nbytes for group in described for weight in group["params"]))
+    return shares.weight_by_weight
 
 
 def _join(groups: Iterable[dict[str, Any]]) -> list[FlatParameter]:

@@ -53,7 +53,7 @@ class FusedUpdate:
         self._shares: list[list[nn.Parameter]] = [g["params"] for g in stepping.optimizer.param_groups]
         self._owners = [index for index, share in enumerate(self._shares) for _ in share]
         self._parameters = list(chain(*self._shares))
-        device = self._parameters[0].device
+        device = processes.device
         self._loss, self._squares = torch.zeros((), device=device), torch.zeros((), device=device)
         for index, parameter in enumerate(self._parameters):
             parameter.register_post_accumulate_grad_hook(partial(self._arrived, index))

@@ -55,8 +55,8 @@ class Stepping:
 
     Attributes:
         scheduler: None for optimizers that need none.
-        shares: for each of the optimizer's groups, the index of the group that the run described which it is
-            a share of; None if they are the same.
+        rate_places: for each group that the run described, the index of the optimizer's group that has its
+            rate, where each of these is a share; None if they are the same.
         rounding: given where weights are bfloat16: they are stepped in float32, with states in float32, and
             rounded by it. One share at a time is held in float32.
         recall: brings all weights where they can be read and changed; some may be travelling.
@@ -66,7 +66,7 @@ class Stepping:
 
     optimizer: torch.optim.Optimizer
     scheduler: LRScheduler | None = None
-    shares: Sequence[int] | None = None
+    rate_places: Sequence[int] | None = None
     rounding: Rounding | None = None
     recall: Callable[[], None] = lambda: None
     last_steps: Sequence[int | None] | None = None
@@ -111,10 +111,8 @@ class Stepping:
     def rates(self) -> list[Rate]:
         """Return the learning rate of each group that the run described."""
         groups = self.optimizer.param_groups
-        firsts = range(len(groups))
-        if self.shares is not None:
-            firsts = [self.shares.index(origin) for origin in sorted(set(self.shares))]
-        return [_rate(groups[index]) for index in firsts]
+        places = range(len(groups)) if self.rate_places is None else self.rate_places
+        return [_rate(groups[place]) for place in places]
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
@@ -143,7 +141,8 @@ class Stepping:
 
     def _pieces(self, groups: list[Group]) -> Iterable[list[Group]]:
         """Return the groups that are treated at once: one by one only where float32 copies must be few."""
-        return [groups] if self.shares is None or self.rounding is None else [[group] for group in groups]
+        has_shares = self.rate_places is not None
+        return [[group] for group in groups] if has_shares and self.rounding is not None else [groups]
 
     def _call(self, act: Callable[[], object], groups: list[Group], *, is_step: bool = False) -> None:
         """Let the optimizer act on these groups as if it had no others."""

@@ -29,6 +29,7 @@ class OneOf:
 
     rank: int = 0
     world: int = 1
+    device = torch.device("cpu")
 
     def sum_(self, tensor: Tensor) -> None:
         """Sum over one process."""
@@ -45,7 +46,7 @@ def _model() -> nn.Sequential:
 def _stepping(model: nn.Module, name: str = "SGD", rounding: Rounding | None = None) -> Stepping:
     plan = optimizers.plan(OptimizerConfig(optimizer_type=name, learning_rate=0.1))
     groups = [{"params": [parameter]} for parameter in model.parameters()]
-    return Stepping(plan.build(groups, 0.1), shares=[0] * len(groups), rounding=rounding)
+    return Stepping(plan.build(groups, 0.1), rate_places=[0], rounding=rounding)
 
 
 def _fused(model: nn.Module, name: str = "SGD", clip: float = 0.0, *, skips: bool = False) -> FusedUpdate:
