@@ -53,6 +53,14 @@ RUNS = {
     "flux, adapter, live": ("flux_train_network", f"{FLUX} {LIVE}"),
     "sdxl, adapter, live": ("sdxl_train_network", f"{UNET} {LIVE}"),
     "sdxl, adapter": ("sdxl_train_network", f"{UNET} {CACHED} --network_train_unet_only"),
+    "sdxl, adapter, swapped": (
+        "sdxl_train_network",
+        f"{UNET} {CACHED} --network_train_unet_only --blocks_to_swap 4",
+    ),
+    "sd, adapter, swapped, checkpointed": (
+        "train_network",
+        f"{UNET} --cache_latents --network_train_unet_only --blocks_to_swap 4 --gradient_checkpointing",
+    ),
     # Not with the U-Net: latents that differ by 1e-7 change its first gradients by 1e-3 on any device.
     "flux, oft": (
         "flux_train_network",
