@@ -66,7 +66,11 @@ def test_swapped_blocks_train_what_resident_ones_train(
     ("name", "options"),
     [
         ("train_network", ("--blocks_to_swap", "5")),
-        ("sdxl_train_network", ("--blocks_to_swap", "3", "--gradient_checkpointing")),
+        pytest.param(
+            "sdxl_train_network",
+            ("--blocks_to_swap", "3", "--gradient_checkpointing"),
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_swapped_blocks_of_a_unet_train_what_resident_ones_train(

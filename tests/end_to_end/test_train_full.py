@@ -148,13 +148,6 @@ def test_a_run_with_everything_on_resumes_bit_for_bit(
     assert len(list((run.outs / "first" / "sample").glob("*.png"))) >= 4
 
 
-def test_every_share_resumes_bit_for_bit(run: Runs) -> None:
-    shares = FUSED["in three groups, checkpoints in RAM"]
-    run("first", *shares, "--max_train_steps", "2", "--save_state")
-    state = str(run.outs / "first" / "model-state")
-    assert differing(run.plain(), run("second", *shares, "--resume", state)) == []
-
-
 def test_a_state_shares_the_bytes_of_the_file_beside_it(run: Runs) -> None:
     run("state", *OPTIMIZERS["Adafactor"], "--save_state")
     folder = run.outs / "state"

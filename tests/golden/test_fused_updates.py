@@ -116,7 +116,7 @@ def _rates(groups: Iterable[Mapping[str, Any]]) -> list[float]:
 @pytest.mark.whole_model
 @pytest.mark.parametrize(
     "name",
-    others_slow([name for name, case in CASES.items() if "mode" in case], ["net_fbp", "net_fog"]),
+    others_slow([name for name, case in CASES.items() if "mode" in case], ["net_fog"]),
 )
 def test_whole_steps_of_a_unet_are_the_recorded_ones(name: str) -> None:
     case, stem = CASES[name], f"{PREFIX}{name}"

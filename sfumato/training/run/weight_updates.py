@@ -20,7 +20,7 @@ from sfumato.training.core.plan import Plan
 from sfumato.training.core.precision import Precision
 from sfumato.training.trainables import ParameterGroup
 from sfumato.training.update import schedulers, shares
-from sfumato.training.update.flat import FlatParameter, flatten
+from sfumato.training.update.flat import FlatParameter, align, flatten
 from sfumato.training.update.fused import FusedUpdate
 from sfumato.training.update.optimizer_step import Update, WeightUpdate
 from sfumato.training.update.optimizers import OptimizerPlan
@@ -86,6 +86,7 @@ def update_for(
     plan.check_rates(groups)
     described = [{**group.as_dict(), "last_step": group.last_step} for group in groups]
     weights = [weight for group in groups for weight in group.parameters]
+    align(weights)
     rounding = Rounding(seed, weights) if precision.trained is torch.bfloat16 else None
     flat = _join(described) if plan.is_elementwise and not (is_fused or rounding) else []
     rate_places = None

@@ -36,6 +36,17 @@ def views(room: Tensor, parameters: Sequence[nn.Parameter]) -> Iterator[Tensor]:
         yield piece[: parameter.numel()].view(parameter.shape)
 
 
+def align(parameters: Iterable[nn.Parameter]) -> None:
+    """Give memory of its own to each parameter that does not begin as kernels like it, as in a mapped file.
+
+    So a step computes the same whether weights lie by themselves, in one large tensor or in a block that
+    travels.
+    """
+    for parameter in parameters:
+        if parameter.data_ptr() % _ALIGNMENT_BYTES:
+            parameter.data = parameter.data.clone()
+
+
 class FlatParameter:
     """Parameters that an optimizer knows as one; they live on as views of it.
 

@@ -82,3 +82,15 @@ def test_a_parameter_that_was_given_other_memory_is_noticed_at_the_next_step() -
     weight.data = weight.data.clone()
     with pytest.raises(ValueError, match="moved while it was trained"):
         update.begin(STEP)
+
+
+def test_a_parameter_that_begins_anywhere_moves_to_where_kernels_like_it() -> None:
+    room = torch.arange(40.0)
+    (first,) = (start for start in range(16) if room[start:].data_ptr() % 64 == 4)
+    parameters = [nn.Parameter(torch.empty(0)) for _ in range(2)]
+    parameters[0].data, parameters[1].data = room[first : first + 6].view(2, 3), room[first + 15 : first + 19]
+    places = [parameter.data_ptr() for parameter in parameters]
+    flat.align(parameters)
+    assert parameters[0].data_ptr() % 64 == 0
+    assert torch.equal(parameters[0], torch.arange(first, first + 6.0).view(2, 3))
+    assert parameters[1].data_ptr() == places[1]

@@ -31,7 +31,7 @@ _WHOLE = (*DATA, *TRAINING, TrainedPartsConfig, WholeModelConfig, *OUTPUT)
 _NOT_WHOLE = (
     ADAPTERS_ALONE
     | _NO_TEXT_CACHE
-    | names("learning_rate_te1 learning_rate_te2 block_lr blocks_to_swap double_blocks_to_swap")
+    | names("learning_rate_te1 learning_rate_te2 block_lr double_blocks_to_swap")
     | names("single_blocks_to_swap mem_eff_save skip_latents_validity_check")
 )
 _MERGING = (AdapterMergingConfig, PartialUseConfig, WholeBaseConfig, MergeFormatConfig)
