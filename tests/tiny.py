@@ -347,15 +347,17 @@ def sd(
     dtype: torch.dtype = torch.float32,
     widths: tuple[int, ...] = (32, 32, 64, 64),
     latent_channels: int = 4,
+    inpaints: bool = False,
 ) -> TinyCheckpoint:
     """Write a tiny Stable Diffusion 1 or 2 with the topology of the real one.
 
     Args:
+        inpaints: let its UNet take a mask and masked latents, too.
         as_folder: write diffusers' folders, by diffusers' own conversion of the same weights.
         suffix: of the single file; `.ckpt` writes a pickled one.
     """
     tokenizers, vocabulary = _clip_tokenizers(folder)
-    unet = dict(ldm_unet(widths, (1, 1, 1, 0), CLIP_WIDTH, is_linear=v2))
+    unet = dict(ldm_unet(widths, (1, 1, 1, 0), CLIP_WIDTH, is_linear=v2, inpaints=inpaints))
     text = dict(openclip(vocabulary, CLIP_WIDTH) if v2 else clip_l(vocabulary))
     parts: dict[str, Shapes] = {
         "model.diffusion_model.": unet,
@@ -385,17 +387,21 @@ def sdxl(
     widths: tuple[int, ...] = (32, 64, 64),
     depths: tuple[int, ...] = (0, 1, 2),
     projection: int = CLIP_G_WIDTH,
+    inpaints: bool = False,
 ) -> TinyCheckpoint:
     """Write a tiny SDXL with the topology of the real one but for the depth of its transformers.
 
     Args:
+        inpaints: let its UNet take a mask and masked latents, too.
         as_folder: write diffusers' folders, by diffusers' own conversion of the same weights.
         projection: width of the pooled text.
     """
     tokenizers, vocabulary = _clip_tokenizers(folder)
     context, vector = CLIP_WIDTH + CLIP_G_WIDTH, projection + 6 * 256
     parts: dict[str, Shapes] = {
-        "model.diffusion_model.": dict(ldm_unet(widths, depths, context, is_linear=True, vector=vector)),
+        "model.diffusion_model.": dict(
+            ldm_unet(widths, depths, context, is_linear=True, vector=vector, inpaints=inpaints)
+        ),
         "first_stage_model.": dict(ldm_autoencoder(4)),
         "conditioner.embedders.0.transformer.": dict(clip_l(vocabulary, layers=3)),
         "conditioner.embedders.1.model.": dict(openclip(vocabulary, CLIP_G_WIDTH, projection)),
@@ -418,6 +424,7 @@ def ldm_unet(
     vector: int = 0,
     resnets: int = 2,
     channels: int = 4,
+    inpaints: bool = False,
 ) -> Iterator[tuple[str, tuple[int, ...]]]:
     """Yield names and shapes of a UNet as checkpoints hold it, without prefix.
 
@@ -432,7 +439,7 @@ def ldm_unet(
     if vector:
         yield from _linear("label_emb.0.0", vector, time)
         yield from _linear("label_emb.0.2", time, time)
-    yield from _conv("input_blocks.0.0", channels, first)
+    yield from _conv("input_blocks.0.0", 2 * channels + 1 if inpaints else channels, first)
     skips, before, number = [first], first, 1
     for level, (width, depth) in enumerate(zip(widths, depths, strict=True)):
         for _ in range(resnets):

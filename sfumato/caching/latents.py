@@ -32,7 +32,15 @@ logger = logging.getLogger(__name__)
 
 
 def require_constant_images(training_set: TrainingSet) -> None:
-    """Raise UserError if images vary, so that their latents cannot be computed once."""
+    """Raise UserError if images vary, so that their latents cannot be computed once.
+
+    Of an image that is partly repainted, the rest is encoded too, and that is another one each time.
+    """
+    if any(image_set.plan.train_inpainting for image_set in training_set.sets):
+        raise UserError(
+            "--cache_latents excludes train_inpainting, which a data set asks for: what masks leave of an "
+            "image is another one each time; leave one of them out"
+        )
     for subset in (subset for image_set in training_set.sets for subset in image_set.plan.subsets):
         for name in VARYING:
             if getattr(subset, name):

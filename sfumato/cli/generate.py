@@ -42,7 +42,8 @@ def _converse(session: SamplingSession) -> None:
     """Make an image for each line; a line that cannot be made is answered, and the next one asked for."""
     logger.info(
         "type a prompt, with options behind it if you like: --w width --h height --s steps --d seed "
-        "--g guidance --c cfg scale --n negative prompt --m adapter strengths; an empty line ends"
+        "--g guidance --c cfg scale --n negative prompt --m adapter strengths --img image --mask mask; "
+        "an empty line ends"
     )
     for line in _lines():
         _answer(session, line)

@@ -100,7 +100,8 @@ def parameters(request: Request, details: Mapping[str, Any]) -> str:
 def _chunks(request: Request, details: Mapping[str, Any]) -> PngInfo:
     chunks = PngInfo()
     chunks.add_text(PARAMETERS, parameters(request, details))
-    record = {"request": asdict(request), **details}
+    said = {name: value for name, value in asdict(request).items() if value is not None}
+    record = {"request": said, **details}
     chunks.add_text(RECORD, json.dumps(record, ensure_ascii=False))
     return chunks
 

@@ -18,10 +18,11 @@ from torch import Tensor, nn
 
 from sfumato.diffusion.noise import draw_rows
 from sfumato.diffusion.samplers import OnStep
-from sfumato.models.interface.conditioning import Conditioning, ImageSizes
-from sfumato.models.interface.family import DENOISER, VAE, Family
+from sfumato.models.interface.conditioning import Conditioning, ImageSizes, inpainting, masked
+from sfumato.models.interface.family import DENOISER, VAE, Family, is_inpainting
 from sfumato.models.interface.parts import Parts
-from sfumato.sampling import sampler_names
+from sfumato.sampling import canvas, sampler_names
+from sfumato.sampling.canvas import canvas_for
 from sfumato.sampling.denoiser import Denoiser
 from sfumato.sampling.encoding import encode_prompt, tokenize_prompt
 from sfumato.sampling.guides import Guide, classifier_free, guided
@@ -118,7 +119,7 @@ class Pipeline:
             raise ValueError("a batch is of one size, number of steps, sampler and kind of guidance")
         texts, prompts = texts or {}, [prompt for request in requests for prompt in request.prompts()]
         texts = {**texts, **self.encode(prompt for prompt in prompts if prompt not in texts)}
-        conditioning = self._conditioning(requests, texts)
+        conditioning = self._conditioning(requests, texts, self._canvases(requests))
         latents = self._run(DENOISER, lambda model: self._sample(model, requests, conditioning, on_step))
         # One by one: decoding takes more memory than all before it.
         rows = latents.split(1)
@@ -129,9 +130,10 @@ class Pipeline:
         """Return the request with sides rounded down to what the family can make; say so if they change.
 
         Raises:
-            UserError: there is no such sampler.
+            UserError: there is no such sampler, or the model does not look at an image as the request names.
         """
         sampler_names.check(request.sampler, self.family.prediction)
+        canvas.check(request, self.family)
         unit = self.family.latents.downscale * self.family.latents.patch
         width, height = (max(side // unit * unit, unit) for side in (request.width, request.height))
         if (width, height) != (request.width, request.height):
@@ -166,14 +168,28 @@ class Pipeline:
         scales = torch.tensor([request.cfg_scale for request in requests], device=self.parts.device)
         return [classifier_free(scales.reshape(-1, 1, 1, 1))]
 
-    def _conditioning(self, requests: Sequence[Request], texts: Mapping[str, Text]) -> Conditioning:
+    def _canvases(self, requests: Sequence[Request]) -> dict[str, Tensor]:
+        """Return what an inpainting model is told of the image of each request; nothing for other models."""
+        if not is_inpainting(self.family):
+            return {}
+        filled, device = [canvas_for(request) for request in requests], self.parts.device
+        shown = [masked(each.pixels, each.mask).to(device) for each in filled]
+        # One by one, as images are decoded.
+        latents = self._run(VAE, lambda vae: [self.family.encode_image(vae, row, None) for row in shown])
+        masks = torch.cat([each.mask for each in filled]).to(device)
+        return inpainting(masks, torch.cat(latents).float())
+
+    def _conditioning(
+        self, requests: Sequence[Request], texts: Mapping[str, Text], canvases: Mapping[str, Tensor]
+    ) -> Conditioning:
         """Return what to tell the denoiser: all prompts and, where they guide, all negative prompts."""
         by_request = [request.prompts() for request in requests]
         rows = [texts[prompt] for prompts in zip(*by_request, strict=True) for prompt in prompts]
         device, copies = self.parts.device, len(rows) // len(requests)
         text = {name: torch.cat([row[name] for row in rows]).to(device) for name in rows[0]}
         guidance = torch.tensor([request.guidance for request in requests] * copies, device=device)
-        return Conditioning(text, guidance, _sizes(requests[0], len(rows), device))
+        control = {name: torch.cat([value] * copies) for name, value in canvases.items()}
+        return Conditioning(text, guidance, _sizes(requests[0], len(rows), device), control)
 
     def _run(self, part: str, use: Callable[[nn.Module], Result]) -> Result:
         """Have `use` work with a part on the device, without gradients; with offload, put the part away.

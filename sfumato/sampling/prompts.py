@@ -44,6 +44,8 @@ class PromptOptions:
     guidance: float | None = None
     cfg_scale: float | None = None
     sampler: str | None = None
+    image: str | None = None
+    mask: str | None = None
     strengths: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
@@ -216,6 +218,8 @@ _OPTIONS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "c": ("cfg_scale", _number),
     "n": ("negative_prompt", _negative),
     "ss": ("sampler", str),
+    "img": ("image", str),
+    "mask": ("mask", str),
     "m": ("strengths", _numbers),
 }
 """Options of a prompt line: the field of `PromptOptions` and how its text is read."""
@@ -231,5 +235,7 @@ _KEYS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "guidance_scale": ("guidance", _number),
     "cfg_scale": ("cfg_scale", _number),
     "sample_sampler": ("sampler", str),
+    "img": ("image", str),
+    "mask": ("mask", str),
 }
 """Keys of a prompt in .toml and .json files, read like `_OPTIONS`."""

@@ -23,6 +23,8 @@ class Request:
         guidance: distilled guidance scale, for the models that have one.
         cfg_scale: classifier-free guidance scale; 1 turns it off.
         sampler: a name in `sampling.methods` for the kind of model that is sampled.
+        image: file of an image that an inpainting model repaints a part of; None has it paint everything.
+        mask: file of which white is repainted, beside `image`; None draws a mask of the seed.
     """
 
     prompt: str
@@ -34,6 +36,8 @@ class Request:
     guidance: float = 3.5
     cfg_scale: float = 1.0
     sampler: str = "euler"
+    image: str | None = None
+    mask: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("width", "height", "steps"):
@@ -42,6 +46,8 @@ class Request:
                 raise UserError(f"{name} is {value}; use 1 or more")
         if not 0 <= self.seed < 2**63:
             raise UserError(f"seed is {self.seed}; use a whole number from 0 to {2**63 - 1}")
+        if self.mask is not None and self.image is None:
+            raise UserError(f"mask is {self.mask}, and no image is given; name the image that it belongs to")
 
     @property
     def is_guided_by_negative(self) -> bool:

@@ -78,6 +78,8 @@ class SamplingSession:
             guidance=settings.guidance,
             cfg_scale=settings.cfg_scale,
             sampler=self._sampler(),
+            image=settings.image,
+            mask=settings.mask,
         )
         return self._generator.pipeline.fit(options.request(defaults, usual.scale))
 

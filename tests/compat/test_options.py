@@ -24,6 +24,7 @@ OURS = {
     "model_card",
 }
 NEWER = {"skip_image_resolution", "show_timesteps", "show_timesteps_resolution", "svd_lowrank_niter"}
+NEWER |= {"train_inpainting"}
 """Of sd-scripts' versions after the recorded one."""
 ELSEWHERE = {"blocks_to_swap", "blockwise_fused_optimizers", "fused_optimizer_groups"}
 """What sd-scripts has for other families only."""

@@ -18,6 +18,9 @@ def furnish(folder: Path) -> None:
     model.t5xxl.rename(folder / "t5xxl_fp16.safetensors")
     tiny.sd(folder).path.rename(folder / "sd15.safetensors")
     tiny.sdxl(folder)
+    tiny.sd(folder / "inpainting", inpaints=True).path.rename(folder / "sd15-inpainting.safetensors")
+    for name, path in zip(("photo", "mask"), tiny.pictures(folder / "painted", 2), strict=True):
+        path.rename(folder / f"{name}.png")
     tuned = {
         "flux1-dev": tiny.flux(folder / "tuned", seed=9).transformer,
         "sd15": tiny.sd(folder / "tuned", seed=9).path,

@@ -95,6 +95,7 @@ def test_the_pages_hold_commands() -> None:
     assert counts["flux_finetuning.md"] == 1
     assert counts["sd_lora.md"] == 3
     assert counts["sdxl_lora.md"] == 2
+    assert counts["inpainting.md"] == 2
     assert counts["getting_started.md"] == 2
     assert counts["datasets.md"] == 3
     assert counts["inspect.md"] == 1

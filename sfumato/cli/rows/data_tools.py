@@ -42,7 +42,7 @@ DATA_TOOLS: tuple[Script, ...] = (
             "prediction_type clip_skip disable_mmap_load_safetensors clip_l t5xxl ae apply_t5_attn_mask "
             "split_mode model_type controlnet_model_name_or_path loss_type huber_schedule huber_c "
             "huber_scale min_snr_gamma scale_v_pred_loss_like_noise_pred v_pred_like_loss "
-            "debiased_estimation_loss prior_loss_weight console_log_simple"
+            "debiased_estimation_loss prior_loss_weight console_log_simple train_inpainting"
         ),
         impossible=NOT_WITHOUT_FILES,
         without_effect={"cache_info": "a report leaves the folders of images as they are"},
@@ -56,7 +56,7 @@ DATA_TOOLS: tuple[Script, ...] = (
         overrides={"weighting_scheme": "uniform"},
         choices=precaching.CHOICES,
         unsupported=names("model_type"),
-        impossible=NOT_WITHOUT_FILES,
+        impossible={**NOT_WITHOUT_FILES, **precaching.NO_MASKED_IMAGES},
         without_effect={**_NO_LOADING_OR_TRAINING, **precaching.NO_TEXT},
     ),
     Script(

@@ -68,6 +68,12 @@ NO_TRAINING: Mapping[str, str] = because(
 )
 """Options about training."""
 
+NO_MASKED_IMAGES: Mapping[str, str] = because(
+    "what masks leave of an image is another one each time, and has no cache; leave it out",
+    ("train_inpainting",),
+)
+"""Options about images that training encodes anew in every step."""
+
 NO_TEXT: Mapping[str, str] = because(
     "no captions are encoded here",
     (
@@ -79,6 +85,7 @@ NO_TEXT: Mapping[str, str] = because(
 """Options about text encoders."""
 
 NO_IMAGES: Mapping[str, str] = because(
-    "no images are encoded here", ("cache_latents", "cache_latents_to_disk", "vae_batch_size", "vae", "ae")
+    "no images are encoded here",
+    ("cache_latents", "cache_latents_to_disk", "vae_batch_size", "vae", "ae", "train_inpainting"),
 )
 """Options about autoencoders."""

@@ -51,6 +51,12 @@ class GenerationConfig:
     sampler: str | None = None
     """Name of the sampler, `ddim` or `euler_a` for example; what suits the model when not given."""
 
+    image: str | None = None
+    """Image that an inpainting model repaints a part of; cut to `width` and `height`."""
+
+    mask: str | None = None
+    """Image of which white is repainted, beside `image`; when not given, a mask is drawn of the seed."""
+
     interactive: bool = False
     """Ask for one prompt after the other until an empty line."""
 

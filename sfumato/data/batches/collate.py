@@ -25,6 +25,8 @@ class Sample:
         original_size, crop_offset, target_size: (height, width), (top, left), (height, width).
         mask: (1, H, W) in [0, 1], of pixels or of latents, as the image is; None where all of it counts.
         control: (3, H, W) in [-1, 1], of pixels even where the image is there as latents.
+        inpaint_mask: (1, H, W) bool, of pixels: True where an inpainting model repaints the image; None where
+            it repaints all of it, or does not inpaint.
         custom_attributes: what the user noted about its subset.
         skipped: files that could not be decoded and that this sample stands in for.
     """
@@ -41,6 +43,7 @@ class Sample:
     network_multiplier: float = 1.0
     mask: Tensor | None = None
     control: Tensor | None = None
+    inpaint_mask: Tensor | None = None
     custom_attributes: Mapping[str, Any] = field(default_factory=dict)
     skipped: tuple[str, ...] = ()
 
@@ -60,6 +63,7 @@ class Batch:
         text: cached outputs of text encoders by name, each (B, ...).
         masks: (B, 1, H, W) in [0, 1], of pixels or of latents; None where no image has one.
         control: (B, 3, H, W) in [-1, 1], of pixels even where `latents` are given, or None.
+        inpaint_masks: (B, 1, H, W) bool, True where an image is repainted, or None.
         custom_attributes: B tables, what the user noted about each image's subset.
         skipped: files that could not be decoded; images of the same bucket stand in for them.
     """
@@ -76,6 +80,7 @@ class Batch:
     text: dict[str, Tensor] = field(default_factory=dict)
     masks: Tensor | None = None
     control: Tensor | None = None
+    inpaint_masks: Tensor | None = None
     custom_attributes: list[Mapping[str, Any]] = field(default_factory=list)
     skipped: tuple[str, ...] = ()
 
@@ -139,6 +144,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
         text={name: torch.stack([s.text[name] for s in samples]) for name in samples[0].text},
         masks=_stack(_completed([s.mask for s in samples])),
         control=_stack([s.control for s in samples]),
+        inpaint_masks=_stack([s.inpaint_mask for s in samples]),
         custom_attributes=[s.custom_attributes for s in samples],
         skipped=tuple(path for s in samples for path in s.skipped),
     )

@@ -23,6 +23,7 @@ from sfumato.data.batches.order import BatchPlan, EpochPlan, OrderedImage, plan_
 from sfumato.data.batches.render import ImageView
 from sfumato.data.captions import captions
 from sfumato.data.config.plan import DatasetPlan
+from sfumato.data.images import inpaint_masks
 from sfumato.data.images.buckets import Size
 from sfumato.data.images.images import BrokenImageError, stem
 from sfumato.data.sources import sources
@@ -204,17 +205,18 @@ class TrainingSet:
             mask = self.latents.mask(plan.dataset, index, view.flipped)
         else:
             pixels, mask = render.render(image.path, view, image_set.mask(index))
-        path = image_set.control(index)
+        path, window = image_set.control(index), view.framing.size
         return Sample(
             path=image.path,
             caption=caption,
             original_size=_height_first(image.size),
             crop_offset=view.offset,
-            target_size=_height_first(view.framing.size),
+            target_size=_height_first(window),
             latents=latents,
             pixels=pixels,
             mask=mask,
             control=render.render_control(path, view) if path else None,
+            inpaint_mask=inpaint_masks.draw(window, rng) if image_set.plan.train_inpainting else None,
             text=self.texts(plan.dataset, index, caption) if self.texts else {},
             loss_weight=image_set.plan.prior_loss_weight if image_set.subset(index).is_reg else 1.0,
             network_multiplier=image_set.plan.network_multiplier,

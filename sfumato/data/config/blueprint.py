@@ -115,6 +115,7 @@ def _plan(dataset: Described, options: Mapping[str, Any], weight: float, size_mu
         prior_loss_weight=weight,
         validation_split=values["validation_split"],
         validation_seed=values["validation_seed"],
+        train_inpainting=values["train_inpainting"],
         skipped_size=values.get("skip_image_resolution"),
         size_multiple=size_multiple,
     )

@@ -12,6 +12,7 @@ from typing import Any
 from sfumato.config import json_text, toml_text
 from sfumato.config.rules.strictness import is_strict
 from sfumato.config.run.data.dataset import DatasetConfig
+from sfumato.config.run.data.images import ImageConfig
 from sfumato.config.run.run import Run
 from sfumato.data.config.folders import has_images, subset_folders
 from sfumato.data.config.toml_keys import DATASET, GENERAL, KEYS, SUBSET, read_table
@@ -58,6 +59,19 @@ def describe(run: Run) -> list[Described]:
         return [_from_options(_fetched(run, access))]
     found = _from_file(run, path)
     return [replace(one, subsets=tuple(_with_folders(one, access))) for one in found]
+
+
+def asks_for_inpainting(run: Run) -> bool:
+    """Return whether any data set of a run is to teach the model to repaint parts of images.
+
+    Raises:
+        UserError: the file that describes the data sets is broken.
+    """
+    path, usual = run[DatasetConfig].dataset_config, run[ImageConfig].train_inpainting
+    if not path:
+        return usual
+    tables = ({**described.general, **described.own} for described in _from_file(run, path))
+    return any(table.get("train_inpainting", usual) for table in tables)
 
 
 def _fetched(run: Run, access: HubAccess) -> Run:

@@ -78,6 +78,7 @@ class DatasetPlan:
         prior_loss_weight: weight of the loss of regularisation images.
         validation_split: share of each subset's images that is for validation, not trained.
         validation_seed: chooses them.
+        train_inpainting: a mask of what is repainted is drawn for each image.
         skipped_size: images of no more pixels than this size has are left out.
         size_multiple: what sides of trained images must be multiples of.
         takes_latents: images of metadata files may be there as latents alone; see `latent_only_images.py`.
@@ -91,6 +92,7 @@ class DatasetPlan:
     prior_loss_weight: float = 1.0
     validation_split: float = 0.0
     validation_seed: int = 0
+    train_inpainting: bool = False
     skipped_size: Size | None = None
     size_multiple: int = 8
     takes_latents: bool = False

@@ -189,6 +189,7 @@ KEYS = {
     "max_bucket_reso": _count(_PER_DATASET, 1),
     "bucket_reso_steps": _count(_PER_DATASET, 1),
     "bucket_no_upscale": _flag(_PER_DATASET),
+    "train_inpainting": _flag(_PER_DATASET),
     "network_multiplier": Key(_number, "a number", _PER_DATASET),
     "validation_seed": Key(_integer, "a whole number", _PER_DATASET),
     "validation_split": Key(_number, "a number from 0 to 1", _PER_DATASET, 0, 1),

@@ -178,6 +178,29 @@ class TellsSchedule(Protocol):
     zero_terminal: bool
 
 
+@runtime_checkable
+class Inpaints(Protocol):
+    """A family with models that repaint a part of an image, told by a mask and by what is left of the image.
+
+    Their denoisers have further input channels; see `conditioning.inpainting`.
+    """
+
+    @property
+    def is_inpainting(self) -> bool:
+        """Whether the model is one of these, by its files or because it is to become one."""
+        ...
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether its files hold none: further input channels are 0 until they are trained."""
+        ...
+
+
+def is_inpainting(family: Family) -> bool:
+    """Return whether the model repaints parts of images."""
+    return isinstance(family, Inpaints) and family.is_inpainting
+
+
 def ends_in_pure_noise(family: Family) -> bool:
     """Return whether the base's own files say that its noise schedule ends in pure noise."""
     return isinstance(family, TellsSchedule) and family.zero_terminal

@@ -21,9 +21,9 @@ from sfumato.adapters.network.network import Network
 from sfumato.config.run.output.preview import PreviewConfig
 from sfumato.config.run.training.noise import NoiseConfig
 from sfumato.errors import UserError
-from sfumato.models.interface.family import DENOISER, VAE, Family, Prediction
+from sfumato.models.interface.family import DENOISER, VAE, Family, Prediction, is_inpainting
 from sfumato.models.interface.parts import Parts
-from sfumato.sampling import sampler_names
+from sfumato.sampling import canvas, sampler_names
 from sfumato.sampling.encoding import encode_prompt, tokenize_prompt
 from sfumato.sampling.output import write_image
 from sfumato.sampling.pipeline import Pipeline, Text
@@ -307,6 +307,8 @@ def _read(path: Path, default_sampler: str, family: Family) -> list[PreviewPromp
     except UserError as error:
         raise UserError(f"--sample_prompts: {error}") from None
     _say_what_differs(lines, default_sampler, family.prediction)
+    if any(line.image or line.mask for line in lines) and not is_inpainting(family):
+        logger.warning("--img and --mask have no effect in --sample_prompts: the model repaints no images")
     prompts = []
     for number, options in enumerate(lines, 1):
         try:
@@ -329,6 +331,9 @@ def _request(options: PromptOptions, default_sampler: str, family: Family) -> Re
         sampler=default_sampler,
     )
     asked = options.request(defaults, usual.scale)
+    if not is_inpainting(family):
+        asked = replace(asked, image=None, mask=None)
+    canvas.check(asked, family)
     unit = family.latents.downscale * family.latents.patch
     width, height = (_fitted(side, unit) for side in (asked.width, asked.height))
     if (width, height) != (asked.width, asked.height):

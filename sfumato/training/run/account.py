@@ -251,6 +251,7 @@ class _Dry:
         small = height // space.downscale, width // space.downscale
         is_cached = self._run[CachingConfig].cache_latents
         has_masks = any(s.mask(0) is not None for s in _sets(self._session))
+        has_inpainting = any(s.plan.train_inpainting for s in _sets(self._session))
         has_control = any(s.control(0) is not None for s in _sets(self._session))
         sizes = [torch.empty(count, 2, dtype=torch.int64) for _ in range(3)]
         return Batch(
@@ -268,6 +269,7 @@ class _Dry:
             },
             masks=torch.empty(count, 1, *(small if is_cached else (height, width))) if has_masks else None,
             control=torch.empty(count, 3, height, width) if has_control else None,
+            inpaint_masks=torch.empty(count, 1, height, width, dtype=torch.bool) if has_inpainting else None,
         )
 
     def _step(self, trainable: Trainable, update: WeightUpdate, batch: Batch) -> int:

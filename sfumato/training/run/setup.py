@@ -51,7 +51,7 @@ from sfumato.training.run.hub import results
 from sfumato.training.run.session import TrainingSession
 from sfumato.training.state import resume
 from sfumato.training.state.resume import State
-from sfumato.training.trainables import Volume, method_for
+from sfumato.training.trainables import Volume, inpainting, method_for
 from sfumato.training.update import optimizers, schedulers
 
 logger = logging.getLogger(__name__)
@@ -115,14 +115,16 @@ def prepare(run: Run, processes: Processes) -> TrainingSession:
     complain(run, overridden)
     policy = precision.precision_for(run[PrecisionConfig], processes.device)
     optimizer = _optimizer(run, processes, policy)
-    family = family_for(run)
+    family = family_for(inpainting.with_model(run))
     run = _following(run, family)
     names = saving.names_for(run[SavingConfig])
     complain(run, schedulers.settings_without_effect(run[ScheduleConfig], optimizer))
     state = _state(run, optimizer)
     seed = _seed(run, state, processes)
     family.check((DENOISER, VAE, *family.text_outputs))
+    inpainting.check(run, family)
     method = method_for(run, family)
+    complain(run, list(inpainting.without_effect(family, DENOISER in method.trained_parts)))
     volume = method.check(policy)
     complain(run, optimizer.check_rates(volume.groups))
     if state is not None:

@@ -12,10 +12,11 @@ from sfumato import seeds
 from sfumato.config.run.model.flow import FlowConfig
 from sfumato.config.run.run import Run
 from sfumato.data.batches.collate import Batch
-from sfumato.models.interface.family import DENOISER, VAE, Family
+from sfumato.models.interface.family import DENOISER, VAE, Family, is_inpainting
 from sfumato.models.interface.parts import Parts
 from sfumato.training.core.precision import Precision
 from sfumato.training.trainables.conditions import Condition, Words
+from sfumato.training.trainables.inpainting import MaskedImages
 from sfumato.training.trainables.objective import Objective, StepLoss, objective_for
 
 
@@ -32,10 +33,11 @@ def denoising_for(
     live_encoders: Sequence[str],
     trained_encoders: Sequence[str] = (),
 ) -> Denoising:
-    """Return what a run's options ask for, where the denoiser listens to nothing but `Words`."""
+    """Return what a run's options ask for: the denoiser listens to `Words` and, if it inpaints, to masks."""
     guidance = run.get(FlowConfig, FlowConfig()).guidance_scale
     words = Words(family, parts, precision.device, live_encoders, trained_encoders, guidance)
-    return Denoising(family, parts, precision, objective_of(run, family), words)
+    condition = MaskedImages(words, family, parts) if is_inpainting(family) else words
+    return Denoising(family, parts, precision, objective_of(run, family), condition)
 
 
 @dataclass

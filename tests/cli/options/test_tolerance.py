@@ -146,7 +146,7 @@ def test_what_the_command_line_says_anyway_need_not_be_understood(tmp_path: Path
 
 
 def test_keys_of_other_scripts_are_one_line(tmp_path: Path) -> None:
-    keys = "noise_offset_type epoch block_lr learning_rate_te train_inpainting lowvram lr_restart_cycles"
+    keys = "noise_offset_type epoch block_lr learning_rate_te lowvram lr_restart_cycles"
     (line,) = _parse(tmp_path, "".join(f"{name} = 1\n" for name in keys.split())).warnings
     assert "no such option, ignored: noise_offset_type (did you mean noise_offset?), epoch" in line
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from sfumato.config.checks import at_least, sides
-from sfumato.config.rule import Company, Rule, Values, given, needs
+from sfumato.config.rule import Company, Rule, Values, excludes, given, needs
 from sfumato.errors import UserError
 
 
@@ -52,6 +52,10 @@ class ImageConfig:
         Literal["lanczos", "nearest", "bilinear", "linear", "bicubic", "cubic", "area"] | None
     ) = None
     """Filter for resizing; area for shrinking and lanczos for enlarging when not given."""
+
+    train_inpainting: bool = False
+    """Teach the model to repaint a part of an image: it is shown a mask, drawn anew each time, and the rest.
+    For Stable Diffusion. Excludes cached latents."""
 
     skip_image_resolution: str | None = None
     """Leave out images of no more pixels than this size has: `768`, or `width,height`."""
@@ -108,5 +112,13 @@ def sides_in_order(*among: Company) -> tuple[Rule, ...]:
     )
 
 
-RULES = sides_in_order(given("enable_bucket"))
+RULES = (
+    *sides_in_order(given("enable_bucket")),
+    excludes(
+        ["train_inpainting"],
+        ["cache_latents", "cache_latents_to_disk"],
+        "what masks leave of an image is another one each time; leave the cache out",
+    ),
+    excludes(["train_inpainting"], ["dataset_class"], "masks are drawn for images in folders"),
+)
 """What these options mean to others."""

@@ -51,6 +51,7 @@ class StableDiffusion:
         has_emphasis: read brackets in captions as emphasis.
         use_mmap: map files into memory instead of reading them plainly.
         access: how tokenizers that are not here are fetched.
+        inpaints: make an inpainting model of one that is none, with further input channels of zeros.
 
     Attributes:
         layout: how checkpoints look.
@@ -76,8 +77,9 @@ class StableDiffusion:
         has_emphasis: bool = False,
         use_mmap: bool = True,
         access: HubAccess = ANYBODY,
+        inpaints: bool = False,
     ) -> None:
-        self.checkpoint = Checkpoint(self.layout, path, vae, use_mmap=use_mmap)
+        self.checkpoint = Checkpoint(self.layout, path, vae, use_mmap=use_mmap, inpaints=inpaints)
         self.predicted = predicted
         self.prediction, self.zero_terminal = predicted.kind, predicted.zero_terminal
         word = None if predicted.strangeness else "v" if predicted.is_velocity else "epsilon"
@@ -91,6 +93,16 @@ class StableDiffusion:
         load = partial(clip.load_tokenizer, checkpoint=place, cache_dir=tokenizers, access=access)
         sources = self.tokenizer_sources.items()
         self.tokenizers = Tokenizers({part: partial(load, source) for part, source in sources})
+
+    @property
+    def is_inpainting(self) -> bool:
+        """Whether the UNet is told what is masked, by its file or because it is to be; see `Inpaints`."""
+        return self.checkpoint.is_inpainting
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the UNet's file, if there is one, takes noisy latents alone; see `Inpaints`."""
+        return self.checkpoint.is_plain
 
     def check(self, parts: Sequence[str]) -> None:
         """Read the headers behind `parts`; raise UserError if a file is missing, broken or another model."""

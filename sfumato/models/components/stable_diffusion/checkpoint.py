@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,7 +22,7 @@ from sfumato.models.components.model_files import open_weights
 from sfumato.models.components.recognise import describe, recognise
 from sfumato.models.components.stable_diffusion import openclip
 from sfumato.models.components.tensor_views import TensorView, view_of
-from sfumato.models.components.unet import unet, unet_names
+from sfumato.models.components.unet import input_channels, unet
 from sfumato.models.interface.family import DENOISER, VAE
 from sfumato.models.interface.publishing import tensors_of
 
@@ -93,17 +94,27 @@ class Checkpoint:
         path: a single file, or a folder in diffusers' layout.
         vae: file or folder of an autoencoder that replaces the checkpoint's own.
         use_mmap: map files into memory instead of reading them plainly.
+        inpaints: take the UNet as an inpainting model, with zeros for what its file has not.
 
     Attributes:
         variant: of a folder, take files with this word before their suffix (`fp16`) where a part has one.
     """
 
-    def __init__(self, layout: Layout, path: Path | None, vae: Path | None, *, use_mmap: bool = True) -> None:
+    def __init__(
+        self,
+        layout: Layout,
+        path: Path | None,
+        vae: Path | None,
+        *,
+        use_mmap: bool = True,
+        inpaints: bool = False,
+    ) -> None:
         self.variant: str | None = None
         self.layout = layout
         self.path = path
         self.vae = vae
         self.use_mmap = use_mmap
+        self._inpaints = inpaints
 
     @property
     def is_folder(self) -> bool:
@@ -154,9 +165,25 @@ class Checkpoint:
             view = self._part_of(file, part)
             if self.layout.parts[part].is_linear:
                 view = _with_linear_projections(view)
+            if part == DENOISER and self._inpaints:
+                view = input_channels.widened(view)
             if not view.shapes:
                 raise UserError(f"{self._option(part)} is {source}: {self._lack(part, view_of(file))}")
             yield view
+
+    @property
+    def is_inpainting(self) -> bool:
+        """Whether the UNet takes a mask and masked latents too, by its file or because it is to."""
+        return self._inpaints or not self.is_plain
+
+    @cached_property
+    def is_plain(self) -> bool:
+        """Whether the UNet's file, if it can be read, takes noisy latents alone."""
+        try:
+            with open_weights(self._existing(DENOISER), use_mmap=self.use_mmap) as file:
+                return not input_channels.is_inpainting(self._part_of(file, DENOISER).shapes)
+        except UserError:  # which `check` reports
+            return True
 
     @contextmanager
     def file(self) -> Iterator[TensorReader | None]:
@@ -246,15 +273,14 @@ class Checkpoint:
     def _check_channels(self) -> None:
         """Raise UserError if the UNet takes something else than the autoencoder's latents."""
         with self.opened(DENOISER) as view:
-            names = {new: old for old, new in unet_names.diffusers_names(view.shapes).items()}
-            _, channels, *_ = (*view.shapes.get(names.get("conv_in.weight", ""), ()), 0, 0)
-        latents = self.autoencoder_shape()
-        if latents is not None and channels != latents.channels:
-            other = f"the autoencoder makes {latents.channels} channels and the UNet takes {channels}"
-            raise UserError(
-                f"{self._option(VAE)} is {self.vae or self.path}: {other}; give {self.layout.what} that "
-                "generates whole images, with its own kind of autoencoder"
-            )
+            channels, shape = input_channels.num_taken(view.shapes), self.autoencoder_shape()
+        if shape is None or channels in (shape.channels, input_channels.num_inpainting(shape.channels)):
+            return
+        other = f"the autoencoder makes {shape.channels} channels and the UNet takes {channels}"
+        raise UserError(
+            f"{self._option(VAE)} is {self.vae or self.path}: {other}; give {self.layout.what} that "
+            "generates images, with its own kind of autoencoder"
+        )
 
     def _config(self, part: str) -> dict[str, Any]:
         """Return the settings beside a part's weights, where its folder has them."""

@@ -88,8 +88,8 @@ def _index(
     checkpoint: Checkpoint, models: Mapping[str, nn.Module], tokenizers: Iterable[str]
 ) -> dict[str, Any]:
     """Return which class each folder is for; folders of the base that are not known keep theirs."""
-    pipeline, scheduler = checkpoint.layout.pipeline
-    index: dict[str, Any] = {"_class_name": pipeline, SCHEDULER: ["diffusers", scheduler]}
+    _, scheduler = checkpoint.layout.pipeline
+    index: dict[str, Any] = {**_pipeline(checkpoint), SCHEDULER: ["diffusers", scheduler]}
     for part, spec in checkpoint.layout.parts.items():
         index[spec.folder] = ["transformers" if _is_text(spec) else "diffusers", type(models[part]).__name__]
     index |= {name: ["transformers", "CLIPTokenizer"] for name in tokenizers}
@@ -98,6 +98,17 @@ def _index(
         index["requires_safety_checker"] = False
     known = known_folders(checkpoint, tokenizers)
     return index | (other_parts(checkpoint.path, known) if checkpoint.path is not None else {})
+
+
+def _pipeline(checkpoint: Checkpoint) -> dict[str, str]:
+    name, _ = checkpoint.layout.pipeline
+    if not checkpoint.is_inpainting:
+        return {"_class_name": name}
+    # Before 0.6, a pipeline of this name was another one; diffusers refuses a folder that tells no version.
+    return {
+        "_class_name": name.replace("Pipeline", "InpaintPipeline"),
+        "_diffusers_version": "0.6.0",
+    }
 
 
 def _weight_file(spec: PartFormat, state: PartTensors, folder: Path, how: Publishing) -> WeightFile:

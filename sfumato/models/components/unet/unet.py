@@ -16,6 +16,7 @@ from sfumato.models.components.tensor_views import Shapes, TensorView
 from sfumato.models.components.unet.attention import Processor
 from sfumato.models.components.unet.channels_last import keep_layout
 from sfumato.models.components.unet.unet_names import Topology, diffusers_names, num_existing
+from sfumato.models.interface.conditioning import with_inpainting
 from sfumato.nn.convolution import is_quickened, quicken
 from sfumato.nn.precision import compute_dtype, linear_weights
 
@@ -72,6 +73,12 @@ class UnetShape:
             vector=shapes.get("add_embedding.linear_1.weight", (0, 0))[1],
             is_linear=len(shapes["mid_block.attentions.0.proj_in.weight"]) == 2,
         )
+
+    @property
+    def usual_side(self) -> int | None:
+        """Side of the latents that a model is usual for; only pipelines that inpaint have to be told."""
+        is_inpainting = self.in_channels != self.out_channels
+        return (128 if self.vector else 64) if is_inpainting else None
 
     @property
     def num_heads(self) -> tuple[int, ...]:
@@ -141,6 +148,7 @@ def build(shape: UnetShape, num_heads: tuple[int, ...] | None = None) -> UNet2DC
             layers_per_block=shape.resnets,
             cross_attention_dim=shape.context,
             use_linear_projection=shape.is_linear,
+            sample_size=shape.usual_side,
             norm_num_groups=math.gcd(_PUBLISHED_GROUPS, *shape.widths),
             **per_level,
             **(told if shape.vector else {}),
@@ -166,6 +174,7 @@ def predict(
     timesteps: Tensor,
     context: Tensor,
     told: Mapping[str, Tensor] | None = None,
+    control: Mapping[str, Tensor] | None = None,
 ) -> Tensor:
     """Return the UNet's output, shaped and typed like `noisy` (B, C, H/8, W/8).
 
@@ -173,10 +182,11 @@ def predict(
         timesteps: (B,) in [0, 1000).
         context: (B, T, W), the text.
         told: `text_embeds` (B, P) and `time_ids` (B, 6), for models that take them.
+        control: as `Conditioning` has it.
     """
     dtype = compute_dtype(model, noisy.device)
     output = model(
-        noisy.to(dtype),
+        with_inpainting(noisy, control or {}).to(dtype),
         timesteps,
         encoder_hidden_states=context.to(dtype),
         added_cond_kwargs=None if told is None else {name: t.to(dtype) for name, t in told.items()},

@@ -37,6 +37,7 @@ _WITHOUT_EFFECT: Mapping[str, str] = {
 }
 _UNSUPPORTED = NOT_BUILT_FOR_TRAINING | names("model_type controlnet_model_name_or_path")
 _IMPOSSIBLE: Mapping[str, str] = {
+    "train_inpainting": "FLUX.1 is told of no mask; leave it out",
     "weighted_captions": "T5 and the pooled vector of CLIP-L know no weights of words; leave it out",
 }
 
@@ -80,7 +81,7 @@ ROWS: tuple[Script, ...] = (
         command="generate",
         files={"denoiser": "ckpt_path"},
         sections=(FluxGenerationOptions, HubAccessConfig, GenerationConfig, PartialUseConfig),
-        absent=names("sampler"),
+        absent=names("sampler image mask"),
         part_dtypes={
             "denoiser": "flux_dtype",
             "clip_l": "clip_l_dtype",

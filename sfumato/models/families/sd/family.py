@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from sfumato.checkpoints.tensors import open_tensors
 from sfumato.config.run.data.captions import CaptionConfig
+from sfumato.config.run.data.images import ImageConfig
 from sfumato.config.run.model.model import ModelConfig
 from sfumato.config.run.run import Run
 from sfumato.errors import UserError
@@ -64,6 +65,7 @@ def create(run: Run) -> SdFamily:
         max_token_length=captions.max_token_length,
         has_emphasis=captions.weighted_captions,
         use_mmap=not model.disable_mmap_load_safetensors,
+        inpaints=run.get(ImageConfig, ImageConfig()).train_inpainting,
     )
 
 
@@ -76,8 +78,8 @@ class SdFamily(StableDiffusion):
     Args:
         is_v2: whether the user says that it is version 2; `check` compares.
         clip_skip: layer of the text encoder that is listened to, counted from the last; None is the last.
-        path, vae, tokenizers, predicted, max_token_length, has_emphasis, use_mmap, access: as
-            `StableDiffusion` has it.
+        path, vae, tokenizers, predicted, max_token_length, has_emphasis, use_mmap, access,
+            inpaints: as `StableDiffusion` has it.
     """
 
     text_outputs: Mapping[str, tuple[str, ...]] = {TEXT: ("hidden_state",)}
@@ -96,6 +98,7 @@ class SdFamily(StableDiffusion):
         has_emphasis: bool = False,
         use_mmap: bool = True,
         access: HubAccess = ANYBODY,
+        inpaints: bool = False,
     ) -> None:
         self.layout = SD2 if is_v2 else SD1
         self.tokenizer_sources = {TEXT: _TOKENIZER_2 if is_v2 else _TOKENIZER_1}
@@ -109,6 +112,7 @@ class SdFamily(StableDiffusion):
             has_emphasis=has_emphasis,
             use_mmap=use_mmap,
             access=access,
+            inpaints=inpaints,
         )
         self.is_v2 = is_v2
         self._layer = clip_skip or 1
@@ -138,7 +142,8 @@ class SdFamily(StableDiffusion):
         rng: torch.Generator | None = None,
     ) -> Tensor:
         """Return noise or velocity, shaped like `noisy` (B, C, H/8, W/8); timesteps (B,) in [0, 1000]."""
-        return unet.predict(denoiser, noisy, timesteps, conditioning.text["hidden_state"])
+        context, control = conditioning.text["hidden_state"], conditioning.control
+        return unet.predict(denoiser, noisy, timesteps, context, control=control)
 
     def weights_in_use(self, part: str, model: nn.Module) -> dict[str, nn.Parameter]:
         """Return all but those of layers behind the one that is listened to; see `Family`."""

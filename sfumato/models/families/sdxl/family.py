@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from sfumato.config.run.data.captions import CaptionConfig
+from sfumato.config.run.data.images import ImageConfig
 from sfumato.config.run.model.model import ModelConfig
 from sfumato.config.run.run import Run
 from sfumato.hub.access import access_for
@@ -55,6 +56,7 @@ def create(run: Run) -> SdxlFamily:
         max_token_length=captions.max_token_length,
         has_emphasis=captions.weighted_captions,
         use_mmap=not model.disable_mmap_load_safetensors,
+        inpaints=run.get(ImageConfig, ImageConfig()).train_inpainting,
     )
 
 
@@ -117,7 +119,7 @@ class SdxlFamily(StableDiffusion):
             raise ValueError("this model must be told how its images are framed: Conditioning.sizes")
         context = torch.cat([words["hidden_state1"], words["hidden_state2"].to(words["hidden_state1"])], -1)
         told = {"text_embeds": words["pool2"], "time_ids": framing(sizes).to(noisy.device)}
-        return unet.predict(denoiser, noisy, timesteps, context, told)
+        return unet.predict(denoiser, noisy, timesteps, context, told, conditioning.control)
 
     def weights_in_use(self, part: str, model: nn.Module) -> dict[str, nn.Parameter]:
         """Return all but the first text encoder's last layer and norm; see `Family`."""

@@ -415,10 +415,10 @@ def test_identities_are_those_that_sd_scripts_records(tmp_path: Path) -> None:
     assert SdxlFamily(None).identity.base_version == "sdxl_base_v1-0"
 
 
-def make_inpainting(path: Path) -> None:
+def take_depth(path: Path) -> None:
     tensors = load_file(path)
     name = "model.diffusion_model.input_blocks.0.0.weight"
-    tensors[name] = torch.zeros(32, 9, 3, 3)
+    tensors[name] = torch.zeros(32, 5, 3, 3)
     save_file(tensors, path)
 
 
@@ -436,7 +436,7 @@ def cut_unet(path: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (make_inpainting, "makes 4 channels and the UNet takes 9"),
+        (take_depth, "makes 4 channels and the UNet takes 5"),
         (drop_unet, "Stable Diffusion 1 checkpoint"),
         (Path.unlink, "does not exist"),
         (lambda path: path.write_bytes(path.read_bytes()[:5000]), "truncated"),
