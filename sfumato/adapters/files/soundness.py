@@ -18,6 +18,7 @@ _MATRIX = re.compile(
 )
 _KERNEL = re.compile(r"lora_mid\.weight|hada_t[12]|lokr_t2|bm\.weight")
 _BLOCKS = "oft_blocks"
+_CHANGE = re.compile(r"diff(_b)?|[bw]_norm")
 _NUMBER = re.compile(r"alpha|scalar|on_input")
 
 
@@ -67,6 +68,8 @@ def _check_shape(path: Path, key: str, leaf: str, tensor: Tensor) -> None:
         raise UserError(f"{path}: {key} holds {tensor.numel()} values instead of one; use another file")
     if _MATRIX.fullmatch(leaf) and tensor.dim() < 2:
         raise UserError(f"{path}: {key} is {sides} and no matrix; the file is damaged, so use another")
+    if _CHANGE.fullmatch(leaf) and not tensor.dim():
+        raise UserError(f"{path}: {key} is {sides} and no weight; the file is damaged, so use another")
     if leaf == _BLOCKS and tensor.dim() < 3:
         raise UserError(f"{path}: {key} is {sides} and no matrices; the file is damaged, so use another")
     if _KERNEL.fullmatch(leaf) and tensor.dim() != 4:

@@ -21,9 +21,10 @@ def _difference(name: str) -> Formula:
 
 
 def _shape(shapes: Shapes) -> ToldShape | None:
-    rows, *columns = shapes.get("diff", (0,))
-    if not columns:  # a bias alone, or a norm
+    size = shapes.get("diff", ())
+    if len(size) < 2:  # a bias alone, a norm, or nothing that a layer has
         return None
+    rows, *columns = size
     return ToldShape(rows, math.prod(columns), tuple(columns[1:]))
 
 
