@@ -141,9 +141,9 @@ def ours(model: Model, request: Request, adapter: Path | None) -> np.ndarray:
 
 def theirs(model: Model, request: Request, adapter: Path | None) -> np.ndarray:
     """Return the public pipeline's image, of the same masked latents."""
-    from diffusers import StableDiffusionInpaintPipeline, StableDiffusionXLInpaintPipeline
+    import diffusers
 
-    kind: Any = StableDiffusionXLInpaintPipeline if model.kind == "sdxl" else StableDiffusionInpaintPipeline
+    kind: Any = getattr(diffusers, f"StableDiffusion{'XL' if model.kind == 'sdxl' else ''}InpaintPipeline")
     parts = pipeline_from(model.base.path, model.kind, model.base.tokenizers).components
     parts = {name: part for name, part in parts.items() if part is not None and name != "image_encoder"}
     none = {} if model.kind == "sdxl" else {"safety_checker": None, "feature_extractor": None}
@@ -157,14 +157,13 @@ def theirs(model: Model, request: Request, adapter: Path | None) -> np.ndarray:
     assert request.image
     assert request.mask
     photo, mask = Image.open(request.image), Image.open(request.mask)
-    left = torch.from_numpy(np.asarray(photo) * (np.asarray(mask)[..., None] < 128) / 127.5 - 1.0)
-    left[np.asarray(mask) >= 128] = 0
+    left = (np.asarray(photo) / 127.5 - 1) * (np.asarray(mask) < 128)[..., None]
     made = public(
         prompt=request.prompt,
         negative_prompt=request.negative_prompt,
         image=photo,
         mask_image=mask,
-        masked_image_latents=encoded(public, left.permute(2, 0, 1)[None].float()),
+        masked_image_latents=encoded(public, torch.from_numpy(left).permute(2, 0, 1)[None].float()),
         width=request.width,
         height=request.height,
         strength=1.0,

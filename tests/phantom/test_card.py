@@ -73,6 +73,7 @@ RUNS = {
         f"{UNET} --cache_latents --noise_offset 0.1 --adaptive_noise_scale 0.1 --min_snr_gamma 5 "
         "--multires_noise_iterations 3 --ip_noise_gamma 0.1",
     ),
+    "sd, inpainting": ("train_network", f"{UNET} --train_inpainting --network_train_unet_only"),
     "flux, state saved": ("flux_train_network", f"{FLUX} {CACHED} --network_train_unet_only --save_state"),
 }
 QUICK = ("flux, adapter, swapped",)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from functools import reduce
 
 import numpy as np
 from PIL import Image
@@ -17,8 +18,7 @@ _WAVES = (4, 8, 16)
 def field(size: Size, rng: random.Random) -> Field:
     """Return noise of mean 0 for an image of that size (width, height)."""
     noise = np.random.default_rng(rng.getrandbits(64))
-    layers = (_layer(size, num, noise) / (num / _WAVES[0]) for num in _WAVES)
-    return np.sum(list(layers), axis=0, dtype=np.float32)
+    return reduce(np.add, (_layer(size, num, noise) * np.float32(_WAVES[0] / num) for num in _WAVES))
 
 
 def _layer(size: Size, num_waves: int, noise: np.random.Generator) -> Field:

@@ -43,8 +43,12 @@ def batch(mask: Tensor | None) -> Batch:
     return Batch(["", ""], ["", ""], weights, weights, sizes, sizes, sizes, pixels=pixels, inpaint_masks=mask)
 
 
+def says_words(batch: Batch, rng: torch.Generator) -> Conditioning:
+    return WORDS
+
+
 def told(mask: Tensor | None) -> Conditioning:
-    condition = MaskedImages(lambda _batch, _rng: WORDS, cast(Any, Model()), cast(Any, {"vae": None}))
+    condition = MaskedImages(says_words, cast(Any, Model()), cast(Any, {"vae": None}))
     return condition(batch(mask), torch.Generator())
 
 

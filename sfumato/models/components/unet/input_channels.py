@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import torch
 from torch import Tensor
-from torch.nn import functional
 
 from sfumato.models.components.tensor_views import Shapes, TensorView
 from sfumato.models.components.unet.unet_names import diffusers_names
@@ -35,13 +35,16 @@ def widened(view: TensorView) -> TensorView:
     first, num = _name_in(view.shapes, "conv_in.weight"), _num_latents(view.shapes)
     if not num or num_taken(view.shapes) != num:
         return view
-    further, (width, _, *kernel) = num_inpainting(num) - num, view.shapes[first]
+    width, _, *kernel = view.shapes[first]
+    wide = num_inpainting(num)
 
     def get(name: str) -> Tensor:
         tensor = view.get(name)
-        return functional.pad(tensor, (0, 0, 0, 0, 0, further)) if name == first else tensor
+        if name != first:
+            return tensor
+        return torch.cat([tensor, tensor.new_zeros(width, wide - num, *kernel)], dim=1)
 
-    return replace(view, shapes={**view.shapes, first: (width, num + further, *kernel)}, get=get)
+    return replace(view, shapes={**view.shapes, first: (width, wide, *kernel)}, get=get)
 
 
 def _num_latents(shapes: Shapes) -> int:
