@@ -1,4 +1,4 @@
-"""Make one image from the command line, or one after the other from prompts that are typed in."""
+"""Make one image from the command line, prompts that are typed in, or a data set's regularisation images."""
 
 from __future__ import annotations
 
@@ -32,7 +32,11 @@ def main(run: Run, part_dtypes: Mapping[str, str] | None = None) -> None:
 
     session = SamplingSession(run, part_dtypes=part_dtypes)
     settings = run[GenerationConfig]
-    if settings.interactive:
+    if settings.for_regularisation:
+        from sfumato.sampling.regularisation import make_missing
+
+        make_missing(session, run)
+    elif settings.interactive:
         _converse(session)
     else:
         session.make(PromptOptions(settings.prompt))

@@ -23,7 +23,7 @@ from sfumato.sampling import sampler_names
 from sfumato.sampling.formats import AskedDtype, Formats, formats_for
 from sfumato.sampling.generator import Generator, parts_of
 from sfumato.sampling.loaded_adapters import parse_adapter
-from sfumato.sampling.output import save_image
+from sfumato.sampling.output import save_image, write_image
 from sfumato.sampling.prompts import PromptOptions
 from sfumato.sampling.request import Request, random_seed
 
@@ -52,7 +52,8 @@ class SamplingSession:
         device = device or default_device()
         allow_partial = run.get(PartialUseConfig, PartialUseConfig()).allow_partial
         adapters = [parse_adapter(text, allow_partial=allow_partial) for text in settings.lora_weights]
-        _prepare_folder(Path(settings.output_dir))
+        if not settings.for_regularisation:
+            _prepare_folder(Path(settings.output_dir))
         self.settings = settings
         self.family = family_for(run)
         self._generator = Generator(
@@ -61,7 +62,7 @@ class SamplingSession:
             device=device,
             formats=formats_of(run, part_dtypes or {}, self.family, device),
             offload=settings.offload,
-            is_reused=settings.interactive,
+            is_reused=settings.interactive or bool(settings.for_regularisation),
             is_merged=settings.merge_lora_weights,
         )
 
@@ -104,10 +105,19 @@ class SamplingSession:
                 bar.update(step + 1 - bar.n)
 
             image = pipeline(request, texts, on_step=advance)
-        details = {"model": _model_name(self.family), "adapters": adapters.names()}
-        path = save_image(image, Path(self.settings.output_dir), request, details)
+        path = save_image(image, Path(self.settings.output_dir), request, self._details())
         logger.info("wrote %s", path)
         return path
+
+    def write_all(self, wanted: Mapping[Path, Request]) -> None:
+        """Make an image for each path, which appears when it is complete; texts are encoded once."""
+        pipeline = self._generator.pipeline
+        texts = pipeline.encode(prompt for request in wanted.values() for prompt in request.prompts())
+        for path, request in progress(wanted.items(), unit="image", title="sampling"):
+            write_image(pipeline(request, texts), path, request, self._details())
+
+    def _details(self) -> dict[str, Any]:
+        return {"model": _model_name(self.family), "adapters": self._generator.adapters.names()}
 
 
 def formats_of(run: Run, part_dtypes: Mapping[str, str], family: Family, device: torch.device) -> Formats:

@@ -13,6 +13,7 @@ RECORDED = Path(__file__).parent / "options"
 OURS = {
     "allow_partial",
     "for_program",
+    "for_regularisation",
     "mask_dir",
     "strict",
     "on_nonfinite",

@@ -32,7 +32,11 @@ def furnish(folder: Path) -> None:
     named = [path.stem for path in sorted((folder / "images" / "my-cat").glob("*.png"))]
     (folder / "images" / "captions.json").write_text(json.dumps({n: {"caption": n} for n in named}))
     shutil.copytree(ROOT / "examples", folder / "examples")
-    for example in (folder / "examples").glob("*.toml"):
+    (cats,) = re.findall(
+        r"```toml\n(# cats.toml.*?)```", (ROOT / "docs/regularisation.md").read_text("utf-8"), re.DOTALL
+    )
+    (folder / "cats.toml").write_text(cats, encoding="utf-8")
+    for example in (folder / "cats.toml", *(folder / "examples").glob("*.toml")):
         smaller = re.sub(
             "resolution = .*", "resolution = 64\nmin_bucket_reso = 64", example.read_text("utf-8")
         )

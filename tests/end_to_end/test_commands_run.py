@@ -98,6 +98,7 @@ def test_the_pages_hold_commands() -> None:
     assert counts["inpainting.md"] == 2
     assert counts["getting_started.md"] == 2
     assert counts["datasets.md"] == 3
+    assert counts["regularisation.md"] == 2
     assert counts["inspect.md"] == 1
     assert counts["preparing.md"] == 7
     assert counts["extracting.md"] == 7

@@ -59,7 +59,8 @@ class Asked:
     def shown(self, name: str) -> str:
         """Return an option as a person gives it."""
         value: Any = self.values[name]
-        return f"--{name}" if value is True else f"--{name} {value}"
+        shown = " ".join(map(str, value)) if isinstance(value, tuple) else value
+        return f"--{name}" if value is True else f"--{name} {shown}"
 
     def _holds(self, rule: Rule) -> bool:
         is_among = not rule.among or any(self.met(rule))

@@ -1,8 +1,10 @@
 """What image is asked for, and how it is made."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from sfumato.config.checks import at_least
+from sfumato.config.rule import excludes, given, idle
+from sfumato.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -60,5 +62,23 @@ class GenerationConfig:
     interactive: bool = False
     """Ask for one prompt after the other until an empty line."""
 
+    for_regularisation: tuple[str, ...] = field(default=(), metadata={"count": "+"})
+    """Make the regularisation images that a data set lacks, with seeds that count up from `seed` (or 0). Name
+    its file, or its two folders as training has them: `train_data_dir`, then `reg_data_dir`; width and height
+    are their size where the file gives no resolution."""
+
     def __post_init__(self) -> None:
         at_least(self, 1, "steps", "width", "height")
+        named = self.for_regularisation
+        if len(named) > 2 or (len(named) == 1 and not named[0].lower().endswith((".toml", ".json"))):
+            raise UserError(
+                f"--for_regularisation is {' '.join(named)}; name a data set file (.toml or .json), or two "
+                "folders: of the images to train on, and of regularisation images"
+            )
+
+
+RULES = (
+    excludes(["for_regularisation"], ["interactive"], "the data set says what is made"),
+    idle(["prompt", "output_dir"], among=(given("for_regularisation"),)),
+)
+"""What these options mean to others."""

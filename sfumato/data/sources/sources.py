@@ -24,6 +24,7 @@ from sfumato.data.sources.index import Index, Status
 from sfumato.errors import UserError
 from sfumato.log import counted, plural
 
+_MAKE_THEM = ", or let `sfumato generate --for_regularisation` make them"
 _CAPTION_SUFFIXES = (".txt", ".caption", ".tags", ".cap")
 
 
@@ -138,13 +139,13 @@ def _in_metadata(subset: SubsetPlan, plan: DatasetPlan, complaints: Complaints, 
 
 
 def _in_folder(subset: SubsetPlan, _plan: DatasetPlan, complaints: Complaints, index: Index) -> _Found:
-    folder = str(subset.image_dir)
-    names = _list(folder, complaints, "image_dir")
+    folder, key = str(subset.image_dir), f"image_dir{_MAKE_THEM}" if subset.is_reg else "image_dir"
+    names = _list(folder, complaints, key)
     if names is None:
         return _Found()
     images = sorted(filter(is_image, names))
     if not images:
-        complaints.warn(f"{folder} has no images and is ignored; check image_dir")
+        complaints.warn(f"{folder} has no images and is ignored; check {key}")
         return _Found()
     paired = {role: _paired(role, images, subset, complaints) for role in subset.partner_dirs}
     images = [name for name in images if all(name in found for found in paired.values())]

@@ -26,7 +26,7 @@ from sfumato.config.run.training.loss import LossConfig
 from sfumato.config.run.training.noise import NoiseConfig
 from sfumato.config.run.training.optimizer import OptimizerConfig
 from sfumato.config.run.training.schedule import ScheduleConfig
-from sfumato.data.batches import dataset
+from sfumato.data.batches import dataset, regularisation
 from sfumato.data.batches.loader import TrainingData
 from sfumato.data.config import blueprint
 from sfumato.data.custom import user_set
@@ -228,6 +228,8 @@ def _training_set(run: Run, family: Family, seed: int) -> TrainingData:
     found = dataset.read(plans, seed, strict=is_strict(run))
     for line in found.short_batches():
         logger.warning(line)
+    if line := regularisation.offer(run, found.sets):
+        logger.info(line)
     return found
 
 
