@@ -25,7 +25,7 @@ def main(run: Run, part_dtypes: Mapping[str, str] | None = None) -> None:
     Raises:
         UserError: a file, folder or option will not do.
     """
-    from sfumato.sampling.prompts import PromptOptions
+    from sfumato.sampling.prompts.prompt_options import PromptOptions
     from sfumato.sampling.session import (
         SamplingSession,  # torch starts here; --help and typos never pay for it
     )
@@ -54,7 +54,7 @@ def _converse(session: SamplingSession) -> None:
 
 
 def _answer(session: SamplingSession, line: str) -> None:
-    from sfumato.sampling.prompts import parse_line
+    from sfumato.sampling.prompts.prompt_options import parse_line
 
     try:
         session.make(parse_line(line))

@@ -24,7 +24,7 @@ from sfumato.data.config.plan import SubsetPlan
 from sfumato.errors import UserError
 from sfumato.log import counted
 from sfumato.models.interface.family import Family
-from sfumato.sampling.prompts import PromptOptions
+from sfumato.sampling.prompts.prompt_options import PromptOptions
 from sfumato.sampling.request import Request
 from sfumato.sampling.session import SamplingSession
 

@@ -24,7 +24,7 @@ from sfumato.sampling.formats import AskedDtype, Formats, formats_for
 from sfumato.sampling.generator import Generator, parts_of
 from sfumato.sampling.loaded_adapters import parse_adapter
 from sfumato.sampling.output import save_image, write_image
-from sfumato.sampling.prompts import PromptOptions
+from sfumato.sampling.prompts.prompt_options import PromptOptions
 from sfumato.sampling.request import Request, random_seed
 
 logger = logging.getLogger(__name__)

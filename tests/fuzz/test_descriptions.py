@@ -22,7 +22,8 @@ from sfumato.data.captions import caption_files
 from sfumato.data.config import blueprint
 from sfumato.data.config.metadata_records import read_records
 from sfumato.sampling.output import RECORD, read_request
-from sfumato.sampling.prompts import parse_line, read_prompts
+from sfumato.sampling.prompts.files import read_prompts
+from sfumato.sampling.prompts.prompt_options import parse_line
 from sfumato.sampling.request import Request
 from sfumato.tools.preparation import records
 from tests.data.folders import folder

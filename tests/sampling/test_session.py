@@ -18,7 +18,7 @@ from sfumato.errors import UserError
 from sfumato.models.interface.family import DENOISER, VAE
 from sfumato.sampling import session
 from sfumato.sampling.output import read_request
-from sfumato.sampling.prompts import PromptOptions, parse_line
+from sfumato.sampling.prompts.prompt_options import PromptOptions, parse_line
 from sfumato.sampling.session import SamplingSession
 from tests.sampling.fake import FakeFamily
 from tests.sampling.test_loaded_adapters import lora

@@ -27,7 +27,8 @@ from sfumato.sampling import canvas, sampler_names
 from sfumato.sampling.encoding import encode_prompt, tokenize_prompt
 from sfumato.sampling.output import write_image
 from sfumato.sampling.pipeline import Pipeline, Text
-from sfumato.sampling.prompts import PromptOptions, read_prompts
+from sfumato.sampling.prompts.files import read_prompts
+from sfumato.sampling.prompts.prompt_options import PromptOptions
 from sfumato.sampling.request import Request, random_seed
 from sfumato.training.core.commands import Command
 from sfumato.training.core.distributed import Processes

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from sfumato.errors import UserError
-from sfumato.sampling.prompts import PromptOptions, parse_line, read_prompts
+from sfumato.sampling.prompts.files import read_prompts
+from sfumato.sampling.prompts.prompt_options import PromptOptions, parse_line
 from sfumato.sampling.request import Request, random_seed
 
 DEFAULTS = Request("", negative_prompt="old", width=64, height=64, steps=9, seed=7)

@@ -1,8 +1,4 @@
-"""Prompt lines and prompt files, as sd-scripts reads them: `a cat --w 512 --d 1`.
-
-A prompt file is .txt (a line per image; blank lines and lines that begin with # are skipped), .toml (a
-table `prompt` and a list `prompt.subset`, each merged over it) or .json (a list of lines or of objects).
-"""
+"""What a prompt line asks for in previews and in `sfumato generate`: `a cat --w 512 --d 1`."""
 
 from __future__ import annotations
 
@@ -12,11 +8,10 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
-from pathlib import Path
 from typing import Any, Literal
 
-from sfumato.config import json_text, toml_text
 from sfumato.errors import UserError
+from sfumato.sampling.prompts.lines import split_line
 from sfumato.sampling.request import Request
 
 logger = logging.getLogger(__name__)
@@ -79,72 +74,20 @@ def parse_line(line: str) -> PromptOptions:
     Raises:
         UserError: an option's value is missing or no number.
     """
-    _name_single_dashes(line)
-    prompt, *pieces = re.split(r"(?:^|\s+)--(?=[A-Za-z])", line.strip())
+    prompt, pieces = split_line(line, _OPTIONS)
     said: dict[str, Any] = {}
-    for piece in pieces:
-        name, _, value = piece.partition(" ")
-        option = _OPTIONS.get(name.lower())
-        if option is None:
-            known = ", ".join(f"--{letters}" for letters in _OPTIONS)
-            logger.warning("prompt option --%s is left out; known here are %s", name, known)
-            continue
-        field, read = option
+    for name, value in pieces:
+        field, read = _OPTIONS[name]
         said[field] = _value(read, f"--{name}", value.strip())
-    return PromptOptions(prompt.strip(), **said)
+    return PromptOptions(prompt, **said)
 
 
-def _name_single_dashes(line: str) -> None:
-    if found := re.findall(rf"(?:^|\s)-({'|'.join(_OPTIONS)})(?=\s+\S)", line, re.IGNORECASE):
-        logger.warning("-%s in a prompt is text; options have two dashes: --%s", found[0], found[0])
-
-
-def read_prompts(path: Path) -> list[PromptOptions]:
-    """Read a prompt file, which may hold none; its suffix decides how.
+def parse_table(table: Mapping[str, Any]) -> PromptOptions:
+    """Read a prompt of a .toml or .json file; an unknown key is left out with a warning.
 
     Raises:
-        UserError: the file is missing, has another suffix or cannot be read.
+        UserError: a key's value is no number, or text that is none.
     """
-    readers: dict[str, Callable[[str], list[PromptOptions]]] = {
-        ".txt": _from_lines,
-        ".toml": _from_toml,
-        ".json": _from_json,
-    }
-    reader = readers.get(path.suffix.lower())
-    if reader is None:
-        raise UserError(f"prompt file {path} ends in '{path.suffix}'; use one of {', '.join(readers)}")
-    try:
-        return reader(path.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise UserError(f"prompt file {path} cannot be read: {error.strerror}; check the path") from None
-    except ValueError as error:
-        raise UserError(f"prompt file {path} is not valid: {str(error).splitlines()[0]}; mend it") from None
-    except UserError as error:
-        raise UserError(f"prompt file {path}: {error}") from None
-
-
-def _from_lines(text: str) -> list[PromptOptions]:
-    return [parse_line(line) for line in text.splitlines() if line.strip() and not line.startswith("#")]
-
-
-def _from_toml(text: str) -> list[PromptOptions]:
-    shared = dict(_table(toml_text.parse(text).get("prompt", {}), "[prompt]"))
-    subsets = shared.pop("subset", [{}] if shared else [])
-    if not isinstance(subsets, list):
-        raise UserError(f"prompt.subset is {subsets!r}; write it with double brackets, as [[prompt.subset]]")
-    return [_from_table({**shared, **_table(subset, "[[prompt.subset]]")}) for subset in subsets]
-
-
-def _from_json(text: str) -> list[PromptOptions]:
-    items = json_text.parse(text)
-    if not isinstance(items, list):
-        raise UserError("the JSON is no list; put the prompts between [ and ]")
-    return [
-        parse_line(item) if isinstance(item, str) else _from_table(_table(item, "entry")) for item in items
-    ]
-
-
-def _from_table(table: Mapping[str, Any]) -> PromptOptions:
     said: dict[str, Any] = {"prompt": ""}
     for key, value in table.items():
         if value is None:  # JSON's way to say nothing
@@ -156,12 +99,6 @@ def _from_table(table: Mapping[str, Any]) -> PromptOptions:
         field, read = known
         said[field] = _value(read, key, str(value))
     return PromptOptions(**said)
-
-
-def _table(value: object, what: str) -> Mapping[str, Any]:
-    if not isinstance(value, dict):
-        raise UserError(f"{what} is {value!r}; write a table of names and values")
-    return value
 
 
 def _value(read: Callable[[str], Any], name: str, text: str) -> Any:

@@ -1,0 +1,1 @@
+"""What people write to ask for images: prompt lines with options, prompt files, variants, seeds."""
