@@ -22,7 +22,10 @@ from sfumato.data.captions import caption_files
 from sfumato.data.config import blueprint
 from sfumato.data.config.metadata_records import read_records
 from sfumato.sampling.output import RECORD, read_request
+from sfumato.sampling.prompts import variants
 from sfumato.sampling.prompts.files import read_prompts
+from sfumato.sampling.prompts.image_options import parse_image_line
+from sfumato.sampling.prompts.image_settings import ImageSettings
 from sfumato.sampling.prompts.prompt_options import parse_line
 from sfumato.sampling.request import Request
 from sfumato.tools.preparation import records
@@ -170,6 +173,21 @@ def test_prompt_lines(line: str) -> None:
     said = outcome("prompt lines", lambda: parse_line(line).request(DEFAULTS))
     if said is not None:
         json.dumps([said.prompt, said.negative_prompt], ensure_ascii=False).encode()
+
+
+@st.composite
+def image_lines(draw: st.DrawFn) -> str:
+    options = st.sampled_from(["w", "s", "d", "nl", "am", "n", "dsd1", "glus", "f", "-", "X"])
+    value = st.sampled_from([*VALUES, "{e$$0-9$$a|b}", "{2-$$a|{b|c}}", "3,.5,1"]) | st.text("{}|$e\\-1,.")
+    pieces = draw(st.lists(st.tuples(options, value), max_size=4))
+    return " ".join([draw(st.text(max_size=8)), *(f"--{name} {value}" for name, value in pieces)])
+
+
+@given(line=image_lines(), seed=st.integers(0, 99))
+def test_lines_with_variants(line: str, seed: int) -> None:
+    for text in outcome("variants", lambda: variants.enumerated(line)) or []:
+        drawn = variants.drawn_for_seed(text, seed)
+        outcome("image lines", lambda line=drawn: parse_image_line(line).settings(ImageSettings()))
 
 
 PROMPTS = [

@@ -33,6 +33,17 @@ FOLDERS = {
     "models": (("interface",), ("components",), ("families",), ("registry",)),
     "adapters": (("layers",), ("files",), ("network",), ("sd_scripts",), ("legacy", "block_helpers")),
     "data": (("images",), ("captions",), ("config",), ("sources",), ("batches",), ("custom",)),
+    "sampling": (
+        ("request",),
+        ("prompts",),
+        ("encoding", "formats", "guides", "image_names", "loaded_adapters", "output", "sampler_names"),
+        ("spaces",),
+        ("denoiser",),
+        ("pipeline",),
+        ("generator",),
+        ("session",),
+        ("regularisation",),
+    ),
     "training": (("core",), ("update", "trainables"), ("observers",), ("state",), ("run",)),
     "tools": (
         ("outputs", "lowrank"),

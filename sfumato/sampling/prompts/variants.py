@@ -14,12 +14,17 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from sfumato.errors import UserError
+
 logger = logging.getLogger(__name__)
+
+MOST = 10_000
+"""Prompts that one may make by enumeration."""
 
 # Stand-ins for escaped braces while groups are decided; private-use characters cannot be in a prompt.
 _OPEN, _CLOSE, _MARK = "\ue000", "\ue001", "\ue002"
 _GROUP = re.compile(r"\{([^{}]+)\}")
-_KEPT = re.compile(rf"{_MARK}(\d+){_MARK}")
+_ASIDE = re.compile(rf"{_MARK}(\d+){_MARK}")
 _EACH = re.compile(r"e\$\$", re.IGNORECASE)
 _COUNT = re.compile(r"(\d+)(?:-(\d+))?\$\$")
 _BROKEN_COUNT = re.compile(r"\d*-\d*\$\$")
@@ -34,8 +39,13 @@ def enumerated(text: str) -> list[str]:
     """Return a text for each choice in its groups that begin with `e$$`; the first group changes slowest.
 
     Other groups are left for `drawn` or `drawn_for_seed`.
+
+    Raises:
+        UserError: there are more than `MOST` choices.
     """
-    found = _enumerated(_hidden(text), ())
+    found = list(itertools.islice(_enumerated(_hidden(text)), MOST + 1))
+    if len(found) > MOST:
+        raise UserError(f"prompt '{text}' makes more than {MOST:,} prompts; enumerate fewer variants")
     return [one.replace(_OPEN, r"\{").replace(_CLOSE, r"\}") for one in found]
 
 
@@ -77,22 +87,26 @@ def _hidden(text: str) -> str:
     return text.replace(r"\{", _OPEN).replace(r"\}", _CLOSE)
 
 
-def _enumerated(text: str, kept: tuple[str, ...]) -> list[str]:
-    """Return a text for each choice; `kept` are groups to draw from, of which marks stand in the text."""
-    match = _GROUP.search(text)
-    if match is None:
-        return [_with_groups(text, kept)]
-    if _EACH.match(match[1]):
-        choices = _Group.read(match[1]).every()
-    else:
-        choices, kept = iter([f"{_MARK}{len(kept)}{_MARK}"]), (*kept, match[0])
-    before, after = text[: match.start()], text[match.end() :]
-    return [found for choice in choices for found in _enumerated(before + choice + after, kept)]
+def _enumerated(text: str) -> Iterator[str]:
+    """Yield a text for each choice. Groups to draw from are put aside, with marks in their places."""
+    waiting: list[tuple[str, tuple[str, ...]]] = [(text, ())]
+    while waiting:
+        text, aside = waiting.pop()
+        match = _GROUP.search(text)
+        if match is None:
+            yield _with_groups(text, aside)
+            continue
+        if _EACH.match(match[1]):
+            choices = list(itertools.islice(_Group.read(match[1]).every(), MOST + 1))
+        else:
+            choices, aside = [f"{_MARK}{len(aside)}{_MARK}"], (*aside, match[0])
+        before, after = text[: match.start()], text[match.end() :]
+        waiting += [(before + choice + after, aside) for choice in reversed(choices)]
 
 
-def _with_groups(text: str, kept: tuple[str, ...]) -> str:
+def _with_groups(text: str, aside: tuple[str, ...]) -> str:
     while _MARK in text:  # a group may hold others
-        text = _KEPT.sub(lambda match: kept[int(match[1])], text)
+        text = _ASIDE.sub(lambda match: aside[int(match[1])], text)
     return text
 
 

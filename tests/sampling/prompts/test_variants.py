@@ -8,6 +8,7 @@ from collections import Counter
 
 import pytest
 
+from sfumato.errors import UserError
 from sfumato.sampling.prompts import variants
 
 
@@ -29,6 +30,12 @@ def test_each_variant_is_drawn_about_as_often() -> None:
 )
 def test_enumeration_leaves_the_other_groups_and_escapes(text: str, expected: list[str]) -> None:
     assert variants.enumerated(text) == expected
+
+
+def test_too_many_choices_are_refused_before_they_fill_the_memory() -> None:
+    assert len(variants.enumerated("{e$$0-13$$a|b|c|d|e|f|g|h|i|j|k|l|m}")) == 2**13
+    with pytest.raises(UserError, match="more than 10,000 prompts"):
+        variants.enumerated("{e$$0-60$$" + "|".join("a" * 60) + "}")
 
 
 def test_a_choice_belongs_to_the_seed_of_its_image() -> None:
