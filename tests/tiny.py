@@ -168,16 +168,20 @@ def flux_transformer(
 
 
 def clip_l(
-    vocabulary: int, width: int = CLIP_WIDTH, layers: int = 2
+    vocabulary: int, width: int = CLIP_WIDTH, layers: int = 2, inner: int | None = None
 ) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Yield names and shapes of a CLIP-L text encoder file (64 dimensions per head, no text projection)."""
+    """Yield names and shapes of a CLIP-L text encoder file (64 dimensions per head, no text projection).
+
+    Args:
+        inner: width within the feed-forward layers; four times `width` where None.
+    """
     yield "text_model.embeddings.token_embedding.weight", (vocabulary, width)
     yield "text_model.embeddings.position_embedding.weight", (77, width)
     for layer in (f"text_model.encoder.layers.{i}" for i in range(layers)):
         for name in ("k_proj", "v_proj", "q_proj", "out_proj"):
             yield from _linear(f"{layer}.self_attn.{name}", width, width)
-        yield from _linear(f"{layer}.mlp.fc1", width, 4 * width)
-        yield from _linear(f"{layer}.mlp.fc2", 4 * width, width)
+        yield from _linear(f"{layer}.mlp.fc1", width, inner or 4 * width)
+        yield from _linear(f"{layer}.mlp.fc2", inner or 4 * width, width)
         yield from _norm(f"{layer}.layer_norm1", width)
         yield from _norm(f"{layer}.layer_norm2", width)
     yield from _norm("text_model.final_layer_norm", width)

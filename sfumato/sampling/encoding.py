@@ -36,13 +36,18 @@ def encode_prompt(family: Family, name: str, encoder: nn.Module, tokens: Tokens)
     if weights is None or bool((weights == 1).all()):
         return plain
     weighted = family.encode_text({name: encoder}, {**own, f"{name}_weights": weights.to(device)})
-    return {key: _with_mean(value, plain[key]) for key, value in weighted.items()}
+    return {key: with_mean(value, plain[key]) for key, value in weighted.items()}
 
 
-def _with_mean(weighted: Tensor, plain: Tensor) -> Tensor:
-    """Scale `weighted`, (1, ...), so that its mean is that of `plain`; whole numbers stay as they are."""
+def with_mean(weighted: Tensor, plain: Tensor, *, is_absolute: bool = False) -> Tensor:
+    """Scale `weighted`, (B, ...), so that each row's mean is that of `plain`; whole numbers stay as they are.
+
+    Args:
+        is_absolute: keep the mean of absolute values instead.
+    """
     if not weighted.is_floating_point():
         return weighted
     axes = tuple(range(1, weighted.ndim))
-    wanted, found = (value.float().mean(axes, keepdim=True) for value in (plain, weighted))
+    values = (weighted.float(), plain.float())
+    found, wanted = ((v.abs() if is_absolute else v).mean(axes, keepdim=True) for v in values)
     return (weighted * torch.where(found == 0, 1.0, wanted / found)).to(weighted.dtype)

@@ -5,19 +5,17 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from sfumato.models.components import emphasis, text_encoders
+from sfumato.models.components import emphasis
 from sfumato.models.components.stable_diffusion import clip
-from sfumato.models.components.tensor_views import TensorView
 from sfumato.models.components.tokenizers import load_clip
 from sfumato.models.families.sd.family import SdFamily
 from sfumato.models.families.sdxl.family import SdxlFamily
-from tests import tiny
-from tests.golden.derived import arrays, assert_recorded, cases, error, settings, weight
+from tests.golden.clip_models import clip_encoder
+from tests.golden.derived import arrays, assert_recorded, cases, error, settings
 from tests.vocabularies import write_clip
 
-CPU = torch.device("cpu")
 PIECES = cases("d_prompt_weights")
 TOKENS = arrays("d_tokens")
 TOKEN_CASES = [case for case in cases("d_tokens") if "max_token_length" in case]
@@ -69,28 +67,6 @@ def test_tokens_with_emphasis_have_the_recorded_weights(case: dict[str, Any], to
         assert error(words.weights, TOKENS[f"{case['id']}/w_weights{number}"]) < 1e-6
 
 
-def encoder(model: dict[str, Any]) -> nn.Module:
-    """Return a recorded case's text encoder."""
-    projection = model.get("projection_dim", 0)
-    shapes = dict(tiny.clip_l(49_408, model["hidden"], model["layers"]))
-    if projection:
-        shapes["text_projection.weight"] = (projection, model["hidden"])
-    prefix = ENCODINGS.get("key_prefix", "") + model.get("key_prefix", "")
-    values = {name: prefixed_weight(prefix, name, shape) for name, shape in shapes.items()}
-    return text_encoders.load_clip_view(
-        TensorView(Path("derived"), shapes, values.__getitem__),
-        torch.float32,
-        CPU,
-        activation=model["act"],
-        num_heads=model["heads"],
-        has_projection=bool(projection),
-    )
-
-
-def prefixed_weight(prefix: str, name: str, shape: tuple[int, ...]) -> Tensor:
-    return weight(prefix + name, shape, ENCODINGS["weight_std"])
-
-
 @torch.no_grad()
 @pytest.mark.parametrize("case", SD, ids=[case["id"] for case in SD])
 @pytest.mark.parametrize("is_weighted", [False, True], ids=["plain", "weighted"])
@@ -117,13 +93,16 @@ def test_states_of_one_encoder_agree(
 def encoders() -> dict[str, nn.Module]:
     """Return the encoders of Stable Diffusion 1 and 2 by their activation."""
     return {
-        name: encoder(model) for name, model in {case["model"]["act"]: case["model"] for case in SD}.items()
+        name: clip_encoder(ENCODINGS, model)
+        for name, model in {case["model"]["act"]: case["model"] for case in SD}.items()
     }
 
 
 @pytest.fixture(scope="module")
 def both_encoders() -> dict[str, nn.Module]:
-    return {f"text_encoder{i}": encoder(model) for i, model in enumerate(SDXL[0]["models"], 1)}
+    return {
+        f"text_encoder{i}": clip_encoder(ENCODINGS, model) for i, model in enumerate(SDXL[0]["models"], 1)
+    }
 
 
 @torch.no_grad()

@@ -27,6 +27,16 @@ def parse(text: str) -> list[tuple[str, float]]:
     return reader.pieces()
 
 
+def sections(text: str) -> list[list[tuple[str, float]]]:
+    """Return the pieces of each part of a prompt; `BREAK` stands between the parts, inside brackets too."""
+    found: list[list[tuple[str, float]]] = [[]]
+    for piece, weight in parse(text):
+        first, *others = piece.split("BREAK")
+        found[-1].append((first, weight))
+        found += [[(other, weight)] for other in others]
+    return found
+
+
 @dataclass
 class _Reader:
     """What has been read: pieces with their weights so far, and where open brackets began."""

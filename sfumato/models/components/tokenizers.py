@@ -104,9 +104,19 @@ class Tokenizer:
         shape = (len(id_rows), num, length)
         return torch.tensor(id_rows).reshape(shape), torch.tensor(weight_rows).reshape(shape)
 
+    @property
+    def padding(self) -> int:
+        """The id that fills what a text leaves over."""
+        vocabulary: Any = self.vocabulary
+        return vocabulary.pad_token_id
+
+    def ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the ids of each text, however many they are, without start and end token."""
+        return self._ids(texts, _ANY_LENGTH)
+
     def count(self, texts: Sequence[str]) -> list[int]:
         """Return how many tokens each text has, start and end not counted, however many they are."""
-        return [len(ids) for ids in self._ids(texts, _ANY_LENGTH)]
+        return [len(ids) for ids in self.ids(texts)]
 
     def rest(self, text: str, length: int) -> str:
         """Return what is left of `text` behind its first `length` tokens."""

@@ -65,12 +65,16 @@ def read(tokenizer: Tokenizer, captions: Sequence[str], windows: int, *, is_weig
     return Words(ids, weights)
 
 
-def encode(encoder: nn.Module, words: Words, *, layer: int = 1, has_norm: bool = True) -> tuple[Tensor, Any]:
+def encode(
+    encoder: nn.Module, words: Words, *, layer: int = 1, has_norm: bool = True, keeps_frames: bool = False
+) -> tuple[Tensor, Any]:
     """Run a CLIP text encoder.
 
     Args:
         layer: whose state is taken, counted from the last, which is 1.
         has_norm: whether the encoder's last norm is applied to it.
+        keeps_frames: keep start and end of every window, as sd-scripts does in image generation: 77 n
+            positions.
 
     Returns:
         (B, 75 n + 2, C), and the encoder's whole output for the (B * n, 77) windows.
@@ -83,7 +87,7 @@ def encode(encoder: nn.Module, words: Words, *, layer: int = 1, has_norm: bool =
     states = states.unflatten(0, words.ids.shape[:2])
     if words.weights is not None:
         states = _weighed(states, words.weights.to(device))
-    return _joined(states), out
+    return states.flatten(1, 2) if keeps_frames else _joined(states), out
 
 
 def weights_in_use(
