@@ -5,6 +5,24 @@ from __future__ import annotations
 from torch import Tensor
 
 
+def away_from(
+    conditional: Tensor,
+    neutral: Tensor,
+    negative: Tensor,
+    scale: float | Tensor,
+    negative_scale: float | Tensor,
+) -> Tensor:
+    """Extrapolate from the prediction without any prompt towards the wanted one, and away from the unwanted.
+
+    With equal scales, what both prompts say alike is left alone.
+
+    Args:
+        conditional, neutral, negative: (B, C, H/8, W/8), predictions of the same kind for the same input.
+        scale, negative_scale: numbers, or (B, 1, 1, 1).
+    """
+    return neutral + scale * (conditional - neutral) - negative_scale * (negative - neutral)
+
+
 def classifier_free(conditional: Tensor, unconditional: Tensor, scale: float | Tensor) -> Tensor:
     """Extrapolate from the unconditional prediction through the conditional one.
 

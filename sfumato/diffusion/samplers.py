@@ -11,7 +11,7 @@ and the DPM-Solvers are written for this second kind alone.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from functools import wraps
 from itertools import pairwise
 from typing import Protocol
@@ -31,6 +31,9 @@ Rng = torch.Generator | Sequence[torch.Generator] | None
 OnStep = Callable[[int, Tensor], None]
 """`on_step(i, x)`: called after step i, counted from 0, with the new x."""
 
+Revise = Callable[[Tensor, float], Tensor]
+"""`revise(x, sigma) -> x`: what sampling goes on with after a step that led to that noise level."""
+
 
 class Sampler(Protocol):
     """What every sampler of this module looks like."""
@@ -42,6 +45,7 @@ class Sampler(Protocol):
         sigmas: Tensor,
         rng: Rng = None,
         on_step: OnStep | None = None,
+        revise: Revise | None = None,
     ) -> Tensor:
         """Integrate from `sigmas[0]` to `sigmas[-1]`.
 
@@ -49,6 +53,7 @@ class Sampler(Protocol):
             x: (B, C, H/8, W/8), latents at noise level `sigmas[0]`.
             sigmas: (steps + 1,), falling; on the CPU, so that reading them waits for no device.
             rng: generators on the CPU, for the samplers that add noise.
+            revise: changes x between steps, to keep a part of an image for example.
 
         Returns:
             (B, C, H/8, W/8), clean if the last sigma is 0.
@@ -56,36 +61,52 @@ class Sampler(Protocol):
         ...
 
 
-Steps = Callable[[Denoise, Tensor, list[float], Rng], Iterator[Tensor]]
-"""A sampler as it is written here: yields x after each step, where `levels` are the noise levels to visit."""
+Steps = Generator[tuple[Tensor, float], Tensor, None]
+"""A sampler as it is written here: yields x and its level after each step, and is sent what to go on with."""
 
 
-def _sampler(steps: Steps) -> Sampler:
-    """Let steps be walked to their end."""
+def _sampler(steps: Callable[[Denoise, Tensor, list[float], Rng], Steps]) -> Sampler:
+    """Let steps be walked to their end; the list holds the noise levels to visit."""
 
     @wraps(steps)
     def sample(
-        denoise: Denoise, x: Tensor, sigmas: Tensor, rng: Rng = None, on_step: OnStep | None = None
+        denoise: Denoise,
+        x: Tensor,
+        sigmas: Tensor,
+        rng: Rng = None,
+        on_step: OnStep | None = None,
+        revise: Revise | None = None,
     ) -> Tensor:
-        last = x
-        for i, last in enumerate(steps(denoise, x, sigmas.tolist(), rng)):
+        walk, i = steps(denoise, x, sigmas.tolist(), rng), 0
+        following = next(walk, None)
+        while following is not None:
+            x = revise(*following) if revise else following[0]
             if on_step:
-                on_step(i, last)
-        return last
+                on_step(i, x)
+            following, i = _sent(walk, x), i + 1
+        return x
 
     return sample
 
 
+def _sent(walk: Steps, x: Tensor) -> tuple[Tensor, float] | None:
+    """Let steps go on with x; return what the next one comes to, None behind the last."""
+    try:
+        return walk.send(x)
+    except StopIteration:
+        return None
+
+
 @_sampler
-def euler(denoise: Denoise, x: Tensor, levels: list[float], rng: Rng) -> Iterator[Tensor]:
+def euler(denoise: Denoise, x: Tensor, levels: list[float], rng: Rng) -> Steps:
     """Take straight steps along the slope at each level (Euler's method)."""
     for level, following in pairwise(levels):
         x = x + (following - level) * _slope(denoise, x, level)
-        yield x
+        x = yield x, following
 
 
 @_sampler
-def heun(denoise: Denoise, x: Tensor, levels: list[float], rng: Rng) -> Iterator[Tensor]:
+def heun(denoise: Denoise, x: Tensor, levels: list[float], rng: Rng) -> Steps:
     """Average the slopes at both ends of each step (Heun's method, Karras et al. 2022, algorithm 1).
 
     Calls `denoise` twice a step, but once in a step that ends at 0, where the slope is undefined.
@@ -96,40 +117,40 @@ def heun(denoise: Denoise, x: Tensor, levels: list[float], rng: Rng) -> Iterator
         if following > 0:
             ahead = x + (following - level) * (slope + _slope(denoise, ahead, following)) / 2
         x = ahead
-        yield x
+        x = yield x, following
 
 
 @_sampler
-def euler_ancestral(denoise: Denoise, x: Tensor, levels: list[float], rng: Rng) -> Iterator[Tensor]:
+def euler_ancestral(denoise: Denoise, x: Tensor, levels: list[float], rng: Rng) -> Steps:
     """Take Euler's steps to a lower level than asked for, and add the noise that is missing there."""
     for level, following in pairwise(levels):
         down, up = _ancestral(level, following)
         x = _noisier(x + (down - level) * _slope(denoise, x, level), up, rng)
-        yield x
+        x = yield x, following
 
 
 @_sampler
-def dpm_2(denoise: Denoise, x: Tensor, levels: list[float], rng: Rng) -> Iterator[Tensor]:
+def dpm_2(denoise: Denoise, x: Tensor, levels: list[float], rng: Rng) -> Steps:
     """Take steps along the slope at the geometric mean of both levels (DPM-Solver-2).
 
     Lu et al. 2022, arXiv:2206.00927, algorithm 1. Calls `denoise` twice a step, but once in a step to 0.
     """
     for level, following in pairwise(levels):
         x = x + (following - level) * _middle_slope(denoise, x, level, following)
-        yield x
+        x = yield x, following
 
 
 @_sampler
-def dpm_2_ancestral(denoise: Denoise, x: Tensor, levels: list[float], rng: Rng) -> Iterator[Tensor]:
+def dpm_2_ancestral(denoise: Denoise, x: Tensor, levels: list[float], rng: Rng) -> Steps:
     """Take the steps of `dpm_2` to a lower level than asked for, and add the noise that is missing there."""
     for level, following in pairwise(levels):
         down, up = _ancestral(level, following)
         x = _noisier(x + (down - level) * _middle_slope(denoise, x, level, down), up, rng)
-        yield x
+        x = yield x, following
 
 
 @_sampler
-def lms(denoise: Denoise, x: Tensor, levels: list[float], rng: Rng) -> Iterator[Tensor]:
+def lms(denoise: Denoise, x: Tensor, levels: list[float], rng: Rng) -> Steps:
     """Extrapolate the slope by the polynomial through the last four (linear multistep)."""
     slopes: list[Tensor] = []
     for i, (level, following) in enumerate(pairwise(levels)):
@@ -137,11 +158,11 @@ def lms(denoise: Denoise, x: Tensor, levels: list[float], rng: Rng) -> Iterator[
         nodes = [levels[i - k] for k in range(len(slopes))]
         parts = (_integral(nodes, k, level, following) * slope for k, slope in enumerate(slopes))
         x = x + torch.stack(list(parts)).sum(dim=0)
-        yield x
+        x = yield x, following
 
 
 @_sampler
-def plms(denoise: Denoise, x: Tensor, levels: list[float], rng: Rng) -> Iterator[Tensor]:
+def plms(denoise: Denoise, x: Tensor, levels: list[float], rng: Rng) -> Steps:
     """Extrapolate the slope as if the levels of the last four were evenly spaced, as timesteps are.
 
     Liu et al. 2022, arXiv:2202.09778 (PNDM), with Heun's method for the first step.
@@ -149,12 +170,39 @@ def plms(denoise: Denoise, x: Tensor, levels: list[float], rng: Rng) -> Iterator
     slopes: list[Tensor] = []
     for i, (level, following) in enumerate(pairwise(levels)):
         slopes = [_slope(denoise, x, level), *slopes[:3]]
-        mixed = sum(part * slope for part, slope in zip(ADAMS_BASHFORTH[len(slopes)], slopes, strict=True))
+        mixed = _mixed(slopes)
         if i == 0 and len(levels) > 2:
             ahead = x + (following - level) * slopes[0]
             mixed = (slopes[0] + _slope(denoise, ahead, following)) / 2
         x = x + (following - level) * mixed
-        yield x
+        x = yield x, following
+
+
+@_sampler
+def pndm(denoise: Denoise, x: Tensor, levels: list[float], rng: Rng) -> Steps:
+    """Extrapolate as `plms` does, with Runge and Kutta's method for the first three steps, as published.
+
+    These have one more level, in their middle: `schedules.halved_timesteps`. Each calls `denoise` four times.
+    """
+    slopes: list[Tensor] = []
+    num_halved = min(RUNGE_KUTTA_STEPS, (len(levels) - 1) // 2)
+    for i in range(num_halved):
+        level, middle, following = levels[2 * i : 2 * i + 3]
+        first = _slope(denoise, x, level)
+        second = _slope(denoise, x + (middle - level) * first, middle)
+        third = _slope(denoise, x + (middle - level) * second, middle)
+        fourth = _slope(denoise, x + (following - level) * third, following)
+        slopes = [first, *slopes]
+        x = x + (following - level) * (first + 2 * second + 2 * third + fourth) / 6
+        x = yield x, following
+    for level, following in pairwise(levels[2 * num_halved :]):
+        slopes = [_slope(denoise, x, level), *slopes[:3]]
+        x = x + (following - level) * _mixed(slopes)
+        x = yield x, following
+
+
+RUNGE_KUTTA_STEPS = 3
+"""Steps of `pndm` until there are enough slopes to extrapolate from."""
 
 
 ADAMS_BASHFORTH = {
@@ -170,7 +218,7 @@ FEW_STEPS = 15
 
 
 @_sampler
-def dpm_solver(denoise: Denoise, x: Tensor, levels: list[float], rng: Rng) -> Iterator[Tensor]:
+def dpm_solver(denoise: Denoise, x: Tensor, levels: list[float], rng: Rng) -> Steps:
     """Extrapolate the slope linearly in log sigma from the last two (DPM-Solver, second order, multistep)."""
     before = None
     for i, (level, following) in enumerate(pairwise(levels)):
@@ -178,11 +226,11 @@ def dpm_solver(denoise: Denoise, x: Tensor, levels: list[float], rng: Rng) -> It
         change = _extrapolation(levels, i) * (slope - before) if before is not None else 0
         x = x + (following - level) * (slope + change)
         before = slope
-        yield x
+        x = yield x, following
 
 
 @_sampler
-def dpm_solver_pp(denoise: Denoise, x: Tensor, levels: list[float], rng: Rng) -> Iterator[Tensor]:
+def dpm_solver_pp(denoise: Denoise, x: Tensor, levels: list[float], rng: Rng) -> Steps:
     """Extrapolate the clean latents linearly in log sigma from the last two (DPM-Solver++ 2M).
 
     Lu et al. 2022, arXiv:2211.01095, algorithm 2.
@@ -193,17 +241,17 @@ def dpm_solver_pp(denoise: Denoise, x: Tensor, levels: list[float], rng: Rng) ->
         change = _extrapolation(levels, i) * (clean - before) if before is not None else 0
         x = _towards(clean + change, x, level, following)
         before = clean
-        yield x
+        x = yield x, following
 
 
 @_sampler
-def dpm_solver_pp_single(denoise: Denoise, x: Tensor, levels: list[float], rng: Rng) -> Iterator[Tensor]:
+def dpm_solver_pp_single(denoise: Denoise, x: Tensor, levels: list[float], rng: Rng) -> Steps:
     """Take steps in pairs, of which the second starts again from where the first did (DPM-Solver++ 2S).
 
-    Lu et al. 2022, arXiv:2211.01095, algorithm 1. The last step is of first order, and of an even number
-    the one before it too.
+    Lu et al. 2022, arXiv:2211.01095, algorithm 1. A step to 0 is of first order, and so is one without a
+    partner.
     """
-    num_paired = (len(levels) - 2) // 2 * 2
+    num_paired = (len(levels) - 1 - (levels[-1] == 0)) // 2 * 2
     start, before = x, x
     for i, (level, following) in enumerate(pairwise(levels)):
         clean = denoise(x, level)
@@ -214,7 +262,13 @@ def dpm_solver_pp_single(denoise: Denoise, x: Tensor, levels: list[float], rng: 
             first = levels[i - 1]
             ratio = math.log(first / level) / math.log(first / following)
             x = _towards(before + (clean - before) / (2 * ratio), start, first, following)
-        yield x
+        x = yield x, following
+
+
+def _mixed(slopes: Sequence[Tensor]) -> Tensor:
+    """Return the slope that the last ones, newest first, extrapolate to."""
+    parts = zip(ADAMS_BASHFORTH[len(slopes)], slopes, strict=True)
+    return torch.stack([part * slope for part, slope in parts]).sum(dim=0)
 
 
 def _slope(denoise: Denoise, x: Tensor, level: float) -> Tensor:

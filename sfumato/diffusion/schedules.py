@@ -153,6 +153,14 @@ def leading_timesteps(num_steps: int) -> Tensor:
     return rising.flip(0).clamp(max=NUM_TIMESTEPS - 1)
 
 
+def halved_timesteps(num_steps: int) -> Tensor:
+    """Return `leading_timesteps` and the middles of their first three distances, (num_steps + 3,) float32."""
+    falling, half = leading_timesteps(num_steps), NUM_TIMESTEPS // num_steps // 2
+    num_halved = min(3, num_steps - 1)
+    first = torch.stack([falling[:num_halved], falling[:num_halved] - half], dim=1).flatten()
+    return torch.cat([first, falling[num_halved:]])
+
+
 def trailing_timesteps(num_steps: int) -> Tensor:
     """Return whole timesteps at equal distances counted back from 999, (num_steps,) float32, falling."""
     falling = NUM_TIMESTEPS - NUM_TIMESTEPS / num_steps * torch.arange(num_steps, dtype=torch.float64)

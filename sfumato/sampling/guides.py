@@ -40,3 +40,23 @@ def classifier_free(scales: Tensor) -> Guide:
         return lead
 
     return guide
+
+
+def away_from(scales: Tensor, negative_scales: Tensor) -> Guide:
+    """Lead away from negative prompts by a scale of their own, with three predictions made at once.
+
+    What it guides is asked for 3 B rows, and knows the prompts of the first B, the negative prompts of the
+    next, and no prompt for the others.
+
+    Args:
+        scales, negative_scales: (B, 1, 1, 1), on the device of the latents; see `guidance.away_from`.
+    """
+
+    def guide(denoise: Denoise) -> Denoise:
+        def lead(x: Tensor, sigma: float) -> Tensor:
+            wanted, unwanted, neutral = denoise(torch.cat([x, x, x]), sigma).chunk(3)
+            return guidance.away_from(wanted, neutral, unwanted, scales, negative_scales)
+
+        return lead
+
+    return guide

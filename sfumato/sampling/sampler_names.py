@@ -54,6 +54,14 @@ DISCRETE: Mapping[str, SamplerChoice] = {
 }
 """Samplers of models that predict noise or velocity, by the names of sd-scripts."""
 
+EARLIER: Mapping[str, SamplerChoice] = {
+    **DISCRETE,
+    "pndm": SamplerChoice(samplers.pndm, schedules.halved_timesteps, ends_clean=False),
+    "dpmsolver++": SamplerChoice(samplers.dpm_solver_pp, schedules.inner_timesteps, ends_clean=False),
+    "dpmsingle": SamplerChoice(samplers.dpm_solver_pp_single, schedules.inner_timesteps, ends_clean=False),
+}
+"""Samplers as sd-scripts has them in image generation, with the diffusers that it asks for."""
+
 PREFERRED: Mapping[Prediction, str] = {
     Prediction.FLOW: "euler",
     Prediction.EPSILON: "ddim",

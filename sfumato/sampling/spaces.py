@@ -36,6 +36,10 @@ class Space(Protocol):
         """Return x at the first level, made of standard normal noise."""
         ...
 
+    def noised(self, clean: Tensor, noise: Tensor, sigma: float) -> Tensor:
+        """Return x at a level, made of clean latents and standard normal noise."""
+        ...
+
     def shown(self, x: Tensor, sigma: float) -> Tensor:
         """Return what the model is shown of x."""
         ...
@@ -80,6 +84,10 @@ class FlowSpace:
     def start(self, noise: Tensor, sigma: float) -> Tensor:
         """Scale the noise to its part."""
         return noise * sigma
+
+    def noised(self, clean: Tensor, noise: Tensor, sigma: float) -> Tensor:
+        """Return the point of the straight path."""
+        return (1 - sigma) * clean + sigma * noise
 
     def shown(self, x: Tensor, sigma: float) -> Tensor:
         """Return x."""
@@ -126,6 +134,10 @@ class DiscreteSpace:
     def start(self, noise: Tensor, sigma: float) -> Tensor:
         """Scale the noise as the method does."""
         return noise * (sigma if self.method.starts_from_noise else (1 + sigma**2) ** 0.5)
+
+    def noised(self, clean: Tensor, noise: Tensor, sigma: float) -> Tensor:
+        """Add the noise."""
+        return clean + sigma * noise
 
     def shown(self, x: Tensor, sigma: float) -> Tensor:
         """Return `sqrt(a) * x`, where a = 1 / (1 + sigma^2)."""
