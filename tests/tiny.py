@@ -94,6 +94,102 @@ def flux(
     return TinyFlux(*paths, tokenizers)
 
 
+@dataclass(frozen=True)
+class TinySd3:
+    """The files of one tiny Stable Diffusion 3: everything in one, or the text encoders apart."""
+
+    path: Path
+    tokenizers: Path
+    encoders: dict[str, Path]
+
+    @property
+    def arguments(self) -> list[str]:
+        """The options of `sd3_train_network` that name these files."""
+        return ["--pretrained_model_name_or_path", str(self.path), *self._others]
+
+    @property
+    def generation_arguments(self) -> list[str]:
+        """The options of `sd3_minimal_inference` that name these files."""
+        return ["--ckpt_path", str(self.path), *self._others]
+
+    @property
+    def _others(self) -> list[str]:
+        paths = {**self.encoders, "tokenizer_cache_dir": self.tokenizers}
+        return [text for name, path in paths.items() for text in (f"--{name}", str(path))]
+
+
+def sd3(
+    folder: Path,
+    *,
+    form: str = "medium",
+    in_one: bool = True,
+    has_t5: bool = True,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float32,
+    hidden: int = 128,
+    depth: int = 2,
+    side: int = 16,
+) -> TinySd3:
+    """Write a tiny Stable Diffusion 3.
+
+    Args:
+        form: `medium`, `5-large` or `5-medium`.
+        in_one: put the text encoders into the one file, as some published files have them.
+        side: of the table of positions, in patches.
+    """
+    tokenizers, vocabulary = _clip_tokenizers(folder)
+    _t5_tokenizer(tokenizers / "google_t5-v1_1-xxl")
+    width = CLIP_WIDTH + CLIP_G_WIDTH
+    encoders: dict[str, Shapes] = {
+        "clip_l": dict(clip_l(vocabulary, layers=3)),
+        "clip_g": dict(clip_l(vocabulary, CLIP_G_WIDTH, layers=3))
+        | {"text_projection.weight": (CLIP_G_WIDTH, CLIP_G_WIDTH)},
+    } | ({"t5xxl": dict(t5(width + 64, heads=4))} if has_t5 else {})
+    parts = {
+        "model.diffusion_model.": dict(mmdit(form, hidden, depth, side, width + 64, width)),
+        "first_stage_model.": dict(autoencoder()),
+    }
+    weights = _prefixed_weights(parts, seed)
+    paths = {}
+    for number, (name, shapes) in enumerate(encoders.items(), start=len(parts)):
+        own = random_weights(shapes, seed + number)
+        if in_one:
+            weights |= {f"text_encoders.{name}.transformer.{key}": value for key, value in own.items()}
+        else:
+            paths[name] = folder / f"{name}.safetensors"
+            save_file({key: value.to(dtype) for key, value in own.items()}, paths[name])
+    return TinySd3(_write_checkpoint(folder, "sd3", ".safetensors", weights, dtype), tokenizers, paths)
+
+
+def mmdit(
+    form: str, hidden: int, depth: int, side: int, text_width: int, pooled_width: int, channels: int = 16
+) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Yield names and shapes of a transformer of Stable Diffusion 3, without prefix."""
+    yield "pos_embed", (1, side**2, hidden)
+    yield from _conv("x_embedder.proj", channels, hidden, 2)
+    yield from _linear("context_embedder", text_width, hidden)
+    for name, width in (("t_embedder", 256), ("y_embedder", pooled_width)):
+        yield from _linear(f"{name}.mlp.0", width, hidden)
+        yield from _linear(f"{name}.mlp.2", hidden, hidden)
+    for number in range(depth):
+        is_dual = form == "5-medium" and number < depth - 1
+        for stream in ("context_block", "x_block"):
+            block, is_last = f"joint_blocks.{number}.{stream}", stream[0] == "c" and number == depth - 1
+            for attention in ("attn", "attn2") if is_dual and stream[0] == "x" else ("attn",):
+                yield from _linear(f"{block}.{attention}.qkv", hidden, 3 * hidden)
+                for norm in () if form == "medium" else ("ln_q", "ln_k"):
+                    yield f"{block}.{attention}.{norm}.weight", (64,)
+                if not is_last:
+                    yield from _linear(f"{block}.{attention}.proj", hidden, hidden)
+            if not is_last:
+                yield from _linear(f"{block}.mlp.fc1", hidden, 4 * hidden)
+                yield from _linear(f"{block}.mlp.fc2", 4 * hidden, hidden)
+            num_vectors = 2 if is_last else 9 if is_dual and stream[0] == "x" else 6
+            yield from _linear(f"{block}.adaLN_modulation.1", hidden, num_vectors * hidden)
+    yield from _linear("final_layer.linear", hidden, 4 * channels)
+    yield from _linear("final_layer.adaLN_modulation.1", hidden, 2 * hidden)
+
+
 def pictures(
     folder: Path,
     count: int,

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from sfumato import log
-from sfumato.caching import store
+from sfumato.caching import store, text_file
 from sfumato.caching.latent_cache import is_mine
 from sfumato.caching.memory import MemoryStore
 from sfumato.caching.records import SHAPES, made_again, texts_differ
@@ -59,12 +59,14 @@ class TextCache:
         suffix: what the names of the family's cache files end in.
         names: outputs to load.
         memory: outputs by (caption, name), or None where they are on disk.
+        joined: outputs that files hold as one.
     """
 
     sets: Sequence[ImageSet]
     suffix: str
     names: tuple[str, ...]
     memory: MemoryStore | None = None
+    joined: text_file.Joined = ()
 
     def __call__(self, dataset: int, image: int, caption: str) -> dict[str, Tensor]:
         """Return each output for an image's caption as trained, without the batch dimension."""
@@ -72,7 +74,7 @@ class TextCache:
             return {name: self.memory[caption, name] for name in self.names}
         path = self.path(dataset, image)
         try:
-            arrays = store.read(path, self.names)
+            arrays = text_file.read(path, self.names, self.joined)
             found = {name: store.as_tensor(name, array) for name, array in arrays.items()}
         except BrokenCacheError as error:
             raise UserError(f"{path} is damaged ({error}); delete it and start again") from error
@@ -129,7 +131,8 @@ def fill_texts(
     """
     require_cacheable_captions(training_set, to_disk=to_disk)
     names = tuple(name for encoder in encoders for name in family.text_outputs[encoder])
-    cache = TextCache(training_set.sets, family.caches.texts, names, None if to_disk else MemoryStore())
+    memory, stored = None if to_disk else MemoryStore(), family.caches
+    cache = TextCache(training_set.sets, stored.texts, names, memory, stored.joined)
     encoder = _Encoder(cache, family, parts, tuple(encoders), training_set.index, trust)
     if to_disk and training_set.has_shared_stems:
         _require_one_caption_per_file(cache)
@@ -266,7 +269,8 @@ class _Encoder:
             for name, tensor in outputs.items():
                 self.cache.memory.put((caption, name), tensor)
             return
-        arrays: Arrays = {name: store.as_array(x) for name, x in {**self._extras, **outputs}.items()}
+        held = {**self._extras, **text_file.as_held(outputs, self.cache.joined)}
+        arrays: Arrays = {name: store.as_array(x) for name, x in held.items()}
         shapes = {name: list(tensor.shape) for name, tensor in outputs.items()}
         arrays[store.RECORD] = store.record_array({**self._record(caption), SHAPES: shapes})
         for file in files:
@@ -296,7 +300,7 @@ class _Encoder:
         return is_valid, is_adopted
 
     def _open(self, path: Path, caption: str, image: tuple[int, int]) -> tuple[bool, bool]:
-        found, record = store.contents(path, self.cache.names)
+        found, record = text_file.contents(path, self.cache.names, self.cache.joined)
         if not self._have_lengths(found):
             return False, False
         if record is not None:

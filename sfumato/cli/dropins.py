@@ -47,6 +47,7 @@ NETWORK_MODULES = (
     "networks/lora",
     "networks/lora_fa",
     "networks/lora_flux",
+    "networks/lora_sd3",
     "networks/oft",
     "networks/oft_flux",
 )

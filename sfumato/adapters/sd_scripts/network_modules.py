@@ -56,6 +56,7 @@ logger = logging.getLogger(__name__)
 
 _DIALECTS = {
     "networks.lora_flux": Dialect(LORA_FUSED),
+    "networks.lora_sd3": Dialect(LORA_FUSED),
     # "dropout" is taken from those who come from LyCORIS
     "networks.lora": Dialect(LORA, joins_text_encoders=True, without_effect=("dropout",)),
     "networks.lora_fa": Dialect(LORA_FA, joins_text_encoders=True, without_effect=("dropout",)),
@@ -79,8 +80,6 @@ _LYCORIS_WITHOUT_LAYERS = {
 }
 """Before it reads a file it makes a network by its own lists, which fit no U-Net, and throws it away."""
 
-_OURS_LATER = ("networks.lora_sd3",)
-
 
 def resolve(run: Run) -> NetworkPlan:
     """Return what `--network_module` and the options beside it ask for.
@@ -92,8 +91,6 @@ def resolve(run: Run) -> NetworkPlan:
     given = argument_values.split(config.network_args or ())
     name = config.network_module or default_module(run.family)
     _check_options(config)
-    if name in _OURS_LATER:
-        raise UserError(f"--network_module {name} is not supported yet; use {default_module(run.family)}")
     dialect = _dialect(name)
     if dialect is None:
         return _foreign_plan(name, run, given)
@@ -244,7 +241,7 @@ def _plan(dialect: Dialect, family: str, config: NetworkConfig, given: Mapping[s
 def _foreign_plan(name: str, run: Run, given: Mapping[str, str]) -> ForeignPlan:
     full = f"networks.{name}"
     is_ours = full in _DIALECTS and find_spec(name.partition(".")[0]) is None
-    close = [full] if is_ours else difflib.get_close_matches(name, (*_DIALECTS, *_OURS_LATER), 1, cutoff=0.8)
+    close = [full] if is_ours else difflib.get_close_matches(name, [*_DIALECTS], 1, cutoff=0.8)
     if close:
         raise UserError(f"--network_module {name} is unknown; did you mean {close[0]}?")
     config = run[NetworkConfig]

@@ -57,13 +57,6 @@ _STRANGERS = (
     Stranger("a LoRA for FLUX.2", r"double_blocks[._]\d+[._]img_attn[._]qkv" + _DOWN, (6144, 4096)),
     Stranger("a LoRA for FLUX.2", r"transformer_blocks[._]\d+[._]attn[._]to_q\b" + _DOWN, (6144, 4096)),
     Stranger("a LoRA for Z-Image", r"(^|[._])layers[._]\d+[._](attention|feed_forward)[._]"),
-    Stranger("a LoRA for Stable Diffusion 3", r"(^|[._])joint_blocks[._]"),
-    Stranger(
-        "a LoRA for Stable Diffusion 3",
-        r"transformer_blocks[._]\d+[._]attn2?[._]to_q\b" + _DOWN,
-        (1536, 2432),
-        without=r"single_transformer_blocks|down_blocks|up_blocks|mid_block",
-    ),
     Stranger("a LoRA for Stable Cascade", r"^lora_prior_unet_"),
     Stranger("a LoRA for the SDXL refiner", r"attn2[._]to_[kv]\b" + _DOWN, (1280,)),
     Stranger("an AnimateDiff motion module", r"motion_modules[._]"),

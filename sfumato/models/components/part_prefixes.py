@@ -14,6 +14,7 @@ CLIP_L = (
     *("text_encoders.clip_l.transformer.", "clip_l.transformer.", "text_encoders.clip_l.", "clip_l."),
     *("conditioner.embedders.0.transformer.", "cond_stage_model.transformer."),
 )
+CLIP_G = ("text_encoders.clip_g.transformer.", "clip_g.transformer.", "text_encoders.clip_g.", "clip_g.")
 T5XXL = ("text_encoders.t5xxl.transformer.", "t5xxl.transformer.", "text_encoders.t5xxl.", "t5xxl.")
 
 WHOLE = (

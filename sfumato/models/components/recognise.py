@@ -25,9 +25,6 @@ _OTHERS = (
     FileKind("controlnet", "a ControlNet", ("^controlnet_cond_embedding.",)),
     FileKind("controlnet", "a ControlNet", ("^input_hint_block.",)),
     FileKind("controlnet", "a ControlNet", ("^controlnet_blocks.",)),
-    # Models of families that are none of ours.
-    FileKind("sd3", "an SD3 checkpoint", ("^model.diffusion_model.joint_blocks.",)),
-    FileKind("sd3 transformer", "an SD3 transformer", ("^joint_blocks.0.",)),
 )
 """What is no base model; looked at first."""
 

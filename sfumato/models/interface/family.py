@@ -15,6 +15,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from sfumato.diffusion.flow_training import FlowTraining
 from sfumato.models.interface.caption_lengths import CaptionReader
 from sfumato.models.interface.conditioning import Conditioning
 from sfumato.models.interface.identity import ModelIdentity, SamplingDefaults
@@ -199,6 +200,13 @@ class Inpaints(Protocol):
 def is_inpainting(family: Family) -> bool:
     """Return whether the model repaints parts of images."""
     return isinstance(family, Inpaints) and family.is_inpainting
+
+
+@runtime_checkable
+class HasFlowTraining(Protocol):
+    """A family whose scripts have options of their own for how a flow model is trained."""
+
+    flow_training: FlowTraining
 
 
 def ends_in_pure_noise(family: Family) -> bool:

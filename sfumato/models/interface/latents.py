@@ -28,6 +28,21 @@ class LatentSpace:
 
 
 @dataclass(frozen=True)
+class JoinedOutputs:
+    """Outputs of two text encoders that lie side by side in cache files, joined along their last dimension.
+
+    Attributes:
+        name: in files.
+        outputs: of the two, in order.
+        width: of the first; the second has the rest.
+    """
+
+    name: str
+    outputs: tuple[str, str]
+    width: int
+
+
+@dataclass(frozen=True)
 class CacheFormat:
     """How a family's cache files are called and what latent files hold, as sd-scripts has it.
 
@@ -40,6 +55,7 @@ class CacheFormat:
             no other name.
         adopts_texts: text files that do not say what they were made of, as sd-scripts writes them, hold what
             the text encoders say here.
+        joined: outputs that text files hold as one, where both are kept.
     """
 
     latents: str
@@ -48,6 +64,7 @@ class CacheFormat:
     is_sized: bool = True
     older: str = ""
     adopts_texts: bool = True
+    joined: tuple[JoinedOutputs, ...] = ()
 
     @property
     def has_latents_alone(self) -> bool:

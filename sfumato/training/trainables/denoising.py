@@ -12,7 +12,7 @@ from sfumato import seeds
 from sfumato.config.run.model.flow import FlowConfig
 from sfumato.config.run.run import Run
 from sfumato.data.batches.collate import Batch
-from sfumato.models.interface.family import DENOISER, VAE, Family, is_inpainting
+from sfumato.models.interface.family import DENOISER, VAE, Family, HasFlowTraining, is_inpainting
 from sfumato.models.interface.parts import Parts
 from sfumato.training.core.precision import Precision
 from sfumato.training.trainables.conditions import Condition, Words
@@ -22,7 +22,8 @@ from sfumato.training.trainables.objective import Objective, StepLoss, objective
 
 def objective_of(run: Run, family: Family) -> Objective:
     """Return what a step measures, as the run's options and the family's kind of prediction have it."""
-    return objective_for(run, family.prediction, family.latents.patch)
+    own = family.flow_training if isinstance(family, HasFlowTraining) else None
+    return objective_for(run, family.prediction, family.latents.patch, own)
 
 
 def denoising_for(

@@ -15,8 +15,11 @@ from torch import Tensor
 
 from sfumato import seeds
 from sfumato.diffusion import noise, objectives, schedules, timesteps, weighting
+from sfumato.diffusion.flow_training import LevelTable
 from sfumato.diffusion.schedules import NUM_TIMESTEPS
 from sfumato.transfer import to_device
+
+_LEAST = 1 / NUM_TIMESTEPS
 
 
 class Levels(Protocol):
@@ -97,6 +100,8 @@ class FlowNoising:
         patch: latent pixels per token side, for the sampling that shifts by the image's size.
         low, high: levels are squeezed into this range.
         perturbation: standard deviation of extra noise that only the input takes, relative to the noise.
+        table: noise levels of positions that the scheme's density draws, instead of `sampling`.
+        is_clean_wanted: whether the output, as it is read, is compared with the latents themselves.
     """
 
     sampling: Literal["sigma", "uniform", "sigmoid", "shift", "flux_shift"] = "sigma"
@@ -112,6 +117,8 @@ class FlowNoising:
     high: float = 1.0
     perturbation: float = 0.0
     is_perturbation_random: bool = False
+    table: LevelTable | None = None
+    is_clean_wanted: bool = False
 
     def __call__(self, latents: Tensor, rng: torch.Generator) -> Noised:
         """Draw noise, then levels, then the perturbation if there is one."""
@@ -124,7 +131,7 @@ class FlowNoising:
         levels = to_device(drawn.levels, latents.device)
         return Noised(
             noisy=objectives.flow_noisy(latents, shown, levels),
-            target=objectives.flow_target(latents, plain),
+            target=latents if self.is_clean_wanted else objectives.flow_target(latents, plain),
             levels=levels,
             timesteps=levels * NUM_TIMESTEPS,
         )
@@ -136,6 +143,10 @@ class FlowNoising:
 
     def levels(self, shape: torch.Size, rng: torch.Generator) -> Tensor:
         """Draw sigma, (B,) in [low, high] on the CPU, for latents shaped (B, C, H/8, W/8)."""
+        if self.table is not None:
+            return self.table(
+                weighting.density(self.scheme, shape[0], rng, **self._density), self.low, self.high
+            )
         sigmas = self._draw(shape, rng)
         return sigmas if (self.low, self.high) == (0, 1) else timesteps.restrict(sigmas, self.low, self.high)
 
@@ -147,7 +158,11 @@ class FlowNoising:
         """Return the scheme's weights; as in sd-scripts, only outputs scaled by sigma are weighted."""
         if self.interpretation != "sigma_scaled":
             return None
-        return weighting.loss_weight(self.scheme, noised.levels)
+        levels = noised.levels
+        # A level of 0 has no error to weigh: what is shown is what is wanted.
+        return weighting.loss_weight(
+            self.scheme, levels.clamp(min=_LEAST) if self.is_clean_wanted else levels
+        )
 
     def _draw(self, shape: torch.Size, rng: torch.Generator) -> Tensor:
         num = shape[0]
@@ -160,8 +175,11 @@ class FlowNoising:
         if self.sampling == "flux_shift":
             tokens = (shape[2] // self.patch) * (shape[3] // self.patch)
             return timesteps.size_shifted(num, rng, num_tokens=tokens, scale=self.sigmoid_scale)
-        density = {"logit_mean": self.logit_mean, "logit_std": self.logit_std, "mode_scale": self.mode_scale}
-        return timesteps.sigma(num, rng, shift=self.shift, scheme=self.scheme, **density)
+        return timesteps.sigma(num, rng, shift=self.shift, scheme=self.scheme, **self._density)
+
+    @property
+    def _density(self) -> dict[str, float]:
+        return {"logit_mean": self.logit_mean, "logit_std": self.logit_std, "mode_scale": self.mode_scale}
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -15,6 +15,7 @@ from sfumato.config.run.run import Run
 from sfumato.config.run.training.loss import LossConfig
 from sfumato.config.run.training.noise import NoiseConfig
 from sfumato.diffusion import losses
+from sfumato.diffusion.flow_training import FlowTraining
 from sfumato.diffusion.schedules import NUM_TIMESTEPS
 from sfumato.errors import UserError
 from sfumato.models.interface.family import Prediction
@@ -117,17 +118,22 @@ class Objective:
         return StepLoss(per_sample, noised.timesteps)
 
 
-def objective_for(run: Run, prediction: Prediction, patch: int = 2) -> Objective:
+def objective_for(
+    run: Run, prediction: Prediction, patch: int = 2, own: FlowTraining | None = None
+) -> Objective:
     """Return the objective that a run's options describe.
 
     Args:
         prediction: what the family's denoiser predicts.
         patch: `LatentSpace.patch` of the family.
+        own: how the family is trained, if its scripts have options of their own for it.
 
     Raises:
         UserError: options contradict each other or the kind of model.
     """
     loss, extra = run[LossConfig], run[NoiseConfig]
+    if own is not None:
+        return Objective(_own_noising(own, extra, patch), _flow_loss(loss))
     if prediction is Prediction.FLOW:
         return Objective(_flow_noising(run[FlowConfig], extra, patch), _flow_loss(loss))
     if extra.zero_terminal_snr and prediction is Prediction.EPSILON:
@@ -196,6 +202,18 @@ def _flow_noising(flow: FlowConfig, extra: NoiseConfig, patch: int) -> FlowNoisi
         high=high / NUM_TIMESTEPS,
         perturbation=extra.ip_noise_gamma or 0.0,
         is_perturbation_random=extra.ip_noise_gamma_random_strength,
+    )
+
+
+def _own_noising(own: FlowTraining, extra: NoiseConfig, patch: int) -> FlowNoising:
+    return replace(
+        _flow_noising(FlowConfig(), extra, patch),
+        scheme=own.scheme,
+        logit_mean=own.logit_mean,
+        logit_std=own.logit_std,
+        mode_scale=own.mode_scale,
+        table=own.levels,
+        is_clean_wanted=True,
     )
 
 

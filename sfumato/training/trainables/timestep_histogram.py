@@ -16,8 +16,8 @@ from sfumato.config.run.run import Run
 from sfumato.config.run.training.noise import NoiseConfig
 from sfumato.diffusion.schedules import NUM_TIMESTEPS
 from sfumato.models.interface.family import Family
+from sfumato.training.trainables.denoising import objective_of
 from sfumato.training.trainables.noising import Noising
-from sfumato.training.trainables.objective import objective_for
 
 _NUM_DRAWN = 100_000
 _ROW_TIMESTEPS = 50
@@ -71,7 +71,7 @@ def timestep_histogram(run: Run, family: Family) -> TimestepHistogram:
         UserError: options contradict each other or the kind of model.
     """
     space = family.latents
-    noising = objective_for(run, family.prediction, space.patch).noising
+    noising = objective_of(run, family).noising
     width, height = sides("show_timesteps_resolution", run[NoiseConfig].show_timesteps_resolution)
     shape = (_NUM_DRAWN, space.channels, height // space.downscale, width // space.downscale)
     return drawn_by(noising, torch.Size(shape), (width, height))

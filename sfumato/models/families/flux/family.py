@@ -20,6 +20,8 @@ from sfumato.diffusion.schedules import flow_sigmas, shift_exponent
 from sfumato.hub.access import ANYBODY, HubAccess, access_for
 from sfumato.models.components import autoencoder, text_encoders
 from sfumato.models.components.caption_lengths import TokenizerReader
+from sfumato.models.components.dit.targets import t5_targets
+from sfumato.models.components.stable_diffusion import clip
 from sfumato.models.components.tokenizers import CLIP_LENGTH
 from sfumato.models.families.flux import targets, text
 from sfumato.models.families.flux.files import CLIP_L, PARTS, T5XXL, FluxFiles
@@ -98,7 +100,7 @@ class FluxFamily:
         self.apply_t5_mask = apply_t5_mask
         self.variant = "dev" if self._files.takes_guidance() else "schnell"
         self.t5_max_length = t5_max_length or _T5_LENGTHS[self.variant]
-        shape = self._files.autoencoder_shape()
+        shape = self._files.parts.autoencoder_shape()
         channels, downscale = (shape.channels, shape.downscale) if shape else (16, 8)
         self.latents = LatentSpace(channels, downscale, _SCALE, _SHIFT, PATCH)
         self.identity = ModelIdentity(
@@ -118,7 +120,7 @@ class FluxFamily:
 
     def source(self, part: str) -> Path | None:
         """Return the file or folder that `part` is loaded from, or None where there is none."""
-        return self._files.source(part)
+        return self._files.parts.source(part)
 
     def load(self, part: str, dtype: torch.dtype, device: torch.device) -> nn.Module:
         """Load one part, frozen and in eval mode."""
@@ -205,8 +207,8 @@ class FluxFamily:
         if part == DENOISER:
             return targets.denoiser_targets(cast(Flux, model))
         if part == CLIP_L:
-            return targets.clip_targets(model, part)
-        return targets.t5_targets(model, part) if part == T5XXL else iter(())
+            return clip.targets(model, part, "te1")
+        return t5_targets(model, part, "te3") if part == T5XXL else iter(())
 
     def further_targets(self, part: str, model: nn.Module) -> Iterator[AdapterTarget]:
         """Yield the layers that no adapter of ours is trained on; see `HasFurtherTargets`."""

@@ -6,10 +6,10 @@ by attention processors, and have no LoRA for the feed-forward rows that single 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Iterator
 from functools import cache
 
+from sfumato.models.components.dit.diffusers_source import count_blocks
 from sfumato.models.families.flux.keys import from_diffusers
 from sfumato.models.interface.layer_names import FamilyNames, LayerNames, TextEncoderNames, flat
 
@@ -30,8 +30,8 @@ _ENCODERS = TextEncoderNames("te1", "text_encoder", "clip"), TextEncoderNames("t
 
 def names(paths: Collection[str]) -> FamilyNames:
     """Return the names of all layers, as deep as these paths go; see `registry/layer_names.py`."""
-    double = _depth(paths, r"(?:transformer|double)_blocks_(\d+)_")
-    single = _depth(paths, r"single_(?:transformer_)?blocks_(\d+)_")
+    double = count_blocks(paths, "(?:transformer|double)_blocks")
+    single = count_blocks(paths, "single_(?:transformer_)?blocks")
     return _names(max(double, _DEPTHS[0]), max(single, _DEPTHS[1]))
 
 
@@ -56,8 +56,3 @@ def _processors(path: str) -> Iterator[tuple[str, range]]:
     if layer in _PROCESSORS:
         name, parts = _PROCESSORS[layer]
         yield f"{block}.processor.{name}", parts
-
-
-def _depth(paths: Collection[str], pattern: str) -> int:
-    found = (re.match(pattern, path) for path in paths)
-    return max((int(match[1]) + 1 for match in found if match), default=0)

@@ -8,7 +8,6 @@ Legend: B batch, L image tokens, T text tokens, C hidden size, H heads, D = C / 
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sfumato.nn.attention import attend, visible_keys
+from sfumato.nn.time_embedding import sinusoids
 
 Rotation = tuple[Tensor, Tensor]
 """Cosine and sine of every token's rotary angles, each (B, 1, tokens, D / 2) float32."""
@@ -110,13 +110,9 @@ def rotate(heads: Tensor, turn: Rotation) -> Tensor:
     return torch.stack((x * cos - y * sin, x * sin + y * cos), dim=-1).flatten(-2).to(heads.dtype)
 
 
-def time_embedding(values: Tensor, width: int = _TIME_WIDTH, max_period: float = 10000.0) -> Tensor:
-    """Return (B, width) float32: cosines, then sines, of 1000 * values (B,) at geometric frequencies."""
-    half = width // 2
-    steps = torch.arange(half, dtype=torch.float32, device=values.device)
-    frequencies = torch.exp(-math.log(max_period) / half * steps)
-    angles = 1000.0 * values.float()[:, None] * frequencies
-    return torch.cat((angles.cos(), angles.sin()), dim=-1)
+def time_embedding(values: Tensor, width: int = _TIME_WIDTH) -> Tensor:
+    """Return (B, width) float32: cosines, then sines, of 1000 * values (B,); see `sinusoids`."""
+    return sinusoids(1000.0 * values.float(), width)
 
 
 class Flux(nn.Module):

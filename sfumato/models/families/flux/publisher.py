@@ -65,7 +65,7 @@ class FluxPublisher:
         """Yield what the file of each part holds, by its path."""
         places = part_paths(path, [part for part in PARTS if part in parts])
         with ExitStack() as opened:
-            bases = {part: opened.enter_context(self.base.opened(part)) for part in places}
+            bases = {part: opened.enter_context(self.base.parts.opened_if_any(part)) for part in places}
             yield {place: _part_tensors(part, parts[part], bases[part]) for part, place in places.items()}
 
     @contextmanager

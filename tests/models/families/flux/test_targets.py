@@ -8,8 +8,10 @@ import torch
 from torch import nn
 
 from sfumato.models.components import text_encoders
+from sfumato.models.components.dit.targets import t5_targets
+from sfumato.models.components.stable_diffusion import clip
 from sfumato.models.families.flux.network import Flux, FluxShape
-from sfumato.models.families.flux.targets import clip_targets, denoiser_targets, t5_targets
+from sfumato.models.families.flux.targets import denoiser_targets
 from sfumato.models.interface.targets import AdapterTarget
 
 HERE = Path(__file__).parent / "names"
@@ -34,8 +36,8 @@ def targets() -> dict[str, list[AdapterTarget]]:
     return {
         "dev": list(denoiser_targets(dev)),
         "schnell": list(denoiser_targets(schnell)),
-        "clip": list(clip_targets(text_encoders.build_clip(bare, "quick_gelu", None), "clip_l")),
-        "t5": list(t5_targets(text_encoders.build_t5(shapes("t5xxl")), "t5xxl")),
+        "clip": list(clip.targets(text_encoders.build_clip(bare, "quick_gelu", None), "clip_l", "te1")),
+        "t5": list(t5_targets(text_encoders.build_t5(shapes("t5xxl")), "t5xxl", "te3")),
     }
 
 

@@ -1,0 +1,77 @@
+"""The scripts for Stable Diffusion 3 and 3.5."""
+
+from collections.abc import Mapping
+
+from sfumato.config.rules.effects import ALWAYS_OURS, NOT_BUILT_FOR_TRAINING, NOT_WITH_FLOW
+from sfumato.config.run.generation import GenerationConfig
+from sfumato.config.run.model.hub_access import HubAccessConfig
+from sfumato.config.run.model.network import NetworkConfig
+from sfumato.config.run.model.partial_use import PartialUseConfig
+from sfumato.config.scripts.script import Script, names
+from sfumato.config.scripts.sections import DATA, OUTPUT, TRAINING
+from sfumato.models.families.sd3.options import (
+    GENERATION_RULES,
+    NOISE_RULES,
+    Sd3GenerationOptions,
+    Sd3NoiseOptions,
+    Sd3Options,
+)
+
+_WITHOUT_EFFECT: Mapping[str, str] = {
+    **NOT_WITH_FLOW,
+    **ALWAYS_OURS,
+    "max_token_length": "CLIP always reads 77 tokens; --t5xxl_max_token_length sets T5's",
+    "t5xxl_device": "T5 runs where everything runs; --cache_text_encoder_outputs frees its memory",
+    "t5xxl_dtype": "text encoders are loaded as --mixed_precision says, or with --fp8_base in fp8",
+    "no_half_vae": "this autoencoder does not overflow",
+}
+_UNSUPPORTED = NOT_BUILT_FOR_TRAINING | names("pos_emb_random_crop_rate enable_scaled_pos_embed")
+_IMPOSSIBLE: Mapping[str, str] = {
+    "weighted_captions": "T5 and the pooled vectors of CLIP know no weights of words; leave it out",
+}
+
+ROWS: tuple[Script, ...] = (
+    Script(
+        name="sd3_train_network",
+        summary="Train an adapter (LoRA) for Stable Diffusion 3 and 3.5.",
+        family="sd3",
+        command="train",
+        method="lora",
+        trainable="adapter",
+        sections=(
+            *(*DATA, *TRAINING, Sd3NoiseOptions, NetworkConfig, PartialUseConfig, Sd3Options),
+            *OUTPUT,
+        ),
+        absent=names("split_mode"),
+        command_overrides={"network_module": "networks.lora_sd3"},
+        unsupported=_UNSUPPORTED,
+        impossible=_IMPOSSIBLE,
+        without_effect={
+            **_WITHOUT_EFFECT,
+            "save_clip": "an adapter's file holds what was trained of text encoders",
+            "save_t5xxl": "an adapter's file holds what was trained of text encoders",
+        },
+        rules=NOISE_RULES,
+    ),
+    Script(
+        name="sd3_minimal_inference",
+        summary="Make images with Stable Diffusion 3 or 3.5 and any number of LoRAs.",
+        family="sd3",
+        command="generate",
+        files={"denoiser": "ckpt_path"},
+        sections=(Sd3GenerationOptions, HubAccessConfig, GenerationConfig, PartialUseConfig),
+        absent=names("sampler guidance"),
+        overrides={
+            "dtype": "float32",
+            "width": 1024,
+            "height": 1024,
+            "cfg_scale": 5.0,
+            "seed": 1,
+            "steps": 50,
+            "negative_prompt": "",
+        },
+        command_overrides={"dtype": "bfloat16", "seed": None, "t5xxl_token_length": 256},
+        without_effect={"attn_mode": "attention always runs in PyTorch's scaled_dot_product_attention"},
+        rules=GENERATION_RULES,
+    ),
+)

@@ -1,0 +1,83 @@
+"""The MMDiT gives the numbers that sd-scripts gives, on the same weights and inputs."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from sfumato.models.families.sd3.network import MMDiT, MMDiTShape
+from sfumato.nn.time_embedding import sinusoids
+from tests.golden.derived import arrays, assert_recorded, cases, rule, settings, weight
+
+FIXTURES = ("a_sd3_seed", "a_sd3_head")
+WHOLE = [(name, case) for name in FIXTURES for case in cases(name) if "variant" in case]
+CASES = [(name, case) for name, case in WHOLE if case["variant"] != "dual"]
+"""All that are right: `dual` splits the heads of the second attention wrongly."""
+
+
+def build(name: str, case: dict[str, Any]) -> MMDiT:
+    shape = MMDiTShape(
+        hidden_size=case["hidden"],
+        num_heads=case["heads"],
+        depth=case["depth"],
+        text_width=case["context_dim"],
+        pooled_width=case["adm"],
+        mlp_hidden=4 * case["hidden"],
+        side=case["pos_embed_max_size"],
+        has_qk_norm=case["qk_norm"] == "rms",
+        dual_blocks=frozenset(case["dual_attention_layers"]),
+    )
+    model, prefix = MMDiT(shape), settings(name).get("key_prefix", "")
+    weights = {k: weight(prefix + k, v.shape, case["weight_std"]) for k, v in model.state_dict().items()}
+    model.load_state_dict(weights)
+    assert MMDiTShape.of({key: tuple(value.shape) for key, value in weights.items()}) == shape
+    return model
+
+
+def run(model: MMDiT, case: dict[str, Any]) -> torch.Tensor:
+    def given(name: str, *shape: int) -> torch.Tensor:
+        return rule(f"input:asd3.{case['id']}.{name}", shape)
+
+    batch = case["shape"][0]
+    context = given("context", batch, case["txt_len"], case["context_dim"])
+    return model(given("x", *case["shape"]), torch.tensor(case["t"]), context, given("y", batch, case["adm"]))
+
+
+@pytest.mark.parametrize(
+    ("name", "case"), CASES, ids=lambda value: value if isinstance(value, str) else value["id"]
+)
+def test_output_loss_and_gradients_agree(name: str, case: dict[str, Any]) -> None:
+    model, numbers = build(name, case), arrays(name)
+    out = run(model, case)
+    loss = (out - rule(f"input:asd3.{case['id']}.target", case["shape"])).square().mean()
+    loss.backward()
+    assert_recorded(out.detach(), numbers, f"{case['id']}/out", 1e-5)
+    assert loss.item() == pytest.approx(case["loss"], rel=1e-5)
+    for key in case["grads"]:
+        gradient = model.get_parameter(key).grad
+        assert gradient is not None
+        assert_recorded(gradient, numbers, f"{case['id']}/grad/{key}", 1e-4)
+
+
+def test_every_case_is_checked_or_a_defect() -> None:
+    print(f"a_sd3: {len(CASES)} of {len(WHOLE)} cases, the others are the defect `dual`")
+    assert {case["variant"] for _, case in WHOLE} == {"plain", "rms", "dual", "dual_true_head_dim"}
+
+
+def test_positions_are_the_middle_of_the_table() -> None:
+    numbers = arrays("a_sd3_head")
+    width = numbers["pos/crop_8x12"].shape[2]
+    model = MMDiT(MMDiTShape(width, width // 64, 0, side=24))
+    model.pos_embed = weight(
+        settings("a_sd3_head").get("key_prefix", "") + "pos_embed", (1, 24**2, width), 0.02
+    )
+    for height, columns in ((8, 12), (20, 6)):
+        found = model.positions(height // 2, columns // 2)
+        assert_recorded(found, numbers, f"pos/crop_{height}x{columns}", 1e-6)
+    with pytest.raises(ValueError, match="25 x 3 patches do not fit"):
+        model.positions(25, 3)
+
+
+def test_timesteps_are_embedded_as_recorded() -> None:
+    embedded = sinusoids(torch.tensor([0, 1, 137.5, 999, 1000]), 256)
+    torch.testing.assert_close(embedded, arrays("a_sd3_seed")["t_emb"], rtol=0, atol=1e-6)
