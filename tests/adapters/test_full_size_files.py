@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +16,18 @@ from sfumato.adapters.sd_scripts import network_modules
 from sfumato.config.run.model.network import NetworkConfig
 from sfumato.config.run.run import Run
 from sfumato.models.components import text_encoders
+from sfumato.models.families.flux.family import FluxFamily
 from sfumato.models.families.flux.network import Flux, FluxShape
-from sfumato.models.families.flux.targets import clip_targets, denoiser_targets, t5_targets
 from sfumato.models.families.sd.family import SdFamily
+from sfumato.models.families.sd3.family import Sd3Family
+from sfumato.models.families.sd3.network import MMDiT, MMDiTShape
 from sfumato.models.families.sdxl.family import SdxlFamily
 from sfumato.models.interface.family import DENOISER
-from sfumato.models.interface.targets import AdapterTarget
 from tests.models.components.stable_diffusion.published import Published
 
 NAMES = Path(__file__).parents[1] / "models"
-FOLDERS = {True: "families/flux", False: "components/stable_diffusion"}
-"""Whose names lie where, by whether they are FLUX.1's."""
+FOLDERS = {"sd3": "families/sd3", "clip_g": "families/sd3", "sd": "components/stable_diffusion"}
+"""Where names lie by what they hold; FLUX.1's and those of shared encoders lie with it."""
 DTYPES = {"F32": torch.float32, "I64": torch.int64}
 ALL_DIMS = "img_attn_dim=2 txt_attn_dim=3 img_mlp_dim=5 txt_mlp_dim=6 img_mod_dim=7 txt_mod_dim=8"
 ALL_DIMS += " single_dim=9 single_mod_dim=10 in_dims=4,2,2,2,4"
@@ -49,6 +49,16 @@ FLUX = {
     "lora_flux_schnell_in_dims": ("in_dims=4,2,2,2,4", 930),
 }
 """Arguments and number of tensors of each file."""
+SD3_DIMS = "context_attn_dim=2 context_mlp_dim=3 context_mod_dim=5 x_attn_dim=6 x_mlp_dim=7 x_mod_dim=8"
+SD3 = {
+    "lora_sd3_medium": ("", 1503),
+    "lora_sd3_medium_t5": ("train_t5xxl=True", 2007),
+    "lora_sd3_medium_split_qkv": ("split_qkv=True", 1503),
+    "lora_sd3_medium_all_dims_emb_dims": (f"{SD3_DIMS} emb_dims=4,2,3,5,6,7", 1527),
+    "lora_sd3_medium_block_indices": ("train_block_indices=0,1,8-12", 1002),
+    "lora_sd35_medium": ("", 1581),
+    "lora_sd35_large": ("", 1923),
+}
 WITHOUT_TEXT = ("unet_only", "train_blocks", "schnell")
 UNETS = [
     ("sd", "networks.lora_fa", "", "lora_sd15_lierla", 792),
@@ -71,20 +81,9 @@ TURNS = [
 ]
 
 
-class FluxOnMeta:
-    """As much of the family as building an adapter needs."""
-
-    text_outputs: Mapping[str, tuple[str, ...]] = {"clip_l": (), "t5xxl": ()}
-
-    def adapter_targets(self, part: str, model: Any) -> Iterator[AdapterTarget]:
-        if part == DENOISER:
-            return denoiser_targets(model)
-        return clip_targets(model, part) if part == "clip_l" else t5_targets(model, part)
-
-
 def listed(name: str) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
     """Return format and shape of each tensor of a file."""
-    folder = NAMES / FOLDERS["flux" in name or name in ("clip_l", "t5xxl")]
+    folder = NAMES / next((place for part, place in FOLDERS.items() if part in name), "families/flux")
     text = gzip.decompress((folder / "names" / f"{name}.tsv.gz").read_bytes()).decode()
     rows = (line.split("\t") for line in text.splitlines())
     return {
@@ -95,17 +94,27 @@ def listed(name: str) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
 
 @pytest.fixture(scope="module")
 def families() -> dict[str, tuple[Any, dict[str, nn.Module]]]:
-    clip, t5 = ({key: size for key, (_, size) in listed(name).items()} for name in ("clip_l", "t5xxl"))
-    bare = {key.removeprefix("text_model."): size for key, size in clip.items()}
+    clip_l, clip_g, t5 = (
+        {key.removeprefix("text_model."): size for key, (_, size) in listed(name).items()}
+        for name in ("clip_l", "clip_g", "t5xxl")
+    )
     texts = {
-        "clip_l": text_encoders.build_clip(bare, "quick_gelu", None),
+        "clip_l": text_encoders.build_clip(clip_l, "quick_gelu", None),
         "t5xxl": text_encoders.build_t5(t5),
     }
+    all_texts = {**texts, "clip_g": text_encoders.build_clip(clip_g, "gelu", None, True)}
+    dual = frozenset(range(13))
     with torch.device("meta"):
+        medium = MMDiT(MMDiTShape())
+        medium_5 = MMDiT(MMDiTShape(side=384, has_qk_norm=True, dual_blocks=dual))
+        large = MMDiT(MMDiTShape(2432, 38, 38, mlp_hidden=9728, has_qk_norm=True))
         dev, schnell = Flux(FluxShape()), Flux(FluxShape(guidance=False))
     return {
-        "flux": (FluxOnMeta(), {**texts, DENOISER: dev}),
-        "schnell": (FluxOnMeta(), {DENOISER: schnell}),
+        "flux": (FluxFamily(None), {**texts, DENOISER: dev}),
+        "schnell": (FluxFamily(None), {DENOISER: schnell}),
+        "sd3_medium": (Sd3Family({}), {**all_texts, DENOISER: medium}),
+        "sd35_medium": (Sd3Family({}), {**all_texts, DENOISER: medium_5}),
+        "sd35_large": (Sd3Family({}), {**all_texts, DENOISER: large}),
         "sd": (SdFamily(None), Published("sd15_ldm").models()),
         "sdxl": (SdxlFamily(None), Published("sdxl_base_sgm").models()),
     }
@@ -129,6 +138,32 @@ def assert_same_file(network: Any, file: str, count: int) -> None:
 def _no_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Do not draw tens of millions of numbers that nobody looks at."""
     monkeypatch.setattr(nn.init, "kaiming_uniform_", lambda tensor, **_: tensor)
+
+
+@pytest.mark.parametrize("file", SD3)
+@pytest.mark.usefixtures("_no_numbers")
+def test_sd3_loras_hold_what_files_hold(file: str, families: Any) -> None:
+    arguments, count = SD3[file]
+    plan = plan_for("sd3", "networks.lora_sd3", arguments, network_alpha=1.0)
+    name = next(name for name in families if name.startswith("sd3") and name in file)
+    assert_same_file(plan.build(*families[name]), file, count)
+
+
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [
+        ("sd3_medium_mmdit", "sd3_medium"),
+        ("sd35_medium_mmdit", "sd35_medium"),
+        ("sd35_large_mmdit", "sd35_large"),
+    ],
+)
+def test_transformers_of_sd3_hold_what_files_hold(file: str, name: str, families: Any) -> None:
+    state = families[name][1][DENOISER].state_dict()
+    found = {key: tuple(value.shape) for key, value in state.items()}
+    assert found == {key: size for key, (_, size) in listed(f"{name}_mmdit").items()}
+    shape = families[name][1][DENOISER].shape
+    assert MMDiTShape.of(found) == shape
+    assert shape.variant == {"sd3_medium": "medium", "sd35_medium": "5-medium"}.get(name, "5-large")
 
 
 @pytest.mark.parametrize("file", FLUX)
