@@ -6,9 +6,8 @@ The width is the real one, for diffusers' converter takes it for granted; the de
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from diffusers import FluxPipeline, FluxTransformer2DModel
@@ -19,25 +18,15 @@ from sfumato.adapters.sd_scripts import network_modules
 from sfumato.config.run.model.network import NetworkConfig
 from sfumato.config.run.run import Run
 from sfumato.models.components import text_encoders
+from sfumato.models.families.flux.family import FluxFamily
 from sfumato.models.families.flux.keys import table_for
 from sfumato.models.families.flux.network import Flux, FluxShape
 from sfumato.models.families.flux.packing import image_ids
-from sfumato.models.families.flux.targets import clip_targets, denoiser_targets
 from sfumato.models.interface.family import DENOISER
-from sfumato.models.interface.targets import AdapterTarget
 from tests import tiny
 
 VOCABULARY, TEXT_WIDTH, TOKENS = 300, 32, 5
 HEIGHT, WIDTH = 4, 6
-
-
-class TwoParts:
-    """As much of the family as building an adapter needs."""
-
-    text_outputs: Mapping[str, tuple[str, ...]] = {"clip_l": ("l_pooled",)}
-
-    def adapter_targets(self, part: str, model: Any) -> Iterator[AdapterTarget]:
-        return denoiser_targets(model) if part == DENOISER else clip_targets(model, part)
 
 
 def transformers_with_shared_weights() -> tuple[Flux, FluxTransformer2DModel]:
@@ -81,7 +70,7 @@ def write_lora(path: Path, models: Mapping[str, nn.Module]) -> AdapterNetwork:
     """Return a trained adapter of ours, which was written to a file."""
     config = NetworkConfig(network_module="networks.lora_flux", network_dim=4, network_alpha=2)
     plan = network_modules.resolve(Run("flux_train_network", "flux", [config]))
-    network = plan.build(TwoParts(), models)  # type: ignore[arg-type]
+    network = plan.build(FluxFamily(None), models)
     assert isinstance(network, AdapterNetwork)
     rng = torch.Generator().manual_seed(2)
     for name, parameter in network.named_parameters():

@@ -1,4 +1,7 @@
-"""diffusers 0.42: for UNets everything or nothing; for FLUX.1 what it does not know is dropped silently."""
+"""diffusers 0.42: for UNets everything or nothing; of transformers' files it drops what it does not know.
+
+Of Stable Diffusion 3 it knows its own names alone: nothing of a file with published names is loaded.
+"""
 
 from __future__ import annotations
 
@@ -20,9 +23,11 @@ _OF_TRANSFORMERS = (
     rf"lora_(unet_(double|single)_blocks|te1?_text_model)_\w+\.{_KOHYA}$",
     rf"diffusion_model\.(double|single)_blocks\..+\.{_KOHYA}$",
     rf"transformer\..+\.{_PEFT}$",
+    rf"text_encoder_2\.text_model\..+\.{_PEFT}$",
     rf"text_encoder\..+\.({_PEFT}|{_KOHYA})$",
     r".*\.processor\.(qkv|proj)_lora[12]?\.(up|down)\.weight$",
 )
+_UNKNOWN = re.compile(r"(^|[._])joint_blocks[._]")
 _COLLAPSED = "lora_unet_add_embedding_linear_"
 """Layers that its conversion gives one name, which no layer has."""
 _DORA = ".dora_scale"
@@ -52,6 +57,8 @@ def _refusal(shapes: Shapes) -> str:
 
 
 def _of_transformer(shapes: Shapes) -> Verdict:
+    if any(map(_UNKNOWN.search, shapes)):
+        return Verdict()
     if any(re.match(r"lora_transformer_.*\.lora_(up|down)\.", key) for key in shapes):
         return Verdict(refusal="it confuses the layers of OneTrainer's naming")
     if any(key.startswith("base_model.") for key in shapes):

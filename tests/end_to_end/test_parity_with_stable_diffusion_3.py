@@ -1,0 +1,167 @@
+"""Stable Diffusion 3 against the public pipeline: whole images, and a LoRA of ours in it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from sfumato.adapters.files.programs.told import PROGRAMS
+from sfumato.adapters.files.sizes import shapes_of
+from sfumato.adapters.network.network import AdapterNetwork
+from sfumato.adapters.sd_scripts import network_modules
+from sfumato.checkpoints.lazy import LazyTensor
+from sfumato.cli.main import main
+from sfumato.config.run.model.network import NetworkConfig
+from sfumato.config.run.run import Run
+from sfumato.models.families.sd3.family import Sd3Family
+from sfumato.models.families.sd3.keys import to_diffusers
+from sfumato.models.families.sd3.transformer import folder_settings
+from sfumato.models.interface.family import DENOISER, VAE
+from sfumato.models.interface.parts import Parts
+from sfumato.sampling.pipeline import Pipeline
+from sfumato.sampling.request import Request
+from tests import tiny
+
+REQUEST = Request("a red cat", "a blue dog", 48, 64, 3, 11, cfg_scale=3.0)
+T5_LENGTH = 24
+
+
+def ours(folder: Path, **options: Any) -> Pipeline:
+    files = tiny.sd3(folder, **options)
+    family = Sd3Family({DENOISER: files.path}, files.tokenizers, t5_max_length=T5_LENGTH)
+    return Pipeline(family, Parts(family, torch.device("cpu")), dtype=torch.float32)
+
+
+def public(pipeline: Pipeline) -> Any:
+    """Return diffusers' pipeline of the same weights and tokenizers."""
+    from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, StableDiffusion3Pipeline
+
+    own, parts, texts = pipeline.parts[DENOISER], pipeline.parts, pipeline.family.text_outputs
+    settings = {key: value for key, value in folder_settings(own.shape).items() if key[0] != "_"}  # type: ignore[arg-type]
+    transformer = SD3Transformer2DModel(**settings)
+    lazily = to_diffusers({name: LazyTensor.of(tensor) for name, tensor in own.state_dict().items()})
+    transformer.load_state_dict({name: tensor.load() for name, tensor in lazily.items()})
+    vae: Any = parts[VAE]
+    vae.register_to_config(scaling_factor=1.5305, shift_factor=0.0609)
+    encoders = {}
+    for place, part in enumerate(("clip_l", "clip_g", "t5xxl")):
+        end = f"_{place + 1}" if place else ""
+        encoders[f"text_encoder{end}"] = parts[part] if part in texts else None
+        tokenizers = pipeline.family.tokenizers
+        encoders[f"tokenizer{end}"] = tokenizers[part].vocabulary if part in texts else None
+    made = StableDiffusion3Pipeline(
+        transformer=transformer, scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0), vae=vae, **encoders
+    )
+    made.set_progress_bar_config(disable=True)
+    return made
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("form", "has_t5"), [("medium", True), ("5-medium", False)])
+def test_images_equal_those_of_the_public_pipeline(tmp_path: Path, form: str, has_t5: bool) -> None:
+    pipeline = ours(tmp_path, form=form, has_t5=has_t5)
+    noise = torch.randn(1, 16, 8, 6, generator=torch.Generator().manual_seed(REQUEST.seed))
+    with torch.inference_mode():
+        made = public(pipeline)(
+            REQUEST.prompt,
+            negative_prompt=REQUEST.negative_prompt,
+            guidance_scale=REQUEST.cfg_scale,
+            num_inference_steps=REQUEST.steps,
+            width=REQUEST.width,
+            height=REQUEST.height,
+            latents=noise,
+            max_sequence_length=T5_LENGTH if has_t5 else 77,  # as many zeros as CLIP has tokens
+            output_type="np",
+        ).images[0]
+    assert (made * 255).std() > 10
+    assert np.abs(np.asarray(pipeline(REQUEST)) - made * 255).max() < 1
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_converted_lora_changes_the_public_pipeline_as_ours(tmp_path: Path) -> None:
+    pipeline = ours(tmp_path, form="5-medium", depth=3, has_t5=False)
+    models = {part: pipeline.parts[part] for part in (*pipeline.family.text_outputs, DENOISER)}
+    config = NetworkConfig(network_module="networks.lora_sd3", network_dim=4, network_alpha=2)
+    network = network_modules.resolve(Run("sd3_train_network", "sd3", [config])).build(
+        pipeline.family, models
+    )
+    assert isinstance(network, AdapterNetwork)
+    rng = torch.Generator().manual_seed(2)
+    for name, parameter in network.named_parameters():
+        if "lora_up" in name:
+            parameter.data.normal_(0.0, 0.1, generator=rng)
+    file, converted = tmp_path / "lora.safetensors", tmp_path / "converted.safetensors"
+    network.save(file, None, {})
+    assert (
+        main(["convert-lora", "--for", "diffusers", "--src_path", str(file), "--dst_path", str(converted)])
+        == 0
+    )
+    tensors = load_file(converted)
+    assert PROGRAMS["diffusers"](shapes_of(tensors)).loaded == tensors.keys()  # type: ignore[union-attr]
+
+    x, context, y, time = (
+        torch.randn(1, *size, generator=rng) for size in ((16, 6, 4), (9, 256), (192,), ())
+    )
+    other, words = public(pipeline), torch.randint(0, 200, (1, 77), generator=rng)
+    theirs = other.transformer
+    with torch.no_grad():
+        plain = models[DENOISER](x, time, context, y)
+        other.load_lora_weights(str(tmp_path), weight_name=converted.name)
+        changed_theirs = theirs(x, context, y, time, return_dict=False)[0]
+        theirs_g = other.text_encoder_2(words).text_embeds
+        other.unload_lora_weights()
+        network.attach()
+        changed = models[DENOISER](x, time, context, y)
+        own_g = models["clip_g"](words).text_embeds
+    assert relative(changed, plain) > 0.02
+    assert relative(changed - plain, changed_theirs - plain) < 1e-3
+    assert relative(own_g, theirs_g) < 1e-4
+
+
+def test_a_file_of_ours_is_said_to_do_nothing_in_diffusers_and_all_in_comfyui() -> None:
+    name = "lora_unet_joint_blocks_0_x_block_attn_qkv"
+    keys = {f"{name}.lora_down.weight": (4, 64), f"{name}.lora_up.weight": (192, 4), f"{name}.alpha": ()}
+    te = {key.replace(name, "lora_te1_text_model_encoder_layers_0_mlp_fc1"): s for key, s in keys.items()}
+    loaded = {
+        program: len(judge(keys | te).loaded) for program, judge in PROGRAMS.items() if judge(keys | te)
+    }
+    assert loaded == {"ComfyUI": 6, "diffusers": 0, "sd-scripts": 6, "InvokeAI": 0}
+
+
+def test_a_lora_of_diffusers_comes_back_as_it_was(tmp_path: Path) -> None:
+    """Its inputs tell Stable Diffusion 3 from FLUX.1, whose layers have the same names there."""
+    rng = torch.Generator().manual_seed(0)
+    file, there, back = (tmp_path / f"{name}.safetensors" for name in ("ours", "theirs", "back"))
+    tensors = {}
+    for layer, rows in (("x_block_attn_qkv", 3 * 1536), ("context_block_mlp_fc1", 6144)):
+        name = f"lora_unet_joint_blocks_1_{layer}"
+        tensors[f"{name}.lora_down.weight"] = torch.randn(2, 1536, generator=rng)
+        tensors[f"{name}.lora_up.weight"] = torch.randn(rows, 2, generator=rng)
+        tensors[f"{name}.alpha"] = torch.tensor(2.0)
+    save_file(tensors, file)
+    for program, source, target in (("diffusers", file, there), ("sd-scripts", there, back)):
+        assert (
+            main(["convert-lora", "--for", program, "--src_path", str(source), "--dst_path", str(target)])
+            == 0
+        )
+    assert "transformer.transformer_blocks.1.attn.to_q.lora_A.weight" in load_file(there)
+    again = load_file(back)
+    for layer in {key.partition(".")[0] for key in tensors}:
+        up, down = (f"{layer}.lora_{half}.weight" for half in ("up", "down"))
+        scale = float(again[f"{layer}.alpha"]) / again[down].shape[0]
+        torch.testing.assert_close(scale * again[up] @ again[down], tensors[up] @ tensors[down])
+
+
+def convert(program: str, source: Path, target: Path) -> None:
+    """Write a file in the form that a program loads."""
+    options = ["--for", program, "--src_path", str(source), "--dst_path", str(target)]
+    assert main(["convert-lora", *options]) == 0
+
+
+def relative(actual: torch.Tensor, expected: torch.Tensor) -> float:
+    return ((actual - expected).abs().max() / expected.abs().max()).item()
