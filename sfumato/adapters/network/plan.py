@@ -93,8 +93,18 @@ class AdapterPlan:
     arguments: Mapping[str, str] = field(default_factory=dict)
 
     def parts(self, family: Family) -> list[str]:
-        """Return the names of the parts that are adapted, text encoders first."""
-        texts = [part for i, part in enumerate(family.text_outputs) if i in self.text_encoders]
+        """Return the names of the parts that are adapted, text encoders first.
+
+        Raises:
+            UserError: a text encoder is asked for that there is not.
+        """
+        encoders = list(family.text_outputs)
+        if missing := [i for i in self.text_encoders if i >= len(encoders)]:
+            raise UserError(
+                f"--network_args ask for text encoder {missing[0] + 1}, but the files given hold "
+                f"{len(encoders)} ({', '.join(encoders)}); name its file, or leave the argument out"
+            )
+        texts = [part for i, part in enumerate(encoders) if i in self.text_encoders]
         return [*texts, DENOISER] if self.trains_denoiser else texts
 
     def build(self, family: Family, models: Mapping[str, nn.Module]) -> Network:
