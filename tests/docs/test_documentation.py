@@ -30,6 +30,8 @@ SHOWN = {
     "generate sd",
     "sdxl_train_network",
     "generate sdxl",
+    "sd3_train_network",
+    "sd3_minimal_inference",
     "inspect",
     "tools/convert_diffusers20_original_sd",
     "tools/cache_latents",

@@ -26,8 +26,10 @@ SHORT = """
 """
 CACHED = "--cache_latents --cache_text_encoder_outputs"
 FLUX = f"--network_module networks.lora_flux --network_dim 2 --t5xxl_max_token_length 64 {SHORT}"
+SD3 = FLUX.replace("lora_flux", "lora_sd3")
 SGD = "--optimizer_type SGD --learning_rate 0.1"  # AdamW makes much of gradients that are nearly nothing
 UNET = f"--network_module networks.lora --network_dim 2 {SHORT} {SGD}"
+WHOLE = f"--save_model_as safetensors --max_grad_norm 0 {SHORT} {SGD}"
 FULL = f"--t5xxl_max_token_length 64 --max_grad_norm 0 {CACHED} {SHORT}"
 LIVE = "--gradient_accumulation_steps 2"
 BF16 = "--mixed_precision bf16 --full_bf16"
@@ -74,6 +76,21 @@ RUNS = {
         "--multires_noise_iterations 3 --ip_noise_gamma 0.1",
     ),
     "sd, inpainting": ("train_network", f"{UNET} --train_inpainting --network_train_unet_only"),
+    "sd3, adapter, live": ("sd3_train_network", f"{SD3} {LIVE} --clip_l_dropout_rate 0.5"),
+    "sd3, adapter, swapped": (
+        "sd3_train_network",
+        f"{SD3} {CACHED} --network_train_unet_only {SWAPPED}",
+    ),
+    "sd, whole, with its text encoder": ("train_db", f"{WHOLE} --gradient_accumulation_steps 2"),
+    "sd, whole, fused": ("fine_tune", f"{WHOLE} --fused_backward_pass --cache_latents"),
+    "sdxl, whole, encoders, blocks": (
+        "sdxl_train",
+        f"{WHOLE} --train_text_encoder --learning_rate_te1 0.01 --block_lr {','.join(['0.1'] * 22 + ['0'])}",
+    ),
+    "sdxl, whole, in groups, cached": (
+        "sdxl_train",
+        f"{WHOLE} {CACHED} --fused_optimizer_groups 5 --gradient_checkpointing",
+    ),
     "flux, state saved": ("flux_train_network", f"{FLUX} {CACHED} --network_train_unet_only --save_state"),
 }
 QUICK = ("flux, adapter, swapped",)
@@ -139,6 +156,7 @@ def on_card(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Card]:
     models = {
         "flux_train_network": flux,
         "flux_train": flux,
+        "sd3_train_network": tiny.sd3(folder / "sd3", hidden=64, depth=6).arguments,
         "train_network": tiny.sd(folder / "sd").arguments,
         "sdxl_train_network": tiny.sdxl(folder / "sdxl").arguments,
     }

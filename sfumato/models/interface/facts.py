@@ -26,7 +26,7 @@ class FamilyFacts:
         mark: an attribute that tells its denoisers from those of families that share a network module.
         scripts: its rows of the table of scripts.
         choice: help text of the option that chooses it in tools for several families, named after it; ""
-            where it is the one that they take without such an option.
+            where it is the one that they take without such an option, or none that they work on.
         own_options: sections about parts that only this family has, which such tools take over.
         own_text_options: those of them that only tools which encode captions have.
     """

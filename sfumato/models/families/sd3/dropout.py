@@ -8,6 +8,8 @@ from dataclasses import astuple, dataclass
 import torch
 from torch import Tensor
 
+from sfumato.transfer import to_device
+
 _OUTPUTS = (("l_out", "l_pooled"), ("g_out", "g_pooled"), ("t5_out",))
 
 
@@ -35,5 +37,5 @@ def drop(words: Mapping[str, Tensor], rates: TextDropout, rng: torch.Generator) 
 
 
 def _masked(output: Tensor, is_kept: Tensor) -> Tensor:
-    rows = is_kept.to(output.device, non_blocking=True).reshape(-1, *[1] * (output.ndim - 1))
+    rows = to_device(is_kept, output.device).reshape(-1, *[1] * (output.ndim - 1))
     return torch.where(rows, output, torch.zeros_like(output))

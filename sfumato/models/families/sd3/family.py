@@ -6,6 +6,7 @@ T5, with zeros in its place.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
@@ -29,6 +30,7 @@ from sfumato.models.families.sd3.dropout import TextDropout
 from sfumato.models.families.sd3.files import PARTS, Sd3Files
 from sfumato.models.families.sd3.network import PATCH, MMDiT
 from sfumato.models.families.sd3.options import Sd3NoiseOptions, Sd3Options
+from sfumato.models.families.sd3.positions import random_corner
 from sfumato.models.families.sd3.publisher import Sd3Publisher
 from sfumato.models.families.sd3.text import CLIP_G, CLIP_L, T5XXL
 from sfumato.models.interface import publishing
@@ -40,6 +42,8 @@ from sfumato.models.interface.published import Published
 from sfumato.models.interface.publishing import Publishing, TrainedParts
 from sfumato.models.interface.targets import AdapterTarget, others
 from sfumato.nn.precision import compute_dtype
+
+logger = logging.getLogger(__name__)
 
 _SCALE, _SHIFT = 1.5305, 0.0609
 _T5_LENGTH = 256
@@ -53,6 +57,9 @@ def create(run: Run) -> Sd3Family:
     model, values = run.get(ModelConfig, ModelConfig()), run.values()
     files = {part: run.file(part, spec.option) for part, spec in PARTS.items()}
     tokenizers, options = values.get("tokenizer_cache_dir"), run.get(Sd3Options, Sd3Options())
+    noise = run.get(Sd3NoiseOptions, Sd3NoiseOptions())
+    if Sd3NoiseOptions in run:
+        logger.info(_SCHEDULES[noise.sd3_schedule])
     return Sd3Family(
         {part: file.path for part, file in files.items()},
         Path(tokenizers) if tokenizers else None,
@@ -62,13 +69,18 @@ def create(run: Run) -> Sd3Family:
         text_dropout=TextDropout(
             options.clip_l_dropout_rate, options.clip_g_dropout_rate, options.t5_dropout_rate
         ),
-        flow_training=_flow_training(run.get(Sd3NoiseOptions, Sd3NoiseOptions())),
+        crop_rate=options.pos_emb_random_crop_rate,
+        flow_training=_flow_training(noise),
         use_mmap=not model.disable_mmap_load_safetensors,
         denoiser_option=files[DENOISER].option,
         access=access_for(run),
     )
 
 
+_SCHEDULES = {
+    "2024": "--sd3_schedule 2024: a large number drawn is little noise, and the shift is 3",
+    "2026": "--sd3_schedule 2026: a large number drawn is much noise, and --training_shift is the shift",
+}
 _MASKS = {CLIP_L: "apply_lg_attn_mask", CLIP_G: "apply_lg_attn_mask", T5XXL: "apply_t5_attn_mask"}
 """The option that hides padding from each text encoder."""
 
@@ -99,6 +111,7 @@ class Sd3Family:
         masked: text encoders that do not see the padding behind captions.
         has_t5: whether T5 is used where there is one.
         text_dropout: what is left out of captions in training.
+        crop_rate: share of training steps in which an image lies anywhere in the table of positions.
         flow_training: noise levels of training.
         use_mmap: map files into memory instead of reading them plainly.
         denoiser_option: the command-line option that named the denoiser, for messages.
@@ -117,6 +130,7 @@ class Sd3Family:
         masked: Sequence[str] = (),
         has_t5: bool = True,
         text_dropout: TextDropout = _NO_DROPOUT,
+        crop_rate: float = 0.0,
         flow_training: FlowTraining = _USUAL_TRAINING,
         use_mmap: bool = True,
         denoiser_option: str = PARTS[DENOISER].option,
@@ -133,6 +147,7 @@ class Sd3Family:
         self.flow_training = flow_training
         self._masked = masked
         self._text_dropout = text_dropout
+        self._crop_rate = crop_rate
         shape = self._files.parts.autoencoder_shape()
         channels, downscale = (shape.channels, shape.downscale) if shape else (16, 8)
         self.latents = LatentSpace(channels, downscale, _SCALE, _SHIFT, PATCH)
@@ -189,9 +204,11 @@ class Sd3Family:
         words = conditioning.text
         if rng is not None:
             words = dropout.drop(words, self._text_dropout, rng)
-        width = cast(MMDiT, denoiser).shape.text_width
-        context, pooled = text.context(words, width), text.pooled(words)
-        velocity = denoiser(noisy.to(dtype), timesteps, context.to(dtype), pooled.to(dtype))
+        shape = cast(MMDiT, denoiser).shape
+        context, pooled = text.context(words, shape.text_width), text.pooled(words)
+        height, width = noisy.shape[-2:]
+        corner = random_corner((height, width), shape.side, self._crop_rate, rng)
+        velocity = denoiser(noisy.to(dtype), timesteps, context.to(dtype), pooled.to(dtype), corner)
         return velocity.to(noisy.dtype)
 
     def sampling_sigmas(self, num_steps: int, width: int, height: int) -> Tensor:

@@ -24,6 +24,9 @@ from sfumato.nn.time_embedding import sinusoids
 Heads = tuple[Tensor, Tensor, Tensor]
 """Queries, keys and values, each (B, H, tokens, D)."""
 
+Corner = tuple[int, int]
+"""Row and column in the table of positions."""
+
 HEAD_DIM = 64
 """Of every published model; files that do not normalise queries and keys do not say."""
 
@@ -104,7 +107,9 @@ class MMDiT(nn.Module):
         self.joint_blocks = nn.ModuleList(JointTransformerBlock(shape, i) for i in range(shape.depth))
         self.final_layer = FinalLayer(width, PATCH**2 * shape.channels)
 
-    def forward(self, x: Tensor, timesteps: Tensor, context: Tensor, y: Tensor) -> Tensor:
+    def forward(
+        self, x: Tensor, timesteps: Tensor, context: Tensor, y: Tensor, corner: Corner | None = None
+    ) -> Tensor:
         """Return the velocity, noise minus clean latents, shaped like x.
 
         Args:
@@ -112,17 +117,18 @@ class MMDiT(nn.Module):
             timesteps: (B,) in [0, 1000], 0 = clean.
             context: (B, T, text_width), text tokens.
             y: (B, pooled_width), pooled text vector.
+            corner: where the image lies in the table of positions; None is its middle.
         """
         rows, columns = x.shape[-2] // PATCH, x.shape[-1] // PATCH
         vec = self.t_embedder(sinusoids(timesteps, _TIME_WIDTH).to(x.dtype)) + self.y_embedder(y)
-        tokens = self.x_embedder(x) + self.positions(rows, columns).to(x.dtype)
+        tokens = self.x_embedder(x) + self.positions(rows, columns, corner).to(x.dtype)
         context = self.context_embedder(context)
         for block in self.joint_blocks:
             context, tokens = block(context, tokens, vec)
         return _unpatch(self.final_layer(tokens, vec), rows, columns)
 
-    def positions(self, rows: int, columns: int) -> Tensor:
-        """Return the positions of an image of that many patches, (1, L, C): the middle of the table.
+    def positions(self, rows: int, columns: int, corner: Corner | None = None) -> Tensor:
+        """Return the positions of an image of that many patches, (1, L, C); `corner` as in `forward`.
 
         Raises:
             ValueError: the table is smaller than the image.
@@ -130,7 +136,7 @@ class MMDiT(nn.Module):
         side = self.shape.side
         if max(rows, columns) > side:
             raise ValueError(f"{rows} x {columns} patches do not fit the table of {side} x {side} positions")
-        top, left = (side - rows) // 2, (side - columns) // 2
+        top, left = corner or ((side - rows) // 2, (side - columns) // 2)
         table = self.pos_embed.unflatten(1, (side, side))
         return table[:, top : top + rows, left : left + columns].flatten(1, 2)
 

@@ -25,7 +25,7 @@ _WITHOUT_EFFECT: Mapping[str, str] = {
     "t5xxl_dtype": "text encoders are loaded as --mixed_precision says, or with --fp8_base in fp8",
     "no_half_vae": "this autoencoder does not overflow",
 }
-_UNSUPPORTED = NOT_BUILT_FOR_TRAINING | names("pos_emb_random_crop_rate enable_scaled_pos_embed")
+_UNSUPPORTED = NOT_BUILT_FOR_TRAINING | names("enable_scaled_pos_embed")
 _IMPOSSIBLE: Mapping[str, str] = {
     "weighted_captions": "T5 and the pooled vectors of CLIP know no weights of words; leave it out",
 }

@@ -77,7 +77,9 @@ _PRESET = "LyCORIS_preset"
 
 def _goal(settings: Settings) -> Goal:
     if is_on(settings.get("sd3_checkbox")):
-        raise UserError("the preset trains Stable Diffusion 3, which is not trained here")
+        raise UserError(
+            "the preset trains Stable Diffusion 3, which is not taken over; see sfumato train sd3"
+        )
     family = "sd"
     if is_on(settings.get("flux1_checkbox")) or str(settings.get(_KIND)).startswith("Flux1"):
         family = "flux"
