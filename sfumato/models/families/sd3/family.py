@@ -119,6 +119,7 @@ class Sd3Family:
     """
 
     prediction = Prediction.FLOW
+    saved_as = publishing.Layout.WHOLE_FILE
     sampling = SamplingDefaults(steps=50, cfg_scale=5.0, preview_steps=30)
 
     def __init__(
@@ -218,6 +219,10 @@ class Sd3Family:
     def blocks(self, part: str, model: nn.Module) -> list[nn.Module]:
         """Return the joint blocks; of a text encoder, its layers."""
         return [*cast(MMDiT, model).joint_blocks] if part == DENOISER else text_encoders.layers(model)
+
+    def weights_in_use(self, part: str, model: nn.Module) -> dict[str, nn.Parameter]:
+        """Return all weights: pooled outputs depend on the CLIPs' last layers, too."""
+        return dict(model.named_parameters())
 
     def cache_extras(self) -> Mapping[str, Tensor]:
         """Return which encoders saw the masks."""
