@@ -71,6 +71,12 @@ def test_resolution_takes_one_or_two_sides(resolution: str) -> None:
     assert ImageConfig(resolution=resolution).resolution == resolution
 
 
+@pytest.mark.parametrize("resolution", ["512,512,512", "0", "-8", "9" * 5000])
+def test_resolution_takes_nothing_else(resolution: str) -> None:
+    with pytest.raises(UserError, match="^--resolution is '.*write pixels as 1024 or width,height"):
+        ImageConfig(resolution=resolution)
+
+
 @pytest.mark.parametrize("section", SECTIONS)
 def test_every_field_of_a_section_explains_itself_in_one_line_of_help(section: type) -> None:
     docs = field_docs(section)
