@@ -36,7 +36,8 @@ FOLDERS = {
     "sampling": (
         ("request",),
         ("prompts",),
-        ("encoding", "formats", "guides", "image_names", "loaded_adapters", "output", "sampler_names"),
+        ("canvas", "encoding", "formats", "guides", "image_names"),
+        ("loaded_adapters", "output", "sampler_names"),
         ("spaces",),
         ("denoiser",),
         ("pipeline",),
