@@ -93,6 +93,17 @@ def test_images_of_ones_own_count_and_are_left_alone() -> None:
     ]
 
 
+def test_a_folder_of_two_data_sets_is_filled_for_the_larger_size_first() -> None:
+    small = DATA.partition("[[datasets]]")[2].replace("[64, 32]", "32").replace("= 2", "= 3")
+    Path("data.toml").write_text(f"{DATA}[[datasets]]{small}", encoding="utf-8")
+    make("data.toml")
+    requests = [read_request(path) for path in sorted(Path("cats").glob("*.png"))]
+    assert [(r.width, r.height, r.seed) for r in requests] == [
+        *((64, 32, seed) for seed in (1, 2, 3, 4)),
+        *((32, 32, seed) for seed in (5, 6)),
+    ]
+
+
 def test_folders_take_class_and_repeats_from_their_names() -> None:
     folder(Path("train/3_sks cat"), [(64, 64)])
     Path("reg/2_cat").mkdir(parents=True)
