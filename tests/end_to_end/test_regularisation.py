@@ -39,10 +39,11 @@ def _workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Path("data.toml").write_text(DATA, encoding="utf-8")
 
 
-@pytest.mark.parametrize("family", ["sd", "sdxl", "flux"])
+@pytest.mark.parametrize("family", ["sd", "sdxl", "sd3", "flux"])
 def test_a_data_set_is_completed_by_the_base(family: str, tmp_path: Path) -> None:
-    model = {"sd": tiny.sd, "sdxl": tiny.sdxl, "flux": tiny.flux}[family](tmp_path / "model")
-    files = model.generation_arguments if isinstance(model, tiny.TinyFlux) else model.arguments
+    makers = {"sd": tiny.sd, "sdxl": tiny.sdxl, "sd3": tiny.sd3, "flux": tiny.flux}
+    model = makers[family](tmp_path / "model")
+    files = model.arguments if isinstance(model, tiny.TinyCheckpoint) else model.generation_arguments
     command = ["generate", family, *files, "--dtype", "fp32", "--steps", "1", "--offload"]
     assert main([*command, "--for_regularisation", "data.toml"]) == 0
     images = [Image.open(path) for path in sorted(Path("cats").glob("*.png"))]
