@@ -28,7 +28,9 @@ NEWER = {"skip_image_resolution", "show_timesteps", "show_timesteps_resolution",
 NEWER |= {"train_inpainting"}
 """Of sd-scripts' versions after the recorded one."""
 ELSEWHERE = {"blocks_to_swap", "blockwise_fused_optimizers", "fused_optimizer_groups"}
-"""What sd-scripts has for other families only."""
+ELSEWHERE |= {"cpu_offload_checkpointing", "stop_text_encoder_training", "prior_loss_weight", "masked_loss"}
+ELSEWHERE |= {"reg_data_dir", "conditioning_data_dir"}
+"""What sd-scripts has for other families or kinds of training only."""
 
 
 @pytest.mark.parametrize("script", [script.name for script in SCRIPTS if script.is_drop_in])
