@@ -45,14 +45,20 @@ class MaskedImages:
         return replace(told, control={**told.control, **inpainting(mask, latents)})
 
 
-def with_model(run: Run) -> Run:
-    """Return the run as its family is to see it: a data set alone may ask for an inpainting model, too."""
+def decided(run: Run) -> Run:
+    """Return the run with `train_inpainting` as its model is to have it, for which one data set may ask.
+
+    Data sets are read by the run as it was: the option is what those have that say nothing.
+
+    Raises:
+        UserError: the file that describes the data sets is broken.
+    """
     return run.with_sections(replace(run[ImageConfig], train_inpainting=asks_for_inpainting(run)))
 
 
 def check(run: Run, family: Family) -> None:
-    """Raise UserError if a run and its base do not agree on inpainting."""
-    is_asked = asks_for_inpainting(run)
+    """Raise UserError if a run, as `decided`, and its base do not agree on inpainting."""
+    is_asked = run[ImageConfig].train_inpainting
     if is_asked and not is_inpainting(family):
         raise UserError("train_inpainting cannot work here: no model of this kind inpaints; leave it out")
     if is_inpainting(family) and not is_asked:

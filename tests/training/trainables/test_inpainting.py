@@ -92,15 +92,16 @@ def test_one_data_set_that_asks_makes_the_model_inpaint(
     option: bool, keys: tuple[str, ...], asked: bool, tmp_path: Path
 ) -> None:
     made = run(tmp_path, option, *keys)
-    assert inpainting.with_model(made)[ImageConfig].train_inpainting == asked
+    decided = inpainting.decided(made)
+    assert decided[ImageConfig].train_inpainting == asked
     assert made[ImageConfig].train_inpainting == option
     model = Model(is_inpainting=asked)
-    inpainting.check(made, cast(Any, model))
+    inpainting.check(decided, cast(Any, model))
     remedy = (
         "no model of this kind inpaints" if asked else "base.safetensors is an inpainting model; add --train"
     )
     with pytest.raises(UserError, match=remedy):
-        inpainting.check(made, cast(Any, replace(model, is_inpainting=not asked)))
+        inpainting.check(decided, cast(Any, replace(model, is_inpainting=not asked)))
 
 
 @pytest.mark.parametrize(
