@@ -13,7 +13,7 @@ from PIL import Image
 
 from sfumato.errors import UserError
 from sfumato.sampling import canvas
-from sfumato.sampling.prompts import parse_line
+from sfumato.sampling.prompts.prompt_options import parse_line
 from sfumato.sampling.request import Request
 
 

@@ -27,6 +27,7 @@ _WITHOUT_EFFECT: Mapping[str, str] = {
 }
 _UNSUPPORTED = NOT_BUILT_FOR_TRAINING | names("enable_scaled_pos_embed")
 _IMPOSSIBLE: Mapping[str, str] = {
+    "train_inpainting": "Stable Diffusion 3 is told of no mask; leave it out",
     "weighted_captions": "T5 and the pooled vectors of CLIP know no weights of words; leave it out",
 }
 
@@ -60,7 +61,7 @@ ROWS: tuple[Script, ...] = (
         command="generate",
         files={"denoiser": "ckpt_path"},
         sections=(Sd3GenerationOptions, HubAccessConfig, GenerationConfig, PartialUseConfig),
-        absent=names("sampler guidance"),
+        absent=names("sampler guidance image mask"),
         overrides={
             "dtype": "float32",
             "width": 1024,
