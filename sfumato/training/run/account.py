@@ -1,8 +1,8 @@
 """What a run will hold in memory, byte by byte, found before any weight is loaded.
 
-Two steps of the run are taken without numbers (see `nn/dry_run.py`): the first makes the optimizer's state,
-the second is what all later ones are like. Its batch is the largest of the run. Encoding images and
-captions beforehand is counted likewise, as if nothing were cached yet. Previews are not counted.
+A step of the run is taken without numbers (see `nn/dry_run.py`), when the optimizer has its state: it is what
+all but the first are like. Its batch is the largest of the run. Encoding images and captions beforehand is
+counted likewise, as if nothing were cached yet. Previews are not counted.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ from sfumato.training.run.caches import captions_at_once
 from sfumato.training.run.session import TrainingSession
 from sfumato.training.trainables import Trainable, method_for
 from sfumato.training.update.optimizer_step import WeightUpdate
+from sfumato.training.update.stepping import Stepping
 
 Shapes = dict[str, tuple[tuple[int, ...], torch.dtype]]
 """Shape and dtype of tensors by name."""
@@ -205,7 +206,7 @@ class _Dry:
         trainable = session.method.build(self._parts, session.precision, session.live_encoders)
         update = session.update(self._parts, trainable.groups())
         batch = self._batch()
-        self._make_state(trainable, update, batch)
+        self._make_state(update.stepping)
         gc.collect()
         resting = tally.live
         tally.peak, tally.host = resting, 0
@@ -286,12 +287,15 @@ class _Dry:
         trainable.step_ends()
         return held
 
-    def _make_state(self, trainable: Trainable, update: WeightUpdate, batch: Batch) -> None:
-        """Let the optimizer have what it remembers, by stepping on gradients or, if there are none, fully."""
-        if all(parameter.grad is not None for parameter in update.stepping.parameters):
-            update.stepping.step()
-        else:
-            self._step(trainable, update, batch)
+    def _make_state(self, stepping: Stepping) -> None:
+        """Let the optimizer have what it remembers, by steps on gradients without numbers."""
+        for index, group in enumerate(stepping.optimizer.param_groups):
+            absent = [parameter for parameter in group["params"] if parameter.grad is None]
+            for parameter in absent:
+                parameter.grad = torch.empty_like(parameter)
+            stepping.step_share(index)
+            for parameter in absent:
+                parameter.grad = None
 
     def _lasting(self, trainable: Trainable, update: WeightUpdate) -> list[MemoryItem]:
         """Return what stays from step to step."""
