@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,27 @@ from safetensors.torch import load_file
 from sfumato.cli.main import script
 from sfumato.config.public import to_toml
 from tests import tiny
+from tests.runs import figures, refusal
 
 CLIENTS = Path(__file__).parents[1] / "compat" / "clients"
 ROOT = Path(__file__).parents[2]
 SENT: dict[str, dict[str, Any]] = json.loads((CLIENTS / "runs.json").read_text("utf-8"))
 SMALL = {"max_train_steps": 1, "resolution": "64,64", "min_bucket_reso": 64}
 """What a run is given beside tiny models, to be short."""
+
+MENDED = {
+    "sdxl_full_prodigy": {"learning_rate_te1": 1.0},
+    "sd_full_adafactor": {"in_json": "<GUI>/test/captions.json"},
+}
+"""What cannot be trained as it was sent, by run: Prodigy takes one rate, a folder is no metadata file."""
+
+TRAINED = {
+    "sd_dreambooth": {"unet", "text_encoder1"},
+    "sdxl_full_prodigy": {"unet", "text_encoder1"},
+    "sd_full_data_set_file": {"unet", "text_encoder1"},
+    "sd_full_adafactor": {"unet"},
+}
+"""The parts that runs of whole models train; the others' rates are 0."""
 
 DATA_SET = """
 [[datasets]]
@@ -42,6 +58,20 @@ bucket_no_upscale = true
     class_tokens = 'darius kawasaki person'
     caption_extension = '.txt'
 """
+METADATA_SET = """
+[general]
+shuffle_caption = true
+keep_tokens = 1
+
+[[datasets]]
+resolution = 64
+batch_size = 2
+enable_bucket = true
+min_bucket_reso = 64
+
+    [[datasets.subsets]]
+    metadata_file = '{file}'
+"""
 
 
 @dataclass(frozen=True)
@@ -51,17 +81,19 @@ class Place:
     gui: Path
     models: dict[str, dict[str, str]]
 
-    def prepare(self, name: str, out: Path) -> tuple[list[str], dict[str, str]]:
+    def prepare(
+        self, name: str, out: Path, changes: Mapping[str, Any] | None = None
+    ) -> tuple[list[str], dict[str, str]]:
         """Write the file and prompts of a run as its front-end does; return command line and environment."""
         kind = name.partition("_")[0]
-        text = self._placed((CLIENTS / f"{name}.toml").read_text("utf-8"), out)
+        text = (CLIENTS / f"{name}.toml").read_text("utf-8")
         # Whatever is named twice would be no TOML.
-        for key, value in {**self.models[kind], **SMALL}.items():
+        for key, value in {**self.models[kind], **SMALL, **(changes or {})}.items():
             text = re.sub(rf"(?m)^{key} = .*\n", "", text) + to_toml({key: value})
         (out / "sample").mkdir(parents=True)
         (out / "sample" / "prompt.txt").write_text("", "utf-8")
         argv = [self._placed(part, out) for part in SENT[name]["argv"]]
-        Path(argv[argv.index("--config_file") + 1]).write_text(text, "utf-8")
+        Path(argv[argv.index("--config_file") + 1]).write_text(self._placed(text, out), "utf-8")
         return argv, {"PYTHONPATH": self._placed(SENT[name]["PYTHONPATH"], out)}
 
     def _placed(self, text: str, out: Path) -> str:
@@ -76,6 +108,10 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
     tiny.pictures(images, 2, (96, 64))
     (gui / "test" / "config").mkdir()
     (gui / "test" / "config" / "dataset.toml").write_text(DATA_SET.format(folder=images), "utf-8")
+    captions = gui / "test" / "captions.json"
+    captions.write_text(json.dumps({str(path): {"caption": "a cat, red"} for path in images.glob("*.png")}))
+    described = METADATA_SET.format(file=captions)
+    (gui / "test" / "config" / "dataset-finetune.toml").write_text(described, "utf-8")
     models = {"sd": tiny.sd(gui / "sd"), "sdxl": tiny.sdxl(gui / "sdxl"), "flux": tiny.flux(gui / "flux")}
     return Place(gui, {kind: _as_options(model.arguments) for kind, model in models.items()})
 
@@ -94,11 +130,31 @@ def _check(out: Path) -> None:
 def test_a_run_of_a_front_end_trains_to_the_end(
     name: str, place: Place, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    argv, _ = place.prepare(name, tmp_path / "out")
-    at = next(number for number, part in enumerate(argv) if part.endswith(".py"))
-    assert script(Path(argv[at]).stem, argv[at + 1 :]) == 0
+    assert _train(place.prepare(name, tmp_path / "out", MENDED.get(name))[0]) == 0
     _check(tmp_path / "out")
     assert capfd.readouterr().err.count("no such option, ignored") == 1
+    if name in TRAINED:
+        (step,) = figures(tmp_path / "out" / "testout.metrics.jsonl")
+        assert {key.rpartition("/")[2] for key in step if key.startswith("lr/")} == TRAINED[name]
+
+
+@pytest.mark.parametrize(
+    ("name", "complaint"),
+    [
+        ("sdxl_full_prodigy", "takes one learning rate, but there are several (unet 1, text_encoder1 1e-05)"),
+        ("sd_full_adafactor", "test/img cannot be read: Is a directory"),
+    ],
+)
+def test_a_run_that_cannot_be_trained_as_it_was_sent_is_refused_in_one_line(
+    name: str, complaint: str, place: Place, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert _train(place.prepare(name, tmp_path / "out")[0]) == 2
+    assert complaint in refusal(capfd)
+
+
+def _train(argv: list[str]) -> int:
+    at = next(number for number, part in enumerate(argv) if part.endswith(".py"))
+    return script(Path(argv[at]).stem, argv[at + 1 :])
 
 
 @pytest.mark.slow
