@@ -29,6 +29,7 @@ def furnish(folder: Path) -> None:
         path.rename(folder / f"{name}-tuned.safetensors")
     tiny.pictures(folder / "images" / "my-cat", 2)
     tiny.pictures(folder / "images" / "other-cats", 2, seed=1)
+    tiny.pictures(folder / "masks", 2, seed=2, captions=None)
     named = [path.stem for path in sorted((folder / "images" / "my-cat").glob("*.png"))]
     (folder / "images" / "captions.json").write_text(json.dumps({n: {"caption": n} for n in named}))
     shutil.copytree(ROOT / "examples", folder / "examples")

@@ -93,6 +93,8 @@ def test_the_pages_hold_commands() -> None:
     counts = {page.name: len(commands(page)) for page in PAGES}
     assert counts["flux_lora.md"] == 5
     assert counts["flux_finetuning.md"] == 1
+    assert counts["dreambooth.md"] == 3
+    assert counts["fine_tuning.md"] == 5
     assert counts["sd_lora.md"] == 3
     assert counts["sdxl_lora.md"] == 2
     assert counts["inpainting.md"] == 2
