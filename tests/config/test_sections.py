@@ -73,7 +73,7 @@ def test_resolution_takes_one_or_two_sides(resolution: str) -> None:
 
 @pytest.mark.parametrize("resolution", ["512,512,512", "0", "-8", "9" * 5000])
 def test_resolution_takes_nothing_else(resolution: str) -> None:
-    with pytest.raises(UserError, match="^--resolution is '.*write pixels as 1024 or width,height"):
+    with pytest.raises(UserError, match=r"^--resolution is '.*write pixels as 1024 or width,height"):
         ImageConfig(resolution=resolution)
 
 
