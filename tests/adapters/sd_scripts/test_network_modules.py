@@ -136,7 +136,7 @@ def test_an_argument_without_effect_is_a_warning(caplog: pytest.LogCaptureFixtur
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"module": "networks.lora_sd3"}, "not supported yet; use networks.lora_flux"),
+        ({"module": "networks.lora_sd3"}, "is for another model; use networks.lora_flux"),
         ({"module": "networks.lora"}, "is for another model; use networks.lora_flux"),
         ({"module": "networks.lora_fluks"}, "did you mean networks.lora_flux"),
         ({"module": "lora_flux"}, "did you mean networks.lora_flux"),

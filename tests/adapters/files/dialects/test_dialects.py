@@ -229,7 +229,6 @@ STRANGERS = {
     "transformer.single_transformer_blocks.0.attn.to_qkv_mlp_proj.lora_A.weight": "FLUX.2",
     "diffusion_model.double_blocks.0.img_attn.qkv.lora_A.weight": "FLUX.2",
     "diffusion_model.layers.0.attention.to_q.lora_A.weight": "Z-Image",
-    "lora_unet_joint_blocks_0_x_block_attn_qkv.lora_down.weight": "Stable Diffusion 3",
     "lora_prior_unet_x.lora_down.weight": "Stable Cascade",
     "ip_adapter.1.to_k_ip.weight": "IP-Adapter",
     "lllite_unet_x.down.0.weight": "LLLite",
