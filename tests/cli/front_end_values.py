@@ -48,6 +48,8 @@ UNDERSTOOD: tuple[tuple[str, str, Any], ...] = (
     ("model_prediction_type", '""', DEFAULT),
     ("model_type", '""', DEFAULT),
     ("on_nonfinite", '""', DEFAULT),
+    ("sd3_schedule", '""', DEFAULT),
+    ("sd3_schedule", "2024", "2024"),
     ("mixed_precision", '""', DEFAULT),
     ("lr_scheduler", '""', DEFAULT),
     ("lr_scheduler", '"None"', DEFAULT),

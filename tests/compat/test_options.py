@@ -23,13 +23,14 @@ OURS = {
     "prediction_type",
     "offline",
     "model_card",
+    "sd3_schedule",
 }
 NEWER = {"skip_image_resolution", "show_timesteps", "show_timesteps_resolution", "svd_lowrank_niter"}
 NEWER |= {"train_inpainting"}
 """Of sd-scripts' versions after the recorded one."""
 ELSEWHERE = {"blocks_to_swap", "blockwise_fused_optimizers", "fused_optimizer_groups"}
 ELSEWHERE |= {"cpu_offload_checkpointing", "stop_text_encoder_training", "prior_loss_weight", "masked_loss"}
-ELSEWHERE |= {"reg_data_dir", "conditioning_data_dir"}
+ELSEWHERE |= {"reg_data_dir", "conditioning_data_dir", "vae", "tokenizer_cache_dir", "dtype"}
 """What sd-scripts has for other families or kinds of training only."""
 
 

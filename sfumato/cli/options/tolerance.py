@@ -41,6 +41,7 @@ ZERO_MEANS_UNSET: Mapping[str, str] = {
     "huber_scale": "the loss would be 0 everywhere",
     "logit_std": "every image would have the same noise level",
     "discrete_flow_shift": "every image would have no noise",
+    "training_shift": "every image would have no noise",
 }
 """The options whose 0 in a file counts as not given, each with the reason; every other 0 is a value."""
 
@@ -73,7 +74,16 @@ NAMES_NOTHING = frozenset(
             "output_dir",
             "sample_prompts",
         ),
-        *("clip_l", "t5xxl", "ae", "controlnet_model_name_or_path", "console_log_file", "logging_dir"),
+        *(
+            "clip_l",
+            "clip_g",
+            "t5xxl",
+            "t5xxl_device",
+            "ae",
+            "controlnet_model_name_or_path",
+            "console_log_file",
+            "logging_dir",
+        ),
         *("log_tracker_config", "log_tracker_name", "log_prefix", "wandb_run_name", "wandb_api_key"),
         *("huggingface_repo_id", "huggingface_repo_type", "huggingface_path_in_repo", "huggingface_token"),
         *("huggingface_repo_visibility", "metadata_author", "metadata_license", "metadata_thumbnail"),

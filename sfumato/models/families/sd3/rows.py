@@ -29,6 +29,7 @@ _UNSUPPORTED = NOT_BUILT_FOR_TRAINING | names("enable_scaled_pos_embed")
 _IMPOSSIBLE: Mapping[str, str] = {
     "train_inpainting": "Stable Diffusion 3 is told of no mask; leave it out",
     "weighted_captions": "T5 and the pooled vectors of CLIP know no weights of words; leave it out",
+    "train_inpainting": "Stable Diffusion 3 is told of no mask; leave it out",
 }
 
 ROWS: tuple[Script, ...] = (
@@ -70,6 +71,7 @@ ROWS: tuple[Script, ...] = (
             "seed": 1,
             "steps": 50,
             "negative_prompt": "",
+            "t5xxl_token_length": 77,
         },
         command_overrides={"dtype": "bfloat16", "seed": None, "t5xxl_token_length": 256},
         without_effect={"attn_mode": "attention always runs in PyTorch's scaled_dot_product_attention"},
