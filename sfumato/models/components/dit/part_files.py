@@ -7,18 +7,21 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from torch import nn
+
 from sfumato.checkpoints.tensors import TensorReader, open_tensors
 from sfumato.errors import UserError
 from sfumato.hub.access import ANYBODY, HubAccess
 from sfumato.hub.fetching import located
 from sfumato.hub.selection import Wanted
-from sfumato.models.components import autoencoder, hub_files
+from sfumato.models.components import autoencoder, hub_files, text_encoders
 from sfumato.models.components.loading import shapes_of
 from sfumato.models.components.model_files import open_part
 from sfumato.models.components.part_prefixes import prefix_in
 from sfumato.models.components.recognise import describe, recognise
 from sfumato.models.components.tensor_views import Shapes
 from sfumato.models.interface.family import DENOISER, VAE
+from sfumato.models.interface.published import Published
 
 
 @dataclass(frozen=True)
@@ -105,6 +108,18 @@ class PartFiles:
         is_whole = part == DENOISER
         with open_tensors(path, use_mmap=self.use_mmap) if is_whole else self.opened(part) as file:
             yield file
+
+    @contextmanager
+    def published(self, part: str, model: nn.Module) -> Iterator[Published]:
+        """Open a part other than the denoiser; see `Published`.
+
+        Args:
+            model: the part itself, on the meta device.
+        """
+        with self.opened(part) as file:
+            names = {name: text_encoders.name_in_file(name, file.keys()) for name in model.state_dict()}
+            tensors = {name: file.lazy(found) for name, found in names.items() if found}
+            yield Published({part: tensors}, {part: model}, file.metadata)
 
     def shapes(self, part: str) -> Shapes:
         """Return the shapes of a part's tensors.

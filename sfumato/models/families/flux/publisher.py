@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from sfumato.checkpoints.atomic import atomic_file
 from sfumato.checkpoints.lazy import LazyTensor
-from sfumato.checkpoints.tensors import SUFFIXES, TensorReader
+from sfumato.checkpoints.tensors import TensorReader
 from sfumato.checkpoints.weight_file import WeightFile
-from sfumato.errors import UserError
 from sfumato.models.components import autoencoder, text_encoders
-from sfumato.models.components.pipeline_index import copied
+from sfumato.models.components.dit.publishing import (
+    WEIGHTS,
+    check_file,
+    require_only_denoiser,
+    write_settings,
+)
 from sfumato.models.components.recognise import weight_names
 from sfumato.models.families.flux.files import CLIP_L, PARTS, T5XXL, FluxFiles
 from sfumato.models.families.flux.keys import to_diffusers
 from sfumato.models.families.flux.network import FluxShape
-from sfumato.models.families.flux.transformer import folder_settings
+from sfumato.models.families.flux.transformer import TRANSFORMER, folder_settings
 from sfumato.models.interface.family import DENOISER, VAE
 from sfumato.models.interface.publishing import Layout, PartTensors, Publishing, TrainedParts, part_paths
-
-_FOLDER = PARTS[DENOISER].folder
 
 
 @dataclass(frozen=True)
@@ -41,10 +41,9 @@ class FluxPublisher:
                 yield [WeightFile(place, own, how.metadata, how.dtype) for place, own in files.items()]
         elif how.layout is Layout.FOLDER:
             with self._denoiser(parts) as own:
-                file = path / _FOLDER / "diffusion_pytorch_model.safetensors"
-                yield [WeightFile(file, to_diffusers(own), {"format": "pt"}, how.dtype)]
+                yield [WeightFile(path / WEIGHTS, to_diffusers(own), {"format": "pt"}, how.dtype)]
         else:
-            _check_file(path, how)
+            check_file(path, TRANSFORMER.what, how)
             with self._whole_file(parts) as own:
                 yield [WeightFile(path, own, how.metadata, how.dtype)]
 
@@ -54,11 +53,10 @@ class FluxPublisher:
 
     def write_settings(self, parts: TrainedParts, folder: Path, how: Publishing) -> None:
         """Write the denoiser's settings, and take over what the reference has."""
-        with self._denoiser(parts) as own, atomic_file(folder / _FOLDER / "config.json") as file:
+        with self._denoiser(parts) as own:
             shape = FluxShape.of({name: tensor.shape for name, tensor in own.items()})
-            file.write(json.dumps(folder_settings(shape), indent=2).encode())
-        if how.reference is not None:
-            copied(how.reference, folder, ("scheduler", "tokenizer", "tokenizer_2"))
+        taken_over = ("scheduler", "tokenizer", "tokenizer_2")
+        write_settings(folder, folder_settings(shape), how, taken_over)
 
     @contextmanager
     def _part_files(self, parts: TrainedParts, path: Path) -> Iterator[dict[Path, PartTensors]]:
@@ -71,7 +69,7 @@ class FluxPublisher:
     @contextmanager
     def _denoiser(self, parts: TrainedParts) -> Iterator[PartTensors]:
         """Yield the denoiser's tensors, those of the base if it was not trained."""
-        _require_only_denoiser(parts)
+        require_only_denoiser(parts)
         if DENOISER in parts:
             yield parts[DENOISER]
             return
@@ -81,25 +79,12 @@ class FluxPublisher:
     @contextmanager
     def _whole_file(self, parts: TrainedParts) -> Iterator[dict[str, LazyTensor]]:
         """Yield what the denoiser's file holds, under its own names unless they are diffusers'."""
-        _require_only_denoiser(parts)
+        require_only_denoiser(parts)
         with self.base.transformer() as base:
             own = parts.get(DENOISER, base.tensors)
             if own.keys() != base.tensors.keys():
                 raise ValueError("these are not the tensors that the denoiser is made of")
             yield {base.prefix + name: tensor for name, tensor in own.items()} | dict(base.others)
-
-
-def _require_only_denoiser(parts: TrainedParts) -> None:
-    if parts.keys() - {DENOISER}:
-        raise ValueError(f"{', '.join(parts)}: only the denoiser is written so; write part by part")
-
-
-def _check_file(path: Path, how: Publishing) -> None:
-    """Raise UserError if a whole file cannot be written so."""
-    if path.suffix.lower() not in SUFFIXES:
-        raise UserError(f"{path} is no name for a FLUX.1 transformer; end it in .safetensors")
-    if how.epoch or how.step:
-        raise UserError("--epoch and --global_step are for pickled files of Stable Diffusion; leave them out")
 
 
 def _part_tensors(part: str, state: PartTensors, base: TensorReader | None) -> PartTensors:

@@ -107,10 +107,8 @@ class Sd3Files:
                 yield Published({part: base.tensors}, {part: base.model}, base.metadata)
             return
         model = self.load(part, torch.bfloat16, torch.device("meta"))
-        with self.parts.opened(part) as file:
-            names = {name: text_encoders.name_in_file(name, file.keys()) for name in model.state_dict()}
-            tensors = {name: file.lazy(found) for name, found in names.items() if found}
-            yield Published({part: tensors}, {part: model}, file.metadata)
+        with self.parts.published(part, model) as opened:
+            yield opened
 
     @contextmanager
     def transformer(self) -> Iterator[OpenTransformer[MMDiT]]:
