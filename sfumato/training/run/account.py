@@ -206,6 +206,8 @@ class _Dry:
         trainable = session.method.build(self._parts, session.precision, session.live_encoders)
         update = session.update(self._parts, trainable.groups())
         batch = self._batch()
+        for part in self._encoders_of(batch):
+            _ = self._parts[part]  # loaded before the step, which is to tell what passes
         self._make_state(update.stepping)
         gc.collect()
         resting = tally.live
@@ -286,6 +288,12 @@ class _Dry:
         update.finish()
         trainable.step_ends()
         return held
+
+    def _encoders_of(self, batch: Batch) -> list[str]:
+        """Return the parts that a step encodes a batch with."""
+        outputs = self._family.text_outputs
+        texts = [part for part in self._session.live_encoders if not batch.text.keys() >= {*outputs[part]}]
+        return texts if batch.pixels is None else [*texts, VAE]
 
     def _make_state(self, stepping: Stepping) -> None:
         """Let the optimizer have what it remembers, by steps on gradients without numbers."""
