@@ -27,7 +27,6 @@ _WITHOUT_EFFECT: Mapping[str, str] = {
 }
 _UNSUPPORTED = NOT_BUILT_FOR_TRAINING | names("enable_scaled_pos_embed")
 _IMPOSSIBLE: Mapping[str, str] = {
-    "train_inpainting": "Stable Diffusion 3 is told of no mask; leave it out",
     "weighted_captions": "T5 and the pooled vectors of CLIP know no weights of words; leave it out",
     "train_inpainting": "Stable Diffusion 3 is told of no mask; leave it out",
 }
