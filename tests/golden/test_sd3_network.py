@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from sfumato.models.families.sd3.network import MMDiT, MMDiTShape
+from sfumato.models.families.sd3.positions import random_corner
 from sfumato.nn.time_embedding import sinusoids
 from tests.golden.derived import arrays, assert_recorded, cases, rule, settings, weight
 
@@ -81,3 +82,30 @@ def test_positions_are_the_middle_of_the_table() -> None:
 def test_timesteps_are_embedded_as_recorded() -> None:
     embedded = sinusoids(torch.tensor([0, 1, 137.5, 999, 1000]), 256)
     torch.testing.assert_close(embedded, arrays("a_sd3_seed")["t_emb"], rtol=0, atol=1e-6)
+
+
+CROPS = [case for case in cases("k_sd3_more_head") if case["id"] in ("crop1", "crop2")]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("case", CROPS, ids=lambda case: case["id"])
+def test_images_lie_where_recorded_ones_do_in_the_table_of_positions(case: dict[str, Any]) -> None:
+    """Places are drawn as recorded ones were, from a generator of the same seed."""
+    name, told = "k_sd3_more_head", settings("k_sd3_more_head")["model"]
+    model = build(name, {**told, "heads": told["hidden"] // 64, "dual_attention_layers": []})
+    rng = torch.Generator().manual_seed(case["seed"])
+    for number, (size, step) in enumerate(zip(case["latents"], case["steps"], strict=False)):
+        corner = random_corner(tuple(size), told["pos_embed_max_size"], case["rate"], rng)
+        drawn = tuple(value for kind, *_, value in step["draws"] if kind == "randint")
+        assert (corner or ()) == drawn
+        x, context, y = (
+            rule(f"input:ks3.{case['id']}.{what}{number}", shape)
+            for what, shape in (
+                ("x", (1, 16, *size)),
+                ("ctx", (1, 5, told["context_dim"])),
+                ("y", (1, told["adm"])),
+            )
+        )
+        out = model(x, torch.tensor([300.0]), context, y, corner)
+        assert_recorded(out, arrays(name), f"{case['id']}/out{number}", 1e-5)
+    assert torch.rand(1, generator=rng).item() == case["steps"][-1]["next_rand"]
