@@ -96,6 +96,8 @@ def _logging_is_as_at_first() -> Iterator[None]:
 
 def _reset_logging() -> None:
     logger = logging.getLogger("sfumato")
+    for handler in logger.handlers:
+        handler.close()
     logger.handlers[:] = []
     logger.setLevel(logging.NOTSET)
     logger.propagate = True

@@ -18,6 +18,7 @@ def furnish(folder: Path) -> None:
     model.t5xxl.rename(folder / "t5xxl_fp16.safetensors")
     tiny.sd(folder).path.rename(folder / "sd15.safetensors")
     tiny.sdxl(folder)
+    _write_sd3(folder)
     tiny.sd(folder / "inpainting", inpaints=True).path.rename(folder / "sd15-inpainting.safetensors")
     for name, path in zip(("photo", "mask"), tiny.pictures(folder / "painted", 2), strict=True):
         path.rename(folder / f"{name}.png")
@@ -48,3 +49,17 @@ def furnish(folder: Path) -> None:
         r"```python\n(# squares.py.*?)```", (ROOT / "docs/datasets.md").read_text(), re.DOTALL
     )
     (folder / "squares.py").write_text(squares)
+
+
+def _write_sd3(folder: Path) -> None:
+    """Write Stable Diffusion 3.5 with its text encoders beside it, and version 3 as one file."""
+    parted = tiny.sd3(folder / "sd3", form="5-medium", in_one=False, hidden=64)
+    whole = tiny.sd3(folder / "sd3-whole", hidden=64)
+    names = {
+        "sd3.5_medium": parted.path,
+        "clip_g": parted.encoders["clip_g"],
+        "t5xxl_fp8_e4m3fn": parted.encoders["t5xxl"],
+        "sd3_medium_incl_clips_t5xxlfp16": whole.path,
+    }
+    for name, path in names.items():
+        path.rename(folder / f"{name}.safetensors")

@@ -16,9 +16,11 @@ from sfumato.adapters.sd_scripts import network_modules
 from sfumato.config.run.model.network import NetworkConfig
 from sfumato.config.run.run import Run
 from sfumato.models.components import text_encoders
+from sfumato.models.components.dit.targets import t5_targets
+from sfumato.models.components.stable_diffusion import clip
 from sfumato.models.families.flux.network import Flux
 from sfumato.models.families.flux.packing import image_ids, pack
-from sfumato.models.families.flux.targets import clip_targets, denoiser_targets, t5_targets
+from sfumato.models.families.flux.targets import denoiser_targets
 from sfumato.models.interface.family import DENOISER
 from sfumato.models.interface.targets import AdapterTarget
 from tests import tiny
@@ -54,7 +56,7 @@ class ToyFlux:
     def adapter_targets(self, part: str, model: Any) -> Iterator[AdapterTarget]:
         if part == DENOISER:
             return denoiser_targets(model)
-        return clip_targets(model, part) if part == "clip_l" else t5_targets(model, part)
+        return clip.targets(model, part, "te1") if part == "clip_l" else t5_targets(model, part, "te3")
 
 
 def _models(width: int, inner: int) -> dict[str, nn.Module]:

@@ -157,8 +157,8 @@ def on_card(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Card]:
         "flux_train_network": flux,
         "flux_train": flux,
         "sd3_train_network": tiny.sd3(folder / "sd3", hidden=64, depth=6).arguments,
-        "train_network": tiny.sd(folder / "sd").arguments,
-        "sdxl_train_network": tiny.sdxl(folder / "sdxl").arguments,
+        **dict.fromkeys(("train_network", "train_db", "fine_tune"), tiny.sd(folder / "sd").arguments),
+        **dict.fromkeys(("sdxl_train_network", "sdxl_train"), tiny.sdxl(folder / "sdxl").arguments),
     }
     places = {name: [*model, "--train_data_dir", str(folder / "data")] for name, model in models.items()}
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), runs.begin) as process:

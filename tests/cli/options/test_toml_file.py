@@ -10,7 +10,7 @@ from sfumato.cli.options.toml_file import FileOptions, flatten, read_options, to
 from sfumato.cli.scripts import script_named
 from sfumato.errors import UserError
 
-OPTIONS = script_named("flux_train_network").options()
+OPTIONS = script_named("sd3_train_network").options() | script_named("flux_train_network").options()
 
 
 def _read(tmp_path: Path, text: str) -> FileOptions:

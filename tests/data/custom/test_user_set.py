@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -165,7 +166,11 @@ class TestASet:
             read(name)
 
 
-def test_a_module_that_cannot_be_imported_says_why(folder: Path) -> None:
+def test_a_module_that_cannot_be_imported_says_why(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # What sd-scripts calls `library` may be there by another test, which loaded a drop-in.
+    monkeypatch.setattr(sys, "path", [place for place in sys.path if Path(place).name != "sd-scripts"])
+    for name in [name for name in sys.modules if name.partition(".")[0] == "library"]:
+        monkeypatch.delitem(sys.modules, name)
     (folder / "for_others.py").write_text("from library.train_util import MinimalDataset\n")
     (folder / "misspelt.py").write_text("class :\n")
     (folder / "wishful.py").write_text("from json import nothing\n")

@@ -154,7 +154,6 @@ def test_shell_variables_are_read_as_the_options_that_they_become(folder: Path) 
         ("a.ini", "", "it must be .json, .yaml, .yml or .env"),
         ("b.json", None, "does not exist"),
         ("a.json", '{"LoRA_type": "Standard", "sd3_checkbox": true}', "trains Stable Diffusion 3"),
-        ("a.json", '{"train_data_dir": "x"}', "trains sd full, which is not trained here; known: lora"),
         (
             "a.json",
             '{"training_method": "LORA", "model_type": "WUERSTCHEN_2"}',

@@ -74,6 +74,7 @@ class OneOf:
 
     rank: int = 0
     world: int = 1
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     def sum_(self, tensor: Tensor) -> None:
         """Sum over one process."""
