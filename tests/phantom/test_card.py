@@ -29,7 +29,7 @@ FLUX = f"--network_module networks.lora_flux --network_dim 2 --t5xxl_max_token_l
 SD3 = FLUX.replace("lora_flux", "lora_sd3")
 SGD = "--optimizer_type SGD --learning_rate 0.1"  # AdamW makes much of gradients that are nearly nothing
 UNET = f"--network_module networks.lora --network_dim 2 {SHORT} {SGD}"
-WHOLE = f"--save_model_as safetensors --max_grad_norm 0 {SHORT} {SGD}"
+WHOLE = f"--save_model_as safetensors --max_grad_norm 0 {SHORT} {SGD} --learning_rate 0.001"
 FULL = f"--t5xxl_max_token_length 64 --max_grad_norm 0 {CACHED} {SHORT}"
 LIVE = "--gradient_accumulation_steps 2"
 BF16 = "--mixed_precision bf16 --full_bf16"
@@ -85,7 +85,7 @@ RUNS = {
     "sd, whole, fused": ("fine_tune", f"{WHOLE} --fused_backward_pass --cache_latents"),
     "sdxl, whole, encoders, blocks": (
         "sdxl_train",
-        f"{WHOLE} --train_text_encoder --learning_rate_te1 0.01 --block_lr {','.join(['0.1'] * 22 + ['0'])}",
+        f"{WHOLE} --train_text_encoder --learning_rate_te1 1e-4 --block_lr {','.join(['1e-3'] * 22 + ['0'])}",
     ),
     "sdxl, whole, in groups, cached": (
         "sdxl_train",
