@@ -128,10 +128,16 @@ def counted(
     own = ["--pretrained_model_name_or_path", str(model.path), *argv, *COMMON.split()]
     for name, options in SETTINGS.items():
         told = options.replace("HALF", str(model.most // 2)).replace("ALL", str(model.most)).split()
-        yield name, summary(count(script, [*own, *told, *frozen.split()]))
+        yield _shown(name, summary(count(script, [*own, *told, *frozen.split()])))
         if name in WITH_ENCODERS:
             trained = ["--train_text_encoder", *rates.split()]
-            yield f"{name}, with text encoders", summary(count(script, [*own, *told, *trained]))
+            yield _shown(f"{name}, with text encoders", summary(count(script, [*own, *told, *trained])))
+
+
+def _shown(name: str, figures: dict[str, float]) -> tuple[str, dict[str, float]]:
+    """Return a row, which is shown as soon as it is known: a count takes minutes on a slow machine."""
+    print(json.dumps({name: figures}), file=sys.stderr, flush=True)
+    return name, figures
 
 
 def summary(account: Account) -> dict[str, float]:
