@@ -21,7 +21,8 @@ from sfumato.config.rules.evaluation import imply
 from sfumato.config.rules.tables import rules_of
 from sfumato.config.run.distributed import DistributedConfig
 from sfumato.training.core import distributed
-from sfumato.training.run.account import Account, account
+from sfumato.training.core.memory_account import Account
+from sfumato.training.run.account import account
 from sfumato.training.run.setup import prepare
 
 WIDTHS = {"F32": 4, "F16": 2, "BF16": 2, "I64": 8}

@@ -27,7 +27,7 @@ from sfumato.models.families.sd.family import SdFamily
 from sfumato.models.families.sdxl.family import SdxlFamily
 from sfumato.models.interface.family import DENOISER
 from sfumato.nn import offload
-from sfumato.training.run.account import Account
+from sfumato.training.core.memory_account import Account
 from tests import tiny
 
 NAMES = Path(__file__).resolve().parents[1] / "tests/models/components/stable_diffusion/names"

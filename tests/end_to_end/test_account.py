@@ -23,7 +23,8 @@ from sfumato.config.run.distributed import DistributedConfig
 from sfumato.errors import UserError
 from sfumato.nn.dry_run import Tally, without_numbers
 from sfumato.training.core import distributed
-from sfumato.training.run.account import Account, MemoryItem, Phase, account, foresee
+from sfumato.training.core.memory_account import Account, MemoryItem, Phase
+from sfumato.training.run.account import account, foresee
 from sfumato.training.run.execution import execute
 from sfumato.training.run.loop import Loop
 from sfumato.training.run.session import TrainingSession

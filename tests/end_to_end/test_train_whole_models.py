@@ -30,11 +30,12 @@ DENOISER = "model.diffusion_model."
 VAE = "first_stage_model."
 TEXT = "cond_stage_model."
 TEXT_1, TEXT_2 = "conditioner.embedders.0.", "conditioner.embedders.1."
+ENCODERS = ("--train_text_encoder",)
 ONE_STEP = ("--max_train_steps", "1")
 SGD = ("--optimizer_type", "SGD", "--max_grad_norm", "0")
 ADAFACTOR = ("--optimizer_type", "adafactor", "--optimizer_args", "scale_parameter=False")
 ADAFACTOR = (*ADAFACTOR, "relative_step=False", "warmup_init=False", "--max_grad_norm", "0")
-BLOCK_RATES = ["1e-3"] * 10 + ["0"] * 3 + ["2e-3"] * 9 + ["0"]
+BLOCKS = ("--block_lr", ",".join(["1e-3"] * 10 + ["0"] * 3 + ["2e-3"] * 9 + ["0"]))
 
 
 @pytest.fixture(scope="module")
@@ -127,9 +128,10 @@ def test_weights_behind_the_layer_that_is_listened_to_do_not_decay(db: Runs, sd:
     assert same - {positions} == {name for name in before if name.startswith(unused)}
 
 
-def test_a_text_encoder_stops_at_its_step_and_after_a_resume(db: Runs) -> None:
-    stop = ("--stop_text_encoder_training", "1")
-    once, whole = db.plain(*ONE_STEP), db.plain("--max_train_steps", "3", *stop)
+@pytest.mark.parametrize("fused", others_slow(["", "--fused_backward_pass"], [""]))
+def test_a_text_encoder_stops_at_its_step_and_after_a_resume(fused: str, db: Runs) -> None:
+    stop = (*fused.split(), "--stop_text_encoder_training", "1")
+    once, whole = db.plain(*ONE_STEP, *fused.split()), db.plain("--max_train_steps", "3", *stop)
     moved = [name for name in once if not torch.equal(once[name], whole[name])]
     assert moved
     assert all(name.startswith(DENOISER) for name in moved)
@@ -212,7 +214,7 @@ def test_files_say_what_they_are_and_load_in_diffusers(xl: Runs, sdxl: tiny.Tiny
 def test_blocks_with_rate_zero_stay_and_the_others_are_told_apart(
     xl: Runs, sdxl: tiny.TinyCheckpoint
 ) -> None:
-    before, after = load_file(sdxl.path), xl("blocks", "--block_lr", ",".join(BLOCK_RATES))
+    before, after = load_file(sdxl.path), xl("blocks", *BLOCKS)
     still = (f"{DENOISER}middle_block.", f"{DENOISER}out.")
     same = [name for name in before if name.startswith(DENOISER) and torch.equal(before[name], after[name])]
     assert sorted(same) == sorted(name for name in before if name.startswith(still))
@@ -285,7 +287,7 @@ FORMATS = {
 )
 def test_every_format_trains(name: str, what: str, db: Runs, ft: Runs, xl: Runs) -> None:
     run = {"train_db": db, "fine_tune": ft, "sdxl_train": xl}[name]
-    options = () if name == "train_db" else ("--train_text_encoder",)
+    options = () if name == "train_db" else ENCODERS
     plain = _losses(run, "plain", *options)
     other = _losses(run, "other", *options, *FORMATS[what])
     assert other == pytest.approx(plain, rel=1e-5 if what == "checkpointed" else 0.05)
@@ -297,7 +299,7 @@ def test_two_processes_train_what_one_does(
     name: str, db: Runs, ft: Runs, xl: Runs, images: Path, tmp_path: Path
 ) -> None:
     run = {"train_db": db, "fine_tune": ft, "sdxl_train": xl}[name]
-    options = () if name == "train_db" else ("--train_text_encoder",)
+    options = () if name == "train_db" else ENCODERS
     alone = run("alone", *options, *SGD, "--gradient_accumulation_steps", "2")
     root = Path(__file__).parents[2]
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
@@ -320,6 +322,26 @@ def test_two_processes_train_what_one_does(
             "every text encoder is trained",
         ),
         ("train_db", ("--stop_text_encoder_training", "-2"), "use -1 or more"),
+        (
+            "train_db",
+            ("--learning_rate", "0", "--learning_rate_te", "1e-4", "--stop_text_encoder_training", "1"),
+            "--stop_text_encoder_training 1 leaves nothing to train after that",
+        ),
+        (
+            "train_db",
+            ("--strict", "--learning_rate_te", "1e-4", "--stop_text_encoder_training", "-1"),
+            "rates of text encoders have no effect with --stop_text_encoder_training -1",
+        ),
+        (
+            "sdxl_train",
+            ("--strict", *ENCODERS, "--learning_rate", "0", "--learning_rate_te1", "1e-4", *BLOCKS),
+            "--block_lr has no effect: --learning_rate is 0",
+        ),
+        (
+            "train_db",
+            ("--strict", "--fp8_base", "--mixed_precision", "bf16"),
+            "--fp8_base has no effect: steps run nothing but what is trained",
+        ),
     ],
 )
 def test_what_cannot_be_is_one_line(

@@ -38,13 +38,14 @@ from sfumato.models.interface.publishing import Layout
 from sfumato.models.registry.families import family_for
 from sfumato.training.core import distributed, memory, precision
 from sfumato.training.core.distributed import Processes
+from sfumato.training.core.memory_account import Account
 from sfumato.training.core.observer import Observer
 from sfumato.training.core.plan import Plan, plan_for
 from sfumato.training.observers import preview, saving, trackers
 from sfumato.training.observers.saving import Names
 from sfumato.training.observers.warnings import WarningLog
 from sfumato.training.run import outputs, weight_updates
-from sfumato.training.run.account import Account, account, foresee
+from sfumato.training.run.account import account, foresee
 from sfumato.training.run.agreement import require_same
 from sfumato.training.run.execution import execute
 from sfumato.training.run.hub import results
@@ -115,15 +116,12 @@ def prepare(run: Run, processes: Processes) -> TrainingSession:
     complain(run, overridden)
     policy = precision.precision_for(run[PrecisionConfig], processes.device)
     optimizer = _optimizer(run, processes, policy)
-    decided = inpainting.decided(run)
-    family = family_for(decided)
+    family = _family(run)
     run = _following(run, family)
     names = saving.names_for(run[SavingConfig])
     complain(run, schedulers.settings_without_effect(run[ScheduleConfig], optimizer))
     state = _state(run, optimizer)
     seed = _seed(run, state, processes)
-    family.check((DENOISER, VAE, *family.text_outputs))
-    inpainting.check(decided, family)
     method = method_for(run, family)
     complain(run, list(inpainting.without_effect(family, DENOISER in method.trained_parts)))
     volume = method.check(policy)
@@ -175,6 +173,15 @@ def _optimizer(run: Run, processes: Processes, policy: precision.Precision) -> o
     weight_updates.check(run, plan)
     schedulers.check(run[ScheduleConfig], plan, run[OptimizerConfig].learning_rate)
     return plan
+
+
+def _family(run: Run) -> Family:
+    """Return the model that a run trains, once its files are known to be what the run takes them for."""
+    decided = inpainting.decided(run)
+    family = family_for(decided)
+    family.check((DENOISER, VAE, *family.text_outputs))
+    inpainting.check(decided, family)
+    return family
 
 
 def _swap(run: Run, family: Family, processes: Processes) -> memory.Swap | None:

@@ -9,6 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from sfumato.config.rules.strictness import complain
+from sfumato.config.run.data.caching import CachingConfig
 from sfumato.config.run.model.memory import MemoryConfig
 from sfumato.config.run.output.saving import FOLDER_FORMATS, SavingConfig
 from sfumato.config.run.run import Run
@@ -23,7 +25,7 @@ from sfumato.training.core.precision import Precision
 from sfumato.training.trainables import ParameterGroup, Volume, files
 from sfumato.training.trainables.denoising import Denoising, denoising_for, objective_of
 from sfumato.training.trainables.objective import StepLoss
-from sfumato.training.trainables.part_rates import PartRates, rates_for
+from sfumato.training.trainables.part_rates import PartRates, rates_for, without_effect
 
 
 def create(run: Run, family: Family) -> FullMethod:
@@ -56,6 +58,7 @@ class FullMethod:
     def check(self, precision: Precision) -> Volume:
         """Build the model without memory and count; see `Method`."""
         objective_of(self.run, self.family)
+        complain(self.run, [*without_effect(self.run, self.rates), *self._idle_formats(precision)])
         meta = torch.device("meta")
         models = {part: self.family.load(part, torch.bfloat16, meta) for part in self.trained_parts}
         shapes = {name: tuple(tensor.shape) for name, tensor in named_tensors(models)}
@@ -65,6 +68,13 @@ class FullMethod:
         file_bytes = self.family.written_bytes(written, how)
         groups = self.rates.groups(self.family, models)
         return Volume(num_weights, file_bytes, self.file_holds_all(precision), shapes, groups)
+
+    def _idle_formats(self, precision: Precision) -> Iterator[str]:
+        """Yield a line where 8 bits are asked for, and all that could be stored so is trained or cached."""
+        encoders = set(self.family.text_outputs) - set(self.trained_encoders)
+        runs = precision.fp8_encoders and not self.run[CachingConfig].cache_text_encoder_outputs
+        if precision.fp8 and self.rates.denoiser and not (encoders and runs):
+            yield "--fp8_base has no effect: steps run nothing but what is trained, which needs more bits"
 
     def publishing(self, dtype: torch.dtype, metadata: Mapping[str, str]) -> Publishing:
         """Return how the model is written: as it is published, or as a folder in diffusers' layout."""

@@ -84,7 +84,22 @@ def rates_for(run: Run, family: Family, *, trains_encoders: bool) -> PartRates:
     if not (has_denoiser or encoders):
         zero = "--learning_rate is 0" if not blocks else f"--block_lr is {config.block_lr}"
         raise UserError(f"{zero}, so nothing would be trained; raise it")
+    if last is not None and not has_denoiser:
+        raise UserError(
+            f"--stop_text_encoder_training {last} leaves nothing to train after that, for the denoiser stays "
+            "as it is; leave it out and say --max_train_steps"
+        )
     return PartRates(rate if has_denoiser else 0.0, blocks, encoders, last)
+
+
+def without_effect(run: Run, rates: PartRates) -> Iterator[str]:
+    """Yield a line for each rate that was given for what is not trained."""
+    config = run.get(TrainedPartsConfig, TrainedPartsConfig())
+    if config.block_rates and not rates.blocks:
+        yield "--block_lr has no effect: --learning_rate is 0, which leaves the denoiser as it is"
+    last = config.stop_text_encoder_training
+    if any(config.encoder_rates) and last is not None and last <= 0:
+        yield f"rates of text encoders have no effect with --stop_text_encoder_training {last}"
 
 
 def _block_rates(config: TrainedPartsConfig, family: Family) -> tuple[float, ...]:

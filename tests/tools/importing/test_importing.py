@@ -153,6 +153,7 @@ def test_shell_variables_are_read_as_the_options_that_they_become(folder: Path) 
         ("a.json", "[1]", "holds no settings"),
         ("a.ini", "", "it must be .json, .yaml, .yml or .env"),
         ("b.json", None, "does not exist"),
+        ("deep.json", '{"a": ' + "[" * 100_000, "is nested more than 100 levels deep"),
         ("a.json", '{"LoRA_type": "Standard", "sd3_checkbox": true}', "trains Stable Diffusion 3"),
         (
             "a.json",
