@@ -46,7 +46,7 @@ def _row(action: argparse.Action, option: Option, script: Script) -> dict[str, A
         "dest": action.dest,
         "type": option.kind,
         "default": list(default) if isinstance(default, tuple) else _plain(default),
-        "choices": list(action.choices) if action.choices else None,
+        "choices": list(option.choices) if option.choices else None,
         "nargs": action.nargs if option.is_list else None,
         "action": "store_true" if option.kind == "bool" else "store",
         "required": option.is_required,

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sfumato.models.families.sd3.network import MMDiT, MMDiTShape
-from sfumato.models.families.sd3.positions import random_corner
+from sfumato.models.families.sd3.positions import PATCH, ScaledPositions, random_corner, sides_of
 from sfumato.nn.time_embedding import sinusoids
 from tests.golden.derived import arrays, assert_recorded, cases, rule, settings, weight
 
@@ -84,7 +84,7 @@ def test_timesteps_are_embedded_as_recorded() -> None:
     torch.testing.assert_close(embedded, arrays("a_sd3_seed")["t_emb"], rtol=0, atol=1e-6)
 
 
-CROPS = [case for case in cases("k_sd3_more_head") if case["id"] in ("crop1", "crop2")]
+CROPS = [case for case in cases("k_sd3_more_head") if "rate" in case]
 
 
 @torch.no_grad()
@@ -93,9 +93,13 @@ def test_images_lie_where_recorded_ones_do_in_the_table_of_positions(case: dict[
     """Places are drawn as recorded ones were, from a generator of the same seed."""
     name, told = "k_sd3_more_head", settings("k_sd3_more_head")["model"]
     model = build(name, {**told, "heads": told["hidden"] // 64, "dual_attention_layers": []})
+    if case["scaled_latent_sizes"]:
+        sides = [size // PATCH for size in case["scaled_latent_sizes"]]
+        model.scaled_positions = ScaledPositions(sides, told["hidden"])
     rng = torch.Generator().manual_seed(case["seed"])
     for number, (size, step) in enumerate(zip(case["latents"], case["steps"], strict=False)):
-        corner = random_corner(tuple(size), told["pos_embed_max_size"], case["rate"], rng)
+        side = len(model.table(size[0] // PATCH, size[1] // PATCH))
+        corner = random_corner(tuple(size), side, case["rate"], rng)
         drawn = tuple(value for kind, *_, value in step["draws"] if kind == "randint")
         assert (corner or ()) == drawn
         x, context, y = (
@@ -109,3 +113,23 @@ def test_images_lie_where_recorded_ones_do_in_the_table_of_positions(case: dict[
         out = model(x, torch.tensor([300.0]), context, y, corner)
         assert_recorded(out, arrays(name), f"{case['id']}/out{number}", 1e-5)
     assert torch.rand(1, generator=rng).item() == case["steps"][-1]["next_rand"]
+
+
+SCALED = [case for case in cases("k_sd3_more_head") if "queries" in case]
+
+
+@pytest.mark.parametrize("case", SCALED, ids=lambda case: case["id"])
+def test_tables_are_scaled_to_the_images_as_recorded(case: dict[str, Any]) -> None:
+    numbers, name = arrays("k_sd3_more_head"), case["id"]
+    tables = ScaledPositions(sides_of(case["resolutions"]), case["hidden"])
+    assert [list(limit) for limit in tables.limits] == case["limits"]
+    model = MMDiT(MMDiTShape(case["hidden"], case["hidden"] // 64, 0, side=1))
+    model.scaled_positions = tables
+    for side, length in case["tables"].items():
+        table = tables.get_buffer(f"of_{side}")
+        assert len(table) == length
+        assert_recorded(table.flatten(0, 1)[None], numbers, f"{name}/table{side}", 2e-6)
+    for query in case["queries"]:
+        rows, columns = ((query[key] + 1) // PATCH for key in ("h", "w"))
+        found = model.positions(rows, columns)
+        assert_recorded(found, numbers, f"{name}/q{query['h']}x{query['w']}", 2e-6)

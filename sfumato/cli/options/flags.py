@@ -92,7 +92,7 @@ def _argument(option: Option) -> dict[str, Any]:
         return named | {"action": "store_true"}
     return named | {
         "type": partial(_read_argument, option),
-        "choices": option.choices,
+        "choices": option.accepted,
         "nargs": option.count if option.is_list or option.count == "?" else None,
         "metavar": None if option.choices or not is_flag else _METAVARS[option.kind],
     }

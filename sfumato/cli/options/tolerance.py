@@ -214,10 +214,10 @@ def meaning(option: Option, value: str | int | float) -> ToleratedValue | None:
 
 
 def _suits(option: Option, reading: ToleratedValue) -> bool:
-    return reading.value is None or reading.value in (option.choices or ())
+    return reading.value is None or reading.value in (option.accepted or ())
 
 
 def _as_choice(option: Option, text: str) -> Any:
     """Return the choice that a text is but for upper and lower case, and for blanks that are underscores."""
-    choices = {str(choice).lower(): choice for choice in option.choices or () if choice is not None}
+    choices = {str(choice).lower(): choice for choice in option.accepted or () if choice is not None}
     return choices.get(text.lower(), choices.get(text.lower().replace(" ", "_")))

@@ -147,7 +147,7 @@ def _listed(option: Option, text: str) -> Any:
 def _choose(option: Option, value: str | int | float) -> tuple[Any, str]:
     """Return the choice that a value is, or means."""
     text = _without_fraction(_as_text(value)) if option.kind == "int" else _as_text(value)
-    choices = {str(choice): choice for choice in option.choices or () if choice is not None}
+    choices = {str(choice): choice for choice in option.accepted or () if choice is not None}
     if text in choices:
         return choices[text], ""
     meant = meaning(option, text)

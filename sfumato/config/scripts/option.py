@@ -16,6 +16,7 @@ class Option:
         flags: spellings on the command line; a single one without dashes is a positional argument.
         kind: type of the value, or of each value where `is_list`.
         choices: allowed values, None where everything is allowed.
+        newer: values that are allowed besides, which newer versions of a script have; they are not listed.
         default: the section's value, or the one that the script puts in its place.
         count: how many values a list takes: `*` any number, `+` one or more; `?` makes a positional optional.
     """
@@ -29,6 +30,12 @@ class Option:
     is_list: bool = False
     is_required: bool = False
     count: str = "*"
+    newer: tuple[Any, ...] = ()
+
+    @property
+    def accepted(self) -> tuple[Any, ...] | None:
+        """All values that are allowed, None where everything is."""
+        return self.choices and (*self.choices, *self.newer)
 
     @property
     def name(self) -> str:

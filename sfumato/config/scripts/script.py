@@ -29,6 +29,7 @@ class Script:
         overrides: defaults that differ from the sections'.
         command_overrides: defaults that only the sub-command has; it is strict where it trains.
         choices: allowed values that differ from the sections'.
+        newer_choices: values that newer versions of the script allow besides; they are not listed.
         unsupported: options that are known but not built; they stop a run unless left at their defaults.
         unsupported_values: the same for single values of an option that is built otherwise.
         impossible: options that cannot do here what they ask for, with the reason; they stop a run likewise.
@@ -51,6 +52,7 @@ class Script:
     overrides: Mapping[str, Any] = field(default_factory=dict)
     command_overrides: Mapping[str, Any] = field(default_factory=dict)
     choices: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    newer_choices: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     unsupported: frozenset[str] = frozenset()
     unsupported_values: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     impossible: Mapping[str, str] = field(default_factory=dict)
@@ -63,6 +65,7 @@ class Script:
         own = {"strict": bool(self.trainable), **self.command_overrides} if as_command else {}
         options = options_of(self.sections, {**self.overrides, **own})
         options |= {name: replace(options[name], choices=allowed) for name, allowed in self.choices.items()}
+        options |= {name: replace(options[name], newer=more) for name, more in self.newer_choices.items()}
         absent = self.absent if self.conditioning_role == "control" else self.absent | {"control_dir"}
         return {name: option for name, option in options.items() if name not in absent}
 

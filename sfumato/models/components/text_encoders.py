@@ -220,6 +220,14 @@ def published_t5(state: Mapping[str, LazyTensor]) -> dict[str, LazyTensor]:
     return {**state, **dict.fromkeys(_T5_EMBEDDINGS, state[_T5_EMBEDDINGS[0]])}
 
 
+def stored_once(state: Mapping[str, LazyTensor]) -> dict[str, LazyTensor]:
+    """Return a text encoder's tensors as transformers writes them: T5's embedding under its first name."""
+    first, second = _T5_EMBEDDINGS
+    if first not in state:
+        return published_clip(state)
+    return {name: value for name, value in state.items() if name != second}
+
+
 def name_in_file(name: str, names: Collection[str]) -> str | None:
     """Return what a file with these names calls a text encoder's tensor; None where it holds no such."""
     others = _T5_EMBEDDINGS if name in _T5_EMBEDDINGS else (bare(name), CLIP_PREFIX + bare(name))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -172,6 +173,35 @@ class NumbersBlocks(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class EncoderUse:
+    """What a run's options say of single text encoders; None stands for all of them.
+
+    Attributes:
+        trained: those that are trained where a run trains text encoders.
+        cached: those whose outputs may be computed once.
+        dtypes: storage dtype of those that are not trained, where it is not that of the others.
+        devices: where those that are not trained run, if not with everything else.
+    """
+
+    trained: Sequence[str] | None = None
+    cached: Sequence[str] | None = None
+    dtypes: Mapping[str, torch.dtype] = field(default_factory=dict)
+    devices: Mapping[str, torch.device] = field(default_factory=dict)
+
+
+@runtime_checkable
+class TellsEncoderUse(Protocol):
+    """A family whose scripts have options for single text encoders."""
+
+    encoder_use: EncoderUse
+
+
+def encoder_use(family: Family) -> EncoderUse:
+    """Return what a run's options say of single text encoders."""
+    return family.encoder_use if isinstance(family, TellsEncoderUse) else EncoderUse()
+
+
 @runtime_checkable
 class TellsSchedule(Protocol):
     """A family whose files can say that the model's noise schedule ends in pure noise."""
@@ -200,6 +230,15 @@ class Inpaints(Protocol):
 def is_inpainting(family: Family) -> bool:
     """Return whether the model repaints parts of images."""
     return isinstance(family, Inpaints) and family.is_inpainting
+
+
+@runtime_checkable
+class TakesResolutions(Protocol):
+    """A family whose denoiser may depend on how large the images are that it is trained on."""
+
+    def take_resolutions(self, resolutions: Sequence[tuple[int, int]]) -> None:
+        """Take note of the (width, height) in pixels of the data sets, before the denoiser is loaded."""
+        ...
 
 
 @runtime_checkable

@@ -45,6 +45,7 @@ class Parts:
         change: what is done to a part that was loaded, or None.
         keeps_memory: do not hand the memory of released parts back to the device.
         placed: parts that are loaded into RAM, and what brings them to the device from there.
+        devices: parts that stay on a device of their own.
         loaded: names of all parts that were ever loaded, in order.
     """
 
@@ -54,6 +55,7 @@ class Parts:
     change: PartChange | None = None
     keeps_memory: bool = False
     placed: Mapping[str, Placing] = field(default_factory=dict)
+    devices: Mapping[str, torch.device] = field(default_factory=dict)
     loaded: list[str] = field(default_factory=list)
     _modules: dict[str, nn.Module] = field(default_factory=dict)
 
@@ -61,7 +63,7 @@ class Parts:
         if part not in self._modules:
             logger.info("loading %s from %s", part, self.family.source(part))
             place = self.placed.get(part)
-            home = self.device if place is None else torch.device("cpu")
+            home = self.devices.get(part, self.device) if place is None else torch.device("cpu")
             module = self.family.load(part, self.dtypes.get(part, torch.float32), home)
             if self.change is not None:
                 self.change(part, module, self.device)
@@ -77,7 +79,7 @@ class Parts:
     def on_device(self, part: str) -> nn.Module:
         """Return a part ready to compute, wherever it was put meanwhile; a placed one stays where it is."""
         module = self[part]
-        return module if part in self.placed else module.to(self.device)
+        return module if part in self.placed else module.to(self.devices.get(part, self.device))
 
     def mark(self, part: str) -> str:
         """Return what tells a part that is changed after loading from others; "" if it is not changed."""

@@ -67,11 +67,13 @@ class Saved:
 
     Attributes:
         state: the folder written beside them, from which the run can be resumed, if there is one.
+        others: files beside `path` that hold further parts of the model.
     """
 
     step: int
     path: Path
     state: Path | None = None
+    others: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,8 @@ class HubUploads(Observer):
 
     def saved(self, event: Saved) -> None:
         """Upload what was saved, or let it wait for its turn."""
-        self.add(event.path, event.path.name)
+        for path in (event.path, *event.others):
+            self.add(path, path.name)
         if self._states and event.state is not None:
             self.add(event.state, event.state.name)
 

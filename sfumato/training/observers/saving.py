@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Protocol
 
 from sfumato.config.run.output.saving import FOLDER_FORMATS, SavingConfig
 from sfumato.errors import UserError
+from sfumato.models.interface.publishing import part_paths
 from sfumato.training.core.audience import Audience
 from sfumato.training.core.commands import Command
 from sfumato.training.core.events import Ended, Saved
@@ -189,6 +190,7 @@ class Saver(Observer):
     Attributes:
         audience: catches up before each save, so that the figures of what is saved are checked and
             recorded, and is told of it afterwards.
+        apart: parts of the model that may get files of their own beside each saved file.
         kept: weights that were saved and not removed again, in order.
     """
 
@@ -197,6 +199,7 @@ class Saver(Observer):
     plan: Plan
     writer: SaveWriter
     audience: Audience = field(default_factory=Audience)
+    apart: Sequence[str] = ()
     kept: list[Path] = field(default_factory=list)
     _thread: ThreadPoolExecutor | None = None
     _written: Future[None] | None = None
@@ -290,17 +293,25 @@ class Saver(Observer):
 
     def _tell(self, path: Path, state: Path | None, step: Step) -> None:
         self.kept = [*(kept for kept in self.kept if kept != path), path]
-        self.audience.saved(Saved(step.number, path, state))
+        self.audience.saved(Saved(step.number, path, state, self._beside(path)))
 
     def _remove(self, weights: int | None, state: int | None, name: Callable[[int], Path]) -> None:
         paths = [] if weights is None else [name(weights)]
         paths += [] if state is None else [self.names.state(name(state))]
-        for path in (path for path in paths if path.exists()):
-            _remove(path)
+        for path in paths:
+            for file in (path, *self._beside(path)):
+                _remove(file)
         self.kept = [kept for kept in self.kept if kept not in paths]
+
+    def _beside(self, path: Path) -> tuple[Path, ...]:
+        """Return the files of further parts that lie beside a saved file."""
+        _, *others = part_paths(path, [path.stem, *self.apart]).values()
+        return tuple(other for other in others if other.exists())
 
 
 def _remove(path: Path) -> None:
+    if not path.exists():
+        return
     try:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     except OSError as error:  # on Windows, somebody has it open

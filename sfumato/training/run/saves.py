@@ -14,6 +14,7 @@ from torch import Tensor
 from sfumato.config.public import public_values
 from sfumato.config.run.training.optimizer import OptimizerConfig
 from sfumato.config.run.training.schedule import ScheduleConfig
+from sfumato.models.interface.family import DENOISER
 from sfumato.training.core.audience import Audience
 from sfumato.training.core.plan import Step
 from sfumato.training.observers.finite import FiniteGuard
@@ -50,7 +51,8 @@ def saver_for(
         audience: see `Saver`.
     """
     writer = Writer(session, trainable, update, guard, described)
-    saver = Saver(session.names, session.keeping, session.plan, writer, audience)
+    apart = [part for part in session.method.trained_parts if part != DENOISER]
+    saver = Saver(session.names, session.keeping, session.plan, writer, audience, apart)
     guard.settle = saver.settle
     return saver
 

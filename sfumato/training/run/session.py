@@ -24,6 +24,7 @@ from sfumato.errors import UserError
 from sfumato.hub.uploading import Destination
 from sfumato.models.interface.family import DENOISER, VAE, Family
 from sfumato.models.interface.parts import Parts
+from sfumato.training.core import encoders
 from sfumato.training.core.distributed import Processes
 from sfumato.training.core.memory import Swap
 from sfumato.training.core.plan import Plan
@@ -71,9 +72,7 @@ class TrainingSession:
     @cached_property
     def cached_encoders(self) -> list[str]:
         """Text encoders whose outputs are computed once, before training."""
-        if not self.run[CachingConfig].cache_text_encoder_outputs:
-            return []
-        return [name for name in self.family.text_outputs if name not in self.method.trained_encoders]
+        return encoders.cached_encoders(self.run, self.family, self.method.trained_encoders)
 
     @property
     def live_encoders(self) -> list[str]:
@@ -119,8 +118,9 @@ class TrainingSession:
         trained = self.method.trained_parts
         names = (DENOISER, VAE, *self.family.text_outputs)
         # Encoders that run once need no room in the steps, and lose nothing.
-        encoders = self.live_encoders if self.precision.fp8_encoders else ()
-        dtypes = {name: self.precision.frozen(name, (DENOISER, *encoders), kept) for name in names}
+        eight_bit = self.live_encoders if self.precision.fp8_encoders else ()
+        dtypes = {name: self.precision.frozen(name, (DENOISER, *eight_bit), kept) for name in names}
+        dtypes |= encoders.dtypes_of(self.family, self.precision, trained)
         dtypes |= dict.fromkeys(trained, self.precision.trained)
         return Parts(
             self.family,
@@ -129,6 +129,7 @@ class TrainingSession:
             change=self.method.base_change,
             keeps_memory=self.run[MemoryConfig].highvram,
             placed={DENOISER: self._place} if self.swap else {},
+            devices=encoders.devices_of(self.family, trained),
         )
 
     def _place(self, denoiser: nn.Module) -> None:

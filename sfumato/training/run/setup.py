@@ -13,6 +13,7 @@ from sfumato.config.public import public_values
 from sfumato.config.rules.strictness import complain, is_strict
 from sfumato.config.run.data.caching import CachingConfig
 from sfumato.config.run.data.dataset import DatasetConfig
+from sfumato.config.run.data.images import ImageConfig
 from sfumato.config.run.distributed import DistributedConfig
 from sfumato.config.run.model.memory import MemoryConfig
 from sfumato.config.run.model.network import NetworkConfig
@@ -33,10 +34,10 @@ from sfumato.data.custom import user_set
 from sfumato.data.custom.returned_batches import Geometry
 from sfumato.errors import UserError
 from sfumato.log import counted
-from sfumato.models.interface.family import DENOISER, VAE, Family, ends_in_pure_noise
+from sfumato.models.interface.family import DENOISER, VAE, Family, TakesResolutions, ends_in_pure_noise
 from sfumato.models.interface.publishing import Layout
 from sfumato.models.registry.families import family_for
-from sfumato.training.core import distributed, memory, precision
+from sfumato.training.core import distributed, encoders, memory, precision
 from sfumato.training.core.distributed import Processes
 from sfumato.training.core.memory_account import Account
 from sfumato.training.core.observer import Observer
@@ -126,6 +127,7 @@ def prepare(run: Run, processes: Processes) -> TrainingSession:
     complain(run, list(inpainting.without_effect(family, DENOISER in method.trained_parts)))
     volume = method.check(policy)
     complain(run, optimizer.check_rates(volume.groups))
+    encoders.dtypes_of(family, policy, method.trained_parts)
     if state is not None:
         state.require_shapes(volume.shapes)
     swap = _swap(run, family, processes)
@@ -220,6 +222,7 @@ def _following(run: Run, family: Family) -> Run:
 def _training_set(run: Run, family: Family, seed: int) -> TrainingData:
     multiple = family.latents.downscale * family.latents.patch
     if run[DatasetConfig].dataset_class:
+        _tell_resolutions(family, [run[ImageConfig].size or family.identity.resolution])
         return _user_set(run, family, multiple, seed)
     stored = family.caches
     plans = blueprint.plans(
@@ -229,6 +232,7 @@ def _training_set(run: Run, family: Family, seed: int) -> TrainingData:
         takes_latents=run[CachingConfig].cache_latents_to_disk and stored.has_latents_alone,
         latents_ending=stored.latents,
     )
+    _tell_resolutions(family, [plan.buckets.resolution for plan in plans])
     masked = any(s.alpha_mask or s.mask_dir for plan in plans for s in plan.subsets)
     if run[LossConfig].masked_loss and not masked:
         line = "--masked_loss has no effect without masks: name mask_dir or set alpha_mask"
@@ -239,6 +243,11 @@ def _training_set(run: Run, family: Family, seed: int) -> TrainingData:
     if line := regularisation.offer(run, found.sets):
         logger.info(line)
     return found
+
+
+def _tell_resolutions(family: Family, resolutions: Sequence[tuple[int, int]]) -> None:
+    if isinstance(family, TakesResolutions):
+        family.take_resolutions(resolutions)
 
 
 def _user_set(run: Run, family: Family, multiple: int, seed: int) -> TrainingData:

@@ -56,7 +56,8 @@ class Words:
             tokens = {name: to_device(ids, self.device) for name, ids in tokens.items()}
             for name in self.live_encoders:
                 with nullcontext() if name in self.trained_encoders else torch.no_grad():
-                    text |= self.family.encode_text({name: self.parts[name]}, tokens)
+                    made = self.family.encode_text({name: self.parts[name]}, tokens)
+                text |= {key: to_device(output, self.device) for key, output in made.items()}
         guidance = torch.full((len(batch),), self.guidance, device=self.device)
         return Conditioning(
             text, guidance, ImageSizes(batch.original_sizes, batch.crop_offsets, batch.target_sizes)

@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from sfumato.checkpoints.pickles import SUFFIXES as PICKLE_SUFFIXES
 from sfumato.config.rules.strictness import complain
-from sfumato.config.run.data.caching import CachingConfig
 from sfumato.config.run.model.memory import MemoryConfig
 from sfumato.config.run.output.saving import FOLDER_FORMATS, SavingConfig
 from sfumato.config.run.run import Run
@@ -19,6 +19,7 @@ from sfumato.data.batches.collate import Batch
 from sfumato.models.interface.family import DENOISER, Family
 from sfumato.models.interface.parts import PartChange, Parts
 from sfumato.models.interface.publishing import Layout, Publishing, tensors_of
+from sfumato.training.core.encoders import cached_encoders
 from sfumato.training.core.memory import prepare_blocks
 from sfumato.training.core.plan import Step
 from sfumato.training.core.precision import Precision
@@ -71,9 +72,9 @@ class FullMethod:
 
     def _idle_formats(self, precision: Precision) -> Iterator[str]:
         """Yield a line where 8 bits are asked for, and all that could be stored so is trained or cached."""
-        encoders = set(self.family.text_outputs) - set(self.trained_encoders)
-        runs = precision.fp8_encoders and not self.run[CachingConfig].cache_text_encoder_outputs
-        if precision.fp8 and self.rates.denoiser and not (encoders and runs):
+        settled = {*self.trained_encoders, *cached_encoders(self.run, self.family, self.trained_encoders)}
+        is_frozen_alive = precision.fp8_encoders and bool(self.family.text_outputs.keys() - settled)
+        if precision.fp8 and self.rates.denoiser and not is_frozen_alive:
             yield "--fp8_base has no effect: steps run nothing but what is trained, which needs more bits"
 
     def publishing(self, dtype: torch.dtype, metadata: Mapping[str, str]) -> Publishing:
@@ -154,8 +155,8 @@ class FullTraining:
         dtype = files.holding_dtype(run, self.tensors()) or self.precision.trained
         described = {**metadata, **files.description(run, family, "checkpoint")}
         how = self.method.publishing(dtype, described)
-        num_epochs = step.epoch if step.ends_epoch else step.epoch - 1
-        how = replace(how, epoch=num_epochs, step=step.number)
+        if path.suffix.lower() in PICKLE_SUFFIXES:
+            how = replace(how, epoch=step.epoch if step.ends_epoch else step.epoch - 1, step=step.number)
         family.write({part: tensors_of(model) for part, model in self.models.items()}, path, how)
 
     def _denoising(self, trained_encoders: Sequence[str]) -> Denoising:

@@ -40,7 +40,7 @@ def _parse(tmp_path: Path, text: str, *argv: str, script: str = "flux_train_netw
 def _wanted(name: str, script: Script, meant: Any) -> Any:
     option = script.options()[name]
     if meant == "uniform or none":
-        return "uniform" if "uniform" in (option.choices or ()) else "none"
+        return "uniform" if "uniform" in (option.accepted or ()) else "none"
     return option.default if meant is DEFAULT else meant
 
 

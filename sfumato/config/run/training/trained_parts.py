@@ -24,6 +24,9 @@ class TrainedPartsConfig:
     learning_rate_te2: float | None = None
     """Learning rate of the second text encoder, likewise."""
 
+    learning_rate_te3: float | None = None
+    """Learning rate of the third text encoder, likewise."""
+
     stop_text_encoder_training: int | None = None
     """Leave the text encoders as they are after this many steps; 0 or -1 does not train them at all."""
 
@@ -31,15 +34,19 @@ class TrainedPartsConfig:
     """Learning rates of the denoiser's blocks, 23 for SDXL: the embeddings, 9 on the way down, 3 in the
     middle, 9 on the way up, the output. `1e-5,1e-5,0, ...`; 0 leaves a block as it is."""
 
+    num_last_block_to_freeze: int | None = None
+    """Leave so many blocks at the end of the denoiser as they are."""
+
     def __post_init__(self) -> None:
         at_least(self, -1, "stop_text_encoder_training")
+        at_least(self, 0, "num_last_block_to_freeze")
         _ = self.block_rates
 
     @property
     def encoder_rates(self) -> tuple[float | None, ...]:
         """The rates that were given for the text encoders, in order; None where none was."""
         first = self.learning_rate_te1 if self.learning_rate_te is None else self.learning_rate_te
-        return first, self.learning_rate_te2
+        return first, self.learning_rate_te2, self.learning_rate_te3
 
     @property
     def block_rates(self) -> tuple[float, ...]:
@@ -54,8 +61,6 @@ class TrainedPartsConfig:
         return rates
 
 
-NEEDS_TRAINED_ENCODERS = idle(
-    ["learning_rate_te", "learning_rate_te1", "learning_rate_te2", "stop_text_encoder_training"],
-    given("train_text_encoder"),
-)
+_RATES = ("learning_rate_te", "learning_rate_te1", "learning_rate_te2", "learning_rate_te3")
+NEEDS_TRAINED_ENCODERS = idle([*_RATES, "stop_text_encoder_training"], given("train_text_encoder"))
 """The rule of scripts that train text encoders only where they are asked to."""

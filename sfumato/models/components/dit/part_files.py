@@ -81,6 +81,10 @@ class PartFiles:
             self._sources[part] = self._located(part)
         return self._sources[part]
 
+    def is_held(self, part: str) -> bool:
+        """Return whether the denoiser's file holds a part, too, whichever file the part is loaded from."""
+        return self._is_held_by(self.source(DENOISER), part)
+
     def existing(self, part: str) -> Path:
         """Return the file or folder that a part is loaded from.
 

@@ -31,8 +31,8 @@ _WHOLE = (*DATA, *TRAINING, TrainedPartsConfig, WholeModelConfig, *OUTPUT)
 _NOT_WHOLE = (
     ADAPTERS_ALONE
     | _NO_TEXT_CACHE
-    | names("learning_rate_te1 learning_rate_te2 block_lr double_blocks_to_swap")
-    | names("single_blocks_to_swap mem_eff_save skip_latents_validity_check")
+    | names("learning_rate_te1 learning_rate_te2 learning_rate_te3 block_lr num_last_block_to_freeze")
+    | names("double_blocks_to_swap single_blocks_to_swap mem_eff_save skip_latents_validity_check")
 )
 _MERGING = (AdapterMergingConfig, PartialUseConfig, WholeBaseConfig, MergeFormatConfig)
 

@@ -10,7 +10,11 @@ from torch import Tensor
 
 from sfumato.transfer import to_device
 
-_OUTPUTS = (("l_out", "l_pooled"), ("g_out", "g_pooled"), ("t5_out",))
+_OUTPUTS = (
+    ("l_out", "l_pooled", "clip_l_attn_mask"),
+    ("g_out", "g_pooled", "clip_g_attn_mask"),
+    ("t5_out", "t5_attn_mask"),
+)
 
 
 @dataclass(frozen=True)
@@ -28,12 +32,23 @@ def drop(words: Mapping[str, Tensor], rates: TextDropout, rng: torch.Generator) 
     Args:
         rng: on the processor; nothing is drawn for a rate of 0.
     """
-    dropped = dict(words)
-    for names, rate in zip(_OUTPUTS, astuple(rates), strict=True):
-        if rate and names[0] in words:
-            is_kept = torch.rand(len(words[names[0]]), generator=rng) >= rate
-            dropped |= {name: _masked(words[name], is_kept) for name in names}
+    dropped = words
+    for encoder, rate in enumerate(astuple(rates)):
+        output = words.get(_OUTPUTS[encoder][0])
+        if rate and output is not None:
+            dropped = without(dropped, encoder, torch.rand(len(output), generator=rng) < rate)
     return dropped
+
+
+def without(words: Mapping[str, Tensor], encoder: int, is_dropped: Tensor) -> Mapping[str, Tensor]:
+    """Return outputs, each (B, ...), with zeros for all that an encoder says of some captions.
+
+    Args:
+        encoder: 0 for CLIP-L, 1 for CLIP-G, 2 for T5.
+        is_dropped: (B,) bool.
+    """
+    names = (name for name in _OUTPUTS[encoder] if name in words)
+    return {**words, **{name: _masked(words[name], ~is_dropped) for name in names}}
 
 
 def _masked(output: Tensor, is_kept: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ T5, with zeros in its place.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from sfumato.config.run.model.model import ModelConfig
 from sfumato.config.run.run import Run
 from sfumato.diffusion.flow_training import FlowTraining
+from sfumato.errors import UserError
 from sfumato.hub.access import ANYBODY, HubAccess, access_for
 from sfumato.models.components import autoencoder, text_encoders
 from sfumato.models.components.caption_lengths import TokenizerReader
@@ -28,20 +29,21 @@ from sfumato.models.components.tokenizers import CLIP_LENGTH
 from sfumato.models.families.sd3 import dropout, schedule, targets, text
 from sfumato.models.families.sd3.dropout import TextDropout
 from sfumato.models.families.sd3.files import PARTS, Sd3Files
-from sfumato.models.families.sd3.network import PATCH, MMDiT
-from sfumato.models.families.sd3.options import Sd3NoiseOptions, Sd3Options
-from sfumato.models.families.sd3.positions import random_corner
+from sfumato.models.families.sd3.network import MMDiT
+from sfumato.models.families.sd3.options import Sd3EncoderOptions, Sd3NoiseOptions, Sd3Options
+from sfumato.models.families.sd3.positions import PATCH, ScaledPositions, random_corner, sides_of
 from sfumato.models.families.sd3.publisher import Sd3Publisher
 from sfumato.models.families.sd3.text import CLIP_G, CLIP_L, T5XXL
 from sfumato.models.interface import publishing
 from sfumato.models.interface.conditioning import Conditioning
-from sfumato.models.interface.family import DENOISER, Prediction
+from sfumato.models.interface.family import DENOISER, EncoderUse, Prediction
 from sfumato.models.interface.identity import ModelIdentity, SamplingDefaults
 from sfumato.models.interface.latents import CacheFormat, JoinedOutputs, LatentSpace
 from sfumato.models.interface.published import Published
 from sfumato.models.interface.publishing import Publishing, TrainedParts
 from sfumato.models.interface.targets import AdapterTarget, others
-from sfumato.nn.precision import compute_dtype
+from sfumato.nn.device import device_named
+from sfumato.nn.precision import compute_dtype, dtype_named
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +72,10 @@ def create(run: Run) -> Sd3Family:
             options.clip_l_dropout_rate, options.clip_g_dropout_rate, options.t5_dropout_rate
         ),
         crop_rate=options.pos_emb_random_crop_rate,
+        scales_positions=options.enable_scaled_pos_embed,
         flow_training=_flow_training(noise),
+        encoder_use=_encoder_use(run, options),
+        included=_included(options) if Sd3Options in run else None,
         use_mmap=not model.disable_mmap_load_safetensors,
         denoiser_option=files[DENOISER].option,
         access=access_for(run),
@@ -97,6 +102,24 @@ def _flow_training(options: Sd3NoiseOptions) -> FlowTraining:
     )
 
 
+def _encoder_use(run: Run, options: Sd3Options) -> EncoderUse:
+    own = run.get(Sd3EncoderOptions, Sd3EncoderOptions())
+    dtype, device = options.t5xxl_dtype, options.t5xxl_device
+    return EncoderUse(
+        trained=[CLIP_L, CLIP_G, *([T5XXL] if own.train_t5xxl else [])],
+        cached=[T5XXL] if own.use_t5xxl_cache_only else None,
+        dtypes={T5XXL: dtype_named(dtype, "--t5xxl_dtype")} if dtype else {},
+        devices={T5XXL: device_named(device, "--t5xxl_device")} if device else {},
+    )
+
+
+def _included(options: Sd3Options) -> list[str]:
+    """Return the text encoders that a model's file is to hold."""
+    clips = [CLIP_L, CLIP_G] if options.save_clip else []
+    return [*clips, *([T5XXL] if options.save_t5xxl else [])]
+
+
+_USUAL_USE = EncoderUse()
 _USUAL_TRAINING = _flow_training(Sd3NoiseOptions())
 _NO_DROPOUT = TextDropout()
 
@@ -112,7 +135,10 @@ class Sd3Family:
         has_t5: whether T5 is used where there is one.
         text_dropout: what is left out of captions in training.
         crop_rate: share of training steps in which an image lies anywhere in the table of positions.
+        scales_positions: whether tables of positions are scaled to the sizes of images.
         flow_training: noise levels of training.
+        encoder_use: what becomes of single text encoders in training.
+        included: text encoders that whole files hold; see `Sd3Publisher`.
         use_mmap: map files into memory instead of reading them plainly.
         denoiser_option: the command-line option that named the denoiser, for messages.
         access: how the hub is reached, where paths are names on it.
@@ -132,23 +158,30 @@ class Sd3Family:
         has_t5: bool = True,
         text_dropout: TextDropout = _NO_DROPOUT,
         crop_rate: float = 0.0,
+        scales_positions: bool = False,
         flow_training: FlowTraining = _USUAL_TRAINING,
+        encoder_use: EncoderUse = _USUAL_USE,
+        included: Collection[str] | None = None,
         use_mmap: bool = True,
         denoiser_option: str = PARTS[DENOISER].option,
         access: HubAccess = ANYBODY,
     ) -> None:
         given = {part: files.get(part) for part in PARTS}
         self._files = Sd3Files(given, use_mmap=use_mmap, denoiser_option=denoiser_option, access=access)
-        self._publisher = Sd3Publisher(self._files)
+        self._publisher = Sd3Publisher(self._files, included)
+        self._included = included or ()
         base = given[DENOISER]
         has_t5 = has_t5 and (base is None or self._files.parts.source(T5XXL) is not None)
         self.text_outputs = {part: text.OUTPUTS[part] for part in _OWNERS if has_t5 or part != T5XXL}
         self.tokenizers = text.tokenizers(tokenizers, base, list(self.text_outputs), access)
         self.t5_max_length = t5_max_length or _T5_LENGTH
         self.flow_training = flow_training
+        self.encoder_use = encoder_use
         self._masked = masked
         self._text_dropout = text_dropout
         self._crop_rate = crop_rate
+        self._scales_positions = scales_positions
+        self._resolutions: tuple[tuple[int, int], ...] = ()
         shape = self._files.parts.autoencoder_shape()
         channels, downscale = (shape.channels, shape.downscale) if shape else (16, 8)
         self.latents = LatentSpace(channels, downscale, _SCALE, _SHIFT, PATCH)
@@ -158,6 +191,8 @@ class Sd3Family:
     def check(self, parts: Sequence[str]) -> None:
         """Read the headers behind `parts`; raise UserError if one is missing, broken or another model."""
         self._files.check(parts)
+        if T5XXL in self._included and T5XXL not in self.text_outputs:
+            raise UserError("--save_t5xxl: there is no T5-XXL to save; give --t5xxl, or leave it out")
         for part in set(parts) & set(self.tokenizers):
             self.tokenizers[part]
 
@@ -167,7 +202,16 @@ class Sd3Family:
 
     def load(self, part: str, dtype: torch.dtype, device: torch.device) -> nn.Module:
         """Load one part, frozen and in eval mode."""
-        return self._files.load(part, dtype, device)
+        model = self._files.load(part, dtype, device)
+        if part == DENOISER and self._scales_positions and self._resolutions:
+            transformer = cast(MMDiT, model)
+            tables = ScaledPositions(sides_of(self._resolutions), transformer.shape.hidden_size)
+            transformer.scaled_positions = tables.to(device)
+        return model
+
+    def take_resolutions(self, resolutions: Sequence[tuple[int, int]]) -> None:
+        """Take note of the sizes in pixels that positions are scaled to, where that is asked for."""
+        self._resolutions = tuple(resolutions)
 
     def tokenize(self, captions: Sequence[str]) -> dict[str, Tensor]:
         """Return each text encoder's token ids, (B, L) int64, by its name; masks as `<name>_mask`."""
@@ -205,10 +249,11 @@ class Sd3Family:
         words = conditioning.text
         if rng is not None:
             words = dropout.drop(words, self._text_dropout, rng)
-        shape = cast(MMDiT, denoiser).shape
-        context, pooled = text.context(words, shape.text_width), text.pooled(words)
+        transformer = cast(MMDiT, denoiser)
+        context, pooled = text.context(words, transformer.shape.text_width), text.pooled(words)
         height, width = noisy.shape[-2:]
-        corner = random_corner((height, width), shape.side, self._crop_rate, rng)
+        side = len(transformer.table(height // PATCH, width // PATCH))
+        corner = random_corner((height, width), side, self._crop_rate, rng)
         velocity = denoiser(noisy.to(dtype), timesteps, context.to(dtype), pooled.to(dtype), corner)
         return velocity.to(noisy.dtype)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from sfumato.checkpoints.lazy import LazyTensor
 from sfumato.errors import UserError
 from sfumato.hub.access import ANYBODY, HubAccess
 from sfumato.models.components import autoencoder, part_prefixes, text_encoders
@@ -21,6 +22,7 @@ from sfumato.models.families.sd3.text import CLIP_G, CLIP_L, T5XXL
 from sfumato.models.families.sd3.transformer import TRANSFORMER, mmdit_shape
 from sfumato.models.interface.family import DENOISER, VAE
 from sfumato.models.interface.published import Published
+from sfumato.models.interface.publishing import PartTensors
 
 PARTS = {
     DENOISER: PartSpec(
@@ -106,9 +108,20 @@ class Sd3Files:
             with self.transformer() as base:
                 yield Published({part: base.tensors}, {part: base.model}, base.metadata)
             return
-        model = self.load(part, torch.bfloat16, torch.device("meta"))
-        with self.parts.published(part, model) as opened:
+        with self.parts.published(part, self.without_numbers(part)) as opened:
             yield opened
+
+    def without_numbers(self, part: str) -> nn.Module:
+        """Return a part on the meta device."""
+        return self.load(part, torch.bfloat16, torch.device("meta"))
+
+    def complete(self, part: str, opened: Published) -> PartTensors:
+        """Return an open part's tensors with the text projection that a CLIP's file may lack."""
+        found = dict(opened.parts[part])
+        state = opened.modules[part].state_dict()
+        if _PROJECTION in state and _PROJECTION not in found:
+            found[_PROJECTION] = LazyTensor.of(torch.eye(len(state[_PROJECTION])))
+        return found
 
     @contextmanager
     def transformer(self) -> Iterator[OpenTransformer[MMDiT]]:

@@ -18,19 +18,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sfumato.models.families.sd3.positions import PATCH, Corner, ScaledPositions
 from sfumato.nn.attention import attend
 from sfumato.nn.time_embedding import sinusoids
 
 Heads = tuple[Tensor, Tensor, Tensor]
 """Queries, keys and values, each (B, H, tokens, D)."""
 
-Corner = tuple[int, int]
-"""Row and column in the table of positions."""
-
 HEAD_DIM = 64
 """Of every published model; files that do not normalise queries and keys do not say."""
 
-PATCH = 2
 _EPS = 1e-6
 _TIME_WIDTH = 256
 _DUAL = re.compile(r"joint_blocks\.(\d+)\.x_block\.attn2\.qkv\.weight")
@@ -91,9 +88,14 @@ class MMDiTShape:
 
 
 class MMDiT(nn.Module):
-    """Predict the velocity from clean latents to noise."""
+    """Predict the velocity from clean latents to noise.
+
+    Attributes:
+        scaled_positions: tables that stand in for that of the file; None uses the file's.
+    """
 
     pos_embed: Tensor
+    scaled_positions: ScaledPositions | None
 
     def __init__(self, shape: MMDiTShape) -> None:
         super().__init__()
@@ -101,6 +103,7 @@ class MMDiT(nn.Module):
         width = shape.hidden_size
         self.x_embedder = PatchEmbed(shape.channels, width)
         self.register_buffer("pos_embed", torch.zeros(1, shape.side**2, width))
+        self.scaled_positions = None
         self.t_embedder = Embedder(_TIME_WIDTH, width)
         self.y_embedder = Embedder(shape.pooled_width, width)
         self.context_embedder = nn.Linear(shape.text_width, width)
@@ -133,12 +136,18 @@ class MMDiT(nn.Module):
         Raises:
             ValueError: the table is smaller than the image.
         """
-        side = self.shape.side
+        table = self.table(rows, columns)
+        side = len(table)
         if max(rows, columns) > side:
             raise ValueError(f"{rows} x {columns} patches do not fit the table of {side} x {side} positions")
         top, left = corner or ((side - rows) // 2, (side - columns) // 2)
-        table = self.pos_embed.unflatten(1, (side, side))
-        return table[:, top : top + rows, left : left + columns].flatten(1, 2)
+        return table[top : top + rows, left : left + columns].flatten(0, 1)[None]
+
+    def table(self, rows: int, columns: int) -> Tensor:
+        """Return the table of positions for an image of that many patches, (side, side, C)."""
+        if self.scaled_positions is not None:
+            return self.scaled_positions(rows, columns)
+        return self.pos_embed[0].unflatten(0, (self.shape.side, self.shape.side))
 
 
 class PatchEmbed(nn.Module):

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from sfumato.config.checks import above, at_least, between
-from sfumato.config.rule import given, idle, implies
+from sfumato.config.rule import excludes, given, idle, implies, needs
 
 
 @dataclass(frozen=True)
@@ -21,16 +21,17 @@ class Sd3Options:
     """File of the T5-XXL text encoder, if the base model does not hold it; the model works without."""
 
     save_clip: bool = False
-    """Write the CLIP text encoders too; for scripts that train them as a whole."""
+    """Write both CLIP text encoders into the model's file; those that are trained have files of their own
+    otherwise."""
 
     save_t5xxl: bool = False
-    """Write T5-XXL too; for scripts that train it as a whole."""
+    """Write T5-XXL into the model's file, likewise."""
 
     t5xxl_device: str | None = None
-    """Device of T5-XXL; it runs where everything runs."""
+    """Device that T5-XXL runs on where it is not trained; where everything runs when not given."""
 
     t5xxl_dtype: str | None = None
-    """Dtype of T5-XXL; that of `mixed_precision` when not given."""
+    """Dtype of T5-XXL where it is not trained; that of `mixed_precision` when not given."""
 
     t5xxl_max_token_length: int | None = 256
     """Length of captions for T5, in tokens."""
@@ -60,6 +61,26 @@ class Sd3Options:
         at_least(self, 1, "t5xxl_max_token_length")
         between(self, 0, 1, "clip_l_dropout_rate", "clip_g_dropout_rate", "t5_dropout_rate")
         between(self, 0, 1, "pos_emb_random_crop_rate")
+
+
+@dataclass(frozen=True)
+class Sd3EncoderOptions:
+    """What becomes of single text encoders where whole models are trained."""
+
+    train_t5xxl: bool = False
+    """Train T5-XXL along with both CLIP text encoders."""
+
+    use_t5xxl_cache_only: bool = False
+    """Cache what T5-XXL makes of captions, and let both CLIP text encoders run in every step."""
+
+
+ENCODER_RULES = (
+    needs(["train_t5xxl"], given("train_text_encoder"), reason="T5 is trained along with the others"),
+    excludes(["train_t5xxl"], ["use_t5xxl_cache_only"], "what changes cannot be cached"),
+    implies("use_t5xxl_cache_only", {"cache_text_encoder_outputs": True}),
+    idle(["learning_rate_te3"], given("train_t5xxl")),
+)
+"""What these options mean to others."""
 
 
 @dataclass(frozen=True)

@@ -1,36 +1,54 @@
-"""How Stable Diffusion 3 is written: the denoiser's file with all that it holds, or part by part."""
+"""How Stable Diffusion 3 is written: the denoiser's file with all that it holds, or part by part.
+
+A text encoder lies in that file, as some models are published, or in one of its own beside it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from sfumato.checkpoints.lazy import LazyTensor
+from sfumato.checkpoints.pickles import SUFFIXES as PICKLE_SUFFIXES
 from sfumato.checkpoints.tensors import TensorReader
 from sfumato.checkpoints.weight_file import WeightFile
 from sfumato.models.components import autoencoder, text_encoders
+from sfumato.models.components.dit import encoder_folders
 from sfumato.models.components.dit.publishing import (
     WEIGHTS,
     check_file,
     require_only_denoiser,
     write_settings,
 )
+from sfumato.models.components.part_prefixes import prefix_in
 from sfumato.models.families.sd3.files import PARTS, Sd3Files
 from sfumato.models.families.sd3.keys import to_diffusers
 from sfumato.models.families.sd3.network import MMDiTShape
-from sfumato.models.families.sd3.text import T5XXL
+from sfumato.models.families.sd3.text import OUTPUTS, T5XXL
 from sfumato.models.families.sd3.transformer import TRANSFORMER, folder_settings
 from sfumato.models.interface.family import DENOISER, VAE
 from sfumato.models.interface.publishing import Layout, PartTensors, Publishing, TrainedParts, part_paths
 
+_LOGIT_SCALE = "text_encoders.{}.logit_scale"
+_SCALE_OF_CLIP = 4.6055
+"""What sd-scripts writes beside each text encoder, T5 included; nothing reads it."""
+
 
 @dataclass(frozen=True)
 class Sd3Publisher:
-    """A `Publisher` of Stable Diffusion 3. A folder is about the denoiser alone."""
+    """A `Publisher` of Stable Diffusion 3. A folder is about the denoiser and given text encoders alone.
+
+    Attributes:
+        included: text encoders that whole files hold in any case. Others that are given lie beside them if
+            the base's own file holds none. None lets whole files hold all that are given.
+    """
 
     base: Sd3Files
+    included: Collection[str] | None = None
     layout = Layout.WHOLE_FILE
 
     @contextmanager
@@ -38,31 +56,35 @@ class Sd3Publisher:
         """Yield the files of weights; see `Publisher`."""
         if how.layout is Layout.PART_FILES:
             places = part_paths(path, [part for part in PARTS if part in parts])
-            own = {place: self._published(part, parts[part]) for part, place in places.items()}
+            own = {place: _published(part, parts[part]) for part, place in places.items()}
             yield [WeightFile(place, tensors, how.metadata, how.dtype) for place, tensors in own.items()]
         elif how.layout is Layout.FOLDER:
             with self._denoiser(parts) as own:
-                yield [WeightFile(path / WEIGHTS, to_diffusers(own), {"format": "pt"}, how.dtype)]
+                transformer = WeightFile(path / WEIGHTS, to_diffusers(own), {"format": "pt"}, how.dtype)
+                encoders = {PARTS[part].folder: parts[part] for part in OUTPUTS if part in parts}
+                yield [transformer, *encoder_folders.weight_files(encoders, path, how)]
         else:
-            check_file(path, TRANSFORMER.what, how)
             with self._whole_file(parts) as own:
-                yield [WeightFile(path, own, how.metadata, how.dtype)]
+                yield [_whole(path, own, how), *self._beside(parts, path)]
 
     def copies(self) -> dict[str, Path]:
         """Return nothing: a folder is about the denoiser alone."""
         return {}
 
     def write_settings(self, parts: TrainedParts, folder: Path, how: Publishing) -> None:
-        """Write the denoiser's settings, and take over what the reference has."""
+        """Write the settings of what a folder holds, and take over what the reference has."""
         with self._denoiser(parts) as own:
             shape = MMDiTShape.of({name: tensor.shape for name, tensor in own.items()})
         taken_over = ("scheduler", "tokenizer", "tokenizer_2", "tokenizer_3")
         write_settings(folder, folder_settings(shape), how, taken_over)
+        encoders = [part for part in OUTPUTS if part in parts]
+        models = {PARTS[part].folder: self.base.without_numbers(part) for part in encoders}
+        encoder_folders.write_settings(models, folder)
 
     @contextmanager
     def _denoiser(self, parts: TrainedParts) -> Iterator[PartTensors]:
         """Yield the denoiser's tensors, those of the base if it was not trained."""
-        require_only_denoiser(parts)
+        require_only_denoiser({part: own for part, own in parts.items() if part not in OUTPUTS})
         if DENOISER in parts:
             yield parts[DENOISER]
             return
@@ -73,30 +95,66 @@ class Sd3Publisher:
     def _whole_file(self, parts: TrainedParts) -> Iterator[dict[str, LazyTensor]]:
         """Yield what the base's file holds, with these parts and the autoencoder in their places.
 
-        Of a base in several files, what was not trained stays there, but for the autoencoder.
+        Of a base in several files, what was not trained stays there, but for the autoencoder and the text
+        encoders that are to be included.
         """
         with ExitStack() as opened:
             base = opened.enter_context(self.base.transformer())
             found = _prefixed(PARTS[DENOISER].prefixes[0], parts.get(DENOISER, base.tensors))
             others = dict(base.others)
-            for part in (VAE, *(part for part in parts if part not in (DENOISER, VAE))):
-                file = opened.enter_context(self.base.parts.opened_if_any(part))
+            for part in (VAE, *(part for part in OUTPUTS if self._is_within(part, parts))):
+                held = prefix_in(others, PARTS[part].prefixes)
                 if part in parts:
-                    own = self._published(part, parts[part])
-                elif file is not None:
-                    own = _all_of(file)
+                    own = _published(part, parts[part])
+                elif part == VAE or not held:
+                    own = opened.enter_context(self._of_base(part))
                 else:
                     continue
-                found |= _prefixed(PARTS[part].prefixes[0], own)
+                if part != VAE and not held and self.included is not None:
+                    found[_LOGIT_SCALE.format(part)] = LazyTensor.foreign(torch.tensor(_SCALE_OF_CLIP))
+                found |= _prefixed(held or PARTS[part].prefixes[0], own)
             yield found | {name: value for name, value in others.items() if name not in found}
 
-    def _published(self, part: str, state: PartTensors) -> PartTensors:
-        """Return a part's tensors under the names of published files, without prefix."""
-        if part == DENOISER:
-            return state
+    @contextmanager
+    def _of_base(self, part: str) -> Iterator[dict[str, LazyTensor]]:
+        """Yield a part as its file has it, if there is one; text encoders under published names."""
         if part == VAE:
-            return autoencoder.published(state)
-        return text_encoders.published_t5(state) if part == T5XXL else text_encoders.published_clip(state)
+            with self.base.parts.opened_if_any(part) as file:
+                yield {} if file is None else _all_of(file)
+        else:
+            with self.base.published(part) as opened:
+                yield _published(part, self.base.complete(part, opened))
+
+    def _beside(self, parts: TrainedParts, path: Path) -> Iterator[WeightFile]:
+        """Yield the files of the text encoders that the whole file does not hold, in their own dtypes."""
+        apart = [part for part in OUTPUTS if part in parts and not self._is_within(part, parts)]
+        for part, place in part_paths(path, [DENOISER, *apart]).items():
+            if part != DENOISER:
+                yield WeightFile(place, _published(part, parts[part]))
+
+    def _is_within(self, part: str, parts: TrainedParts) -> bool:
+        """Return whether whole files hold a text encoder."""
+        if self.included is None:
+            return part in parts
+        return part in self.included or (part in parts and self.base.parts.is_held(part))
+
+
+def _whole(path: Path, tensors: PartTensors, how: Publishing) -> WeightFile:
+    """Return the file of a model that may be pickled."""
+    if path.suffix.lower() in PICKLE_SUFFIXES:
+        counters = {"epoch": how.epoch, "global_step": how.step}
+        return WeightFile(path, tensors, how.metadata, how.dtype, counters)
+    check_file(path, TRANSFORMER.what, how)
+    return WeightFile(path, tensors, how.metadata, how.dtype)
+
+
+def _published(part: str, state: PartTensors) -> dict[str, LazyTensor]:
+    """Return a part's tensors under the names of published files, without prefix."""
+    if part == DENOISER:
+        return dict(state)
+    if part == VAE:
+        return dict(autoencoder.published(state))
+    return text_encoders.published_t5(state) if part == T5XXL else text_encoders.published_clip(state)
 
 
 def _all_of(file: TensorReader) -> dict[str, LazyTensor]:

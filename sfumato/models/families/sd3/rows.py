@@ -2,16 +2,27 @@
 
 from collections.abc import Mapping
 
-from sfumato.config.rules.effects import ALWAYS_OURS, NOT_BUILT_FOR_TRAINING, NOT_WITH_FLOW
+from sfumato.config.rules.effects import (
+    ADAPTERS_ALONE,
+    ALWAYS_OURS,
+    NOT_BUILT_FOR_TRAINING,
+    NOT_WITH_FLOW,
+    SAFETENSORS_ANYWAY,
+)
 from sfumato.config.run.generation import GenerationConfig
 from sfumato.config.run.model.hub_access import HubAccessConfig
 from sfumato.config.run.model.network import NetworkConfig
 from sfumato.config.run.model.partial_use import PartialUseConfig
+from sfumato.config.run.model.whole_model import WholeModelConfig
+from sfumato.config.run.output.saving import FOLDER_FORMATS
+from sfumato.config.run.training.trained_parts import NEEDS_TRAINED_ENCODERS, TrainedPartsConfig
 from sfumato.config.scripts.script import Script, names
 from sfumato.config.scripts.sections import DATA, OUTPUT, TRAINING
 from sfumato.models.families.sd3.options import (
+    ENCODER_RULES,
     GENERATION_RULES,
     NOISE_RULES,
+    Sd3EncoderOptions,
     Sd3GenerationOptions,
     Sd3NoiseOptions,
     Sd3Options,
@@ -21,11 +32,7 @@ _WITHOUT_EFFECT: Mapping[str, str] = {
     **NOT_WITH_FLOW,
     **ALWAYS_OURS,
     "max_token_length": "CLIP always reads 77 tokens; --t5xxl_max_token_length sets T5's",
-    "t5xxl_device": "T5 runs where everything runs; --cache_text_encoder_outputs frees its memory",
-    "t5xxl_dtype": "text encoders are loaded as --mixed_precision says, or with --fp8_base in fp8",
-    "no_half_vae": "this autoencoder does not overflow",
 }
-_UNSUPPORTED = NOT_BUILT_FOR_TRAINING | names("enable_scaled_pos_embed")
 _IMPOSSIBLE: Mapping[str, str] = {
     "weighted_captions": "T5 and the pooled vectors of CLIP know no weights of words; leave it out",
     "train_inpainting": "Stable Diffusion 3 is told of no mask; leave it out",
@@ -45,14 +52,45 @@ ROWS: tuple[Script, ...] = (
         ),
         absent=names("split_mode"),
         command_overrides={"network_module": "networks.lora_sd3"},
-        unsupported=_UNSUPPORTED,
+        unsupported=NOT_BUILT_FOR_TRAINING,
         impossible=_IMPOSSIBLE,
         without_effect={
             **_WITHOUT_EFFECT,
+            "no_half_vae": "this autoencoder does not overflow",
             "save_clip": "an adapter's file holds what was trained of text encoders",
             "save_t5xxl": "an adapter's file holds what was trained of text encoders",
         },
         rules=NOISE_RULES,
+    ),
+    Script(
+        name="sd3_train",
+        summary="Train all weights of Stable Diffusion 3 and 3.5, text encoders too if need be.",
+        family="sd3",
+        command="train",
+        method="full",
+        trainable="full",
+        sections=(
+            *(*DATA, *TRAINING, Sd3NoiseOptions, TrainedPartsConfig, Sd3EncoderOptions),
+            *(WholeModelConfig, Sd3Options, *OUTPUT),
+        ),
+        absent=ADAPTERS_ALONE
+        | names("learning_rate_te stop_text_encoder_training block_lr no_half_vae no_token_padding")
+        | names("double_blocks_to_swap single_blocks_to_swap mem_eff_save diffusers_xformers"),
+        overrides={
+            "save_model_as": None,
+            "weighting_scheme": "logit_normal",
+            "t5xxl_max_token_length": None,
+        },
+        command_overrides={"weighting_scheme": "uniform", "t5xxl_max_token_length": 256},
+        choices={
+            "save_model_as": (None, "ckpt", "safetensors", *FOLDER_FORMATS),
+            "weighting_scheme": ("sigma_sqrt", "logit_normal", "mode", "cosmap"),
+        },
+        newer_choices={"weighting_scheme": ("none", "uniform")},
+        unsupported=NOT_BUILT_FOR_TRAINING,
+        impossible=_IMPOSSIBLE,
+        without_effect={**_WITHOUT_EFFECT, **SAFETENSORS_ANYWAY},
+        rules=(*NOISE_RULES, NEEDS_TRAINED_ENCODERS, *ENCODER_RULES),
     ),
     Script(
         name="sd3_minimal_inference",

@@ -8,7 +8,8 @@ from sfumato.models.components.dit.transformer_file import TransformerFormat
 from sfumato.models.components.loading import sizes_of
 from sfumato.models.components.tensor_views import Shapes
 from sfumato.models.families.sd3.keys import table_for
-from sfumato.models.families.sd3.network import PATCH, MMDiT, MMDiTShape
+from sfumato.models.families.sd3.network import MMDiT, MMDiTShape
+from sfumato.models.families.sd3.positions import PATCH
 
 TRANSFORMER: TransformerFormat[MMDiT] = TransformerFormat(
     "a transformer of Stable Diffusion 3",

@@ -53,7 +53,8 @@ ROWS: tuple[Script, ...] = (
         trainable="full",
         sections=(*DATA, *TRAINING, TrainedPartsConfig, WholeModelConfig, *OUTPUT),
         absent=ADAPTERS_ALONE
-        | names("text_encoder_batch_size learning_rate_te no_token_padding mem_eff_save")
+        | names("text_encoder_batch_size learning_rate_te learning_rate_te3 num_last_block_to_freeze")
+        | names("no_token_padding mem_eff_save")
         | names("double_blocks_to_swap single_blocks_to_swap skip_latents_validity_check"),
         overrides={"save_model_as": None},
         choices={"save_model_as": (None, "ckpt", "safetensors", *FOLDER_FORMATS)},
