@@ -98,8 +98,8 @@ def _require_stored(path: Path) -> None:
 
 
 def _tensors_of(path: Path, content: Any) -> dict[str, Tensor]:
-    # Training frameworks wrap the weights in an entry beside optimizer state.
-    for wrapper in ("state_dict", "model"):
+    # Training frameworks wrap the weights in an entry beside optimizer state, A1111 the vectors of a word.
+    for wrapper in ("state_dict", "model", "string_to_param"):
         if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
             content = content[wrapper]
     if not isinstance(content, Mapping):

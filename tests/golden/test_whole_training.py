@@ -7,7 +7,7 @@ data, the text encoders, the loss and the optimizer.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from sfumato.cli.main import script
@@ -30,13 +31,33 @@ from sfumato.models.families.sdxl.family import SdxlFamily
 from sfumato.models.families.sdxl.layout import TEXT_1, TEXT_2
 from sfumato.models.interface.family import DENOISER
 from tests import vocabularies
-from tests.golden.derived import arrays, cases, inputs, quantities, recorded_parts, rule, settings, weight
+from tests.golden.derived import (
+    arrays,
+    cases,
+    error,
+    inputs,
+    quantities,
+    recorded_parts,
+    rule,
+    settings,
+    weight,
+)
 from tests.runs import figures
 
 NAME = "k_train_e2e_seed"
-OFTEN = ("db_te", "xl_te")
-SLOW = pytest.mark.slow
-CASES = [pytest.param(case, id=case["id"], marks=() if case["id"] in OFTEN else SLOW) for case in cases(NAME)]
+OFTEN = ("db_te", "xl_te", "ti_xl")
+WHOLE = ("train_db", "fine_tune", "sdxl_train")
+WORDS = ("train_textual_inversion", "sdxl_train_textual_inversion")
+
+
+def cases_of(scripts: Sequence[str]) -> list[Any]:
+    return [
+        pytest.param(case, id=case["id"], marks=() if case["id"] in OFTEN else pytest.mark.slow)
+        for case in cases(NAME)
+        if case["script"] in scripts
+    ]
+
+
 SD_SHAPE = unet.UnetShape(4, 4, 2, (32, 64, 128, 128), (1, 1, 1, 0), 1, 32, 0, is_linear=False)
 XL_SHAPE = unet.UnetShape(4, 4, 2, (32, 64, 128), (0, 2, 10), 10, 72, 1576, is_linear=True)
 PARTS = {"unet": DENOISER, "te": TEXT, "te1": TEXT_1, "te2": TEXT_2}
@@ -70,24 +91,45 @@ def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.mark.whole_model
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", cases_of(WHOLE))
 def test_a_script_run_whole_has_the_recorded_losses_and_weights(
     case: dict[str, Any], bases: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    kind = run_whole(case, bases, tmp_path, monkeypatch)
+    assert _far_off(case, kind, tmp_path / "out" / "o.safetensors") == []
+
+
+@pytest.mark.whole_model
+@pytest.mark.parametrize("case", cases_of(WORDS))
+def test_a_word_has_the_recorded_losses_and_vectors(
+    case: dict[str, Any], bases: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_whole(case, bases, tmp_path, monkeypatch)
+    saved, numbers = load_file(tmp_path / "out" / "o.safetensors"), arrays(NAME)
+    recorded = {name.rpartition("/")[2]: name for name in numbers if name.startswith(f"{case['id']}/file/")}
+    assert saved.keys() == recorded.keys()
+    for key, name in recorded.items():
+        assert error(saved[key], numbers[name]) < TOLERANCE, key
+
+
+def run_whole(
+    case: dict[str, Any], bases: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> str:
+    """Run a case's script with the noise that is given; compare losses, return the kind of the model."""
     given, encode = Given(case), StableDiffusion.encode_image
     monkeypatch.setattr(noise, "draw", given.noise)
     monkeypatch.setattr(timesteps, "whole", given.timesteps)
     monkeypatch.setattr(
         StableDiffusion, "encode_image", lambda self, vae, image, rng: encode(self, vae, image, None)
     )
-    kind = "sdxl" if case["script"] == "sdxl_train" else "sd"
+    kind = "sdxl" if case["script"].startswith("sdxl") else "sd"
     _write_images(tmp_path, case["picture"], has_metadata="--in_json" in case["args"])
     assert script(case["script"], _arguments(case, tmp_path, bases[kind])) == 0
     losses = [line["loss"] for line in figures(tmp_path / "out" / "o.metrics.jsonl")]
     # Images that are resized differ by one level of brightness here and there, and steps add that up.
     assert losses[0] == pytest.approx(case["loss"][0], rel=1e-4)
     assert losses == pytest.approx(case["loss"], rel=1e-3)
-    assert _far_off(case, kind, tmp_path / "out" / "o.safetensors") == []
+    return kind
 
 
 def _far_off(case: dict[str, Any], kind: str, saved: Path) -> list[str]:

@@ -31,7 +31,14 @@ FOLDERS = {
         ("rules", "public"),
     ),
     "models": (("interface",), ("components",), ("families",), ("registry",)),
-    "adapters": (("layers",), ("files",), ("network",), ("sd_scripts",), ("legacy", "block_helpers")),
+    "adapters": (
+        ("layers",),
+        ("files",),
+        ("words",),
+        ("network",),
+        ("sd_scripts",),
+        ("legacy", "block_helpers"),
+    ),
     "data": (("images",), ("captions",), ("config",), ("sources",), ("batches",), ("custom",)),
     "sampling": (
         ("request",),

@@ -73,6 +73,13 @@ ADAPTERS_ALONE = names(
 )
 """Options of the trainers that those of whole models have not."""
 
+WORDS_ABSENT = (
+    ADAPTERS_ALONE
+    | names("caption_dropout_rate caption_dropout_every_n_epochs weighted_captions")
+    | names("caption_tag_dropout_rate cpu_offload_checkpointing fp8_base_unet")
+)
+"""Options that trainers of new words have not."""
+
 NOT_BUILT_FOR_TRAINING = names(
     "deepspeed zero_stage zero3_init_flag zero3_save_16bit_model fp16_master_weights_and_gradients"
 ) | names("offload_optimizer_device offload_optimizer_nvme_path offload_param_device offload_param_nvme_path")

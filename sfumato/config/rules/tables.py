@@ -8,7 +8,7 @@ from sfumato.config.run.data import caching, captions, dataset, images, loader, 
 from sfumato.config.run.model import flow, memory, model, network, precision, whole_model
 from sfumato.config.run.output import hub, preview, saving, tracking
 from sfumato.config.run.run import Run
-from sfumato.config.run.training import loss, noise, optimizer, schedule
+from sfumato.config.run.training import loss, noise, optimizer, schedule, words
 from sfumato.config.scripts.script import Script
 from sfumato.config.tools import adapter_exchange, conversion, preparation
 
@@ -35,6 +35,7 @@ OF_SECTIONS: Mapping[type, tuple[Rule, ...]] = {
     noise.NoiseConfig: noise.RULES,
     optimizer.OptimizerConfig: optimizer.RULES,
     schedule.ScheduleConfig: schedule.RULES,
+    words.WordsConfig: words.RULES,
     preparation.GatheringConfig: preparation.GATHERING,
     preparation.BucketingConfig: preparation.BUCKETING,
     conversion.ConversionConfig: conversion.RULES,

@@ -30,6 +30,7 @@ class CaptionSettings:
         caption_dropout_rate: probability of an empty caption.
         caption_dropout_every_n_epochs: every n-th epoch has empty captions; 0 is never.
         caption_tag_dropout_rate: probability of losing each flexible tag.
+        templates: sentences of which one takes the place of each caption that is not dropped.
     """
 
     shuffle_caption: bool = False
@@ -45,6 +46,7 @@ class CaptionSettings:
     caption_dropout_rate: float = 0.0
     caption_dropout_every_n_epochs: int = 0
     caption_tag_dropout_rate: float = 0.0
+    templates: tuple[str, ...] = ()
 
     @property
     def rearranges_tags(self) -> bool:
@@ -55,7 +57,8 @@ class CaptionSettings:
         """Return the names of the settings by which one image's caption differs between steps."""
         names = ("shuffle_caption", "enable_wildcard", "token_warmup_step", "caption_dropout_rate")
         names += ("caption_dropout_every_n_epochs", "caption_tag_dropout_rate")
-        return [name for name in names if getattr(self, name) > 0]
+        templates = ["templates"] if self.templates else []
+        return [name for name in names if getattr(self, name) > 0] + templates
 
 
 def process(
@@ -89,7 +92,8 @@ def process(
         caption = _rearrange(caption, settings, rng, step, max_steps)
     if settings.secondary_separator:
         caption = caption.replace(settings.secondary_separator, settings.caption_separator)
-    return _replace(caption, replacements or {}, rng)
+    caption = _replace(caption, replacements or {}, rng)
+    return rng.choice(settings.templates) if settings.templates else caption
 
 
 def tags(caption: str, divider: str | None = None) -> list[str]:

@@ -15,7 +15,7 @@ from sfumato.data.captions.captions import CaptionSettings
 MOST = 64
 """Combinations of choices for one image up to which they are listed."""
 
-_LISTED = ("enable_wildcard", "caption_dropout_rate", "caption_dropout_every_n_epochs")
+_LISTED = ("enable_wildcard", "caption_dropout_rate", "caption_dropout_every_n_epochs", "templates")
 _ALMOST_ONE = 1 - 2**-53
 _NO_CHOICE = random.Random(0)  # nothing is drawn for captions that do not vary
 

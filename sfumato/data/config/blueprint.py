@@ -16,6 +16,8 @@ from sfumato.config.run.data.dataset import DatasetConfig
 from sfumato.config.run.data.images import ImageConfig
 from sfumato.config.run.run import Run
 from sfumato.config.run.training.loss import LossConfig
+from sfumato.config.run.training.words import WordsConfig
+from sfumato.data.captions import templates
 from sfumato.data.captions.captions import CaptionSettings
 from sfumato.data.config.descriptions import PARTNERS, Described, describe
 from sfumato.data.config.metadata_records import train_sizes
@@ -56,8 +58,27 @@ def plans(
     for dataset in described:
         _name_unheard(dataset, options)
     options, weight = {"validation_seed": seed, **options}, run[LossConfig].prior_loss_weight
-    planned = (_plan(dataset, options, weight, size_multiple) for dataset in described)
+    sentences = _templates(run.get(WordsConfig, WordsConfig()))
+    planned = (
+        _with_templates(_plan(dataset, options, weight, size_multiple), sentences) for dataset in described
+    )
     return [replace(plan, takes_latents=takes_latents, latents_ending=latents_ending) for plan in planned]
+
+
+def _templates(config: WordsConfig) -> tuple[str, ...]:
+    """Return the sentences that captions are replaced by, if they are."""
+    word = config.token_string or ""
+    if config.use_object_template:
+        return templates.of_object(word)
+    return templates.of_style(word) if config.use_style_template else ()
+
+
+def _with_templates(plan: DatasetPlan, sentences: tuple[str, ...]) -> DatasetPlan:
+    """Return a data set whose captions are replaced by one of some sentences, if there are any."""
+    if not sentences:
+        return plan
+    subsets = [replace(s, captions=replace(s.captions, templates=sentences)) for s in plan.subsets]
+    return replace(plan, subsets=tuple(subsets))
 
 
 def _checked(dataset: Described, run: Run) -> Described:

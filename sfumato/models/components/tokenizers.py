@@ -6,9 +6,11 @@ for `/`), in a folder that the model brings along, in the hub's local cache, and
 
 from __future__ import annotations
 
+import copy
+import re
 import shutil
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -23,9 +25,10 @@ from sfumato.hub.access import ANYBODY, HubAccess
 from sfumato.hub.fetching import fetched_files
 from sfumato.hub.names import HubName
 from sfumato.lean_imports import lean
+from sfumato.models.interface.tokenizers import Word
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import AddedToken, PreTrainedTokenizerBase
 
 CLIP_L = "openai/clip-vit-large-patch14"
 T5_XXL = "google/t5-v1_1-xxl"
@@ -52,10 +55,33 @@ class Tokenizer:
         vocabulary: the transformers tokenizer that does the work.
         mends_text: repair mangled Unicode first, as the original CLIP tokenizer does; without it, ids of
             such texts differ from those that CLIP was trained with.
+        words: new words, each with the tokens that stand for it in texts.
     """
 
     vocabulary: PreTrainedTokenizerBase
     mends_text: bool
+    words: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def with_words(self, words: Sequence[Word]) -> Tokenizer:
+        """Return a tokenizer that knows new words, too; their ids follow each other behind all others.
+
+        Raises:
+            UserError: a word, or one of its tokens, is known already.
+        """
+        vocabulary: Any = copy.deepcopy(self.vocabulary)
+        for word in words:
+            known = vocabulary.get_vocab().keys()
+            if taken := next((token for token in word.tokens if token in known), None):
+                raise UserError(f"{word.origin}: {taken!r} is in the vocabulary already; {word.remedy}")
+            vocabulary.add_tokens([_as_written(token) for token in word.tokens])
+        learned = {word.text: word.tokens for word in words}
+        return replace(self, vocabulary=vocabulary, words={**self.words, **learned})
+
+    @property
+    def size(self) -> int:
+        """How many tokens are known; a new word's ids begin there."""
+        vocabulary: Any = self.vocabulary
+        return len(vocabulary)
 
     def __call__(self, texts: Sequence[str], length: int) -> Tokens:
         """Return (B, length) tokens, cut or padded to `length` with the start and end token included."""
@@ -150,11 +176,27 @@ class Tokenizer:
         return found["input_ids"]
 
     def _mend(self, texts: Sequence[str]) -> list[str]:
-        if not self.mends_text:
-            return list(texts)
-        import ftfy
+        if self.mends_text:
+            import ftfy
 
-        return [ftfy.fix_text(text) for text in texts]
+            texts = [ftfy.fix_text(text) for text in texts]
+        return [_spelt_out(text, self.words) for text in texts]
+
+
+def _as_written(token: str) -> AddedToken:
+    """Return a token that is found as it is written, within words, too, and in no other spelling."""
+    with lean():
+        from transformers import AddedToken
+
+    return AddedToken(token, normalized=False)
+
+
+def _spelt_out(text: str, words: Mapping[str, tuple[str, ...]]) -> str:
+    """Return a text with all tokens of each new word; of words that overlap the longest counts."""
+    if not words:
+        return text
+    longest_first = sorted(words, key=len, reverse=True)
+    return re.sub("|".join(map(re.escape, longest_first)), lambda match: " ".join(words[match[0]]), text)
 
 
 def _framed(weights: Sequence[float], length: int) -> list[float]:

@@ -3,9 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Generic, TypeVar
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar, runtime_checkable
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Word:
+    """A new word: what people write, and how many vectors a text encoder has for it.
+
+    Attributes:
+        origin: the option or file that names it, with its value, for messages.
+        remedy: what to do if it is no new word.
+    """
+
+    text: str
+    num_vectors: int = 1
+    origin: str = "the word"
+    remedy: str = "choose another word"
+
+    @property
+    def tokens(self) -> tuple[str, ...]:
+        """The tokens that stand for the word, one for each vector: itself, and itself with a number."""
+        return (self.text, *(f"{self.text}{number}" for number in range(1, self.num_vectors)))
+
+
+@runtime_checkable
+class TakesWords(Protocol):
+    """A family whose text encoders can be given new words."""
+
+    word_keys: Mapping[str, str]
+    """For each of these text encoders, what files of new words call its vectors."""
 
 
 class Tokenizers(Generic[T]):

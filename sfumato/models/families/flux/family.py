@@ -76,6 +76,7 @@ class FluxFamily:
 
     prediction = Prediction.FLOW
     text_outputs: Mapping[str, tuple[str, ...]] = {CLIP_L: ("l_pooled",), T5XXL: ("t5_out", "t5_attn_mask")}
+    word_keys: Mapping[str, str] = {CLIP_L: "clip_l"}
     caches = CacheFormat("_flux.npz", "_flux_te.npz")
     saved_as = Layout.PART_FILES
 

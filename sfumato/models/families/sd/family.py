@@ -83,6 +83,7 @@ class SdFamily(StableDiffusion):
     """
 
     text_outputs: Mapping[str, tuple[str, ...]] = {TEXT: ("hidden_state",)}
+    word_keys: Mapping[str, str] = {TEXT: "emb_params"}
     caches = CacheFormat("_sd.npz", "_sd_te.npz", is_scaled=False, is_sized=False, older=".npz")
 
     def __init__(

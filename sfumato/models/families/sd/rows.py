@@ -7,6 +7,7 @@ from sfumato.config.rules.effects import (
     LOADING_DEVICES,
     NOT_BUILT_FOR_TRAINING,
     SAFETENSORS_ANYWAY,
+    WORDS_ABSENT,
 )
 from sfumato.config.run.generation import GenerationConfig
 from sfumato.config.run.model.hub_access import HubAccessConfig
@@ -16,6 +17,7 @@ from sfumato.config.run.model.partial_use import PartialUseConfig
 from sfumato.config.run.model.whole_model import WholeModelConfig
 from sfumato.config.run.output.saving import FOLDER_FORMATS
 from sfumato.config.run.training.trained_parts import NEEDS_TRAINED_ENCODERS, TrainedPartsConfig
+from sfumato.config.run.training.words import WordsConfig
 from sfumato.config.scripts.script import Script, names
 from sfumato.config.scripts.sections import DATA, OUTPUT, TRAINING
 from sfumato.config.tools.adapter_merging import AdapterMergingConfig, MergeFormatConfig, WholeBaseConfig
@@ -82,6 +84,19 @@ ROWS: tuple[Script, ...] = (
         unsupported=NOT_BUILT_FOR_TRAINING,
         without_effect=ALWAYS_OURS_WHOLE,
         rules=(NEEDS_TRAINED_ENCODERS,),
+    ),
+    Script(
+        name="train_textual_inversion",
+        summary="Learn a new word for Stable Diffusion 1 and 2.",
+        family="sd",
+        command="train",
+        method="embedding",
+        trainable="words.embedding",
+        sections=(*DATA, *TRAINING, WordsConfig, *OUTPUT),
+        absent=WORDS_ABSENT | _NO_TEXT_CACHE,
+        overrides={"save_model_as": "pt"},
+        unsupported=NOT_BUILT_FOR_TRAINING,
+        without_effect=ALWAYS_OURS,
     ),
     Script(
         name="generate sd",

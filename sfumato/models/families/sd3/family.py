@@ -145,6 +145,7 @@ class Sd3Family:
     """
 
     prediction = Prediction.FLOW
+    word_keys: Mapping[str, str] = {CLIP_L: "clip_l", CLIP_G: "clip_g"}
     saved_as = publishing.Layout.WHOLE_FILE
     sampling = SamplingDefaults(steps=50, cfg_scale=5.0, preview_steps=30)
 

@@ -78,6 +78,7 @@ class SdxlFamily(StableDiffusion):
         TEXT_1: ("hidden_state1",),
         TEXT_2: ("hidden_state2", "pool2"),
     }
+    word_keys: Mapping[str, str] = {TEXT_1: "clip_l", TEXT_2: "clip_g"}
     num_blocks = 23
     caches = CacheFormat(
         "_sdxl.npz",

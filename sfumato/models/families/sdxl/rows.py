@@ -7,6 +7,7 @@ from sfumato.config.rules.effects import (
     ALWAYS_OURS,
     ALWAYS_OURS_WHOLE,
     NOT_BUILT_FOR_TRAINING,
+    WORDS_ABSENT,
 )
 from sfumato.config.run.generation import GenerationConfig
 from sfumato.config.run.model.hub_access import HubAccessConfig
@@ -16,6 +17,7 @@ from sfumato.config.run.model.partial_use import PartialUseConfig
 from sfumato.config.run.model.whole_model import WholeModelConfig
 from sfumato.config.run.output.saving import FOLDER_FORMATS
 from sfumato.config.run.training.trained_parts import NEEDS_TRAINED_ENCODERS, TrainedPartsConfig
+from sfumato.config.run.training.words import WordsConfig
 from sfumato.config.scripts.script import Script, names
 from sfumato.config.scripts.sections import DATA, OUTPUT, TRAINING
 from sfumato.config.tools.adapter_merging import (
@@ -61,6 +63,19 @@ ROWS: tuple[Script, ...] = (
         unsupported=NOT_BUILT_FOR_TRAINING,
         without_effect={**ALWAYS_OURS_WHOLE, **_ONE_KIND},
         rules=(NEEDS_TRAINED_ENCODERS,),
+    ),
+    Script(
+        name="sdxl_train_textual_inversion",
+        summary="Learn a new word for SDXL.",
+        family="sdxl",
+        command="train",
+        method="embedding",
+        trainable="words.embedding",
+        sections=(*DATA, *TRAINING, WordsConfig, *OUTPUT),
+        absent=WORDS_ABSENT | names("text_encoder_batch_size"),
+        overrides={"save_model_as": "pt"},
+        unsupported=NOT_BUILT_FOR_TRAINING,
+        without_effect={**ALWAYS_OURS, **_ONE_KIND},
     ),
     Script(
         name="generate sdxl",

@@ -1,0 +1,46 @@
+"""A new word, its vectors, and the sentences that it is learned in."""
+
+from dataclasses import dataclass
+
+from sfumato.config.checks import at_least
+from sfumato.config.rule import Rule, given, idle
+
+
+@dataclass(frozen=True)
+class WordsConfig:
+    """The new word."""
+
+    weights: str | None = None
+    """Embedding file to go on from; it has as many vectors as are asked for."""
+
+    num_vectors_per_token: int = 1
+    """Vectors of the new word, each of which takes the place of one token in prompts."""
+
+    token_string: str | None = None
+    """The new word, as it stands in captions and prompts; none that the text encoder knows."""
+
+    init_word: str | None = None
+    """Known words whose vectors the new ones start from, in turn; small random numbers otherwise."""
+
+    use_object_template: bool = False
+    """Train with sentences like 'a photo of a WORD' instead of captions."""
+
+    use_style_template: bool = False
+    """Train with sentences like 'a painting in the style of WORD' instead of captions."""
+
+    def __post_init__(self) -> None:
+        at_least(self, 1, "num_vectors_per_token")
+
+
+RULES = (
+    idle(["use_style_template"], among=(given("use_object_template"),)),
+    idle(["init_word"], among=(given("weights"),)),
+    Rule(
+        ("token_string",),
+        "implies",
+        "--output_name is that of the word: {output_name}",
+        without=(given("output_name"),),
+        sets=lambda values: {"output_name": values["token_string"]},
+    ),
+)
+"""What these options mean to others."""

@@ -1,0 +1,133 @@
+"""A word that is learned: known to the tokenizers, with vectors to begin with in the text encoders."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from sfumato.adapters.words.embedding_file import read_embedding
+from sfumato.adapters.words.extended_embedding import extend, table_of
+from sfumato.adapters.words.vocabulary import require_width, teach, word_keys
+from sfumato.config.run.run import Run
+from sfumato.config.run.training.words import WordsConfig
+from sfumato.data.batches.dataset import TrainingSet
+from sfumato.errors import UserError
+from sfumato.models.interface.family import Family
+from sfumato.models.interface.parts import Parts
+from sfumato.models.interface.tokenizers import Word
+from sfumato.training.core.precision import Precision
+
+_SPREAD = 0.02
+"""Deviation of the numbers that vectors start from where nothing else is asked for, as that of all tokens."""
+
+
+@dataclass(frozen=True)
+class NewWord:
+    """What a run learns of one word.
+
+    Attributes:
+        keys: what files call the vectors of each text encoder, by its name.
+        start: known words that the vectors start from, or None.
+        weights: file of vectors to go on from, or None.
+    """
+
+    family: Family
+    word: Word
+    keys: Mapping[str, str]
+    start: str | None = None
+    weights: Path | None = None
+
+    def check(self) -> dict[str, tuple[int, int]]:
+        """Return the shape of what is learned, by its key in files; no weight is loaded.
+
+        Raises:
+            UserError: the word or what it starts from is not what it should be.
+        """
+        shapes = {}
+        for part, key in self.keys.items():
+            self._first(part)
+            given = self._given()
+            if key in given:
+                require_width(self.family, part, given[key], f"--weights {self.weights}")
+            if self.start is not None and not self._start_ids(part):
+                raise UserError(f"--init_word is {self.start!r}, which is no word; give one, or leave it out")
+            encoder = self.family.load(part, torch.bfloat16, torch.device("meta"))
+            shapes[key] = (self.word.num_vectors, table_of(encoder).weight.shape[1])
+        return shapes
+
+    def without_effect(self) -> Iterator[str]:
+        """Yield a line where the known words to start from are more or fewer than the vectors."""
+        for part in self.keys if self.start is not None and self.weights is None else ():
+            found, count = len(self._start_ids(part)), self.word.num_vectors
+            if found != count:
+                what = "the others are left out" if found > count else "vectors start from them in turn"
+                yield f"--init_word {self.start!r} is {found} tokens for {count} vectors: {what}"
+                return
+
+    def learn(self, parts: Parts, precision: Precision) -> dict[str, nn.Parameter]:
+        """Put vectors that learn into the text encoders; return them by their keys in files."""
+        vectors = {}
+        for part, key in self.keys.items():
+            encoder, given = parts[part], self._given()
+            table = table_of(encoder).weight
+            start = given[key] if key in given else self._initial(part, table)
+            start = start.to(table.device, precision.trained)
+            vectors[key] = extend(encoder, self._first(part), start).vectors.requires_grad_(True)
+        return vectors
+
+    def _initial(self, part: str, table: Tensor) -> Tensor:
+        """Return (n, width): vectors of known words in turn, or small random numbers."""
+        count = self.word.num_vectors
+        if self.start is None:
+            return torch.randn(count, table.shape[1]) * _SPREAD
+        ids = self._start_ids(part)
+        return table[[ids[number % len(ids)] for number in range(count)]].float()
+
+    def _start_ids(self, part: str) -> list[int]:
+        [ids] = self.family.tokenizers[part].ids([self.start or ""])
+        return ids
+
+    def _given(self) -> Mapping[str, Tensor]:
+        """Return the vectors to go on from, by key."""
+        if self.weights is None:
+            return {}
+        found, count = read_embedding(self.weights, list(self.keys.values())), self.word.num_vectors
+        num_found = len(next(iter(found.values())))
+        if num_found != count:
+            raise UserError(
+                f"--weights {self.weights} has {num_found} vectors and --num_vectors_per_token is {count}; "
+                "give the same number"
+            )
+        return found
+
+    def _first(self, part: str) -> int:
+        return teach(self.family, part, [self.word])
+
+
+def new_word(run: Run, family: Family) -> NewWord:
+    """Return the word that a run's options ask for.
+
+    Raises:
+        UserError: there is none, or the model cannot be given words.
+    """
+    config = run[WordsConfig]
+    if not config.token_string:
+        raise UserError("--token_string is missing; give the new word, as it stands in the captions")
+    origin = f"--token_string {config.token_string}"
+    word = Word(config.token_string, config.num_vectors_per_token, origin)
+    weights = Path(config.weights) if config.weights else None
+    return NewWord(family, word, word_keys(family), config.init_word or None, weights)
+
+
+def unheard(word: str, images: TrainingSet) -> Iterator[str]:
+    """Yield a line if no caption has the word, nor any sentence that stands in for captions."""
+    for image_set in images.sets:
+        if any(subset.captions.templates for subset in image_set.plan.subsets):
+            return
+        if any(word in caption for caption in image_set.images.captions):
+            return
+    yield f"no caption holds {word!r}, so that nothing is learned; write it into captions, or use a template"
