@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from sfumato.adapters.words.extended_embedding import extend, table_of
 from sfumato.models.components.stable_diffusion import clip
 from sfumato.models.components.stable_diffusion.prompt_windows import read_prompts
 from sfumato.models.components.tokenizers import Tokenizer, load_clip
+from sfumato.models.interface.tokenizers import Word
 from sfumato.sampling.encoding import with_mean
 from sfumato.sampling.prompts.image_settings import sub_prompts
 from tests.golden.clip_models import clip_encoder
-from tests.golden.derived import arrays, assert_recorded, error, settings
+from tests.golden.derived import arrays, assert_recorded, error, inputs, settings
 from tests.vocabularies import write_clip
 
 FIXTURE = settings("k_gen_text")
 NUMBERS = arrays("k_gen_text")
 PARTS = {"sd": ["sd"], "sd2": ["sd2"], "sdxl": ["te1", "te2"]}
-CASES = [case for case in FIXTURE["cases"] if "embedding" not in case and case["id"] != "sd_edge"]
-"""Those of words with vectors of their own wait for these; see `test_a_part_without_words_is_a_window`."""
+CASES = [case for case in FIXTURE["cases"] if case["id"] != "sd_edge"]
+"""For the other see `test_a_part_without_words_is_a_window`."""
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +47,18 @@ def words(case: dict[str, Any], tokenizer: Tokenizer) -> clip.Words:
     return read_prompts(tokenizer, texts, case["max_embeddings_multiples"])
 
 
+def taught(
+    case: dict[str, Any], place: int, tokenizer: Tokenizer, encoder: nn.Module
+) -> tuple[Tokenizer, nn.Module]:
+    """Return a tokenizer and a text encoder with the new word of a case, if it has one."""
+    if "embedding" not in case:
+        return tokenizer, encoder
+    told, encoder = case["embedding"], copy.deepcopy(encoder)
+    width = table_of(encoder).weight.shape[1]
+    extend(encoder, tokenizer.size, 0.2 * inputs(f"kgt.ti{place}", (told["vectors"], width)))
+    return tokenizer.with_words([Word(told["token"], told["vectors"])]), encoder
+
+
 def row(windows: Tensor) -> Tensor:
     """Return ids (B, 75 n + 2) of windows (B, n, 77), as they are recorded."""
     return torch.cat([windows[:, 0, :1], windows[:, :, 1:-1].flatten(1), windows[:, -1, -1:]], dim=1)
@@ -64,7 +79,8 @@ def test_tokens_and_states_agree(
     stem = f"{case['id']}/right" if case.get("judge") == "right" else case["id"]
     states, pooled, number = [], None, 0
     for place, name in enumerate(PARTS[case["model"]]):
-        read = words(case, tokenizers[name])
+        tokenizer, encoder = taught(case, place, tokenizers[name], encoders[name])
+        read = words(case, tokenizer)
         recorded = f"{stem}/ids{place}" if len(PARTS[case["model"]]) > 1 else f"{stem}/ids"
         number = len(NUMBERS[recorded])
         assert_ids(row(read.ids)[:number], NUMBERS[recorded], tokenizers[name].padding)
@@ -73,9 +89,9 @@ def test_tokens_and_states_agree(
             "has_norm": case["model"] != "sdxl",
             "keeps_frames": not case["no_boseos_middle"],
         }
-        state, out = clip.encode(encoders[name], read, **options)
+        state, out = clip.encode(encoder, read, **options)
         if case["emb_normalize_mode"] != "none":
-            plain = clip.encode(encoders[name], clip.Words(read.ids), **options)[0]
+            plain = clip.encode(encoder, clip.Words(read.ids), **options)[0]
             state = with_mean(state, plain, is_absolute=case["emb_normalize_mode"] == "abs")
         states.append(state)
         if name == "te2":
