@@ -7,11 +7,13 @@ first, second = generator("a red cat", num_images=2, seed=1, steps=20)
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
 
+from sfumato.adapters.words.vocabulary import Vocabulary, learned_word
 from sfumato.models.interface.family import DENOISER, VAE, Family, ends_in_pure_noise
 from sfumato.models.interface.parts import Parts
 from sfumato.nn.device import default_device
@@ -30,6 +32,7 @@ class Generator:
     Args:
         family: bound to the model's files.
         adapters: files with the strengths at which they act; all are read at once.
+        embeddings: files of new words, each for the word that it is named after.
         device: the fastest of this machine where None.
         formats: dtypes of the parts, as `formats_for` returns them; bfloat16 where None.
         offload: keep only the part at work on the device.
@@ -49,6 +52,7 @@ class Generator:
         family: Family,
         *,
         adapters: Sequence[AdapterFile] = (),
+        embeddings: Sequence[Path] = (),
         device: torch.device | None = None,
         formats: Formats | None = None,
         offload: bool = False,
@@ -62,9 +66,11 @@ class Generator:
         family.check(parts)
         self.adapters = Attachments(family, adapters, dtype=dtype, is_merged=is_merged)
         self.adapters.check()
+        vocabulary = Vocabulary(family, [learned_word(path, family) for path in embeddings])
+        vocabulary.check()
         self.pipeline = Pipeline(
             family,
-            Parts(family, device, formats.stored),
+            Parts(family, device, formats.stored, change=vocabulary),
             dtype=dtype,
             dtypes=formats.computed,
             offload=offload,

@@ -59,6 +59,7 @@ class SamplingSession:
         self._generator = Generator(
             self.family,
             adapters=adapters,
+            embeddings=[Path(name) for name in settings.embeddings],
             device=device,
             formats=formats_of(run, part_dtypes or {}, self.family, device),
             offload=settings.offload,

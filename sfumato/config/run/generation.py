@@ -44,6 +44,9 @@ class GenerationConfig:
     merge_lora_weights: bool = False
     """Merge the adapters into the model instead of computing them beside it: quicker steps."""
 
+    embeddings: tuple[str, ...] = ()
+    """Files of new words (textual inversion); prompts then know the word that each file is named after."""
+
     width: int = 1360
     """Width of the image in pixels."""
 
