@@ -17,6 +17,7 @@ from sfumato.config.run.output.saving import SavingConfig
 from sfumato.config.run.run import Run
 from sfumato.config.run.training.noise import NoiseConfig
 from sfumato.config.tools.adapter_merging import ToPublishedConfig
+from sfumato.config.tools.captioning import CaptioningConfig, TaggingConfig
 from sfumato.config.tools.importing import ImportingConfig
 from sfumato.config.tools.preparation import BucketingConfig, CleaningConfig, GatheringConfig, ShrinkingConfig
 from sfumato.errors import UserError
@@ -160,12 +161,29 @@ def _gather(run: Run, kind: Literal["caption", "tags"]) -> int:
     return 0
 
 
+def _caption(run: Run) -> int:
+    from sfumato.tools.captioning.describing import undone
+
+    if run[CaptioningConfig].undo:
+        show(undone(run[CaptioningConfig]))
+        return 0
+    describe = next(call for section, call in _CAPTIONERS.items() if section in run)
+    return describe(run)
+
+
+_CAPTIONERS: dict[type, Call] = {
+    TaggingConfig: Call("tools.captioning.tagging", "tag"),
+}
+"""What describes images, by the section that only its runs have."""
+
+
 WORK: dict[str, Callable[[Run], int]] = {
     "train": _train,
     "plan": _plan,
     "plan --json": _plan_as_json,
     "generate": _generate,
     "inspect": _inspect,
+    "caption": _caption,
     "convert": _convert,
     "show-metadata": Call("tools.inspection.metadata", "show_metadata", is_shown=True),
     "merge": Call("tools.merging.adapter_merging", "merge_adapters"),

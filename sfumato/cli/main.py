@@ -19,6 +19,7 @@ USAGE = """usage: sfumato COMMAND ...
   generate [FAMILY] ...      make images; with FLUX where no family is named
   inspect DATA ...           show what a model would be trained on: a data set file, or a folder
   cache-latents, cache-text  encode images, or captions, ahead of training
+  caption METHOD FOLDER      describe images, e.g. `sfumato caption tags --help`
   resize-images FROM TO      make smaller copies of images
   merge-captions FOLDER JSON gather captions in one file; merge-tags does so with tags
   clean-captions JSON JSON   clean the captions and tags of such a file
@@ -147,6 +148,17 @@ def _generate(argv: Sequence[str]) -> int:
     return start(script_named("flux_minimal_inference"), argv, prog="sfumato generate", as_command=True)
 
 
+def _caption(argv: Sequence[str]) -> int:
+    from sfumato.cli.scripts import script_for
+    from sfumato.cli.start import start
+    from sfumato.errors import UserError
+
+    if not argv or argv[0].startswith("-"):
+        raise UserError("write sfumato caption METHOD FOLDER ..., e.g. sfumato caption tags --help")
+    method, *rest = argv
+    return start(script_for("caption", "", method), rest, prog=f"sfumato caption {method}", as_command=True)
+
+
 def _merge(argv: Sequence[str]) -> int:
     from sfumato.cli.scripts import script_for
     from sfumato.cli.start import start
@@ -234,6 +246,7 @@ _COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "tell": _tell,
     "rerun": _rerun,
     "generate": _generate,
+    "caption": _caption,
     "merge": _merge,
     **{name: _tool(name) for name in _TOOLS},
     "interrogate-lora": _tool("interrogate-lora", "sd"),

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from sfumato import plugins
 from sfumato.cli.options.flags import did_you_mean
+from sfumato.cli.rows.caption_tools import CAPTION_TOOLS
 from sfumato.cli.rows.data_tools import DATA_TOOLS
 from sfumato.cli.rows.file_tools import FILE_TOOLS
 from sfumato.config.rules.effects import because
@@ -20,6 +21,7 @@ from sfumato.models.registry.family_choice import FamilyChoice
 
 SCRIPTS: tuple[Script, ...] = (
     *(script for facts in our_facts() for script in facts.scripts),
+    *CAPTION_TOOLS,
     *DATA_TOOLS,
     *FILE_TOOLS,
 )

@@ -89,8 +89,8 @@ def fetch_folder(name: HubName, what: str, access: HubAccess = ANYBODY) -> Path:
     return folder / name.path
 
 
-def fetched_files(repo: str, files: Iterable[str], what: str, access: HubAccess = ANYBODY) -> Path | None:
-    """Return the cache's folder with those of some small files that a repository has, fetched if need be.
+def fetched_files(name: HubName, files: Iterable[str], what: str, access: HubAccess = ANYBODY) -> Path | None:
+    """Return the cache's folder with those of some files that a repository has, fetched if need be.
 
     Args:
         what: what they are; messages begin with it.
@@ -101,12 +101,13 @@ def fetched_files(repo: str, files: Iterable[str], what: str, access: HubAccess 
     Raises:
         UserError: they cannot be fetched.
     """
-    name = HubName(repo)
     if access.is_offline:
         return cache.snapshot(name)
     with explained(what, name, access):
         found = repository(name, access)
-        return found.download(file for file in files if file in found.sizes)
+        there = [file for file in files if file in found.sizes]
+        found.require_room(there)
+        return found.download(there)
 
 
 @dataclass(frozen=True)

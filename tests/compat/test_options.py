@@ -12,6 +12,7 @@ from sfumato.cli.scripts import SCRIPTS, script_named
 RECORDED = Path(__file__).parent / "options"
 OURS = {
     "allow_partial",
+    *("dry_run", "skip_existing", "text_before", "text_behind", "trigger_word", "undo"),
     "for_program",
     "for_regularisation",
     "mask_dir",

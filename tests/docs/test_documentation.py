@@ -18,7 +18,7 @@ from sfumato.data.config import blueprint
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 TOOLS = "cache-latents|cache-text|resize-images|merge-captions|clean-captions|prepare-buckets|convert|inspect"
-TOOLS += "|extract-dylora"
+TOOLS += "|extract-dylora|caption"
 START = re.compile(rf"(accelerate launch .*?sd-scripts/\w+\.py|sfumato (train|generate|{TOOLS}))\s")
 
 
@@ -42,6 +42,7 @@ SHOWN = {
     "tools/resize_images_to_resolution",
     "finetune/merge_captions_to_metadata",
     "finetune/clean_captions_and_tags",
+    "finetune/tag_images_by_wd14_tagger",
     "finetune/prepare_buckets_latents",
     "networks/extract_lora_from_dylora",
 }
@@ -67,6 +68,8 @@ def read(command: str) -> Run:
         script, rest, as_command = script_named(Path(words[number]).name), words[number + 1 :], False
     elif words[1] == "train":
         script, rest, as_command = script_for("train", *words[2:4]), words[4:], True
+    elif words[1] == "caption":
+        script, rest, as_command = script_for("caption", "", words[2]), words[3:], True
     elif words[1] == "generate" and not words[2].startswith("-"):
         script, rest, as_command = script_for("generate", words[2], ""), words[3:], True
     elif words[1] == "generate":

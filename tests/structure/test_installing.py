@@ -63,5 +63,13 @@ def test_an_environment_without_pip_is_served_by_uv(monkeypatch: pytest.MonkeyPa
 
 def test_a_module_is_installed_by_the_name_of_its_package() -> None:
     declared = (ROOT / "pyproject.toml").read_text("utf-8")
-    for module in ("bitsandbytes", "lion_pytorch", "lycoris.kohya", "pillow_jxl", "skimage", "wandb"):
+    for module in (
+        "bitsandbytes",
+        "lion_pytorch",
+        "lycoris.kohya",
+        "onnxruntime",
+        "pillow_jxl",
+        "skimage",
+        "wandb",
+    ):
         assert f'"{installing.package_of(module)}>=' in declared

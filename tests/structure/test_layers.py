@@ -54,8 +54,9 @@ FOLDERS = {
     ),
     "training": (("core",), ("update", "trainables"), ("observers",), ("state",), ("run",)),
     "tools": (
-        ("outputs", "lowrank"),
+        ("outputs", "lowrank", "onnx_models"),
         ("merging", "extracting", "converting", "importing", "inspection", "preparation"),
+        ("captioning",),
     ),
 }
 """The folders, and single modules beside them, of the packages that have any."""

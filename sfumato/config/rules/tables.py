@@ -10,7 +10,7 @@ from sfumato.config.run.output import hub, preview, saving, tracking
 from sfumato.config.run.run import Run
 from sfumato.config.run.training import loss, noise, optimizer, schedule, words
 from sfumato.config.scripts.script import Script
-from sfumato.config.tools import adapter_exchange, conversion, preparation
+from sfumato.config.tools import adapter_exchange, captioning, conversion, preparation
 
 OF_SECTIONS: Mapping[type, tuple[Rule, ...]] = {
     caching.CachingConfig: caching.RULES,
@@ -36,6 +36,7 @@ OF_SECTIONS: Mapping[type, tuple[Rule, ...]] = {
     optimizer.OptimizerConfig: optimizer.RULES,
     schedule.ScheduleConfig: schedule.RULES,
     words.WordsConfig: words.RULES,
+    captioning.TaggingConfig: captioning.TAGGING,
     preparation.GatheringConfig: preparation.GATHERING,
     preparation.BucketingConfig: preparation.BUCKETING,
     conversion.ConversionConfig: conversion.RULES,

@@ -292,7 +292,7 @@ def _from_hub(name: str, sufficient: Sufficient, access: HubAccess) -> Path | No
     if kept is not None and _is_complete(kept, sufficient):
         return kept
     files = [*_SETTINGS, *(file for files in sufficient for file in files)]
-    folder = fetched_files(name, files, f"the tokenizer {name}", access)
+    folder = fetched_files(HubName(name), files, f"the tokenizer {name}", access)
     return folder if folder is not None and _is_complete(folder, sufficient) else None
 
 

@@ -1,0 +1,13 @@
+"""Tag images with a tagger in an ONNX file. `--help` lists the options."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from sfumato.cli.main import script
+from sfumato.clients.names import offer
+
+__getattr__ = offer("finetune/tag_images_by_wd14_tagger")
+
+if __name__ == "__main__":
+    sys.exit(script("finetune/tag_images_by_wd14_tagger"))

@@ -1,0 +1,1 @@
+"""Captions for images: by taggers, and by models that write sentences."""
