@@ -64,7 +64,7 @@ ROWS: tuple[Script, ...] = (
     ),
     Script(
         name="sd3_train",
-        summary="Train all weights of Stable Diffusion 3 and 3.5, text encoders too if need be.",
+        summary="Train all weights of Stable Diffusion 3 and 3.5, text encoders too if asked.",
         family="sd3",
         command="train",
         method="full",
