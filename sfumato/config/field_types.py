@@ -3,9 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from types import UnionType
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+
+Made = TypeVar("Made")
+
+
+def made_of(kind: type[Made], said: object) -> Made:
+    """Return a dataclass of JSON values, with the lists and tables in them as what its fields stand for.
+
+    Raises:
+        TypeError: a table has other names.
+        ValueError: a field has a value of another type; the message names it.
+    """
+    if not isinstance(said, dict):
+        raise ValueError(f"{said!r} is no table")
+    hints = get_type_hints(kind)
+    made = kind(**{name: _revived(value, hints[name]) for name, value in said.items()})
+    require_types(made)
+    return made
+
+
+def _revived(value: Any, hint: Any) -> Any:
+    """Return a JSON value as the type says: a table as a dataclass, a list as a tuple."""
+    options = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    if isinstance(value, list):
+        return tuple(value)
+    records = [option for option in options if isinstance(option, type) and is_dataclass(option)]
+    return made_of(records[0], value) if records and isinstance(value, dict) else value
 
 
 def require_types(made: Any) -> None:

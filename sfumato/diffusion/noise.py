@@ -1,4 +1,4 @@
-"""Random numbers that are the same on every device: drawn on the CPU, then moved.
+"""Random numbers that are the same on every device where they are drawn on the CPU, then moved.
 
 What adds to noise computes where the noise is.
 """
@@ -20,12 +20,12 @@ def draw(shape: Sequence[int], rng: torch.Generator) -> Tensor:
 
     Args:
         shape: of the result, usually (B, C, H/8, W/8).
-        rng: a CPU generator; it advances as `torch.randn(shape)` would advance the global one.
+        rng: it advances as `torch.randn(shape)` would advance the global one.
 
     Returns:
-        `shape`, float32, on the CPU.
+        `shape`, float32, on the device of the generator: the CPU, if the numbers are to be everywhere alike.
     """
-    return torch.randn(tuple(shape), generator=rng)
+    return torch.randn(tuple(shape), generator=rng, device=rng.device)
 
 
 def draw_rows(shape: Sequence[int], rngs: Sequence[torch.Generator]) -> Tensor:
@@ -36,7 +36,7 @@ def draw_rows(shape: Sequence[int], rngs: Sequence[torch.Generator]) -> Tensor:
         rngs: B generators, as for `draw`.
 
     Returns:
-        (B, *shape), float32, on the CPU.
+        (B, *shape), float32, on the device of the generators.
     """
     return torch.cat([draw((1, *shape), rng) for rng in rngs])
 

@@ -52,7 +52,7 @@ class Sampler(Protocol):
         Args:
             x: (B, C, H/8, W/8), latents at noise level `sigmas[0]`.
             sigmas: (steps + 1,), falling; on the CPU, so that reading them waits for no device.
-            rng: generators on the CPU, for the samplers that add noise.
+            rng: for the samplers that add noise; on the CPU, or on the device of x.
             revise: changes x between steps, to keep a part of an image for example.
 
         Returns:
@@ -182,7 +182,7 @@ def plms(denoise: Denoise, x: Tensor, levels: list[float], rng: Rng) -> Steps:
 def pndm(denoise: Denoise, x: Tensor, levels: list[float], rng: Rng) -> Steps:
     """Extrapolate as `plms` does, with Runge and Kutta's method for the first three steps, as published.
 
-    These have one more level, in their middle: `schedules.halved_timesteps`. Each calls `denoise` four times.
+    These have one more level, in their middle: `schedules.with_middles`. Each calls `denoise` four times.
     """
     slopes: list[Tensor] = []
     num_halved = min(RUNGE_KUTTA_STEPS, (len(levels) - 1) // 2)

@@ -153,11 +153,16 @@ def leading_timesteps(num_steps: int) -> Tensor:
     return rising.flip(0).clamp(max=NUM_TIMESTEPS - 1)
 
 
-def halved_timesteps(num_steps: int) -> Tensor:
-    """Return `leading_timesteps` and the middles of their first three distances, (num_steps + 3,) float32."""
-    falling, half = leading_timesteps(num_steps), NUM_TIMESTEPS // num_steps // 2
-    num_halved = min(3, num_steps - 1)
-    first = torch.stack([falling[:num_halved], falling[:num_halved] - half], dim=1).flatten()
+def with_middles(falling: Tensor, distance: int, most: int = 3) -> Tensor:
+    """Return timesteps, and behind each of the first the middle of the way to the next.
+
+    Args:
+        falling: (n,), at equal distances.
+        distance: between two of them.
+        most: of the ways have a middle; the last timestep has no way to go.
+    """
+    num_halved = max(min(most, len(falling) - 1), 0)
+    first = torch.stack([falling[:num_halved], falling[:num_halved] - distance // 2], dim=1).flatten()
     return torch.cat([first, falling[num_halved:]])
 
 

@@ -11,6 +11,15 @@ from torch import Tensor
 
 from sfumato.diffusion.samplers import Revise
 
+Entry = Callable[[int, float], tuple[int, int]]
+"""`entry(num_steps, strength)`: the step to whose level an image is noised, and the first that is made."""
+
+
+def exact_start(num_steps: int, strength: float) -> tuple[int, int]:
+    """Return `first_step` twice: an image is noised to the level of the first step that is made."""
+    first = first_step(num_steps, strength)
+    return first, first
+
 
 def first_step(num_steps: int, strength: float) -> int:
     """Return the step at which sampling starts from an image, which is noised to that step's level.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +13,36 @@ from sfumato.models.interface.family import Family, ReadsEmphasis
 
 Tokens = Mapping[str, Tensor]
 """One prompt as the text encoders take it: `Family.tokenize`'s output for it."""
+
+Text = Mapping[str, Tensor]
+"""One prompt as the denoiser reads it: the text encoders' outputs by name, each (1, ...)."""
+
+
+class PromptReader(Protocol):
+    """How prompts become what a denoiser reads."""
+
+    def tokenize(self, prompts: Sequence[str]) -> Mapping[str, Tokens]:
+        """Return the tokens of each prompt, by prompt; those given at once may be made equally long."""
+        ...
+
+    def encode(self, name: str, encoder: nn.Module, tokens: Tokens) -> Text:
+        """Return the outputs of the encoder of that name for a prompt, each (1, ...)."""
+        ...
+
+
+@dataclass(frozen=True)
+class FamilyReader:
+    """Reads prompts as the family does, with emphasis where it knows what that is."""
+
+    family: Family
+
+    def tokenize(self, prompts: Sequence[str]) -> dict[str, Tokens]:
+        """Return the tokens of each prompt, by prompt."""
+        return {prompt: tokenize_prompt(self.family, prompt) for prompt in prompts}
+
+    def encode(self, name: str, encoder: nn.Module, tokens: Tokens) -> dict[str, Tensor]:
+        """Return one encoder's outputs for a prompt."""
+        return encode_prompt(self.family, name, encoder, tokens)
 
 
 def tokenize_prompt(family: Family, prompt: str) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""From requests to images: encode the prompts, integrate from noise to latents, decode.
+"""From requests to images: encode the prompts, sample latents from a start, decode them.
 
 Any family will do, with or without adapters attached: `sfumato generate` and the previews of a training run
 share this code.
@@ -7,32 +7,34 @@ share this code.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
-from typing import TypeVar
 
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from sfumato.diffusion.noise import draw_rows
 from sfumato.diffusion.samplers import OnStep
-from sfumato.models.interface.conditioning import Conditioning, ImageSizes, inpainting, masked
-from sfumato.models.interface.family import DENOISER, VAE, Family, is_inpainting
+from sfumato.models.interface.conditioning import Conditioning
+from sfumato.models.interface.family import DENOISER, Family, is_inpainting
 from sfumato.models.interface.parts import Parts
-from sfumato.sampling import canvas, sampler_names
-from sfumato.sampling.canvas import canvas_for
-from sfumato.sampling.denoiser import Denoiser
-from sfumato.sampling.encoding import encode_prompt, tokenize_prompt
-from sfumato.sampling.guides import Guide, classifier_free, guided
+from sfumato.sampling import conditions, sampler_names
+from sfumato.sampling.effects.asked import effects_for
+from sfumato.sampling.encoding import FamilyReader, PromptReader, Text
+from sfumato.sampling.guides.classifier_free import guides_for
+from sfumato.sampling.hires.stages import first_stage, second_stage
+from sfumato.sampling.hires.upscaling import UPSCALERS, Upscale
+from sfumato.sampling.parts.codec import Codec, to_image
+from sfumato.sampling.parts.part_runner import PartRunner
+from sfumato.sampling.plan import Effect, Plan
 from sfumato.sampling.request import Request
+from sfumato.sampling.sampler_names import DISCRETE, SamplerChoice
 from sfumato.sampling.spaces import space_for
-
-Text = Mapping[str, Tensor]
-"""One prompt as the denoiser reads it: the text encoders' outputs by name, each (1, ...)."""
-
-Result = TypeVar("Result")
+from sfumato.sampling.starts import canvas, noise
+from sfumato.sampling.starts.canvas import Canvas, canvas_for
+from sfumato.sampling.starts.noise import NoiseSource
+from sfumato.sampling.starts.start import Start, from_image, from_noise
 
 logger = logging.getLogger(__name__)
 
@@ -43,13 +45,14 @@ class Pipeline:
     Args:
         family: what the parts are.
         parts: where they are loaded; a part that is loaded already is used as it is.
-        dtype: what to compute in; 16-bit types compute under autocast, whatever the weights are stored in.
-        dtypes: parts that compute in another type.
-        offload: keep only the part at work on the device.
-        is_reused: with `offload`, whether parts wait in RAM for the next image; otherwise they are
-            forgotten after use, and read from disk again should they be needed.
-        on_load: called with a part's name and the part after each loading, to attach adapters.
+        dtype, dtypes, offload, is_reused, on_load: see `PartRunner`.
         zero_terminal: whether the denoiser's schedule in training ended in pure noise; see `space_for`.
+        reader: how prompts are read; as the family does, where None.
+        samplers: of discrete-time models, by name.
+        noise_source: where random numbers come from.
+        upscalers: what `Hires.upscaler` may name.
+        effects: act on every batch, besides those that requests ask for.
+        vae_batch_size: images that are encoded and decoded at once.
     """
 
     def __init__(
@@ -63,31 +66,39 @@ class Pipeline:
         is_reused: bool = False,
         on_load: Callable[[str, nn.Module], None] | None = None,
         zero_terminal: bool = False,
+        reader: PromptReader | None = None,
+        samplers: Mapping[str, SamplerChoice] = DISCRETE,
+        noise_source: NoiseSource = noise.seeded,
+        upscalers: Mapping[str, Upscale] = UPSCALERS,
+        effects: Sequence[Effect] = (),
+        vae_batch_size: int = 1,
     ) -> None:
         self.family = family
         self.parts = parts
-        self._dtype = dtype
-        self._dtypes = dtypes or {}
-        self._offload = offload
-        self._is_reused = is_reused
-        self._on_load = on_load
+        self.runner = PartRunner(parts, dtype, dtypes or {}, offload, is_reused, on_load)
+        self.codec = Codec(family, self.runner, vae_batch_size)
         self._zero_terminal = zero_terminal
+        self._reader = reader or FamilyReader(family)
+        self._samplers = samplers
+        self._noise_source = noise_source
+        self._upscalers = upscalers
+        self._effects = tuple(effects)
 
     def encode(self, prompts: Iterable[str]) -> dict[str, Text]:
         """Return what the text encoders make of each prompt, by prompt.
 
         Prompts are encoded one by one, so that a prompt's numbers do not depend on its company.
         """
-        tokens = {prompt: tokenize_prompt(self.family, prompt) for prompt in prompts}
+        tokens = self._reader.tokenize(list(dict.fromkeys(prompts)))
         encoded: dict[str, dict[str, Tensor]] = {prompt: {} for prompt in tokens}
 
         for encoder in self.family.text_outputs if tokens else ():
 
             def encode_all(model: nn.Module, encoder: str = encoder) -> None:
                 for prompt, ids in tokens.items():
-                    encoded[prompt] |= encode_prompt(self.family, encoder, model, ids)
+                    encoded[prompt] |= self._reader.encode(encoder, model, ids)
 
-            self._run(encoder, encode_all)
+            self.runner.run(encoder, encode_all)
         return dict(encoded)
 
     def __call__(
@@ -102,7 +113,21 @@ class Pipeline:
         texts: Mapping[str, Text] | None = None,
         on_step: OnStep | None = None,
     ) -> list[Image.Image]:
-        """Make images at once.
+        """Make images at once; arguments and errors as `stages` has them."""
+        *_, latents = self.stages(requests, texts, on_step)
+        return self.images(latents)
+
+    def images(self, latents: Tensor) -> list[Image.Image]:
+        """Return the images of clean latents (B, C, H/8, W/8)."""
+        return [to_image(pixels) for pixels in self.codec.decode(latents)]
+
+    def stages(
+        self,
+        requests: Sequence[Request],
+        texts: Mapping[str, Text] | None = None,
+        on_step: OnStep | None = None,
+    ) -> Iterator[Tensor]:
+        """Yield the clean latents (B, C, H/8, W/8) of each stage: two with `Request.hires`, otherwise one.
 
         Args:
             requests: what to make, at least one, alike in `Request.batch_key`; sizes that the family cannot
@@ -111,7 +136,7 @@ class Pipeline:
             on_step: called after each sampler step with its index and the latents of all images.
 
         Raises:
-            UserError: there is no such sampler.
+            UserError: there is no such sampler, or an image cannot be read.
             ValueError: the requests are not alike.
         """
         requests = [self.fit(request) for request in requests]
@@ -119,21 +144,24 @@ class Pipeline:
             raise ValueError("a batch is of one size, number of steps, sampler and kind of guidance")
         texts, prompts = texts or {}, [prompt for request in requests for prompt in request.prompts()]
         texts = {**texts, **self.encode(prompt for prompt in prompts if prompt not in texts)}
-        conditioning = self._conditioning(requests, texts, self._canvases(requests))
-        latents = self._run(DENOISER, lambda model: self._sample(model, requests, conditioning, on_step))
-        # One by one: decoding takes more memory than all before it.
-        rows = latents.split(1)
-        pixels = self._run(VAE, lambda vae: [self.family.decode_image(vae, row) for row in rows])
-        return [_image(each) for each in pixels]
+        hires = requests[0].hires
+        if hires is None:
+            yield self._latents(requests, texts, on_step)
+            return
+        small = self._latents([first_stage(request, hires) for request in requests], texts, on_step)
+        yield small
+        size = requests[0].width, requests[0].height
+        large = self._upscalers[hires.upscaler](small, size, self.codec)
+        yield self._latents([second_stage(request) for request in requests], texts, on_step, large)
 
     def fit(self, request: Request) -> Request:
         """Return the request with sides rounded down to what the family can make; say so if they change.
 
         Raises:
-            UserError: there is no such sampler, or the model does not look at an image as the request names.
+            UserError: there is no such sampler, schedule or upscaler, or an image cannot be read.
         """
-        sampler_names.check(request.sampler, self.family.prediction)
-        canvas.check(request, self.family)
+        sampler_names.check(request.sampler, request.schedule, self.family.prediction)
+        canvas.check(request)
         unit = self.family.latents.downscale * self.family.latents.patch
         width, height = (max(side // unit * unit, unit) for side in (request.width, request.height))
         if (width, height) != (request.width, request.height):
@@ -143,101 +171,63 @@ class Pipeline:
             )
         return replace(request, width=width, height=height)
 
-    def _sample(
+    def _latents(
+        self,
+        requests: Sequence[Request],
+        texts: Mapping[str, Text],
+        on_step: OnStep | None,
+        clean: Tensor | None = None,
+    ) -> Tensor:
+        """Return clean latents (B, C, H/8, W/8), float32.
+
+        Args:
+            clean: latents to start from, instead of what the requests name.
+        """
+        repaints = is_inpainting(self.family)
+        canvases = [canvas_for(request, draws_mask=repaints) for request in requests]
+        start = self._start(requests[0], canvases) if clean is None else from_image(clean)
+        control = conditions.canvas_control(canvases, self.codec) if repaints else {}
+        conditioning = conditions.conditioning_for(requests, texts, control, self.parts.device)
+
+        def sample(model: nn.Module) -> Tensor:
+            plan = self._plan(model, requests, texts, conditioning, start)
+            with ExitStack() as effects:
+                for effect in (*effects_for(requests[0]), *self._effects):
+                    plan = effects.enter_context(effect(plan))
+                return plan.latents(on_step)
+
+        return self.runner.run(DENOISER, sample)
+
+    def _start(self, request: Request, canvases: Sequence[Canvas]) -> Start:
+        """Return a start from images where there are any; inpainting models need none for what they keep."""
+        if request.image is None or (is_inpainting(self.family) and request.strength in (None, 1)):
+            return from_noise
+        clean = self.codec.encode(torch.cat([each.pixels for each in canvases]))
+        if request.mask is None or is_inpainting(self.family):
+            return from_image(clean)
+        keep = torch.cat([canvas.kept(each, clean.shape[-2:]) for each in canvases])
+        return from_image(clean, keep.to(clean.device))
+
+    def _plan(
         self,
         model: nn.Module,
         requests: Sequence[Request],
+        texts: Mapping[str, Text],
         conditioning: Conditioning,
-        on_step: OnStep | None,
-    ) -> Tensor:
-        """Return clean latents (B, C, H/8, W/8), float32."""
-        size, request = self.family.latents, requests[0]
+        start: Start,
+    ) -> Plan:
+        size, request, device = self.family.latents, requests[0], self.parts.device
         shape = (size.channels, request.height // size.downscale, request.width // size.downscale)
-        rngs = [torch.Generator().manual_seed(each.seed) for each in requests]
-        noise = draw_rows(shape, rngs).to(self.parts.device)
-        space = space_for(self.family, request, zero_terminal=self._zero_terminal)
-        sigmas = space.sigmas(request)
-        denoise = guided(Denoiser(self.family, model, space, conditioning), self._guides(requests))
-        x = space.sampler(denoise, space.start(noise, float(sigmas[0])), sigmas, rngs, on_step)
-        return space.end(x, float(sigmas[-1]))
-
-    def _guides(self, requests: Sequence[Request]) -> list[Guide]:
-        """Return what leads the denoiser, from the model to the sampler."""
-        if not requests[0].is_guided_by_negative:
-            return []
-        scales = torch.tensor([request.cfg_scale for request in requests], device=self.parts.device)
-        return [classifier_free(scales.reshape(-1, 1, 1, 1))]
-
-    def _canvases(self, requests: Sequence[Request]) -> dict[str, Tensor]:
-        """Return what an inpainting model is told of the image of each request; nothing for other models."""
-        if not is_inpainting(self.family):
-            return {}
-        filled, device = [canvas_for(request) for request in requests], self.parts.device
-        shown = [masked(each.pixels, each.mask).to(device) for each in filled]
-        # One by one, as images are decoded.
-        latents = self._run(VAE, lambda vae: [self.family.encode_image(vae, row, None) for row in shown])
-        masks = torch.cat([each.mask for each in filled]).to(device)
-        return inpainting(masks, torch.cat(latents).float())
-
-    def _conditioning(
-        self, requests: Sequence[Request], texts: Mapping[str, Text], canvases: Mapping[str, Tensor]
-    ) -> Conditioning:
-        """Return what to tell the denoiser: all prompts and, where they guide, all negative prompts."""
-        by_request = [request.prompts() for request in requests]
-        rows = [texts[prompt] for prompts in zip(*by_request, strict=True) for prompt in prompts]
-        device, copies = self.parts.device, len(rows) // len(requests)
-        text = {name: torch.cat([row[name] for row in rows]).to(device) for name in rows[0]}
-        guidance = torch.tensor([request.guidance for request in requests] * copies, device=device)
-        control = {name: torch.cat([value] * copies) for name, value in canvases.items()}
-        return Conditioning(text, guidance, _sizes(requests[0], len(rows), device), control)
-
-    def _run(self, part: str, use: Callable[[nn.Module], Result]) -> Result:
-        """Have `use` work with a part on the device, without gradients; with offload, put the part away.
-
-        `use` must not keep the part: its memory is wanted for the next one.
-        """
-        module = self._module(part)
-        with torch.inference_mode(), _autocast(self.parts.device, self._compute_dtype(part)):
-            result = use(module)
-        del module
-        if self._offload:
-            self._put_away(part)
-        return result
-
-    def _module(self, part: str) -> nn.Module:
-        """Return the part on the device, loaded outside inference mode so that it can be trained later."""
-        is_new = part not in self.parts
-        module = self.parts[part]
-        if is_new and self._on_load:
-            self._on_load(part, module)
-        return self.parts.on_device(part)
-
-    def _put_away(self, part: str) -> None:
-        if self._is_reused:
-            self.parts[part].to("cpu")
-            self.parts.release()
-        else:
-            self.parts.release(part)
-
-    def _compute_dtype(self, part: str) -> torch.dtype:
-        return self._dtypes.get(part, self._dtype)
-
-
-def _sizes(request: Request, num: int, device: torch.device) -> ImageSizes:
-    """Tell the model that the image is as large as asked for, and whole."""
-    size = torch.tensor([[request.height, request.width]], device=device).expand(num, 2)
-    return ImageSizes(original=size, crop=torch.zeros_like(size), target=size)
-
-
-def _autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[object]:
-    return nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype)
-
-
-def _image(pixels: Tensor) -> Image.Image:
-    """Return pixels (1, 3, H, W) in [-1, 1] as an 8-bit RGB image."""
-    values = pixels[0].float().cpu()
-    if not values.isfinite().all():
-        logger.warning("the image holds values that are no numbers: compute in bf16 or fp32, not in fp16")
-        values = values.nan_to_num(-1.0)
-    bytes_ = (values.clamp(-1, 1) + 1).mul(127.5).round().to(torch.uint8)
-    return Image.fromarray(bytes_.permute(1, 2, 0).contiguous().numpy(), "RGB")
+        space = space_for(self.family, request, zero_terminal=self._zero_terminal, samplers=self._samplers)
+        return Plan(
+            family=self.family,
+            model=model,
+            space=space,
+            requests=requests,
+            texts=texts,
+            conditioning=conditioning,
+            noise=self._noise_source(requests, shape, device),
+            start=start,
+            guides=guides_for(requests, device),
+            sampler=space.sampler,
+        )

@@ -1,14 +1,19 @@
-"""The names of samplers: which function each is, and at which timesteps it visits discrete-time models."""
+"""The names of samplers: which function each is, and at which timesteps it visits discrete-time models.
+
+Any of them visits other levels by a schedule: `spacings.SPACINGS`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
 from sfumato.diffusion import samplers, schedules
 from sfumato.diffusion.samplers import Sampler
+from sfumato.diffusion.spacings import SPACINGS
+from sfumato.diffusion.starts import Entry, earlier_start, exact_start
 from sfumato.errors import UserError
 from sfumato.models.interface.family import Prediction
 
@@ -22,12 +27,16 @@ class SamplerChoice:
         starts_from_noise: start from noise of the first level's deviation; otherwise the model is shown
             noise of unit deviation at first. The first level keeps a little of an image, so these differ.
         ends_clean: whether the last step ends without noise; otherwise at the smallest level of the schedule.
+        has_middles: whether the first steps go by their middles; see `schedules.with_middles`.
+        entry: where sampling starts from an image.
     """
 
     sampler: Sampler
     spacing: Callable[[int], Tensor]
     starts_from_noise: bool = False
     ends_clean: bool = True
+    has_middles: bool = False
+    entry: Entry = exact_start
 
 
 def _spread(sampler: Sampler) -> SamplerChoice:
@@ -37,7 +46,7 @@ def _spread(sampler: Sampler) -> SamplerChoice:
 FLOW: Mapping[str, Sampler] = {"euler": samplers.euler, "heun": samplers.heun}
 """Samplers of flow models; the family says at which levels."""
 
-DISCRETE: Mapping[str, SamplerChoice] = {
+DISCRETE: dict[str, SamplerChoice] = {
     # DDIM is Euler's method along the noise level; here it visits the timesteps that it is published with.
     "ddim": SamplerChoice(samplers.euler, schedules.leading_timesteps),
     "pndm": SamplerChoice(samplers.plms, schedules.leading_timesteps, ends_clean=False),
@@ -54,11 +63,18 @@ DISCRETE: Mapping[str, SamplerChoice] = {
 }
 """Samplers of models that predict noise or velocity, by the names of sd-scripts."""
 
+_TWO_CALLS_A_STEP = ("heun", "dpm_2", "dpm_2_a", "pndm")
+"""Samplers that sd-scripts starts from an image at a wrong level, which is not wanted here."""
+
+_CHANGED = {
+    "pndm": replace(DISCRETE["pndm"], sampler=samplers.pndm, has_middles=True),
+    "dpmsolver++": replace(DISCRETE["dpmsolver++"], ends_clean=False),
+    "dpmsingle": replace(DISCRETE["dpmsingle"], ends_clean=False),
+}
+
 EARLIER: Mapping[str, SamplerChoice] = {
-    **DISCRETE,
-    "pndm": SamplerChoice(samplers.pndm, schedules.halved_timesteps, ends_clean=False),
-    "dpmsolver++": SamplerChoice(samplers.dpm_solver_pp, schedules.inner_timesteps, ends_clean=False),
-    "dpmsingle": SamplerChoice(samplers.dpm_solver_pp_single, schedules.inner_timesteps, ends_clean=False),
+    name: choice if name in _TWO_CALLS_A_STEP else replace(choice, entry=earlier_start)
+    for name, choice in (DISCRETE | _CHANGED).items()
 }
 """Samplers as sd-scripts has them in image generation, with the diffusers that it asks for."""
 
@@ -86,8 +102,10 @@ def own_name(name: str, prediction: Prediction) -> str | None:
     return bare if bare in names(prediction) else None
 
 
-def check(name: str, prediction: Prediction) -> None:
-    """Raise UserError if there is no sampler of that name."""
+def check(name: str, schedule: str | None, prediction: Prediction) -> None:
+    """Raise UserError if there is no sampler or no schedule of that name."""
     known = names(prediction)
     if name not in known:
         raise UserError(f"sampler is '{name}'; use one of {', '.join(known)}")
+    if schedule is not None and schedule not in SPACINGS:
+        raise UserError(f"schedule is '{schedule}'; use one of {', '.join(SPACINGS)}")

@@ -23,7 +23,7 @@ from sfumato.sampling import sampler_names
 from sfumato.sampling.formats import AskedDtype, Formats, formats_for
 from sfumato.sampling.generator import Generator, parts_of
 from sfumato.sampling.loaded_adapters import parse_adapter
-from sfumato.sampling.output import save_image, write_image
+from sfumato.sampling.output.image_files import save_image, write_image
 from sfumato.sampling.prompts.prompt_options import PromptOptions
 from sfumato.sampling.request import Request, random_seed
 
@@ -97,7 +97,7 @@ class SamplingSession:
         """Make one image and return where it was written."""
         request = self.request(options)
         adapters, pipeline = self._generator.adapters, self._generator.pipeline
-        adapters.set_strengths(options.strengths)
+        adapters.set_strengths(request.multipliers)
         logger.info("seed %d, %d x %d, %d steps", request.seed, request.width, request.height, request.steps)
         texts = pipeline.encode(request.prompts())  # before the bar starts to measure steps
         with progress(total=request.steps, unit="step", title="sampling") as bar:

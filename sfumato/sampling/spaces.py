@@ -6,14 +6,16 @@ timestep, and its output into clean latents.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from sfumato.diffusion import objectives, schedules
+from sfumato.diffusion import objectives, schedules, starts
 from sfumato.diffusion.samplers import Sampler
+from sfumato.diffusion.spacings import SPACINGS
 from sfumato.models.interface.family import Family, Prediction
 from sfumato.sampling import sampler_names
 from sfumato.sampling.request import Request
@@ -28,8 +30,16 @@ class Space(Protocol):
         """The sampler of the request."""
         ...
 
-    def sigmas(self, request: Request) -> Tensor:
-        """Return the (steps + 1,) noise levels to visit, falling, on the CPU."""
+    def sigmas(self, request: Request, first: int = 0) -> Tensor:
+        """Return the noise levels to visit from a step on, one more than steps, falling, on the CPU."""
+        ...
+
+    def enter(self, clean: Tensor, noise: Tensor, request: Request, strength: float) -> tuple[Tensor, int]:
+        """Return x made of clean latents, and the step that sampling starts with.
+
+        Args:
+            strength: share of the steps that is made, in [0, 1].
+        """
         ...
 
     def start(self, noise: Tensor, sigma: float) -> Tensor:
@@ -57,17 +67,24 @@ class Space(Protocol):
         ...
 
 
-def space_for(family: Family, request: Request, *, zero_terminal: bool = False) -> Space:
+def space_for(
+    family: Family,
+    request: Request,
+    *,
+    zero_terminal: bool = False,
+    samplers: Mapping[str, SamplerChoice] = sampler_names.DISCRETE,
+) -> Space:
     """Return the space of a family's models, with the sampler that the request names.
 
     Args:
+        samplers: of discrete-time models.
         zero_terminal: whether the model was trained with a schedule that ends in pure noise. Only velocity
             models can be sampled with one: a noise prediction says nothing where there is only noise.
     """
     if family.prediction is Prediction.FLOW:
         return FlowSpace(family, sampler_names.FLOW[request.sampler])
     is_velocity = family.prediction is Prediction.VELOCITY
-    return DiscreteSpace(sampler_names.DISCRETE[request.sampler], is_velocity, zero_terminal and is_velocity)
+    return DiscreteSpace(samplers[request.sampler], is_velocity, zero_terminal and is_velocity)
 
 
 @dataclass(frozen=True)
@@ -77,9 +94,18 @@ class FlowSpace:
     family: Family
     sampler: Sampler
 
-    def sigmas(self, request: Request) -> Tensor:
+    def sigmas(self, request: Request, first: int = 0) -> Tensor:
         """Ask the family, which knows how levels depend on the image's size."""
-        return self.family.sampling_sigmas(request.steps, request.width, request.height).cpu()
+        size = request.width, request.height
+        if request.schedule is None:
+            return self.family.sampling_sigmas(request.steps, *size).cpu()[first:]
+        table = self.family.sampling_sigmas(schedules.NUM_TIMESTEPS, *size).cpu()[:-1].flip(0)
+        return _spaced(request, table, ends_clean=True)[first:]
+
+    def enter(self, clean: Tensor, noise: Tensor, request: Request, strength: float) -> tuple[Tensor, int]:
+        """Go to the level of the first step."""
+        first = starts.first_step(request.steps, strength)
+        return self.noised(clean, noise, float(self.sigmas(request)[first])), first
 
     def start(self, noise: Tensor, sigma: float) -> Tensor:
         """Scale the noise to its part."""
@@ -119,17 +145,32 @@ class DiscreteSpace:
         """The method's sampler."""
         return self.method.sampler
 
-    def sigmas(self, request: Request) -> Tensor:
-        """Return the levels at the method's timesteps.
+    def sigmas(self, request: Request, first: int = 0) -> Tensor:
+        """Return the levels at the method's timesteps, or those of a schedule.
 
         A schedule that ends in pure noise has to be entered there (Lin et al. 2023, arXiv:2305.08891, section
         3.3), so timesteps that leave the end out are counted back from it instead.
         """
-        spacing, table = self.method.spacing, self._table
-        if self.zero_terminal and spacing is schedules.leading_timesteps:
-            spacing = schedules.trailing_timesteps
-        last = torch.zeros(1) if self.method.ends_clean else table[:1]
-        return torch.cat([schedules.sigma_at(spacing(request.steps), table), last])
+        if request.schedule is not None:
+            return _spaced(request, self._table, ends_clean=self.method.ends_clean)[first:]
+        timesteps = self._spacing(request.steps)[first:]
+        if self.method.has_middles:
+            timesteps = schedules.with_middles(timesteps, schedules.NUM_TIMESTEPS // request.steps)
+        last = torch.zeros(1) if self.method.ends_clean else self._table[:1]
+        return torch.cat([schedules.sigma_at(timesteps, self._table), last])
+
+    def enter(self, clean: Tensor, noise: Tensor, request: Request, strength: float) -> tuple[Tensor, int]:
+        """Go to the level that the method says.
+
+        Where that is not the level of the first step, latents that a model is shown are taken for those of
+        the first step, as sd-scripts does.
+        """
+        level, first = self.method.entry(request.steps, strength)
+        reached, wanted = (float(self.sigmas(request, step)[0]) for step in (level, first))
+        x = self.noised(clean, noise, reached)
+        if level == first or self.method.starts_from_noise:
+            return x, first
+        return self.shown(x, reached) * (1 + wanted**2) ** 0.5, first
 
     def start(self, noise: Tensor, sigma: float) -> Tensor:
         """Scale the noise as the method does."""
@@ -157,5 +198,18 @@ class DiscreteSpace:
         return self.shown(x, sigma)
 
     @property
+    def _spacing(self) -> Callable[[int], Tensor]:
+        is_short = self.zero_terminal and self.method.spacing is schedules.leading_timesteps
+        return schedules.trailing_timesteps if is_short else self.method.spacing
+
+    @property
     def _table(self) -> Tensor:
         return schedules.ddpm_sigmas(self.zero_terminal)
+
+
+def _spaced(request: Request, table: Tensor, *, ends_clean: bool) -> Tensor:
+    """Return the levels of a request's schedule; the last is 0, or the smallest of the model."""
+    spacing = SPACINGS[request.schedule or "normal"]
+    if ends_clean:
+        return torch.cat([spacing(table, request.steps).float(), torch.zeros(1)])
+    return spacing(table, request.steps + 1).float()

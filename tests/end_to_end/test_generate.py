@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from sfumato.cli.main import script
 from sfumato.sampling import session
-from sfumato.sampling.output import read_request
+from sfumato.sampling.output.image_files import read_request
 from tests import tiny
 
 COMMON = ["--width", "32", "--height", "48", "--steps", "2", "--seed", "7", "--prompt", "a red cat"]

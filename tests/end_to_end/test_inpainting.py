@@ -21,7 +21,7 @@ from sfumato.models.interface.family import DENOISER, VAE
 from sfumato.models.interface.parts import Parts
 from sfumato.models.registry.families import family_for
 from sfumato.sampling.loaded_adapters import AdapterFile, Attachments
-from sfumato.sampling.output import read_request
+from sfumato.sampling.output.image_files import read_request
 from sfumato.sampling.pipeline import Pipeline
 from sfumato.sampling.request import Request
 from tests import tiny

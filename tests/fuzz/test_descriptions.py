@@ -21,11 +21,10 @@ from sfumato.data.batches import dataset
 from sfumato.data.captions import caption_files
 from sfumato.data.config import blueprint
 from sfumato.data.config.metadata_records import read_records
-from sfumato.sampling.output import RECORD, read_request
+from sfumato.sampling.output.image_files import RECORD, read_request
 from sfumato.sampling.prompts import variants
 from sfumato.sampling.prompts.files import read_prompts
 from sfumato.sampling.prompts.image_options import parse_image_line
-from sfumato.sampling.prompts.image_settings import ImageSettings
 from sfumato.sampling.prompts.prompt_options import parse_line
 from sfumato.sampling.request import Request
 from sfumato.tools.preparation import records
@@ -187,7 +186,7 @@ def image_lines(draw: st.DrawFn) -> str:
 def test_lines_with_variants(line: str, seed: int) -> None:
     for text in outcome("variants", lambda: variants.enumerated(line)) or []:
         drawn = variants.drawn_for_seed(text, seed)
-        outcome("image lines", lambda line=drawn: parse_image_line(line).settings(ImageSettings()))
+        outcome("image lines", lambda line=drawn: parse_image_line(line).request(Request("")))
 
 
 PROMPTS = [

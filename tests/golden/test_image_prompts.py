@@ -10,17 +10,15 @@ from typing import Any
 
 import pytest
 
-from sfumato.sampling import image_names
+from sfumato.sampling.output import image_names
 from sfumato.sampling.prompts import variants
 from sfumato.sampling.prompts.files import prompt_lines
 from sfumato.sampling.prompts.image_options import parse_image_line, parse_unsharp
-from sfumato.sampling.prompts.image_settings import (
-    DeepShrink,
-    GradualLatent,
-    ImageSettings,
-    batches_in_order,
-)
 from sfumato.sampling.prompts.seeds import drawn_seeds, seeds_of_line
+from sfumato.sampling.request import Request, batches_in_order
+from sfumato.sampling.settings.deep_shrink import DeepShrink
+from sfumato.sampling.settings.gradual_latent import GradualLatent
+from sfumato.sampling.settings.sizes import SizeConditions
 from tests.golden.derived import cases, settings
 
 PROMPTS = cases("k_gen_prompts")
@@ -75,7 +73,7 @@ class Asked:
     """
 
     line: str
-    settings: ImageSettings
+    request: Request
     seed: int
     name: str | None
 
@@ -86,7 +84,7 @@ def options(case: dict[str, Any]) -> dict[str, str]:
     return {name: value for name, value in zip(args, [*args[1:], ""], strict=True) if name.startswith("--")}
 
 
-def defaults(given: Mapping[str, str], num_adapters: int) -> tuple[ImageSettings, DeepShrink, GradualLatent]:
+def defaults(given: Mapping[str, str], num_adapters: int) -> tuple[Request, DeepShrink, GradualLatent]:
     """Return what a command line says of every image, and of what lines complete."""
 
     def read(names: str, convert: type) -> dict[str, Any]:
@@ -98,14 +96,17 @@ def defaults(given: Mapping[str, str], num_adapters: int) -> tuple[ImageSettings
     gradual = GradualLatent(**read("timesteps=gradual_latent_timesteps", int))
     if unsharp := given.get("--gradual_latent_unsharp_params"):
         gradual = replace(gradual, unsharp=parse_unsharp(unsharp))
-    sizes = "width=W height=H steps=steps original_width=original_width original_height=original_height "
-    numbers = "scale=scale negative_scale=negative_scale strength=strength"
-    image = ImageSettings(
+    names = ("original_width", "original_height", "crop_top", "crop_left")
+    told = " ".join(f"{name}={name}" for name in names)
+    image = Request(
+        "",
         multipliers=tuple(strengths),
         deep_shrink=shrink if "--ds_depth_1" in given else None,
         gradual_latent=gradual if "--gradual_latent_timesteps" in given else None,
-        **read(f"{sizes} crop_top=crop_top crop_left=crop_left", int),
-        **read(numbers, float),
+        sizes=SizeConditions(**read(told, int)),
+        **{"width": 512, "height": 512, "steps": 50} | read("width=W height=H steps=steps", int),
+        **{"cfg_scale": 7.5, "strength": 0.8} | read("cfg_scale=scale strength=strength", float),
+        **read("negative_scale=negative_scale", float),
     )
     return image, shrink, gradual
 
@@ -122,7 +123,7 @@ def asked(case: dict[str, Any]) -> Iterator[Asked]:
         for line in lines:
             for text, copies in expanded(line, number, rng):
                 said = parse_image_line(text)
-                made = said.settings(current, shrink, gradual)
+                made = said.request(current, shrink, gradual)
                 for place, seed in enumerate(seeds_of_line(said.seeds, copies, seeds_of_round)):
                     yield Asked(text, made, seed, None if place else said.file_name)
                 kept = {"deep_shrink": made.deep_shrink, "gradual_latent": made.gradual_latent}
@@ -140,7 +141,7 @@ def expanded(line: str, number: int, rng: random.Random) -> list[tuple[str, int]
 
 def batches(case: dict[str, Any]) -> list[list[Asked]]:
     images = list(asked(case))
-    places = batches_in_order([image.settings for image in images], int(options(case).get("--batch_size", 1)))
+    places = batches_in_order([image.request for image in images], int(options(case).get("--batch_size", 1)))
     return [[images[place] for place in batch] for batch in places]
 
 
@@ -149,18 +150,19 @@ def test_images_are_asked_for_as_recorded(case: dict[str, Any]) -> None:
     found, recorded = batches(case), [event for event in case["events"] if event["kind"] == "batch"]
     right = case.get("right", {})
     if "batches" in right:
-        assert [[image.settings.prompt for image in batch] for batch in found] == right["batches"]
+        assert [[image.request.prompt for image in batch] for batch in found] == right["batches"]
         return
     if case["id"] == "o39":  # where sd-scripts fails
-        assert found[0][0].settings.gradual_latent is None
+        assert found[0][0].request.gradual_latent is None
         return
     assert len(found) == len(recorded)
     for batch, event in zip(found, recorded, strict=True):
-        assert [image.settings.prompt for image in batch] == event["prompts"]
-        assert [image.settings.negative_prompt for image in batch] == event["negatives"]
-        assert [image.settings.clip_prompt for image in batch] == event["clip_prompts"]
+        assert [image.request.prompt for image in batch] == event["prompts"]
+        assert [image.request.negative_prompt for image in batch] == event["negatives"]
+        assert [image.request.clip_prompt for image in batch] == event["clip_prompts"]
         assert [image.seed for image in batch] == event["seeds"]
-        shared = asdict(batch[0].settings)
+        said = asdict(batch[0].request)
+        shared = {**said, **said["sizes"], "scale": said["cfg_scale"]}
         assert {name: shared[name] for name in shared.keys() & event.keys()} == {
             name: event[name] for name in shared.keys() & event.keys()
         }
@@ -168,7 +170,7 @@ def test_images_are_asked_for_as_recorded(case: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("case", RUNS, ids=[case["id"] for case in RUNS])
 def test_adapters_and_small_latents_are_set_as_recorded(case: dict[str, Any]) -> None:
-    images = [image.settings for image in asked(case)]
+    images = [image.request for image in asked(case)]
     by_kind = {kind: [e for e in case["events"] if e["kind"] == kind] for kind in ("ds", "gl", "mul")}
     for event in by_kind["ds"][:1]:
         shrink = next(image.deep_shrink for image in images if image.deep_shrink)
@@ -182,7 +184,7 @@ def test_adapters_and_small_latents_are_set_as_recorded(case: dict[str, Any]) ->
         for name in ("ratio", "every_n_steps", "ratio_step", "s_noise"):
             assert getattr(gradual, name) == event[name]
         assert gradual.timesteps == event["start_timesteps"]
-    strengths = [strength for image in images for strength in image.multipliers]
+    strengths = [strength for image in images for strength in image.multipliers or ()]
     assert strengths[: len(by_kind["mul"])] == [event["value"] for event in by_kind["mul"]]
 
 
@@ -197,7 +199,7 @@ def test_files_are_named_and_described_as_recorded(case: dict[str, Any]) -> None
                 else image_names.dated_name(CLOCK, place, image.seed)
             )
             made[image.name or usual] = image_names.text_chunks(
-                image.settings,
+                image.request,
                 seed=image.seed,
                 sampler="ddim",
                 raw_prompt=image.line,

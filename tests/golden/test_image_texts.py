@@ -15,7 +15,7 @@ from sfumato.models.components.stable_diffusion.prompt_windows import read_promp
 from sfumato.models.components.tokenizers import Tokenizer, load_clip
 from sfumato.models.interface.tokenizers import Word
 from sfumato.sampling.encoding import with_mean
-from sfumato.sampling.prompts.image_settings import sub_prompts
+from sfumato.sampling.request import sub_prompts
 from tests.golden.clip_models import clip_encoder
 from tests.golden.derived import arrays, assert_recorded, error, inputs, settings
 from tests.vocabularies import write_clip

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from sfumato.diffusion import noise, starts
 from sfumato.diffusion.samplers import Denoise, Revise
-from sfumato.sampling import guides, sampler_names
+from sfumato.sampling import sampler_names
+from sfumato.sampling.guides import classifier_free as guides
 from sfumato.sampling.request import Request
 from sfumato.sampling.spaces import DiscreteSpace
 from tests.golden.derived import arrays, cases, error, inputs

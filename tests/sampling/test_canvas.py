@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,15 +11,9 @@ import torch
 from PIL import Image
 
 from sfumato.errors import UserError
-from sfumato.sampling import canvas
 from sfumato.sampling.prompts.prompt_options import parse_line
 from sfumato.sampling.request import Request
-
-
-@dataclass
-class Model:
-    is_inpainting: bool
-    is_plain: bool = False
+from sfumato.sampling.starts import canvas
 
 
 @pytest.fixture
@@ -39,7 +32,7 @@ def request(**options: Any) -> Request:
 
 
 def test_without_an_image_everything_is_painted() -> None:
-    pixels, mask = canvas.canvas_for(request())
+    pixels, mask = canvas.canvas_for(request(), draws_mask=True)
     assert pixels.shape == (1, 3, 32, 32)
     assert not pixels.any()
     assert mask.shape == (1, 1, 32, 32)
@@ -47,29 +40,30 @@ def test_without_an_image_everything_is_painted() -> None:
 
 
 def test_an_image_is_cut_in_the_middle_and_its_mask_with_it(photo: str) -> None:
-    pixels, mask = canvas.canvas_for(request(image=photo, mask=photo.replace("photo", "mask")))
-    assert torch.allclose(pixels[0, 0, 0], torch.arange(32.0, 64) / 127.5 - 1)
-    assert torch.equal(mask[0, 0], (torch.arange(32) >= 16).expand(32, 32))
+    found = canvas.canvas_for(request(image=photo, mask=photo.replace("photo", "mask")), draws_mask=False)
+    assert torch.allclose(found.pixels[0, 0, 0], torch.arange(32.0, 64) / 127.5 - 1)
+    assert torch.equal(found.repainted[0, 0], (torch.arange(32) >= 16).expand(32, 32))
 
 
 def test_a_mask_is_drawn_of_the_seed_where_none_is_given(photo: str) -> None:
-    first, again = (canvas.canvas_for(request(image=photo)).mask for _ in range(2))
+    first, again = (canvas.canvas_for(request(image=photo), draws_mask=True).mask for _ in range(2))
     assert torch.equal(first, again)
-    assert 0.05 < float(first.float().mean()) < 0.65
+    assert 0.05 < float(first.mean()) < 0.65
+    assert bool(canvas.canvas_for(request(image=photo), draws_mask=False).mask.all())
 
 
-@pytest.mark.parametrize(
-    ("name", "inpaints", "message"),
-    [
-        ("photo.png", False, "and the model repaints none; take an inpainting model"),
-        ("absent.png", True, "absent.png cannot be read as an image: No such file"),
-    ],
-)
-def test_an_image_that_will_not_do_is_one_line(name: str, inpaints: bool, message: str, photo: str) -> None:
-    asked = request(image=photo.replace("photo.png", name))
-    with pytest.raises(UserError, match=message):
-        canvas.check(asked, cast(Any, Model(is_inpainting=inpaints)))
-    canvas.check(request(), cast(Any, Model(is_inpainting=inpaints)))
+def test_what_is_kept_of_latents_is_an_average_of_the_mask(photo: str) -> None:
+    half = canvas.canvas_for(request(image=photo, mask=photo.replace("photo", "mask")), draws_mask=False)
+    keep = canvas.kept(half, (4, 4))
+    assert keep.shape == (1, 1, 4, 4)
+    assert keep[0, 0, 2].tolist() == pytest.approx([1, 1 - 1 / 8, 1 / 8, 0], abs=0.01)
+
+
+def test_an_image_that_is_not_there_is_one_line(photo: str) -> None:
+    asked = request(image=photo.replace("photo.png", "absent.png"))
+    with pytest.raises(UserError, match=r"absent.png cannot be read as an image: No such file"):
+        canvas.check(asked)
+    canvas.check(request())
 
 
 def test_a_mask_belongs_to_an_image() -> None:

@@ -16,7 +16,7 @@ from sfumato.errors import UserError
 from sfumato.models.interface.family import DENOISER
 from sfumato.sampling.formats import AskedDtype, formats_for
 from sfumato.sampling.generator import Generator, parts_of
-from sfumato.sampling.guides import guided
+from sfumato.sampling.guides.guide import guided
 from sfumato.sampling.loaded_adapters import AdapterFile
 from sfumato.sampling.request import Request, batches
 from tests.sampling.fake import FakeFamily

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from sfumato.errors import UserError
-from sfumato.sampling import output
+from sfumato.sampling.output import image_files as output
 from sfumato.sampling.request import Request
 
 IMAGE = Image.new("RGB", (16, 8), (10, 20, 30))

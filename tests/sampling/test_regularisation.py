@@ -15,7 +15,7 @@ from sfumato.data.captions.captions import CaptionSettings
 from sfumato.data.config.plan import SubsetPlan
 from sfumato.errors import UserError
 from sfumato.sampling import session
-from sfumato.sampling.output import read_request
+from sfumato.sampling.output.image_files import read_request
 from sfumato.sampling.regularisation import class_prompt
 from tests.data.folders import folder
 from tests.sampling.fake import FakeFamily

@@ -17,7 +17,7 @@ from sfumato.config.run.run import Run
 from sfumato.errors import UserError
 from sfumato.models.interface.family import DENOISER, VAE
 from sfumato.sampling import session
-from sfumato.sampling.output import read_request
+from sfumato.sampling.output.image_files import read_request
 from sfumato.sampling.prompts.prompt_options import PromptOptions, parse_line
 from sfumato.sampling.session import SamplingSession
 from tests.sampling.fake import FakeFamily
@@ -92,7 +92,7 @@ def test_adapters_are_recorded_with_the_strength_they_had(tmp_path: Path) -> Non
     path = lora(tmp_path / "a.safetensors")
     sitting = SamplingSession(run(tmp_path, lora_weights=(f"{path};0.5",)))
     for strengths, expected in ((None, "a.safetensors;0.5"), ((2.0,), "a.safetensors;2")):
-        made = sitting.make(PromptOptions("a cat", strengths=strengths))
+        made = sitting.make(PromptOptions("a cat", multipliers=strengths))
         with Image.open(made) as image:
             assert expected in image.info["sfumato"]
             assert "Model: denoiser.safetensors" in image.info["parameters"]

@@ -10,11 +10,14 @@ import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-from sfumato.sampling.prompts.image_settings import DeepShrink, GradualLatent, ImageSettings, UnsharpMask
 from sfumato.sampling.prompts.lines import split_line
 from sfumato.sampling.prompts.prompt_options import MAX_STEPS
+from sfumato.sampling.request import Request
+from sfumato.sampling.settings.deep_shrink import DeepShrink
+from sfumato.sampling.settings.gradual_latent import GradualLatent, UnsharpMask
+from sfumato.sampling.settings.sizes import SizeConditions
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +30,8 @@ class ImageOptions:
     """What one line says.
 
     Attributes:
-        image: fields of `ImageSettings`; `multipliers` may be fewer or more than there are adapters.
+        image: fields of `Request`; `multipliers` may be fewer or more than there are adapters.
+        sizes: fields of `SizeConditions`.
         deep_shrink, gradual_latent: fields of the classes of these names.
         seeds: of the line's images, one after the other.
         file_name: of the line's first image, instead of one that is made up.
@@ -35,17 +39,18 @@ class ImageOptions:
 
     prompt: str
     image: Said = field(default_factory=dict)
+    sizes: Said = field(default_factory=dict)
     deep_shrink: Said = field(default_factory=dict)
     gradual_latent: Said = field(default_factory=dict)
     seeds: tuple[int, ...] = ()
     file_name: str | None = None
 
-    def settings(
+    def request(
         self,
-        defaults: ImageSettings,
+        defaults: Request,
         deep_shrink: DeepShrink = DeepShrink(),  # noqa: B008 (frozen)
         gradual_latent: GradualLatent = GradualLatent(),  # noqa: B008 (frozen)
-    ) -> ImageSettings:
+    ) -> Request:
         """Return what an image of the line is made with.
 
         Args:
@@ -55,7 +60,9 @@ class ImageOptions:
         """
         said = {**self.image, "prompt": self.prompt}
         if "multipliers" in said:
-            said["multipliers"] = _stretched(said["multipliers"], len(defaults.multipliers))
+            said["multipliers"] = _stretched(said["multipliers"], len(defaults.multipliers or ()))
+        if self.sizes:
+            said["sizes"] = replace(defaults.sizes or SizeConditions(), **self.sizes)
         if self.deep_shrink:
             said["deep_shrink"] = replace(deep_shrink, **self.deep_shrink)
         if self.gradual_latent:
@@ -66,14 +73,15 @@ class ImageOptions:
 def parse_image_line(line: str) -> ImageOptions:
     """Read a prompt with options of gen_img behind it; the last of equal options counts."""
     prompt, pieces = split_line(line, _OPTIONS, _BEFORE_A_NAME)
-    said: dict[str, dict[str, Any]] = {"image": {}, "deep_shrink": {}, "gradual_latent": {}, "line": {}}
+    said: dict[str, dict[str, Any]] = {part: {} for part in _PARTS}
     for name, text in pieces:
         option = _OPTIONS[name]
         try:
             said[option.of][option.field] = option.read(name, text)
         except ValueError:
             logger.warning("prompt option --%s is left out: its value is '%s'", name, text)
-    return ImageOptions(prompt, said["image"], said["deep_shrink"], said["gradual_latent"], **said["line"])
+    of_line = said.pop("line")
+    return ImageOptions(prompt, **said, **of_line)
 
 
 def parse_unsharp(text: str) -> UnsharpMask:
@@ -93,6 +101,10 @@ def _stretched(given: Sequence[float], number: int) -> tuple[float, ...]:
     return tuple(given[min(place, len(given) - 1)] for place in range(number))
 
 
+_Part = Literal["image", "sizes", "deep_shrink", "gradual_latent", "line"]
+_PARTS: tuple[_Part, ...] = get_args(_Part)
+
+
 @dataclass(frozen=True)
 class _Option:
     """One option: a field of a part of what a line says, and how its text is read.
@@ -101,7 +113,7 @@ class _Option:
         pattern: of the value at the start of the text.
     """
 
-    of: Literal["image", "deep_shrink", "gradual_latent", "line"]
+    of: _Part
     field: str
     pattern: str
     convert: Callable[[str], Any]
@@ -137,15 +149,15 @@ _DIGITS, _DECIMAL, _ANYTHING = r"\d+", r"[\d.]+", ".+"
 _OPTIONS: Mapping[str, _Option] = {
     "w": _Option("image", "width", _DIGITS, int),
     "h": _Option("image", "height", _DIGITS, int),
-    "ow": _Option("image", "original_width", _DIGITS, int),
-    "oh": _Option("image", "original_height", _DIGITS, int),
-    "nw": _Option("image", "original_width_negative", _DIGITS, int),
-    "nh": _Option("image", "original_height_negative", _DIGITS, int),
-    "ct": _Option("image", "crop_top", _DIGITS, int),
-    "cl": _Option("image", "crop_left", _DIGITS, int),
+    "ow": _Option("sizes", "original_width", _DIGITS, int),
+    "oh": _Option("sizes", "original_height", _DIGITS, int),
+    "nw": _Option("sizes", "original_width_negative", _DIGITS, int),
+    "nh": _Option("sizes", "original_height_negative", _DIGITS, int),
+    "ct": _Option("sizes", "crop_top", _DIGITS, int),
+    "cl": _Option("sizes", "crop_left", _DIGITS, int),
     "s": _Option("image", "steps", _DIGITS, _steps),
     "d": _Option("line", "seeds", r"[\d,]+", _whole_numbers),
-    "l": _Option("image", "scale", _DECIMAL, float),
+    "l": _Option("image", "cfg_scale", _DECIMAL, float),
     "nl": _Option("image", "negative_scale", rf"{_DECIMAL}|none", _none_or_number),
     "t": _Option("image", "strength", _DECIMAL, float),
     "n": _Option("image", "negative_prompt", _ANYTHING, str),

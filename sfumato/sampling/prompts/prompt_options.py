@@ -26,7 +26,8 @@ class PromptOptions:
 
     Attributes:
         scale: guidance of the kind that the model knows best, see `request`.
-        strengths: of the adapters, in their order.
+        strength: share of the steps that changes `image`, in [0, 1].
+        multipliers: strengths of the adapters, in their order.
     """
 
     prompt: str
@@ -41,7 +42,8 @@ class PromptOptions:
     sampler: str | None = None
     image: str | None = None
     mask: str | None = None
-    strengths: tuple[float, ...] | None = None
+    strength: float | None = None
+    multipliers: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         for text in (self.prompt, self.negative_prompt):
@@ -57,9 +59,9 @@ class PromptOptions:
             scale: what `--l` means for the model (`Family.sampling.scale`). Where the line also gives `--g`,
                 the distilled guidance is taken care of and `--l` is the classifier-free guidance scale.
         """
-        said = {
-            field.name: value for field in fields(Request) if (value := getattr(self, field.name)) is not None
-        }
+        known = {field.name for field in fields(Request)}
+        own = {field.name: getattr(self, field.name) for field in fields(self) if field.name in known}
+        said = {name: value for name, value in own.items() if value is not None}
         if self.scale is not None:
             target = "cfg_scale" if self.guidance is not None else scale
             said.setdefault(target, self.scale)
@@ -157,7 +159,8 @@ _OPTIONS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "ss": ("sampler", str),
     "img": ("image", str),
     "mask": ("mask", str),
-    "m": ("strengths", _numbers),
+    "t": ("strength", _number),
+    "m": ("multipliers", _numbers),
 }
 """Options of a prompt line: the field of `PromptOptions` and how its text is read."""
 
@@ -174,5 +177,6 @@ _KEYS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "sample_sampler": ("sampler", str),
     "img": ("image", str),
     "mask": ("mask", str),
+    "strength": ("strength", _number),
 }
 """Keys of a prompt in .toml and .json files, read like `_OPTIONS`."""

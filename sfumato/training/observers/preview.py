@@ -21,15 +21,16 @@ from sfumato.adapters.network.network import Network
 from sfumato.config.run.output.preview import PreviewConfig
 from sfumato.config.run.training.noise import NoiseConfig
 from sfumato.errors import UserError
-from sfumato.models.interface.family import DENOISER, VAE, Family, Prediction, is_inpainting
+from sfumato.models.interface.family import DENOISER, VAE, Family, Prediction
 from sfumato.models.interface.parts import Parts
-from sfumato.sampling import canvas, sampler_names
-from sfumato.sampling.encoding import encode_prompt, tokenize_prompt
-from sfumato.sampling.output import write_image
-from sfumato.sampling.pipeline import Pipeline, Text
+from sfumato.sampling import sampler_names
+from sfumato.sampling.encoding import Text, encode_prompt, tokenize_prompt
+from sfumato.sampling.output.image_files import write_image
+from sfumato.sampling.pipeline import Pipeline
 from sfumato.sampling.prompts.files import read_prompts
 from sfumato.sampling.prompts.prompt_options import PromptOptions
 from sfumato.sampling.request import Request, random_seed
+from sfumato.sampling.starts import canvas
 from sfumato.training.core.commands import Command
 from sfumato.training.core.distributed import Processes
 from sfumato.training.core.events import ImageMade, Started
@@ -308,8 +309,6 @@ def _read(path: Path, default_sampler: str, family: Family) -> list[PreviewPromp
     except UserError as error:
         raise UserError(f"--sample_prompts: {error}") from None
     _say_what_differs(lines, default_sampler, family.prediction)
-    if any(line.image or line.mask for line in lines) and not is_inpainting(family):
-        logger.warning("--img and --mask have no effect in --sample_prompts: the model repaints no images")
     prompts = []
     for number, options in enumerate(lines, 1):
         try:
@@ -332,9 +331,7 @@ def _request(options: PromptOptions, default_sampler: str, family: Family) -> Re
         sampler=default_sampler,
     )
     asked = options.request(defaults, usual.scale)
-    if not is_inpainting(family):
-        asked = replace(asked, image=None, mask=None)
-    canvas.check(asked, family)
+    canvas.check(asked)
     unit = family.latents.downscale * family.latents.patch
     width, height = (_fitted(side, unit) for side in (asked.width, asked.height))
     if (width, height) != (asked.width, asked.height):
@@ -361,5 +358,5 @@ def _say_what_differs(lines: Sequence[PromptOptions], default_sampler: str, pred
         hint = f" ({', '.join(unknown)} is no sampler's name)" if unknown else ""
         preferred = sampler_names.PREFERRED[prediction]
         logger.warning("previews are generated with %s instead of %s%s", preferred, ", ".join(missing), hint)
-    if any(line.strengths for line in lines):
+    if any(line.multipliers for line in lines):
         logger.warning("--m has no effect in --sample_prompts: the adapter that is trained acts fully")

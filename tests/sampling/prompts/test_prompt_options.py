@@ -40,7 +40,7 @@ def test_every_option_of_a_line_is_read() -> None:
         guidance=3.0,
         cfg_scale=2.0,
         sampler="Euler",
-        strengths=(0.5, 1.0),
+        multipliers=(0.5, 1.0),
     )
 
 

@@ -30,7 +30,7 @@ from sfumato.models.interface.conditioning import Conditioning
 from sfumato.models.interface.family import DENOISER, VAE, Family
 from sfumato.models.interface.parts import Parts
 from sfumato.nn import checkpointing
-from sfumato.sampling.output import read_request
+from sfumato.sampling.output.image_files import read_request
 from sfumato.training.core.audience import Audience
 from sfumato.training.core.commands import Command, Commands
 from sfumato.training.core.events import ImageMade, Started

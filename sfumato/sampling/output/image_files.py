@@ -15,7 +15,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from sfumato.checkpoints.atomic import atomic_file
 from sfumato.config import json_text
-from sfumato.config.field_types import require_types
+from sfumato.config.field_types import made_of
 from sfumato.errors import UserError
 from sfumato.sampling.request import Request
 
@@ -69,9 +69,7 @@ def read_request(path: Path) -> Request:
     """
     try:
         with Image.open(path) as image:
-            request = Request(**json_text.parse(image.info[RECORD])["request"])
-        require_types(request)
-        return request
+            return made_of(Request, json_text.parse(image.info[RECORD])["request"])
     except (OSError, UnidentifiedImageError) as error:
         raise UserError(f"{path} cannot be read as an image: {error}") from None
     except (KeyError, TypeError, ValueError):

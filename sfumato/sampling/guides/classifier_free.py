@@ -1,25 +1,31 @@
-"""Guides: what stands between a sampler and the model. Each takes a `Denoise` and returns another.
-
-The sampler sees the outermost one alone, so that guides can be combined and samplers know none of them.
-"""
+"""Guidance by prompts: towards the wanted one, away from the unwanted one."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from functools import reduce
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from sfumato.diffusion import guidance
 from sfumato.diffusion.samplers import Denoise
+from sfumato.sampling.guides.guide import Guide
+from sfumato.sampling.request import Request
 
-Guide = Callable[[Denoise], Denoise]
 
+def guides_for(requests: Sequence[Request], device: torch.device) -> tuple[Guide, ...]:
+    """Return what leads the denoiser by the scales of requests that are sampled at once."""
 
-def guided(denoise: Denoise, guides: Iterable[Guide]) -> Denoise:
-    """Return what a sampler sees: the first guide is next to the model, the last one next to the sampler."""
-    return reduce(lambda inner, guide: guide(inner), guides, denoise)
+    def column(values: list[float]) -> Tensor:
+        return torch.tensor(values, device=device).reshape(-1, 1, 1, 1)
+
+    scales = column([request.cfg_scale for request in requests])
+    num_passes = len(requests[0].passes())
+    if num_passes == 1:
+        return ()
+    if num_passes == 2:
+        return (classifier_free(scales),)
+    return (away_from(scales, column([request.negative_scale or 0.0 for request in requests])),)
 
 
 def classifier_free(scales: Tensor) -> Guide:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal
 
-from sfumato.sampling.prompts.image_settings import ImageSettings
+from sfumato.sampling.request import Request
+from sfumato.sampling.settings.sizes import SizeConditions
 
 Stage = Literal["", "0", "1"]
 """`0` and `1` are the first and second stage of an image that is made in two sizes."""
@@ -27,7 +28,7 @@ def numbered_name(number: int, stage: Stage = "") -> str:
 
 
 def text_chunks(
-    settings: ImageSettings, *, seed: int, sampler: str, raw_prompt: str, has_sizes: bool
+    request: Request, *, seed: int, sampler: str, raw_prompt: str, has_sizes: bool
 ) -> Mapping[str, str]:
     """Return the texts of a PNG file by their keys.
 
@@ -36,27 +37,29 @@ def text_chunks(
         has_sizes: whether the model is told sizes (`ImageSizes`).
     """
     texts: dict[str, object] = {
-        "prompt": settings.prompt,
+        "prompt": request.prompt,
         "seed": seed,
         "sampler": sampler,
-        "steps": settings.steps,
-        "scale": settings.scale,
-        "negative-prompt": settings.negative_prompt,
+        "steps": request.steps,
+        "scale": request.cfg_scale,
+        "negative-prompt": request.negative_prompt,
     }
-    if settings.negative_scale is not None:
-        texts["negative-scale"] = settings.negative_scale
-    if settings.clip_prompt is not None:
-        texts["clip-prompt"] = settings.clip_prompt
+    if request.negative_scale is not None:
+        texts["negative-scale"] = request.negative_scale
+    if request.clip_prompt is not None:
+        texts["clip-prompt"] = request.clip_prompt
     texts["raw-prompt"] = raw_prompt
-    return {name: str(value) for name, value in (texts | (_sizes(settings) if has_sizes else {})).items()}
+    if has_sizes:
+        texts |= _sizes(request.sizes or SizeConditions())
+    return {name: str(value) for name, value in texts.items()}
 
 
-def _sizes(settings: ImageSettings) -> dict[str, object]:
+def _sizes(sizes: SizeConditions) -> dict[str, object]:
     return {
-        "original-height": settings.original_height,
-        "original-width": settings.original_width,
-        "original-height-negative": settings.original_height_negative,
-        "original-width-negative": settings.original_width_negative,
-        "crop-top": settings.crop_top,
-        "crop-left": settings.crop_left,
+        "original-height": sizes.original_height,
+        "original-width": sizes.original_width,
+        "original-height-negative": sizes.original_height_negative,
+        "original-width-negative": sizes.original_width_negative,
+        "crop-top": sizes.crop_top,
+        "crop-left": sizes.crop_left,
     }

@@ -1,0 +1,1 @@
+"""Image files: their names, and what is written into them."""

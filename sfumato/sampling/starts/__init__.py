@@ -1,0 +1,1 @@
+"""What sampling starts from: random numbers, an image, a part of one, an inpainting model's canvas."""
