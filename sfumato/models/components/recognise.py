@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 
+from sfumato.models.components.controlnet.control_kinds import CONTROL_KINDS
 from sfumato.models.components.part_prefixes import WHOLE
 from sfumato.models.interface.catalogue import guest_facts, our_facts
 from sfumato.models.interface.file_kinds import FileKind
@@ -19,12 +20,9 @@ _OTHERS = (
     FileKind("oft", "an OFT network", (".oft_blocks",)),
     FileKind("loha", "a LoHa", (".hada_w1_a",)),
     FileKind("lokr", "a LoKr", (".lokr_w1",)),
-    FileKind("lllite", "a ControlNet-LLLite", ("^lllite_",)),
     FileKind("embedding", "a textual-inversion embedding", ("^emb_params",)),
     FileKind("embedding", "a textual-inversion embedding", ("^clip_g", "^clip_l")),
-    FileKind("controlnet", "a ControlNet", ("^controlnet_cond_embedding.",)),
-    FileKind("controlnet", "a ControlNet", ("^input_hint_block.",)),
-    FileKind("controlnet", "a ControlNet", ("^controlnet_blocks.",)),
+    *CONTROL_KINDS,
 )
 """What is no base model; looked at first."""
 

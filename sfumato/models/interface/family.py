@@ -28,6 +28,8 @@ from sfumato.models.interface.tokenizers import Tokenizers
 
 DENOISER = "denoiser"
 VAE = "vae"
+CONTROLNET = "controlnet"
+"""The part beside the denoiser by which it follows control images; not all families have one."""
 
 
 class Prediction(Enum):
@@ -238,6 +240,48 @@ class TakesResolutions(Protocol):
 
     def take_resolutions(self, resolutions: Sequence[tuple[int, int]]) -> None:
         """Take note of the (width, height) in pixels of the data sets, before the denoiser is loaded."""
+        ...
+
+
+@runtime_checkable
+class TakesControl(Protocol):
+    """A family whose denoiser can follow a control image, by what a ControlNet adds inside it.
+
+    Its part `CONTROLNET` is the one that a run names; others are loaded by their paths.
+    """
+
+    def load_control(self, path: Path | None, dtype: torch.dtype, device: torch.device) -> nn.Module:
+        """Load a ControlNet, frozen and in eval mode.
+
+        Args:
+            path: None makes one that changes nothing yet, with numbers from torch's generator.
+
+        Raises:
+            UserError: the file is no ControlNet, or one for another model.
+        """
+        ...
+
+    def control(
+        self,
+        net: nn.Module,
+        image: Tensor,
+        noisy: Tensor,
+        timesteps: Tensor,
+        conditioning: Conditioning,
+    ) -> dict[str, Tensor]:
+        """Return what a ControlNet adds inside the denoiser, as entries of `Conditioning.control`.
+
+        Those of several networks are added up by their names.
+
+        Args:
+            net: as `load_control` returns it.
+            image: (B, 3, H, W) in [-1, 1], as large as what the latents are of.
+            noisy, timesteps, conditioning: as `predict` has them.
+        """
+        ...
+
+    def added_weights(self, net: nn.Module) -> frozenset[str]:
+        """Return the names of a ControlNet's weights that the denoiser has not."""
         ...
 
 

@@ -39,7 +39,7 @@ KINDS = {
     "dylora_sd15_unit1": "lora",
     "controlnet_sd15": "controlnet",
     "controlnet_sdxl": "controlnet",
-    "controlnet_flux_head": "controlnet",
+    "controlnet_flux_head": "controlnet flux",
     "lllite_sdxl": "lllite",
     "textual_inversion_sd15": "embedding",
     "textual_inversion_sdxl": "embedding",

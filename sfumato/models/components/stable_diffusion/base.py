@@ -21,13 +21,16 @@ from sfumato.errors import UserError
 from sfumato.hub.access import ANYBODY, HubAccess
 from sfumato.models.components import autoencoder, text_encoders
 from sfumato.models.components.caption_lengths import TokenizerReader
+from sfumato.models.components.controlnet import controlnet
 from sfumato.models.components.stable_diffusion import clip
 from sfumato.models.components.stable_diffusion.checkpoint import Checkpoint, Layout
+from sfumato.models.components.stable_diffusion.control_nets import ControlNets
 from sfumato.models.components.stable_diffusion.predicted import Predicted
 from sfumato.models.components.stable_diffusion.publisher import CheckpointPublisher
 from sfumato.models.components.unet import unet
 from sfumato.models.interface import publishing
-from sfumato.models.interface.family import DENOISER
+from sfumato.models.interface.conditioning import Conditioning
+from sfumato.models.interface.family import CONTROLNET, DENOISER
 from sfumato.models.interface.identity import ModelIdentity, SamplingDefaults
 from sfumato.models.interface.latents import LatentSpace
 from sfumato.models.interface.published import Published
@@ -52,6 +55,7 @@ class StableDiffusion:
         use_mmap: map files into memory instead of reading them plainly.
         access: how tokenizers that are not here are fetched.
         inpaints: make an inpainting model of one that is none, with further input channels of zeros.
+        control: file or folder of a ControlNet; without one, it is made of the UNet.
 
     Attributes:
         layout: how checkpoints look.
@@ -78,8 +82,10 @@ class StableDiffusion:
         use_mmap: bool = True,
         access: HubAccess = ANYBODY,
         inpaints: bool = False,
+        control: Path | None = None,
     ) -> None:
         self.checkpoint = Checkpoint(self.layout, path, vae, use_mmap=use_mmap, inpaints=inpaints)
+        self._control = control
         self.predicted = predicted
         self.prediction, self.zero_terminal = predicted.kind, predicted.zero_terminal
         word = None if predicted.strangeness else "v" if predicted.is_velocity else "epsilon"
@@ -114,11 +120,48 @@ class StableDiffusion:
 
     def source(self, part: str) -> Path | None:
         """Return the file or folder that `part` is loaded from, or None where there is none."""
-        return self.checkpoint.source(part)
+        return self._control if part == CONTROLNET else self.checkpoint.source(part)
 
     def load(self, part: str, dtype: torch.dtype, device: torch.device) -> nn.Module:
         """Load one part, frozen and in eval mode."""
+        if part == CONTROLNET:
+            return self.load_control(self._control, dtype, device)
         return self.checkpoint.load(part, dtype, device)
+
+    def load_control(self, path: Path | None, dtype: torch.dtype, device: torch.device) -> nn.Module:
+        """Load a ControlNet, or make one of the UNet; see `TakesControl`."""
+        return ControlNets(self.checkpoint).load(path, dtype, device)
+
+    def predict(
+        self,
+        denoiser: nn.Module,
+        noisy: Tensor,
+        timesteps: Tensor,
+        conditioning: Conditioning,
+        rng: torch.Generator | None = None,
+    ) -> Tensor:
+        """Return noise or velocity, shaped like `noisy` (B, C, H/8, W/8); timesteps (B,) in [0, 1000]."""
+        context, told = self.heard(conditioning)
+        return unet.predict(denoiser, noisy, timesteps, context, told, conditioning.control)
+
+    def control(
+        self,
+        net: nn.Module,
+        image: Tensor,
+        noisy: Tensor,
+        timesteps: Tensor,
+        conditioning: Conditioning,
+    ) -> dict[str, Tensor]:
+        """Return what a ControlNet adds inside the UNet; see `TakesControl`."""
+        return controlnet.predict(net, image, noisy, timesteps, *self.heard(conditioning))
+
+    def heard(self, conditioning: Conditioning) -> tuple[Tensor, dict[str, Tensor] | None]:
+        """Return the text that is attended to, (B, T, W), and what is told besides; see `unet.predict`."""
+        raise NotImplementedError
+
+    def added_weights(self, net: nn.Module) -> frozenset[str]:
+        """Return the names of a ControlNet's weights that the UNet has not."""
+        return controlnet.added_weights(net)
 
     def tokenize(self, captions: Sequence[str]) -> dict[str, Tensor]:
         """Return each encoder's token ids (B, windows, 77) int64 and, with emphasis, their weights."""
@@ -150,8 +193,9 @@ class StableDiffusion:
         return torch.cat([levels, levels.new_zeros(1)])
 
     def blocks(self, part: str, model: nn.Module) -> list[nn.Module]:
-        """Return the UNet's residual and transformer blocks, or a text encoder's layers."""
-        return unet.blocks(model) if part == DENOISER else text_encoders.layers(model)
+        """Return a UNet's or ControlNet's residual and transformer blocks, or a text encoder's layers."""
+        found = {DENOISER: unet.blocks, CONTROLNET: controlnet.blocks}.get(part, text_encoders.layers)
+        return found(model)
 
     @property
     def saved_as(self) -> publishing.Layout:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,12 +22,11 @@ from sfumato.models.components.recognise import describe, recognise
 from sfumato.models.components.stable_diffusion import openclip
 from sfumato.models.components.tensor_views import TensorView, view_of
 from sfumato.models.components.unet import input_channels, unet
+from sfumato.models.components.unet.projections import with_projections
 from sfumato.models.interface.family import DENOISER, VAE
 from sfumato.models.interface.publishing import tensors_of
 
 OPTION = "pretrained_model_name_or_path"
-
-_PROJECTION = re.compile(r"\.proj_(in|out)\.weight$")
 
 
 @dataclass(frozen=True)
@@ -72,6 +70,7 @@ class Layout:
         scale: of the latents.
         pipeline: diffusers' class for the whole, with its scheduler's class.
         is_told_by_weights: whether other programs guess from its weights what a model predicts.
+        has_published_controls: whether files of ControlNets name tensors as checkpoints do, not as diffusers.
     """
 
     what: str
@@ -81,6 +80,7 @@ class Layout:
     scale: float
     pipeline: tuple[str, str]
     is_told_by_weights: bool = False
+    has_published_controls: bool = True
 
 
 VAE_FORMAT = PartFormat("an autoencoder", part_prefixes.VAE, "vae", "vae")
@@ -164,12 +164,18 @@ class Checkpoint:
         with open_weights(source, use_mmap=self.use_mmap) as file:
             view = self._part_of(file, part)
             if self.layout.parts[part].is_linear:
-                view = _with_linear_projections(view)
+                view = with_projections(view, is_linear=True)
             if part == DENOISER and self._inpaints:
                 view = input_channels.widened(view)
             if not view.shapes:
                 raise UserError(f"{self._option(part)} is {source}: {self._lack(part, view_of(file))}")
             yield view
+
+    @property
+    def num_heads(self) -> tuple[int, ...] | None:
+        """Attention heads of each level of the UNet, where a folder tells them."""
+        source = self._existing(DENOISER)
+        return _heads(self._config(DENOISER), source)
 
     @property
     def is_inpainting(self) -> bool:
@@ -289,19 +295,6 @@ class Checkpoint:
         folder = source.parent if source is not None and is_variant else source
         file = folder / "config.json" if folder else None
         return {} if file is None or not file.is_file() else json_text.read_object(file)
-
-
-def _with_linear_projections(view: TensorView) -> TensorView:
-    """Return a UNet's tensors with the 1x1 convolutions around transformers as matrices."""
-    convolutions = {
-        name for name, shape in view.shapes.items() if _PROJECTION.search(name) and len(shape) == 4
-    }
-    shapes = {name: shape[:2] if name in convolutions else shape for name, shape in view.shapes.items()}
-    return TensorView(
-        view.path,
-        shapes,
-        lambda name: view.get(name).flatten(1) if name in convolutions else view.get(name),
-    )
 
 
 def _variant(folder: Path, word: str) -> Path | None:

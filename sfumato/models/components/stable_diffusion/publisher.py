@@ -12,11 +12,11 @@ from sfumato.checkpoints.tensors import TensorReader
 from sfumato.checkpoints.weight_file import WeightFile
 from sfumato.errors import UserError
 from sfumato.models.components.pipeline_index import other_files
-from sfumato.models.components.stable_diffusion import pipeline_folder, single_file
+from sfumato.models.components.stable_diffusion import control_nets, pipeline_folder, single_file
 from sfumato.models.components.stable_diffusion.checkpoint import Checkpoint
 from sfumato.models.components.stable_diffusion.predicted import Predicted, as_settings
 from sfumato.models.components.tokenizers import Tokenizer
-from sfumato.models.interface.family import DENOISER
+from sfumato.models.interface.family import CONTROLNET, DENOISER
 from sfumato.models.interface.publishing import Layout, Publishing, TrainedParts, part_paths
 
 
@@ -38,6 +38,10 @@ class CheckpointPublisher:
     @contextmanager
     def files(self, parts: TrainedParts, path: Path, how: Publishing) -> Iterator[Sequence[WeightFile]]:
         """Yield the files of weights; see `Publisher`."""
+        if CONTROLNET in parts:
+            tensors = control_nets.file_tensors(self.checkpoint, parts[CONTROLNET])
+            yield [WeightFile(path, tensors, how.metadata, how.dtype)]
+            return
         self._check(parts, how)
         if how.layout is Layout.FOLDER:
             yield pipeline_folder.weight_files(self.checkpoint, parts, path, how)

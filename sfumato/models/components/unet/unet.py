@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from sfumato.lean_imports import lean
 from sfumato.models.components.loading import check_names, fill, sizes_of
 from sfumato.models.components.tensor_views import Shapes, TensorView
+from sfumato.models.components.unet import residuals
 from sfumato.models.components.unet.attention import Processor
 from sfumato.models.components.unet.channels_last import keep_layout
 from sfumato.models.components.unet.unet_names import Topology, diffusers_names, num_existing
@@ -124,48 +125,56 @@ def build(shape: UnetShape, num_heads: tuple[int, ...] | None = None) -> UNet2DC
     with lean():
         from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
+    ups: Any = ["CrossAttnUpBlock2D" if depth else "UpBlock2D" for depth in shape.depths[::-1]]
+    with torch.device("meta"):
+        return UNet2DConditionModel(
+            out_channels=shape.out_channels,
+            up_block_types=ups,
+            sample_size=shape.usual_side,
+            **first_half(shape, num_heads),
+        )
+
+
+def first_half(shape: UnetShape, num_heads: tuple[int, ...] | None = None) -> dict[str, Any]:
+    """Return what diffusers' networks are told of a UNet's sizes down to its middle, as arguments."""
     heads = num_heads or shape.num_heads
-    downs = ["CrossAttnDownBlock2D" if depth else "DownBlock2D" for depth in shape.depths]
-    ups = ["CrossAttnUpBlock2D" if depth else "UpBlock2D" for depth in shape.depths[::-1]]
     told: dict[str, Any] = {
         "addition_embed_type": "text_time",
         "addition_time_embed_dim": SIZE_WIDTH,
         "projection_class_embeddings_input_dim": shape.vector,
     }
-    per_level: dict[str, Any] = {  # typed upstream as if there were always four levels
-        "down_block_types": downs,
-        "up_block_types": ups,
+    return {
+        "in_channels": shape.in_channels,
+        "layers_per_block": shape.resnets,
+        "cross_attention_dim": shape.context,
+        "use_linear_projection": shape.is_linear,
+        "norm_num_groups": math.gcd(_PUBLISHED_GROUPS, *shape.widths),
+        "down_block_types": ["CrossAttnDownBlock2D" if depth else "DownBlock2D" for depth in shape.depths],
         "block_out_channels": shape.widths,
         # The middle takes the last level's depth, which may itself have no transformer.
         "transformer_layers_per_block": [*(depth or 1 for depth in shape.depths[:-1]), shape.middle_depth],
         # Upstream's name is wrong: these are numbers of heads, and published configurations say them so.
         "attention_head_dim": list(heads) if shape.is_linear else heads[0],
+        **(told if shape.vector else {}),
     }
-    with torch.device("meta"):
-        return UNet2DConditionModel(
-            in_channels=shape.in_channels,
-            out_channels=shape.out_channels,
-            layers_per_block=shape.resnets,
-            cross_attention_dim=shape.context,
-            use_linear_projection=shape.is_linear,
-            sample_size=shape.usual_side,
-            norm_num_groups=math.gcd(_PUBLISHED_GROUPS, *shape.widths),
-            **per_level,
-            **(told if shape.vector else {}),
-        )
 
 
 def blocks(model: nn.Module) -> list[nn.Module]:
     """Return the residual blocks and transformer blocks in execution order."""
+    found = blocks_to_middle(model)
+    for up in cast(Any, model).up_blocks:
+        found += _interleaved(up)
+    return found
+
+
+def blocks_to_middle(model: nn.Module) -> list[nn.Module]:
+    """Return those of a UNet's first half and middle, which a ControlNet has, too."""
     unet = cast(Any, model)
     found: list[nn.Module] = []
     for down in unet.down_blocks:
         found += _interleaved(down)
     first, second = unet.mid_block.resnets
-    found += [first, *unet.mid_block.attentions[0].transformer_blocks, second]
-    for up in unet.up_blocks:
-        found += _interleaved(up)
-    return found
+    return [*found, first, *unet.mid_block.attentions[0].transformer_blocks, second]
 
 
 def predict(
@@ -191,6 +200,7 @@ def predict(
         encoder_hidden_states=context.to(dtype),
         added_cond_kwargs=None if told is None else {name: t.to(dtype) for name, t in told.items()},
         return_dict=False,
+        **residuals.arguments(control or {}, dtype),
     )[0]
     return output.to(noisy.dtype)
 

@@ -33,6 +33,7 @@ _RESNET = {
     "out_layers.3": "conv2",
     "skip_connection": "conv_shortcut",
 }
+_NONE: Mapping[str, str] = {}
 
 
 @dataclass(frozen=True)
@@ -89,17 +90,26 @@ class Topology:
                 yield f"output_blocks.{step * level + self.resnets}.{place}.conv", f"{ours}.upsamplers.0.conv"
 
 
-def diffusers_names(names: Collection[str]) -> dict[str, str]:
-    """Return diffusers' name for each name of a file, without prefix; diffusers' own names stay."""
+def diffusers_names(names: Collection[str], further: Mapping[str, str] = _NONE) -> dict[str, str]:
+    """Return diffusers' name for each name of a file, without prefix; diffusers' own names stay.
+
+    Args:
+        further: diffusers' prefix for each of a file's that a UNet has not.
+    """
     if "conv_in.weight" in names:
         return {name: name for name in names}
-    table = Topology.of(names).table()
+    table = {**Topology.of(names).table(), **further}
     return {name: _translated(name, table, _RESNET) for name in names}
 
 
-def published_names(names: Collection[str]) -> dict[str, str]:
-    """Return the checkpoint's name, without prefix, for each of diffusers' names."""
+def published_names(names: Collection[str], further: Mapping[str, str] = _NONE) -> dict[str, str]:
+    """Return the checkpoint's name, without prefix, for each of diffusers' names.
+
+    Args:
+        further: as `diffusers_names` has it.
+    """
     table, resnet = _to_published(names)
+    table |= {ours: theirs for theirs, ours in further.items()}
     return {name: _translated(name, table, resnet) for name in names}
 
 

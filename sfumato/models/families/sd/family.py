@@ -26,7 +26,7 @@ from sfumato.models.components.stable_diffusion.base_files import base_files
 from sfumato.models.components.stable_diffusion.checkpoint import OPTION
 from sfumato.models.components.stable_diffusion.predicted import Predicted, predicted_by
 from sfumato.models.components.tensor_views import view_of
-from sfumato.models.components.unet import unet, unet_targets
+from sfumato.models.components.unet import unet_targets
 from sfumato.models.components.unet.unet_targets import Numbering
 from sfumato.models.families.sd.layouts import SD1, SD2, TEXT, is_version_2
 from sfumato.models.interface.conditioning import Conditioning
@@ -134,17 +134,9 @@ class SdFamily(StableDiffusion):
         words = clip.Words(tokens[TEXT], tokens.get(f"{TEXT}_weights"))
         return {"hidden_state": clip.encode(encoders[TEXT], words, layer=self._layer)[0]}
 
-    def predict(
-        self,
-        denoiser: nn.Module,
-        noisy: Tensor,
-        timesteps: Tensor,
-        conditioning: Conditioning,
-        rng: torch.Generator | None = None,
-    ) -> Tensor:
-        """Return noise or velocity, shaped like `noisy` (B, C, H/8, W/8); timesteps (B,) in [0, 1000]."""
-        context, control = conditioning.text["hidden_state"], conditioning.control
-        return unet.predict(denoiser, noisy, timesteps, context, control=control)
+    def heard(self, conditioning: Conditioning) -> tuple[Tensor, None]:
+        """Return the text; nothing is told besides."""
+        return conditioning.text["hidden_state"], None
 
     def weights_in_use(self, part: str, model: nn.Module) -> dict[str, nn.Parameter]:
         """Return all but those of layers behind the one that is listened to; see `Family`."""

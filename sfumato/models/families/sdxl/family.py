@@ -21,7 +21,7 @@ from sfumato.models.components.stable_diffusion import clip
 from sfumato.models.components.stable_diffusion.base import StableDiffusion
 from sfumato.models.components.stable_diffusion.base_files import base_files
 from sfumato.models.components.stable_diffusion.predicted import predicted_by
-from sfumato.models.components.unet import unet, unet_targets
+from sfumato.models.components.unet import unet_targets
 from sfumato.models.components.unet.unet_targets import Numbering
 from sfumato.models.families.sdxl.layout import SDXL, TEXT_1, TEXT_2
 from sfumato.models.interface.conditioning import Conditioning, ImageSizes
@@ -106,21 +106,14 @@ class SdxlFamily(StableDiffusion):
                     outputs["pool2"] = out.text_embeds.unflatten(0, words.ids.shape[:2])[:, 0]
         return outputs
 
-    def predict(
-        self,
-        denoiser: nn.Module,
-        noisy: Tensor,
-        timesteps: Tensor,
-        conditioning: Conditioning,
-        rng: torch.Generator | None = None,
-    ) -> Tensor:
-        """Return noise or velocity, shaped like `noisy` (B, C, H/8, W/8); timesteps (B,) in [0, 1000]."""
+    def heard(self, conditioning: Conditioning) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the text of both encoders, and the summary and framing that are told besides."""
         words, sizes = conditioning.text, conditioning.sizes
         if sizes is None:
             raise ValueError("this model must be told how its images are framed: Conditioning.sizes")
         context = torch.cat([words["hidden_state1"], words["hidden_state2"].to(words["hidden_state1"])], -1)
-        told = {"text_embeds": words["pool2"], "time_ids": framing(sizes).to(noisy.device)}
-        return unet.predict(denoiser, noisy, timesteps, context, told, conditioning.control)
+        told = {"text_embeds": words["pool2"], "time_ids": framing(sizes).to(context.device)}
+        return context, told
 
     def weights_in_use(self, part: str, model: nn.Module) -> dict[str, nn.Parameter]:
         """Return all but the first text encoder's last layer and norm; see `Family`."""

@@ -30,4 +30,5 @@ SDXL = Layout(
     },
     scale=SCALE,
     pipeline=("StableDiffusionXLPipeline", "EulerDiscreteScheduler"),
+    has_published_controls=False,
 )
