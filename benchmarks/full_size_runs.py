@@ -10,7 +10,7 @@ import gzip
 import json
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from PIL import Image
@@ -42,12 +42,19 @@ def write_model(path: Path, table: Path) -> None:
     Args:
         table: packed lines of name, dtype and sides with tabs between them.
     """
-    header, end = {}, 0
+    shapes = {}
     for line in gzip.decompress(table.read_bytes()).decode().splitlines():
         name, dtype, sides = line.split("\t")
-        shape = [] if sides == "scalar" else [int(side) for side in sides.split("x") if side]
+        shapes[name] = dtype, [] if sides == "scalar" else [int(side) for side in sides.split("x") if side]
+    write_header(path, shapes)
+
+
+def write_header(path: Path, shapes: Mapping[str, tuple[str, Sequence[int]]]) -> None:
+    """Write a file with these tensors, each a dtype and a shape."""
+    header, end = {}, 0
+    for name, (dtype, shape) in shapes.items():
         start, end = end, end + math.prod(shape) * WIDTHS[dtype]
-        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [start, end]}
+        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [start, end]}
     encoded = json.dumps(header).encode()
     encoded += b" " * (-len(encoded) % 8)  # tensors can be mapped only where they are aligned
     with path.open("wb") as file:

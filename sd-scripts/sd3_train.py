@@ -1,4 +1,4 @@
-"""Train all weights of Stable Diffusion 3 and 3.5, text encoders too if asked. `--help` lists the options."""
+"""Train whole Stable Diffusion 3 and 3.5, with text encoders if need be. `--help` lists the options."""
 
 import sys
 from pathlib import Path

@@ -64,7 +64,7 @@ ROWS: tuple[Script, ...] = (
     ),
     Script(
         name="sd3_train",
-        summary="Train all weights of Stable Diffusion 3 and 3.5, text encoders too if asked.",
+        summary="Train whole Stable Diffusion 3 and 3.5, with text encoders if need be.",
         family="sd3",
         command="train",
         method="full",
