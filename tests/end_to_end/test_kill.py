@@ -38,7 +38,7 @@ class Runs:
 
     script, arguments = "flux_train_network", staticmethod(arguments)
 
-    def __init__(self, model: tiny.TinyFlux, folder: Path, options: list[str]) -> None:
+    def __init__(self, model: tiny.TinyFlux | tiny.TinySd3, folder: Path, options: list[str]) -> None:
         self.folder, self.out, self.log = folder, folder / "out", folder / "log.txt"
         self._model, self._options = model, [*SAVING, *options]
         self._images = folder / "data" / "1_sks cat"
@@ -84,6 +84,12 @@ class WholeModelRuns(Runs):
     """The same, of a training of all weights."""
 
     script, arguments = "flux_train", staticmethod(without_network)
+
+
+class StableDiffusion3Runs(Runs):
+    """The same, of a training of all of Stable Diffusion 3."""
+
+    script, arguments = "sd3_train", staticmethod(without_network)
 
 
 def _kill(process: BaseProcess) -> bool:
@@ -132,7 +138,7 @@ def _kill_while_saving(runs: Runs, rng: random.Random) -> bool:
 
 
 def _check(
-    model: tiny.TinyFlux,
+    model: tiny.TinyFlux | tiny.TinySd3,
     tmp_path: Path,
     options: list[str],
     seed: int,
@@ -174,6 +180,21 @@ def test_a_killed_fine_tuning_with_swap_and_fused_backward_goes_on_to_the_same_w
     options = [*OPTIMIZERS[optimizer], *CACHED["cached"], "--fused_backward_pass", "--blocks_to_swap", "1"]
     options.remove("--network_train_unet_only")
     _check(model, tmp_path, [*options, "--max_grad_norm", "0"], seed=2, times=2, kind=WholeModelRuns)
+
+
+@pytest.mark.slow
+def test_a_killed_stable_diffusion_3_goes_on_to_the_same_weights(tmp_path: Path) -> None:
+    model = tiny.sd3(tmp_path / "model", hidden=64, depth=3)
+    options = [*OPTIMIZERS["Adafactor"], "--cache_latents_to_disk", "--cache_text_encoder_outputs_to_disk"]
+    options += [
+        "--train_text_encoder",
+        "--use_t5xxl_cache_only",
+        "--fused_backward_pass",
+        "--blocks_to_swap",
+        "1",
+    ]
+    options += ["--t5_dropout_rate", "0.5", "--max_grad_norm", "0"]
+    _check(model, tmp_path, options, seed=3, times=2, kind=StableDiffusion3Runs)
 
 
 @pytest.mark.slow

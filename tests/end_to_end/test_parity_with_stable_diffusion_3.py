@@ -15,7 +15,7 @@ from sfumato.adapters.files.sizes import shapes_of
 from sfumato.adapters.network.network import AdapterNetwork
 from sfumato.adapters.sd_scripts import network_modules
 from sfumato.checkpoints.lazy import LazyTensor
-from sfumato.cli.main import main
+from sfumato.cli.main import main, script
 from sfumato.config.run.model.network import NetworkConfig
 from sfumato.config.run.run import Run
 from sfumato.models.families.sd3.family import Sd3Family
@@ -26,6 +26,7 @@ from sfumato.models.interface.parts import Parts
 from sfumato.sampling.pipeline import Pipeline
 from sfumato.sampling.request import Request
 from tests import tiny
+from tests.runs import others_slow
 
 REQUEST = Request("a red cat", "a blue dog", 48, 64, 3, 11, cfg_scale=3.0)
 T5_LENGTH = 24
@@ -61,14 +62,11 @@ def public(pipeline: Pipeline) -> Any:
     return made
 
 
-@pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize(("form", "has_t5"), [("medium", True), ("5-medium", False)])
-def test_images_equal_those_of_the_public_pipeline(tmp_path: Path, form: str, has_t5: bool) -> None:
-    pipeline = ours(tmp_path, form=form, has_t5=has_t5)
+def image_of(pipeline: Any, t5_length: int = T5_LENGTH) -> np.ndarray:
+    """Return the image that diffusers' pipeline makes of the request, in [0, 1]."""
     noise = torch.randn(1, 16, 8, 6, generator=torch.Generator().manual_seed(REQUEST.seed))
-    theirs = public(pipeline)
     with torch.inference_mode():
-        made = theirs(
+        return pipeline(
             REQUEST.prompt,
             negative_prompt=REQUEST.negative_prompt,
             guidance_scale=REQUEST.cfg_scale,
@@ -76,9 +74,17 @@ def test_images_equal_those_of_the_public_pipeline(tmp_path: Path, form: str, ha
             width=REQUEST.width,
             height=REQUEST.height,
             latents=noise,
-            max_sequence_length=T5_LENGTH if has_t5 else 77,  # as many zeros as CLIP has tokens
+            max_sequence_length=t5_length,
             output_type="np",
         ).images[0]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("form", "has_t5"), [("medium", True), ("5-medium", False)])
+def test_images_equal_those_of_the_public_pipeline(tmp_path: Path, form: str, has_t5: bool) -> None:
+    pipeline = ours(tmp_path, form=form, has_t5=has_t5)
+    theirs = public(pipeline)
+    made = image_of(theirs, T5_LENGTH if has_t5 else 77)  # as many zeros as CLIP has tokens
     assert (made * 255).std() > 10
     assert np.abs(np.asarray(pipeline(REQUEST)) - made * 255).max() < 1
     if form == "medium":
@@ -87,6 +93,55 @@ def test_images_equal_those_of_the_public_pipeline(tmp_path: Path, form: str, ha
         family.check((DENOISER, VAE, *family.text_outputs))
         again = Pipeline(family, Parts(family, torch.device("cpu")), dtype=torch.float32)
         assert np.abs(np.asarray(again(REQUEST)) - made * 255).max() < 1
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("is_folder", others_slow([True, False], [True]))
+def test_a_trained_model_makes_the_same_image_in_the_public_pipeline(is_folder: bool, tmp_path: Path) -> None:
+    """A folder that was saved is loaded as it is, a single file by diffusers' own conversion."""
+    files = tiny.sd3(tmp_path / "base", in_one=False)
+    tiny.pictures(tmp_path / "data" / "1_cat", 1)
+    text = "--resolution 64 --caption_extension .txt --seed 1 --learning_rate 1e-3 --max_train_steps 1 "
+    text += "--max_data_loader_n_workers 0 --train_text_encoder --train_t5xxl --save_clip --save_t5xxl "
+    text += "--output_name model --save_model_as " + ("diffusers" if is_folder else "safetensors")
+    places = ["--train_data_dir", str(tmp_path / "data"), "--output_dir", str(tmp_path / "out")]
+    assert script("sd3_train", [*files.arguments, *places, *text.split()]) == 0
+    saved = tmp_path / "out" / ("model" if is_folder else "model.safetensors")
+    given = dict.fromkeys(("clip_l", "clip_g", "t5xxl"), saved) | {DENOISER: saved, VAE: files.path}
+    family = Sd3Family(given, files.tokenizers, t5_max_length=T5_LENGTH)
+    pipeline = Pipeline(family, Parts(family, torch.device("cpu")), dtype=torch.float32)
+    theirs = public(pipeline)
+    _replace_parts(theirs, saved)
+    assert np.abs(np.asarray(pipeline(REQUEST)) - image_of(theirs) * 255).max() < 1
+    plain = Sd3Family({DENOISER: files.path, **files.encoders}, files.tokenizers, t5_max_length=T5_LENGTH)
+    untrained = Pipeline(plain, Parts(plain, torch.device("cpu")), dtype=torch.float32)
+    assert np.abs(np.asarray(pipeline(REQUEST)).astype(int) - np.asarray(untrained(REQUEST))).max() > 1
+
+
+def _replace_parts(pipeline: Any, saved: Path) -> None:
+    """Put what diffusers and transformers read of a saved model into a pipeline."""
+    from diffusers import SD3Transformer2DModel
+    from diffusers.loaders import single_file_utils
+
+    if saved.is_dir():
+        pipeline.transformer = SD3Transformer2DModel.from_pretrained(saved, subfolder="transformer")
+        for name in ("text_encoder", "text_encoder_2", "text_encoder_3"):
+            setattr(pipeline, name, type(getattr(pipeline, name)).from_pretrained(saved, subfolder=name))
+        return
+    weights = load_file(saved)
+    own = single_file_utils.convert_sd3_transformer_checkpoint_to_diffusers(dict(weights))
+    pipeline.transformer.load_state_dict(own)
+    for name, part in {
+        "text_encoder": "clip_l",
+        "text_encoder_2": "clip_g",
+        "text_encoder_3": "t5xxl",
+    }.items():
+        prefix = f"text_encoders.{part}.transformer."
+        found = {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
+        encoder = getattr(pipeline, name)
+        bare = {key.removeprefix("text_model."): value for key, value in found.items()}
+        is_bare = not any(key.startswith("text_model.") for key in encoder.state_dict())
+        encoder.load_state_dict(bare if is_bare else found)
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -66,7 +66,7 @@ def arguments(model: tiny.TinyFlux, images: Path, out: Path, *options: str) -> l
     return without_network(model, images, out, *LORA, *options)
 
 
-def without_network(model: tiny.TinyFlux, images: Path, out: Path, *options: str) -> list[str]:
+def without_network(model: tiny.TinyFlux | tiny.TinySd3, images: Path, out: Path, *options: str) -> list[str]:
     """Return the same arguments, but for those of a LoRA."""
     text = "--output_name lora --resolution 64 --seed 5 "
     text += "--caption_extension .txt --max_train_steps 6 --learning_rate 1e-2 --lr_scheduler cosine"

@@ -81,6 +81,15 @@ RUNS = {
         "sd3_train_network",
         f"{SD3} {CACHED} --network_train_unet_only {SWAPPED}",
     ),
+    "sd3, whole, with its text encoders": (
+        "sd3_train",
+        f"{WHOLE} {LIVE} --t5xxl_max_token_length 64 --train_text_encoder --train_t5xxl --clip_l_dropout_rate 0.5 "
+        "--enable_scaled_pos_embed --pos_emb_random_crop_rate 0.5",
+    ),
+    "sd3, whole, fused, swapped": (
+        "sd3_train",
+        f"{WHOLE} {CACHED} --t5xxl_max_token_length 64 --fused_backward_pass {SWAPPED}",
+    ),
     "sd, whole, with its text encoder": ("train_db", f"{WHOLE} --gradient_accumulation_steps 2"),
     "sd, whole, fused": ("fine_tune", f"{WHOLE} --fused_backward_pass --cache_latents"),
     "sdxl, whole, encoders, blocks": (
@@ -153,10 +162,11 @@ def on_card(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Card]:
     folder = tmp_path_factory.mktemp("card")
     tiny.pictures(folder / "data" / "1_cat", 4, (64, 64))
     flux = tiny.flux(folder / "flux", hidden=32, heads=1, depth=3, depth_single=4).arguments
+    sd3 = tiny.sd3(folder / "sd3", hidden=64, depth=6).arguments
     models = {
         "flux_train_network": flux,
         "flux_train": flux,
-        "sd3_train_network": tiny.sd3(folder / "sd3", hidden=64, depth=6).arguments,
+        **dict.fromkeys(("sd3_train_network", "sd3_train"), sd3),
         **dict.fromkeys(("train_network", "train_db", "fine_tune"), tiny.sd(folder / "sd").arguments),
         **dict.fromkeys(("sdxl_train_network", "sdxl_train"), tiny.sdxl(folder / "sdxl").arguments),
     }
