@@ -83,8 +83,8 @@ RUNS = {
     ),
     "sd3, whole, with its text encoders": (
         "sd3_train",
-        f"{WHOLE} {LIVE} --t5xxl_max_token_length 64 --train_text_encoder --train_t5xxl --clip_l_dropout_rate 0.5 "
-        "--enable_scaled_pos_embed --pos_emb_random_crop_rate 0.5",
+        f"{WHOLE} {LIVE} --t5xxl_max_token_length 64 --train_text_encoder --train_t5xxl "
+        "--clip_l_dropout_rate 0.5 --enable_scaled_pos_embed --pos_emb_random_crop_rate 0.5",
     ),
     "sd3, whole, fused, swapped": (
         "sd3_train",
