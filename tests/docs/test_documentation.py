@@ -34,6 +34,7 @@ SHOWN = {
     "sdxl_train",
     "generate sdxl",
     "sd3_train_network",
+    "sd3_train",
     "sd3_minimal_inference",
     "inspect",
     "tools/convert_diffusers20_original_sd",
