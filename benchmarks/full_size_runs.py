@@ -25,6 +25,9 @@ from sfumato.training.core.memory_account import Account
 from sfumato.training.run.account import account
 from sfumato.training.run.setup import prepare
 
+Header = Mapping[str, tuple[str, Sequence[int]]]
+"""Dtype and shape of tensors by name."""
+
 WIDTHS = {"F32": 4, "F16": 2, "BF16": 2, "I64": 8}
 """Bytes of an element of each dtype."""
 
@@ -42,15 +45,20 @@ def write_model(path: Path, table: Path) -> None:
     Args:
         table: packed lines of name, dtype and sides with tabs between them.
     """
-    shapes = {}
+    write_header(path, read_table(table))
+
+
+def read_table(table: Path) -> Header:
+    """Return the tensors of a packed table; see `write_model`."""
+    found = {}
     for line in gzip.decompress(table.read_bytes()).decode().splitlines():
         name, dtype, sides = line.split("\t")
-        shapes[name] = dtype, [] if sides == "scalar" else [int(side) for side in sides.split("x") if side]
-    write_header(path, shapes)
+        found[name] = dtype, [] if sides == "scalar" else [int(side) for side in sides.split("x") if side]
+    return found
 
 
-def write_header(path: Path, shapes: Mapping[str, tuple[str, Sequence[int]]]) -> None:
-    """Write a file with these tensors, each a dtype and a shape."""
+def write_header(path: Path, shapes: Header) -> None:
+    """Write a file with these tensors."""
     header, end = {}, 0
     for name, (dtype, shape) in shapes.items():
         start, end = end, end + math.prod(shape) * WIDTHS[dtype]

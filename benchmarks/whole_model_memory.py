@@ -1,11 +1,12 @@
-"""What training all of Stable Diffusion 1.5 and SDXL takes in memory, by option, and what block swap saves.
+"""What training all of Stable Diffusion 1.5, XL and 3 takes in memory, by option, and what block swap saves.
 
 The models have their published sizes and no numbers, and each run is counted by what trainers foresee their
 memory with (`sfumato account`): one image a batch, of 512 x 512 or 1024 x 1024. Its latents come from the
-cache, and SDXL's text, too, where no encoder is trained. In GB of 10^9 bytes. The page of sd-scripts says of
-SDXL in fp32 with `--fused_backward_pass`, Adafactor and one image a batch: about 17 GB.
+cache, and the text of SDXL and 3, too, where no encoder is trained; T5's does in any case. In GB of 10^9
+bytes. The page of sd-scripts says of SDXL in fp32 with `--fused_backward_pass`, Adafactor and one image a
+batch: about 17 GB.
 
-    python benchmarks/whole_model_memory.py [sd15 | sdxl | swap] ... > whole_models.json
+    python benchmarks/whole_model_memory.py [sd15 | sdxl | sd3 | swap] ... > whole_models.json
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 
-from benchmarks.full_size_runs import count, write_images, write_model
+from benchmarks.full_size_runs import count, read_table, write_header, write_images, write_model
 from sfumato.models.components.stable_diffusion.base import StableDiffusion
 from sfumato.models.families.sd.family import SdFamily
+from sfumato.models.families.sd3.family import Sd3Family
 from sfumato.models.families.sdxl.family import SdxlFamily
-from sfumato.models.interface.family import DENOISER
+from sfumato.models.interface.family import DENOISER, Family
 from sfumato.nn import offload
 from sfumato.training.core.memory_account import Account
 from tests import tiny
@@ -57,6 +59,7 @@ SETTINGS = {
     "bf16, AdamW8bit": f"{BF16} {LESS} {EIGHT_BIT}",
     "bf16, AdamW8bit, fused": f"{BF16} {LESS} {EIGHT_BIT} --fused_backward_pass",
     "bf16, Adafactor, fused": f"{BF16} {FUSED}",
+    "bf16, Adafactor, fused, half swapped": f"{BF16} {FUSED} --blocks_to_swap HALF",
     "bf16, Adafactor, fused, all swapped": f"{BF16} {FUSED} --blocks_to_swap ALL",
 }
 WITH_ENCODERS = (
@@ -66,6 +69,16 @@ WITH_ENCODERS = (
     "bf16, Adafactor, fused",
 )
 """Settings that are counted with trained text encoders, too."""
+FAMILIES = NAMES.parents[2] / "families"
+SD3 = {"3 medium": "sd3_medium", "3.5 medium": "sd35_medium", "3.5 large": "sd35_large"}
+SD3_RATES = "--learning_rate_te1 1e-6 --learning_rate_te2 1e-6 --use_t5xxl_cache_only"
+SD3_SETTINGS = (
+    "fp32, Adafactor, fused",
+    "bf16, AdamW8bit, fused",
+    "bf16, Adafactor, fused",
+    "bf16, Adafactor, fused, half swapped",
+    "bf16, Adafactor, fused, all swapped",
+)
 
 
 class Model:
@@ -75,14 +88,34 @@ class Model:
         most: the largest `--blocks_to_swap`.
     """
 
-    def __init__(self, folder: Path, table: str, family: type[StableDiffusion]) -> None:
-        self.path = folder / f"{table}.safetensors"
-        write_model(self.path, NAMES / f"{table}.tsv.gz")
-        family_of_file = family(self.path)
-        unet = family_of_file.load(DENOISER, torch.bfloat16, torch.device("meta"))
-        self.num_bytes = offload.size_of(unet)
-        self.sizes = [offload.size_of(block) for block in family_of_file.blocks(DENOISER, unet)]
+    def __init__(self, path: Path, family: Family) -> None:
+        self.path = path
+        denoiser = family.load(DENOISER, torch.bfloat16, torch.device("meta"))
+        self.num_bytes = offload.size_of(denoiser)
+        self.sizes = [offload.size_of(block) for block in family.blocks(DENOISER, denoiser)]
         self.most = offload.most_swapped(self.sizes)
+
+    @classmethod
+    def of_table(cls, folder: Path, table: str, family: type[StableDiffusion]) -> Model:
+        """Return the model with the tensors of a table."""
+        path = folder / f"{table}.safetensors"
+        write_model(path, NAMES / f"{table}.tsv.gz")
+        return cls(path, family(path))
+
+    @classmethod
+    def sd3(cls, folder: Path, name: str) -> Model:
+        """Return a Stable Diffusion 3 with all its parts in one file."""
+        path = folder / f"{name}.safetensors"
+        texts = {"clip_l": "flux/names/clip_l", "clip_g": "sd3/names/clip_g", "t5xxl": "flux/names/t5xxl"}
+        tables = {f"text_encoders.{part}.transformer.": table for part, table in texts.items()}
+        tables["model.diffusion_model."] = f"sd3/names/{name}_mmdit"
+        vae = {name: ("F16", shape) for name, shape in tiny.autoencoder(128, 16, (1, 2, 4, 4), 2)}
+        header = {f"first_stage_model.{name}": value for name, value in vae.items()}
+        for prefix, table in tables.items():
+            held = read_table(FAMILIES / f"{table}.tsv.gz")
+            header |= {prefix + name: value for name, value in held.items()}
+        write_header(path, header)
+        return cls(path, Sd3Family({DENOISER: path}))
 
     def swapped(self) -> dict[str, Any]:
         """Return what a UNet in bfloat16 has on the device and in RAM, by the number of blocks."""
@@ -96,11 +129,12 @@ class Model:
 
 def main() -> None:
     """Print the counts as JSON."""
-    chosen = sys.argv[1:] or ["sd15", "sdxl", "swap"]
+    chosen = sys.argv[1:] or ["sd15", "sdxl", "sd3", "swap"]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         tokenizers = tiny.sd(folder / "tiny").tokenizers
-        sd15, sdxl = Model(folder, "sd15_ldm", SdFamily), Model(folder, "sdxl_base_sgm", SdxlFamily)
+        sd15 = Model.of_table(folder, "sd15_ldm", SdFamily)
+        sdxl = Model.of_table(folder, "sdxl_base_sgm", SdxlFamily)
         places = ["--tokenizer_cache_dir", str(tokenizers), "--output_dir", name]
         found: dict[str, Any] = {}
         if "sd15" in chosen:
@@ -110,23 +144,36 @@ def main() -> None:
             argv = [*places, *write_images(folder / "large", 1024), "--resolution", "1024"]
             rates = "--learning_rate_te1 1e-6 --learning_rate_te2 1e-6"
             found["sdxl"] = dict(counted("sdxl_train", sdxl, argv, "--cache_text_encoder_outputs", rates))
+        if "sd3" in chosen:
+            texts = ["--tokenizer_cache_dir", str(tiny.sd3(folder / "tiny3").tokenizers)]
+            argv = [*places, *texts, *write_images(folder / "third", 1024), "--resolution", "1024"]
+            for name, table in SD3.items():
+                shared = ("sd3_train", Model.sd3(folder, table), argv, "--cache_text_encoder_outputs")
+                found[name] = dict(counted(*shared, SD3_RATES, SD3_SETTINGS))
         if "swap" in chosen:
-            sd21 = Model(folder, "sd21_768_ldm", SdFamily)
+            sd21 = Model.of_table(folder, "sd21_768_ldm", SdFamily)
             found["swap"] = {"sd15": sd15.swapped(), "sd21": sd21.swapped(), "sdxl": sdxl.swapped()}
     print(json.dumps(found, indent=1))
 
 
 def counted(
-    script: str, model: Model, argv: Sequence[str], frozen: str, rates: str
+    script: str,
+    model: Model,
+    argv: Sequence[str],
+    frozen: str,
+    rates: str,
+    settings: Iterable[str] = tuple(SETTINGS),
 ) -> Iterator[tuple[str, Any]]:
     """Yield what each setting takes.
 
     Args:
         frozen: options where text encoders stay as they are.
         rates: of text encoders that are trained.
+        settings: those that are counted.
     """
     own = ["--pretrained_model_name_or_path", str(model.path), *argv, *COMMON.split()]
-    for name, options in SETTINGS.items():
+    for name in settings:
+        options = SETTINGS[name]
         told = options.replace("HALF", str(model.most // 2)).replace("ALL", str(model.most)).split()
         yield _shown(name, summary(count(script, [*own, *told, *frozen.split()])))
         if name in WITH_ENCODERS:

@@ -184,7 +184,7 @@ def test_a_killed_fine_tuning_with_swap_and_fused_backward_goes_on_to_the_same_w
 
 @pytest.mark.slow
 def test_a_killed_stable_diffusion_3_goes_on_to_the_same_weights(tmp_path: Path) -> None:
-    model = tiny.sd3(tmp_path / "model", hidden=64, depth=3)
+    model = tiny.sd3(tmp_path / "model", hidden=64, depth=4)
     options = [*OPTIMIZERS["Adafactor"], "--cache_latents_to_disk", "--cache_text_encoder_outputs_to_disk"]
     options += [
         "--train_text_encoder",

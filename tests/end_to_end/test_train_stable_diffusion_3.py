@@ -87,6 +87,7 @@ def test_the_older_schedule_and_dropped_captions_train_otherwise(runs: Runs) -> 
     plain = runs.plain(*CACHED)
     assert differing(plain, runs("2024", *CACHED, "--sd3_schedule", "2024"))
     assert differing(plain, runs("dropped", *CACHED, "--clip_g_dropout_rate", "1"))
+    assert differing(plain, runs("scaled", *CACHED, "--enable_scaled_pos_embed"))
 
 
 def test_a_missing_text_encoder_is_named_before_anything_is_loaded(
