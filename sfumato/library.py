@@ -22,7 +22,9 @@ from sfumato.cli.scripts import script_for, script_named
 from sfumato.cli.start import completed
 from sfumato.config.rules.evaluation import check_conflicts
 from sfumato.config.rules.tables import rules_for
+from sfumato.config.run.composition import CompositionConfig
 from sfumato.config.run.generation import GenerationConfig
+from sfumato.config.run.image_series import ImageSeriesConfig
 from sfumato.config.run.run import Run
 from sfumato.config.scripts.script import Script
 from sfumato.config.tools.report import ReportConfig
@@ -41,7 +43,7 @@ from sfumato.sampling.session import formats_of
 from sfumato.training.core.observer import Observer
 from sfumato.training.run import setup
 
-_OF_THE_MODEL = ("dtype", "offload", "merge_lora_weights")
+_OF_THE_MODEL = ("dtype", "offload", "merge_lora_weights", "vae_tiling", "vae_batch_size")
 """Options of the command line's images that are about the model."""
 
 _OF_THE_COMMAND = {
@@ -93,7 +95,8 @@ def load(
         UserError: a file is missing, broken or for another model, or an option is wrong.
     """
     script = script_for("generate", family, "")
-    names = {field.name for field in fields(GenerationConfig)} - {*_OF_THE_MODEL}
+    sections = (GenerationConfig, CompositionConfig, ImageSeriesConfig)
+    names = {field.name for section in sections for field in fields(section)} - {*_OF_THE_MODEL}
     if strangers := names & options.keys():
         raise UserError(f"{', '.join(sorted(strangers))}: give it with the prompt, not with the model")
     option = script.files.get(DENOISER, "pretrained_model_name_or_path")
@@ -107,6 +110,8 @@ def load(
         formats=formats_of(run, script.part_dtypes, bound, place),
         offload=settings.offload,
         is_merged=settings.merge_lora_weights,
+        vae_batch_size=run[ImageSeriesConfig].vae_batch_size,
+        vae_tiling=run[ImageSeriesConfig].vae_tiling,
     )
 
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sfumato.config.run.generation import GenerationConfig
+from sfumato.config.run.image_series import ImageSeriesConfig
 from sfumato.config.run.run import Run
 from sfumato.errors import UserError
 
 if TYPE_CHECKING:
+    from sfumato.sampling.prompts.prompt_options import PromptOptions
     from sfumato.sampling.session import SamplingSession
 
 logger = logging.getLogger(__name__)
@@ -39,14 +42,32 @@ def main(run: Run, part_dtypes: Mapping[str, str] | None = None) -> None:
     elif settings.interactive:
         _converse(session)
     else:
-        session.make(PromptOptions(settings.prompt))
+        session.make(_lines_of(run) or [PromptOptions(settings.prompt)])
+
+
+def _lines_of(run: Run) -> list[PromptOptions]:
+    """Return the prompts of `from_file`, if it is given.
+
+    Raises:
+        UserError: the file cannot be read, or holds none.
+    """
+    from sfumato.sampling.prompts.files import read_prompts
+
+    file = run.get(ImageSeriesConfig, ImageSeriesConfig()).from_file
+    if file is None:
+        return []
+    lines = read_prompts(Path(file))
+    if not lines:
+        raise UserError(f"--from_file {file} holds no prompt; write one a line")
+    return lines
 
 
 def _converse(session: SamplingSession) -> None:
     """Make an image for each line; a line that cannot be made is answered, and the next one asked for."""
     logger.info(
         "type a prompt, with options behind it if you like: --w width --h height --s steps --d seed "
-        "--g guidance --c cfg scale --n negative prompt --m adapter strengths --img image --mask mask; "
+        "--g guidance --c cfg scale --n negative prompt --m adapter strengths --img image --mask mask "
+        "--t strength; "
         "an empty line ends"
     )
     for line in _lines():
@@ -57,7 +78,7 @@ def _answer(session: SamplingSession, line: str) -> None:
     from sfumato.sampling.prompts.prompt_options import parse_line
 
     try:
-        session.make(parse_line(line))
+        session.make([parse_line(line)])
     except UserError as error:
         logger.error("%s", error)
 

@@ -23,6 +23,19 @@ def away_from(
     return neutral + scale * (conditional - neutral) - negative_scale * (negative - neutral)
 
 
+def rescaled(guided: Tensor, conditional: Tensor, share: float | Tensor) -> Tensor:
+    """Bring guided latents back to the deviation of those that their prompt alone leads to.
+
+    Guidance widens their range, up to overexposed images: Lin et al. 2023 (arXiv:2305.08891), eq. 15 and 16.
+
+    Args:
+        guided, conditional: (B, C, H/8, W/8), clean latents as they are predicted.
+        share: of the change, in [0, 1]: a number, or (B, 1, 1, 1).
+    """
+    wanted, found = (each.flatten(1).std(dim=1).reshape(-1, 1, 1, 1) for each in (conditional, guided))
+    return guided * (share * wanted / found + 1 - share)
+
+
 def classifier_free(conditional: Tensor, unconditional: Tensor, scale: float | Tensor) -> Tensor:
     """Extrapolate from the unconditional prediction through the conditional one.
 

@@ -6,14 +6,17 @@ first, second = generator("a red cat", num_images=2, seed=1, steps=20)
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
+from torch import nn
 
 from sfumato.adapters.words.vocabulary import Vocabulary, learned_word
+from sfumato.diffusion.samplers import OnStep
+from sfumato.models.components import autoencoder
 from sfumato.models.interface.family import DENOISER, VAE, Family, ends_in_pure_noise
 from sfumato.models.interface.parts import Parts
 from sfumato.nn.device import default_device
@@ -38,6 +41,8 @@ class Generator:
         offload: keep only the part at work on the device.
         is_reused: with `offload`, let parts wait in RAM for the next image instead of reading them anew.
         is_merged: write the adapters' changes into the weights: quicker steps, strengths stay as they are.
+        vae_batch_size: images that are encoded and decoded at once.
+        vae_tiling: encode and decode large images in tiles.
 
     Attributes:
         pipeline: makes images of requests that say everything.
@@ -58,6 +63,8 @@ class Generator:
         offload: bool = False,
         is_reused: bool = True,
         is_merged: bool = False,
+        vae_batch_size: int = 1,
+        vae_tiling: bool = False,
     ) -> None:
         self.family = family
         device, parts = device or default_device(), parts_of(family)
@@ -75,9 +82,18 @@ class Generator:
             dtypes=formats.computed,
             offload=offload,
             is_reused=is_reused,
-            on_load=self.adapters,
+            on_load=self._prepare,
             zero_terminal=ends_in_pure_noise(family),
+            effects=[self.adapters.spans],
+            vae_batch_size=vae_batch_size,
         )
+        self._vae_tiling = vae_tiling
+
+    def _prepare(self, part: str, module: nn.Module) -> None:
+        """Make a part ready that has just been loaded."""
+        self.adapters(part, module)
+        if part == VAE and self._vae_tiling:
+            autoencoder.use_tiles(module)
 
     def __call__(
         self,
@@ -127,13 +143,33 @@ class Generator:
 
     def make(self, requests: Sequence[Request], batch_size: int = 1) -> list[Image.Image]:
         """Make an image of each request, in their order; what can share a batch does."""
-        images: dict[int, Image.Image] = {}
-        texts = self.pipeline.encode(text for request in requests for text in request.prompts())
-        fitting = [self.pipeline.fit(request) for request in requests]
-        for places in batches(fitting, batch_size):
-            made = self.pipeline.batch([fitting[place] for place in places], texts)
-            images |= dict(zip(places, made, strict=True))
+        images = dict(self.each(requests, batch_size))
         return [images[place] for place in range(len(requests))]
+
+    def each(
+        self, requests: Sequence[Request], batch_size: int = 1, on_step: OnStep | None = None
+    ) -> Iterator[tuple[int, Image.Image]]:
+        """Yield images as they are made, each with the place of its request.
+
+        A text is encoded once for all requests with the same strengths of adapters, which may act on it.
+
+        Args:
+            on_step: called after each step of a batch with its index and the latents.
+        """
+        fitting = [self.pipeline.fit(request) for request in requests]
+        for strengths in dict.fromkeys(request.multipliers for request in fitting):
+            same = [place for place, request in enumerate(fitting) if request.multipliers == strengths]
+            with self.adapters.at(strengths):
+                for batch, made in self._batches([fitting[place] for place in same], batch_size, on_step):
+                    yield from zip([same[index] for index in batch], made, strict=True)
+
+    def _batches(
+        self, requests: Sequence[Request], batch_size: int, on_step: OnStep | None
+    ) -> Iterator[tuple[list[int], list[Image.Image]]]:
+        """Yield the places of requests that share a batch, and their images."""
+        texts = self.pipeline.encode(text for request in requests for text in request.prompts())
+        for places in batches(requests, batch_size):
+            yield places, self.pipeline.batch([requests[place] for place in places], texts, on_step)
 
 
 def parts_of(family: Family) -> list[str]:

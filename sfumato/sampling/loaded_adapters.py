@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+import math
+import re
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -14,11 +17,18 @@ from sfumato.adapters.files.adapter_file import read_adapter
 from sfumato.adapters.network.loading import is_known, layers_from
 from sfumato.adapters.network.network import AdapterNetwork
 from sfumato.adapters.network.placement import owners_of, require_placed
+from sfumato.diffusion.samplers import Denoise
 from sfumato.errors import UserError
 from sfumato.models.interface.family import DENOISER, Family
 from sfumato.models.interface.targets import AdapterTarget, every_target
+from sfumato.sampling.plan import Plan
 
 logger = logging.getLogger(__name__)
+
+
+ALL_STEPS = (0.0, 1.0)
+_SAME_LEVEL = 1e-6
+"""Relative difference up to which noise levels are the same."""
 
 
 @dataclass(frozen=True)
@@ -27,27 +37,56 @@ class AdapterFile:
 
     Attributes:
         allow_partial: layers that fit nothing are left out instead of refused.
+        span: shares of the steps from which and until which it acts on the denoiser, in [0, 1].
+        layer_weights: what the strength of some layers is multiplied by, and a pattern that their names hold.
     """
 
     path: Path
     strength: float = 1.0
     allow_partial: bool = False
+    span: tuple[float, float] = ALL_STEPS
+    layer_weights: tuple[tuple[re.Pattern[str], float], ...] = ()
+
+    def weight_of(self, layer: str) -> float:
+        """Return what the strength of a layer is multiplied by."""
+        return math.prod(weight for pattern, weight in self.layer_weights if pattern.search(layer))
 
 
 def parse_adapter(text: str, *, allow_partial: bool = False) -> AdapterFile:
-    """Read `file` or `file;strength`.
+    """Read `file`, `file;strength`, and what may follow: `;steps=0.2-0.8`, `;layers=pattern:weight`.
 
     Raises:
-        UserError: there is no such file, or the strength is no number.
+        UserError: there is no such file, or something behind it cannot be read.
     """
-    name, _, strength = text.partition(";")
+    name, *pieces = text.split(";")
+    strength = pieces.pop(0) if pieces and "=" not in pieces[0] else ""
     try:
-        file = AdapterFile(Path(name), float(strength or 1), allow_partial)
+        number = float(strength or 1)
     except ValueError:
         raise UserError(f"--lora_weights {text}: '{strength}' is no strength; write file;0.8") from None
+    file = AdapterFile(Path(name), number, allow_partial)
+    for piece in pieces:
+        file = _with_setting(file, piece, text)
     if not file.path.exists():
         raise UserError(f"--lora_weights {text}: there is no file {name}; check the path")
     return file
+
+
+def _with_setting(file: AdapterFile, piece: str, text: str) -> AdapterFile:
+    key, _, value = piece.partition("=")
+    try:
+        if key == "steps":
+            start, end = map(float, value.split("-"))
+            return replace(file, span=(start, end))
+        if key == "layers":
+            pattern, _, weight = value.rpartition(":")
+            weighed = (re.compile(pattern), float(weight))
+            return replace(file, layer_weights=(*file.layer_weights, weighed))
+    except (ValueError, re.error):
+        pass
+    raise UserError(
+        f"--lora_weights {text}: '{piece}' cannot be read; write steps=0.2-0.8 or layers=double_blocks:0.5"
+    )
 
 
 class Attachments:
@@ -87,10 +126,12 @@ class Attachments:
         targets = list(every_target(self._family, part, module)) if self._adapters else []
         for adapter in self._adapters:
             network = adapter.network(part, targets)
+            adapter.weigh(network, adapter.strength)
             if self._is_merged:
-                network.merge(adapter.strength)
+                network.merge()
             else:
-                _attach(network, adapter.strength, next(module.parameters()).device, self._dtype)
+                network.requires_grad_(False).to(next(module.parameters()).device, self._dtype)
+                network.attach()
                 adapter.networks[part] = network
 
     def set_strengths(self, strengths: Sequence[float] | None) -> None:
@@ -108,6 +149,47 @@ class Attachments:
             if self._is_merged and strength != adapter.strength:
                 raise UserError("merged adapters keep their strength; leave --merge_lora_weights out")
             adapter.set_strength(strength)
+
+    @contextmanager
+    def at(self, strengths: Sequence[float] | None) -> Iterator[None]:
+        """Let the adapters act with these strengths within the context; None leaves them as they are.
+
+        Raises:
+            UserError: as `set_strengths` has it.
+        """
+        if strengths is None:
+            yield
+            return
+        before = [adapter.strength for adapter in self._adapters]
+        self.set_strengths(strengths)
+        try:
+            yield
+        finally:
+            self.set_strengths(before)
+
+    @contextmanager
+    def spans(self, plan: Plan) -> Iterator[Plan]:
+        """Have each file act on the denoiser in its steps alone; an `Effect`."""
+        spanning = [adapter for adapter in self._adapters if adapter.file.span != ALL_STEPS]
+        if not spanning:
+            yield plan
+            return
+        levels = plan.space.sigmas(plan.requests[0])[:-1]
+
+        def guide(denoise: Denoise) -> Denoise:
+            def at_its_time(x: Tensor, sigma: float) -> Tensor:
+                share = float((levels > sigma * (1 + _SAME_LEVEL)).float().mean())
+                for adapter in spanning:
+                    adapter.act_at(share)
+                return denoise(x, sigma)
+
+            return at_its_time
+
+        try:
+            yield replace(plan, guides=(*plan.guides, guide))
+        finally:
+            for adapter in spanning:
+                adapter.set_strength(adapter.strength)
 
     def names(self) -> list[str]:
         """Return the files and the strengths at which they act now, as they would be asked for."""
@@ -135,7 +217,20 @@ class _Adapter:
     def set_strength(self, strength: float) -> None:
         self.strength = strength
         for network in self.networks.values():
-            network.set_strength(strength)
+            self.weigh(network, strength)
+
+    def act_at(self, share: float) -> None:
+        """Let the layers of the denoiser act after this share of the steps, or not."""
+        first, end = self.file.span
+        if network := self.networks.get(DENOISER):
+            self.weigh(network, self.strength if first <= share < end else 0.0)
+
+    def weigh(self, network: AdapterNetwork, strength: float) -> None:
+        """Set how strongly a network acts, layer by layer where the file says so."""
+        network.set_strength(strength)
+        if self.file.layer_weights:
+            for layer in network.layers:
+                layer.strength = strength * self.file.weight_of(layer.name)
 
     def check(self, targets: Collection[AdapterTarget]) -> None:
         """Raise UserError if there is no place for layers of the file."""
@@ -147,9 +242,3 @@ class _Adapter:
         }
         is_partial = self.file.allow_partial
         require_placed(self.file.path, self._layers, placed, owners_of(targets), is_partial=is_partial)
-
-
-def _attach(network: AdapterNetwork, strength: float, device: torch.device, dtype: torch.dtype) -> None:
-    network.requires_grad_(False).to(device, dtype)
-    network.set_strength(strength)
-    network.attach()

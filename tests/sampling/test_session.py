@@ -92,7 +92,7 @@ def test_adapters_are_recorded_with_the_strength_they_had(tmp_path: Path) -> Non
     path = lora(tmp_path / "a.safetensors")
     sitting = SamplingSession(run(tmp_path, lora_weights=(f"{path};0.5",)))
     for strengths, expected in ((None, "a.safetensors;0.5"), ((2.0,), "a.safetensors;2")):
-        made = sitting.make(PromptOptions("a cat", multipliers=strengths))
+        (made,) = sitting.make([PromptOptions("a cat", multipliers=strengths)])
         with Image.open(made) as image:
             assert expected in image.info["sfumato"]
             assert "Model: denoiser.safetensors" in image.info["parameters"]

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 
 from sfumato.config.rule import Rule, given, idle
-from sfumato.config.run import distributed, generation
+from sfumato.config.run import composition, distributed, generation, image_series
 from sfumato.config.run.data import caching, captions, dataset, images, loader, validation
 from sfumato.config.run.model import flow, memory, model, network, precision, whole_model
 from sfumato.config.run.output import hub, preview, saving, tracking
@@ -22,6 +22,8 @@ OF_SECTIONS: Mapping[type, tuple[Rule, ...]] = {
     distributed.DistributedConfig: distributed.RULES,
     flow.FlowConfig: flow.RULES,
     generation.GenerationConfig: generation.RULES,
+    composition.CompositionConfig: composition.RULES,
+    image_series.ImageSeriesConfig: image_series.RULES,
     memory.MemoryConfig: memory.RULES,
     model.ModelConfig: model.RULES,
     network.NetworkConfig: network.RULES,

@@ -26,6 +26,7 @@ class Script:
             `control_dir`.
         is_drop_in: whether sd-scripts has a script of that name.
         absent: options of these sections that the script does not have; their defaults hold.
+        command_only: options of these sections that only the sub-command has.
         overrides: defaults that differ from the sections'.
         command_overrides: defaults that only the sub-command has; it is strict where it trains.
         choices: allowed values that differ from the sections'.
@@ -49,6 +50,7 @@ class Script:
     conditioning_role: PartnerRole = "mask"
     is_drop_in: bool = True
     absent: frozenset[str] = frozenset()
+    command_only: frozenset[str] = frozenset()
     overrides: Mapping[str, Any] = field(default_factory=dict)
     command_overrides: Mapping[str, Any] = field(default_factory=dict)
     choices: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
@@ -66,7 +68,8 @@ class Script:
         options = options_of(self.sections, {**self.overrides, **own})
         options |= {name: replace(options[name], choices=allowed) for name, allowed in self.choices.items()}
         options |= {name: replace(options[name], newer=more) for name, more in self.newer_choices.items()}
-        absent = self.absent if self.conditioning_role == "control" else self.absent | {"control_dir"}
+        absent = self.absent if as_command else self.absent | self.command_only
+        absent = absent if self.conditioning_role == "control" else absent | {"control_dir"}
         return {name: option for name, option in options.items() if name not in absent}
 
 

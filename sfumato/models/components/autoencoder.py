@@ -164,6 +164,11 @@ def decode(vae: nn.Module, latents: Tensor) -> Tensor:
     return cast(Any, vae).decode(latents.to(compute_dtype(vae, latents.device))).sample
 
 
+def use_tiles(vae: nn.Module) -> None:
+    """Let large images be encoded and decoded in tiles that overlap, with less memory."""
+    cast(Any, vae).enable_tiling()
+
+
 def build(shape: AutoencoderShape) -> AutoencoderKL:
     """Return an autoencoder on the meta device, without numbers."""
     with lean():

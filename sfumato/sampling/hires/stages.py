@@ -4,9 +4,20 @@ from __future__ import annotations
 
 from dataclasses import fields, replace
 
-from sfumato.sampling.request import Request
+from sfumato.diffusion.starts import first_step
+from sfumato.sampling.request import STRENGTH, Request
 from sfumato.sampling.settings.hires import Hires
 from sfumato.sampling.settings.sizes import SizeConditions
+
+
+def num_steps(request: Request) -> int:
+    """Return how many steps are made for a request in all its stages."""
+    strength = STRENGTH if request.strength is None else request.strength
+    changed = request.steps - first_step(request.steps, strength)
+    if request.hires is None:
+        return request.steps if request.image is None else changed
+    return (request.hires.steps or request.steps) + changed
+
 
 MULTIPLE = 32
 """Sides of the first stage are rounded down to multiples of this."""

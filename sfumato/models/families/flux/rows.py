@@ -11,13 +11,13 @@ from sfumato.config.rules.effects import (
     SAFETENSORS_ANYWAY,
     STAYS_IN_FILES,
 )
-from sfumato.config.run.generation import GenerationConfig
 from sfumato.config.run.model.flow import FlowConfig
 from sfumato.config.run.model.hub_access import HubAccessConfig
 from sfumato.config.run.model.network import NetworkConfig
 from sfumato.config.run.model.partial_use import PartialUseConfig
 from sfumato.config.run.model.whole_model import WholeModelConfig
 from sfumato.config.run.output.saving import FOLDER_FORMATS
+from sfumato.config.scripts.generation import COMPOSITION, GENERATION, UNET_ONLY
 from sfumato.config.scripts.script import Script, names
 from sfumato.config.scripts.sections import DATA, OUTPUT, TRAINING
 from sfumato.config.tools.adapter_exchange import AdapterExchangeConfig
@@ -80,8 +80,9 @@ ROWS: tuple[Script, ...] = (
         family="flux",
         command="generate",
         files={"denoiser": "ckpt_path"},
-        sections=(FluxGenerationOptions, HubAccessConfig, GenerationConfig, PartialUseConfig),
-        absent=names("sampler image mask"),
+        sections=(FluxGenerationOptions, *GENERATION),
+        absent=UNET_ONLY,
+        command_only=COMPOSITION | names("sampler image mask"),
         part_dtypes={
             "denoiser": "flux_dtype",
             "clip_l": "clip_l_dtype",

@@ -9,7 +9,6 @@ from sfumato.config.rules.effects import (
     SAFETENSORS_ANYWAY,
     WORDS_ABSENT,
 )
-from sfumato.config.run.generation import GenerationConfig
 from sfumato.config.run.model.hub_access import HubAccessConfig
 from sfumato.config.run.model.model import ModelConfig
 from sfumato.config.run.model.network import NetworkConfig
@@ -18,6 +17,7 @@ from sfumato.config.run.model.whole_model import WholeModelConfig
 from sfumato.config.run.output.saving import FOLDER_FORMATS
 from sfumato.config.run.training.trained_parts import NEEDS_TRAINED_ENCODERS, TrainedPartsConfig
 from sfumato.config.run.training.words import WordsConfig
+from sfumato.config.scripts.generation import GENERATION
 from sfumato.config.scripts.script import Script, names
 from sfumato.config.scripts.sections import DATA, OUTPUT, TRAINING
 from sfumato.config.tools.adapter_merging import AdapterMergingConfig, MergeFormatConfig, WholeBaseConfig
@@ -104,7 +104,7 @@ ROWS: tuple[Script, ...] = (
         family="sd",
         command="generate",
         is_drop_in=False,
-        sections=(ModelConfig, HubAccessConfig, GenerationConfig, PartialUseConfig),
+        sections=(ModelConfig, *GENERATION),
         absent=names("guidance"),
         overrides={"width": 512, "height": 512, "cfg_scale": 7.5},
     ),

@@ -9,13 +9,12 @@ from sfumato.config.rules.effects import (
     NOT_WITH_FLOW,
     SAFETENSORS_ANYWAY,
 )
-from sfumato.config.run.generation import GenerationConfig
-from sfumato.config.run.model.hub_access import HubAccessConfig
 from sfumato.config.run.model.network import NetworkConfig
 from sfumato.config.run.model.partial_use import PartialUseConfig
 from sfumato.config.run.model.whole_model import WholeModelConfig
 from sfumato.config.run.output.saving import FOLDER_FORMATS
 from sfumato.config.run.training.trained_parts import NEEDS_TRAINED_ENCODERS, TrainedPartsConfig
+from sfumato.config.scripts.generation import COMPOSITION, GENERATION, UNET_ONLY
 from sfumato.config.scripts.script import Script, names
 from sfumato.config.scripts.sections import DATA, OUTPUT, TRAINING
 from sfumato.models.families.sd3.options import (
@@ -98,8 +97,9 @@ ROWS: tuple[Script, ...] = (
         family="sd3",
         command="generate",
         files={"denoiser": "ckpt_path"},
-        sections=(Sd3GenerationOptions, HubAccessConfig, GenerationConfig, PartialUseConfig),
-        absent=names("sampler guidance image mask"),
+        sections=(Sd3GenerationOptions, *GENERATION),
+        absent=UNET_ONLY | names("guidance"),
+        command_only=COMPOSITION | names("sampler image mask"),
         overrides={
             "dtype": "float32",
             "width": 1024,
