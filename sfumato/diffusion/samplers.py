@@ -124,8 +124,8 @@ def heun(denoise: Denoise, x: Tensor, levels: list[float], rng: Rng) -> Steps:
 def euler_ancestral(denoise: Denoise, x: Tensor, levels: list[float], rng: Rng) -> Steps:
     """Take Euler's steps to a lower level than asked for, and add the noise that is missing there."""
     for level, following in pairwise(levels):
-        down, up = _ancestral(level, following)
-        x = _noisier(x + (down - level) * _slope(denoise, x, level), up, rng)
+        down, up = ancestral(level, following)
+        x = noisier(x + (down - level) * _slope(denoise, x, level), up, rng)
         x = yield x, following
 
 
@@ -144,8 +144,8 @@ def dpm_2(denoise: Denoise, x: Tensor, levels: list[float], rng: Rng) -> Steps:
 def dpm_2_ancestral(denoise: Denoise, x: Tensor, levels: list[float], rng: Rng) -> Steps:
     """Take the steps of `dpm_2` to a lower level than asked for, and add the noise that is missing there."""
     for level, following in pairwise(levels):
-        down, up = _ancestral(level, following)
-        x = _noisier(x + (down - level) * _middle_slope(denoise, x, level, down), up, rng)
+        down, up = ancestral(level, following)
+        x = noisier(x + (down - level) * _middle_slope(denoise, x, level, down), up, rng)
         x = yield x, following
 
 
@@ -283,13 +283,14 @@ def _middle_slope(denoise: Denoise, x: Tensor, level: float, following: float) -
     return _slope(denoise, x + (middle - level) * slope, middle)
 
 
-def _ancestral(level: float, following: float) -> tuple[float, float]:
+def ancestral(level: float, following: float) -> tuple[float, float]:
     """Return the level to go down to, and the deviation of the noise that leads up again to `following`."""
     up = following * math.sqrt(1 - (following / level) ** 2)
     return following**2 / level, up
 
 
-def _noisier(x: Tensor, deviation: float, rng: Rng) -> Tensor:
+def noisier(x: Tensor, deviation: float, rng: Rng) -> Tensor:
+    """Return x with noise of that deviation added; raise ValueError if there is none to draw from."""
     if deviation == 0:
         return x
     if rng is None:

@@ -21,6 +21,7 @@ from sfumato.models.interface.family import DENOISER, VAE, Family, ends_in_pure_
 from sfumato.models.interface.parts import Parts
 from sfumato.nn.device import default_device
 from sfumato.sampling import sampler_names
+from sfumato.sampling.effects.regions.regions import Regions
 from sfumato.sampling.formats import AskedDtype, Formats, formats_for
 from sfumato.sampling.loaded_adapters import AdapterFile, Attachments
 from sfumato.sampling.pipeline import Pipeline
@@ -86,6 +87,7 @@ class Generator:
             zero_terminal=ends_in_pure_noise(family),
             effects=[self.adapters.spans],
             vae_batch_size=vae_batch_size,
+            regions=Regions(self.adapters),
         )
         self._vae_tiling = vae_tiling
 

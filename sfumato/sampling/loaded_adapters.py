@@ -6,7 +6,7 @@ import logging
 import math
 import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -133,6 +133,23 @@ class Attachments:
                 network.requires_grad_(False).to(next(module.parameters()).device, self._dtype)
                 network.attach()
                 adapter.networks[part] = network
+
+    def __len__(self) -> int:
+        return len(self._adapters)
+
+    @property
+    def is_merged(self) -> bool:
+        """Whether the changes are written into the weights."""
+        return self._is_merged
+
+    def networks(self, part: str) -> list[AdapterNetwork]:
+        """Return the live adapters of a part that is loaded, in the order of the files."""
+        return [adapter.networks[part] for adapter in self._adapters]
+
+    def only(self, number: int | None) -> AbstractContextManager[None]:
+        """Have the adapter of that number act alone within the context, or none at all."""
+        strengths = enumerate(adapter.strength for adapter in self._adapters)
+        return self.at([strength if place == number else 0.0 for place, strength in strengths])
 
     def set_strengths(self, strengths: Sequence[float] | None) -> None:
         """Set how strongly each adapter acts from now on; None stands for the strengths of the start.

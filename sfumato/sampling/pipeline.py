@@ -21,6 +21,7 @@ from sfumato.models.interface.family import DENOISER, Family, is_inpainting
 from sfumato.models.interface.parts import Parts
 from sfumato.sampling import conditions, sampler_names
 from sfumato.sampling.effects.asked import effects_for
+from sfumato.sampling.effects.regions.regions import Regions
 from sfumato.sampling.encoding import FamilyReader, PromptReader, Text
 from sfumato.sampling.guides.classifier_free import guides_for
 from sfumato.sampling.hires.stages import first_stage, second_stage
@@ -52,6 +53,7 @@ class Pipeline:
         noise_source: where random numbers come from.
         upscalers: what `Hires.upscaler` may name.
         effects: act on every batch, besides those that requests ask for.
+        regions: what divides images into regions; None has no adapters of regions.
         vae_batch_size: images that are encoded and decoded at once.
     """
 
@@ -71,6 +73,7 @@ class Pipeline:
         noise_source: NoiseSource = noise.seeded,
         upscalers: Mapping[str, Upscale] = UPSCALERS,
         effects: Sequence[Effect] = (),
+        regions: Regions | None = None,
         vae_batch_size: int = 1,
     ) -> None:
         self.family = family
@@ -82,6 +85,7 @@ class Pipeline:
         self._samplers = samplers
         self._noise_source = noise_source
         self._upscalers = upscalers
+        self._regions = regions or Regions()
         self._effects = tuple(effects)
 
     def encode(self, prompts: Iterable[str]) -> dict[str, Text]:
@@ -144,6 +148,7 @@ class Pipeline:
             raise ValueError("a batch is of one size, number of steps, sampler and kind of guidance")
         texts, prompts = texts or {}, [prompt for request in requests for prompt in request.prompts()]
         texts = {**texts, **self.encode(prompt for prompt in prompts if prompt not in texts)}
+        self._regions.encode(self.encode, requests)
         hires = requests[0].hires
         if hires is None:
             yield self._latents(requests, texts, on_step)
@@ -192,7 +197,7 @@ class Pipeline:
         def sample(model: nn.Module) -> Tensor:
             plan = self._plan(model, requests, texts, conditioning, start)
             with ExitStack() as effects:
-                for effect in (*effects_for(requests[0]), *self._effects):
+                for effect in (*effects_for(requests[0]), self._regions, *self._effects):
                     plan = effects.enter_context(effect(plan))
                 return plan.latents(on_step)
 

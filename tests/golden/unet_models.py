@@ -47,14 +47,8 @@ class Recorded:
 
     def denoiser(self) -> nn.Module:
         """Return the U-Net with its derived numbers."""
-        model = unet.build(self.shape, self.heads).to_empty(device="cpu").requires_grad_(False).eval()
-        state = model.state_dict()
-        names = (
-            unet_names.published_names(state) if self.has_published_names else {name: name for name in state}
-        )
         std = settings(self.fixture)["model_weight_std"]
-        model.load_state_dict({k: weight(self.key_prefix + names[k], v.shape, std) for k, v in state.items()})
-        return model
+        return _filled(self.shape, self.heads, self.key_prefix, std, is_published=self.has_published_names)
 
     def predict(self, model: Any) -> Tensor:
         """Run the U-Net on the recorded inputs."""
@@ -67,6 +61,32 @@ class Recorded:
         noisy = inputs(f"{self.prefix}.x", self.noisy)
         context = inputs(f"{self.prefix}.ctx", (batch, 77, self.shape.context))
         return model(noisy, torch.tensor(self.timesteps), context, added_cond_kwargs=told).sample
+
+
+def generating_unet(kind: str) -> nn.Module:
+    """Return the U-Net of the recorded steps of gen_img, `sd` or `sdxl`, with its derived numbers."""
+    model = settings("k_gen_steps")["unets"][kind]
+    if kind == "sd":
+        shape = _small(
+            model["block_out_channels"], depths=(1, 1, 1, 0), context=model["cross_attention_dim"], vector=0
+        )
+        return _filled(shape, (model["heads"],) * 4, "", model["weight_std"], is_published=False)
+    width = model["model_channels"]
+    shape = _small(
+        (width, 2 * width, 4 * width), depths=(0, 2, 10), context=model["context_dim"], vector=model["adm"]
+    )
+    heads = tuple(max(1, factor * width // 64) for factor in (1, 2, 4))
+    return _filled(shape, heads, "", model["weight_std"], is_published=True)
+
+
+def _filled(
+    shape: unet.UnetShape, heads: tuple[int, ...], key_prefix: str, std: float, *, is_published: bool
+) -> nn.Module:
+    model = unet.build(shape, heads).to_empty(device="cpu").requires_grad_(False).eval()
+    state = model.state_dict()
+    names = unet_names.published_names(state) if is_published else {name: name for name in state}
+    model.load_state_dict({k: weight(key_prefix + names[k], v.shape, std) for k, v in state.items()})
+    return model
 
 
 def _clip(width: int, inner: int, activation: str) -> nn.Module:

@@ -286,6 +286,15 @@ class TakesControl(Protocol):
 
 
 @runtime_checkable
+class HasUnet(Protocol):
+    """A family whose denoiser is a UNet of diffusers, which effects can work inside of."""
+
+    def depths(self, model: nn.Module) -> list[nn.Module]:
+        """Return the modules of the first half before which features can be shrunk, by depth."""
+        ...
+
+
+@runtime_checkable
 class HasFlowTraining(Protocol):
     """A family whose scripts have options of their own for how a flow model is trained."""
 

@@ -30,10 +30,19 @@ class Processor:
         """
         if attention_mask is not None:
             raise ValueError("a UNet's attention hides no tokens")
-        context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
+        projection, dropout = cast(nn.ModuleList, attn.to_out)
+        return dropout(projection(self.attended(attn, hidden_states, encoder_hidden_states)))
+
+    def attended(self, attn: Attention, hidden_states: Tensor, context: Tensor | None) -> Tensor:
+        """Return what the heads found, (B, L, W), before it is projected.
+
+        Args:
+            hidden_states: (B, L, W), what asks.
+            context: (B, S, C), what is asked; None is `hidden_states`.
+        """
+        context = hidden_states if context is None else context
         query, key, value = (
             cast(nn.Module, layer)(x).unflatten(-1, (attn.heads, -1)).transpose(1, 2)
             for layer, x in ((attn.to_q, hidden_states), (attn.to_k, context), (attn.to_v, context))
         )
-        projection, dropout = cast(nn.ModuleList, attn.to_out)
-        return dropout(projection(attend(query, key, value)))
+        return attend(query, key, value)

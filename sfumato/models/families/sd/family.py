@@ -26,7 +26,7 @@ from sfumato.models.components.stable_diffusion.base_files import base_files
 from sfumato.models.components.stable_diffusion.checkpoint import OPTION
 from sfumato.models.components.stable_diffusion.predicted import Predicted, predicted_by
 from sfumato.models.components.tensor_views import view_of
-from sfumato.models.components.unet import unet_targets
+from sfumato.models.components.unet import depths, unet_targets
 from sfumato.models.components.unet.unet_targets import Numbering
 from sfumato.models.families.sd.layouts import SD1, SD2, TEXT, is_version_2
 from sfumato.models.interface.conditioning import Conditioning
@@ -149,6 +149,10 @@ class SdFamily(StableDiffusion):
         if part == DENOISER:
             return unet_targets.targets(model, _BLOCKS, has_published_names=False)
         return clip.targets(model, part, "te") if part == TEXT else iter(())
+
+    def depths(self, model: nn.Module) -> list[nn.Module]:
+        """Count blocks; see `HasUnet`."""
+        return depths.block_depths(model)
 
     def further_targets(self, part: str, model: nn.Module) -> Iterator[AdapterTarget]:
         """Yield the layers that no adapter of ours is trained on; see `HasFurtherTargets`."""

@@ -21,7 +21,7 @@ from sfumato.models.components.stable_diffusion import clip
 from sfumato.models.components.stable_diffusion.base import StableDiffusion
 from sfumato.models.components.stable_diffusion.base_files import base_files
 from sfumato.models.components.stable_diffusion.predicted import predicted_by
-from sfumato.models.components.unet import unet_targets
+from sfumato.models.components.unet import depths, unet_targets
 from sfumato.models.components.unet.unet_targets import Numbering
 from sfumato.models.families.sdxl.layout import SDXL, TEXT_1, TEXT_2
 from sfumato.models.interface.conditioning import Conditioning, ImageSizes
@@ -130,6 +130,10 @@ class SdxlFamily(StableDiffusion):
         if part == DENOISER:
             return unet_targets.targets(model, _BLOCKS, has_published_names=True)
         return clip.targets(model, part, _OWNERS[part]) if part in _OWNERS else iter(())
+
+    def depths(self, model: nn.Module) -> list[nn.Module]:
+        """Count layers; see `HasUnet`."""
+        return depths.layer_depths(model)
 
     def further_targets(self, part: str, model: nn.Module) -> Iterator[AdapterTarget]:
         """Yield the layers that no adapter of ours is trained on; see `HasFurtherTargets`."""
