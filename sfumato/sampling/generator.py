@@ -87,6 +87,7 @@ class Generator:
             zero_terminal=ends_in_pure_noise(family),
             effects=[self.adapters.spans],
             vae_batch_size=vae_batch_size,
+            pastes=True,
             regions=Regions(self.adapters),
         )
         self._vae_tiling = vae_tiling

@@ -47,6 +47,12 @@ class AdapterFile:
     span: tuple[float, float] = ALL_STEPS
     layer_weights: tuple[tuple[re.Pattern[str], float], ...] = ()
 
+    def asked(self, strength: float) -> str:
+        """Return how the file would be asked for, but for its folder, with this strength."""
+        steps = [] if self.span == ALL_STEPS else [f"steps={self.span[0]:g}-{self.span[1]:g}"]
+        layers = [f"layers={pattern.pattern}:{weight:g}" for pattern, weight in self.layer_weights]
+        return ";".join([self.path.name, f"{strength:g}", *steps, *layers])
+
     def weight_of(self, layer: str) -> float:
         """Return what the strength of a layer is multiplied by."""
         return math.prod(weight for pattern, weight in self.layer_weights if pattern.search(layer))
@@ -109,6 +115,8 @@ class Attachments:
         self._dtype = dtype
         self._is_merged = is_merged
         self._adapters = [_Adapter(file, read_adapter(file.path)) for file in files]
+        if is_merged and any(file.span != ALL_STEPS for file in files):
+            raise UserError("merged adapters act in all steps; leave out --merge_lora_weights or steps=")
 
     def check(self) -> None:
         """Raise UserError unless the files fit the model, of which no weight is loaded for it."""
@@ -210,7 +218,7 @@ class Attachments:
 
     def names(self) -> list[str]:
         """Return the files and the strengths at which they act now, as they would be asked for."""
-        return [f"{adapter.file.path.name};{adapter.strength:g}" for adapter in self._adapters]
+        return [adapter.file.asked(adapter.strength) for adapter in self._adapters]
 
 
 class _Adapter:

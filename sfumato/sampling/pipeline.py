@@ -55,6 +55,8 @@ class Pipeline:
         effects: act on every batch, besides those that requests ask for.
         regions: what divides images into regions; None has no adapters of regions.
         vae_batch_size: images that are encoded and decoded at once.
+        pastes: put what a mask keeps of an image back into the pixels, too: it comes out as it was, which an
+            autoencoder alone does not manage.
     """
 
     def __init__(
@@ -75,6 +77,7 @@ class Pipeline:
         effects: Sequence[Effect] = (),
         regions: Regions | None = None,
         vae_batch_size: int = 1,
+        pastes: bool = False,
     ) -> None:
         self.family = family
         self.parts = parts
@@ -87,6 +90,7 @@ class Pipeline:
         self._upscalers = upscalers
         self._regions = regions or Regions()
         self._effects = tuple(effects)
+        self._pastes = pastes
 
     def encode(self, prompts: Iterable[str]) -> dict[str, Text]:
         """Return what the text encoders make of each prompt, by prompt.
@@ -119,7 +123,11 @@ class Pipeline:
     ) -> list[Image.Image]:
         """Make images at once; arguments and errors as `stages` has them."""
         *_, latents = self.stages(requests, texts, on_step)
-        return self.images(latents)
+        made = self.codec.decode(latents)
+        if self._pastes and requests[0].mask is not None:
+            painted = [canvas_for(self.fit(request), draws_mask=False) for request in requests]
+            made = torch.cat([canvas.pasted(*each) for each in zip(made, painted, strict=True)])
+        return [to_image(pixels) for pixels in made]
 
     def images(self, latents: Tensor) -> list[Image.Image]:
         """Return the images of clean latents (B, C, H/8, W/8)."""

@@ -10,18 +10,19 @@ import pytest
 import torch
 
 from sfumato.models.families.flux.family import FluxFamily
-from sfumato.models.families.flux.packing import pack
 from sfumato.models.interface.family import DENOISER, VAE
 from sfumato.models.interface.parts import Parts
 from sfumato.sampling.pipeline import Pipeline
 from sfumato.sampling.request import Request
 from tests import tiny
 from tests.pipelines import flux_weights
+from tests.start_images import as_public, encode_without_chance, started
 
 
 def theirs(pipeline: Pipeline, request: Request, shifted: bool) -> np.ndarray:
     """Return the image (H, W, 3) in [0, 1] that diffusers makes of the same weights, texts and noise."""
-    from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
+    import diffusers
+    from diffusers import FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
 
     own: Any = pipeline.parts[DENOISER]
     head_dim = own.double_blocks[0].img_attn.norm.query_norm.scale.numel()
@@ -41,14 +42,12 @@ def theirs(pipeline: Pipeline, request: Request, shifted: bool) -> np.ndarray:
     vae: Any = pipeline.parts[VAE]
     vae.register_to_config(scaling_factor=0.3611, shift_factor=0.1159)
     scheduler = FlowMatchEulerDiscreteScheduler(shift=1.0, use_dynamic_shifting=shifted)
-    public = FluxPipeline(scheduler, vae, None, None, None, None, transformer)  # type: ignore[arg-type]
+    what = "Inpaint" if request.mask else "Img2Img" if request.image else ""
+    kind: Any = getattr(diffusers, f"Flux{what}Pipeline")
+    public = kind(scheduler, vae, None, None, None, None, transformer)
     public.set_progress_bar_config(disable=True)
     texts = pipeline.encode(["a red cat", "a blue dog"])
     positive, negative = texts["a red cat"], texts["a blue dog"]
-    noise = torch.randn(
-        (1, 16, request.height // 8, request.width // 8),
-        generator=torch.Generator().manual_seed(request.seed),
-    )
     with torch.inference_mode():
         made = public(
             prompt_embeds=positive["t5_out"],
@@ -58,12 +57,11 @@ def theirs(pipeline: Pipeline, request: Request, shifted: bool) -> np.ndarray:
             true_cfg_scale=request.cfg_scale,
             guidance_scale=request.guidance,
             num_inference_steps=request.steps,
-            width=request.width,
-            height=request.height,
-            latents=pack(noise),
+            generator=torch.Generator().manual_seed(request.seed),
             output_type="np",
+            **as_public(request, public),
         )
-    return made.images[0]  # type: ignore[union-attr]
+    return made.images[0]
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -75,5 +73,21 @@ def test_images_equal_those_of_the_public_pipeline(tmp_path: Path, variant: str,
     pipeline = Pipeline(family, Parts(family, torch.device("cpu")), dtype=torch.float32)
     request = Request("a red cat", "a blue dog", 48, 64, 3, 11, guidance=2.0, cfg_scale=cfg_scale)
     expected = theirs(pipeline, request, shifted=variant == "dev") * 255
+    assert expected.std() > 20
+    assert np.abs(np.asarray(pipeline(request)) - expected).max() < 1
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("has_mask", [False, True])
+def test_images_that_start_from_images_equal_those_of_the_public_pipeline(
+    tmp_path: Path, has_mask: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encode_without_chance(monkeypatch)
+    files = tiny.flux(tmp_path)
+    family = FluxFamily(files.transformer, files.clip_l, files.t5xxl, files.ae)
+    pipeline = Pipeline(family, Parts(family, torch.device("cpu")), dtype=torch.float32)
+    request = Request("a red cat", "a blue dog", 48, 64, 5, 11, guidance=2.0, cfg_scale=3.0)
+    request = started(request, tmp_path, has_mask=has_mask)
+    expected = theirs(pipeline, request, shifted=True) * 255
     assert expected.std() > 20
     assert np.abs(np.asarray(pipeline(request)) - expected).max() < 1

@@ -64,7 +64,7 @@ def _is_guided(values: Values) -> bool:
     return values["cfg_scale"] != 1
 
 
-def _guides_nothing(values: Values) -> bool:
+def _may_be_guided(values: Values) -> bool:
     return _is_guided(values) or bool(values.get("interactive") or values.get("from_file"))
 
 
@@ -77,7 +77,7 @@ RULES = (
     needs(
         ["negative_scale", "cfg_rescale"],
         reason="a --cfg_scale other than 1, or there is no guidance",
-        unless=_guides_nothing,
+        unless=_may_be_guided,
     ),
     needs(["hires_steps", "hires_strength", "hires_upscaler"], given("hires_scale")),
     needs(["deep_shrink_timestep", "deep_shrink_ratio"], given("deep_shrink_depth")),

@@ -75,6 +75,12 @@ def kept(canvas: Canvas, size: Sequence[int]) -> Tensor:
     return 1 - small
 
 
+def pasted(made: Tensor, canvas: Canvas) -> Tensor:
+    """Return pixels (1, 3, H, W) of what was made, (3, H, W), with what the mask keeps put back."""
+    mask = canvas.mask.to(made)
+    return made * mask + canvas.pixels.to(made) * (1 - mask)
+
+
 def _read(read: Callable[[str], Read], path: str) -> Read:
     try:
         return read(path)
