@@ -20,6 +20,7 @@ from sfumato.config.tools.adapter_merging import ToPublishedConfig
 from sfumato.config.tools.captioning import CaptioningConfig, TaggingConfig
 from sfumato.config.tools.importing import ImportingConfig
 from sfumato.config.tools.preparation import BucketingConfig, CleaningConfig, GatheringConfig, ShrinkingConfig
+from sfumato.config.tools.upscaling import UpscalingConfig
 from sfumato.errors import UserError
 
 
@@ -194,6 +195,7 @@ WORK: dict[str, Callable[[Run], int]] = {
     "cache-latents": _cache_latents,
     "cache-text": _cache_texts,
     "resize-images": Call("tools.preparation.shrinking", "shrink", ShrinkingConfig),
+    "upscale-images": Call("tools.preparation.upscaling", "upscale", UpscalingConfig),
     "merge-captions": partial(_gather, kind="caption"),
     "merge-tags": partial(_gather, kind="tags"),
     "clean-captions": Call("tools.preparation.cleaning", "clean", CleaningConfig),

@@ -78,6 +78,9 @@ NAMES: Mapping[str, Mapping[str, Offer]] = {
             "sfumato.clients.parsers", "add_options", {"script": "flux_train_network"}
         ),
     },
+    "tools/latent_upscaler": {
+        "create_upscaler": Offer("sfumato.sampling.hires.latent_upscaler", "create_upscaler")
+    },
     "library.huggingface_util": {},
     "library.config_util": {},
     "library.utils": _LOGGING,

@@ -18,7 +18,7 @@ from sfumato.data.config import blueprint
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 TOOLS = "cache-latents|cache-text|resize-images|merge-captions|clean-captions|prepare-buckets|convert|inspect"
-TOOLS += "|extract-dylora|caption"
+TOOLS += "|extract-dylora|caption|upscale-images"
 START = re.compile(rf"(accelerate launch .*?sd-scripts/\w+\.py|sfumato (train|generate|{TOOLS}))\s")
 
 
@@ -41,6 +41,7 @@ SHOWN = {
     "tools/cache_latents",
     "tools/cache_text_encoder_outputs",
     "tools/resize_images_to_resolution",
+    "tools/latent_upscaler",
     "finetune/merge_captions_to_metadata",
     "finetune/clean_captions_and_tags",
     "finetune/tag_images_by_wd14_tagger",

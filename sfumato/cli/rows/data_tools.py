@@ -21,6 +21,7 @@ from sfumato.config.tools.preparation import (
     ShrinkingConfig,
 )
 from sfumato.config.tools.report import ReportConfig
+from sfumato.config.tools.upscaling import UpscalingConfig
 from sfumato.models.registry.family_choice import FamilyChoice
 
 _LOOKED_INTO = (
@@ -76,6 +77,13 @@ DATA_TOOLS: tuple[Script, ...] = (
         summary="Make smaller copies of images, in several sizes.",
         command="resize-images",
         sections=(ShrinkingConfig,),
+    ),
+    Script(
+        name="tools/latent_upscaler",
+        summary="Make images of twice the size, sharpened by a network that works on latents.",
+        command="upscale-images",
+        sections=(UpscalingConfig,),
+        without_effect={"debug": "there is nothing more to say"},
     ),
     Script(
         name="finetune/merge_captions_to_metadata",

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -24,6 +25,7 @@ from sfumato.data.images.resizing import resize
 from sfumato.data.sources import index
 from sfumato.errors import UserError
 from sfumato.models.components.autoencoder import diffusers_names
+from sfumato.sampling.hires.latent_network import LatentNetwork
 from sfumato.tools.preparation.bucketing import prepared
 from sfumato.tools.preparation.cleaning import clean_caption, clean_tags
 from sfumato.tools.preparation.shrinking import fit_area
@@ -359,3 +361,23 @@ def test_an_autoencoder_of_another_family_is_refused(
     argv = [str(tmp_path), "in.json", "out.json", str(vae)]
     assert script("finetune/prepare_buckets_latents", argv) == 2
     assert "an autoencoder with 16 channels; Stable Diffusion's has 4" in capfd.readouterr().err
+
+
+def test_images_are_upscaled_each_to_twice_its_own_size(tmp_path: Path) -> None:
+    model = tiny.sd(tmp_path / "model")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        save_file(LatentNetwork().state_dict(), tmp_path / "weights.safetensors")
+    tiny.pictures(tmp_path / "data", 2, (16, 16), captions=None)
+    Image.new("RGB", (30, 17), "red").save(tmp_path / "data" / "other.jpg")
+    (tmp_path / "data" / "broken.png").write_bytes(b"none")
+    options = ["--vae_path", str(model.path), "--image_pattern", str(tmp_path / "data" / "*"), "--output_dir"]
+    options += [str(tmp_path / "out"), "--weights"]
+    assert script("tools/latent_upscaler", [*options, str(tmp_path / "weights.safetensors")]) == 0
+    sizes = {path.name: read_size(path) for path in (tmp_path / "out").iterdir()}
+    assert sizes == {
+        "other_upscaled.jpg": (48, 32),
+        "picture_00_upscaled.png": (32, 32),
+        "picture_01_upscaled.png": (32, 32),
+    }
+    assert script("tools/latent_upscaler", [*options, str(model.path)]) == 2
