@@ -94,7 +94,7 @@ class _Sizes:
         if timestep < settings.timesteps and self._ratio < 1 and self._waited >= settings.every_n_steps:
             self._ratio = min(self._ratio + settings.ratio_step, 1.0)
             self._waited = 0
-            height, width = (int(side * self._ratio) // UNIT * UNIT for side in self._full)
+            height, width = (max(int(side * self._ratio) // UNIT, 1) * UNIT for side in self._full)
             size = height, width
         self._waited += 1
         return size
