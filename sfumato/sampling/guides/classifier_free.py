@@ -13,6 +13,7 @@ from sfumato.sampling.guides.guide import Guide
 from sfumato.sampling.request import Request
 
 
+@torch.inference_mode(False)  # or guides beyond these could not follow gradients through them
 def guides_for(requests: Sequence[Request], device: torch.device) -> tuple[Guide, ...]:
     """Return what leads the denoiser by the scales of requests that are sampled at once."""
 
