@@ -178,11 +178,22 @@ _CAPTIONERS: dict[type, Call] = {
 """What describes images, by the section that only its runs have."""
 
 
+def _minimal_image(run: Run) -> int:
+    from sfumato.cli.minimal import main
+
+    main(run)
+    return 0
+
+
 WORK: dict[str, Callable[[Run], int]] = {
     "train": _train,
     "plan": _plan,
     "plan --json": _plan_as_json,
     "generate": _generate,
+    "images": Call("sampling.sd_scripts.command", "make_images"),
+    "images, seeds ahead": Call("sampling.sd_scripts.command", "make_images_as_before"),
+    "minimal image": _minimal_image,
+    "adapter views": Call("sampling.sd_scripts.adapter_views", "show_views"),
     "inspect": _inspect,
     "caption": _caption,
     "convert": _convert,

@@ -11,6 +11,7 @@ from sfumato.cli.options.flags import did_you_mean
 from sfumato.cli.rows.caption_tools import CAPTION_TOOLS
 from sfumato.cli.rows.data_tools import DATA_TOOLS
 from sfumato.cli.rows.file_tools import FILE_TOOLS
+from sfumato.cli.rows.image_scripts import IMAGE_SCRIPTS
 from sfumato.config.rules.effects import because
 from sfumato.config.run.run import Run
 from sfumato.config.scripts.option import options_of
@@ -24,6 +25,7 @@ SCRIPTS: tuple[Script, ...] = (
     *CAPTION_TOOLS,
     *DATA_TOOLS,
     *FILE_TOOLS,
+    *IMAGE_SCRIPTS,
 )
 """All but those of families that other packages bring."""
 

@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from sfumato.models.interface.family import Family, ReadsEmphasis
+from sfumato.models.interface.family import Family, NormalizesEmphasis, ReadsEmphasis
 
 Tokens = Mapping[str, Tensor]
 """One prompt as the text encoders take it: `Family.tokenize`'s output for it."""
@@ -38,24 +38,35 @@ class FamilyReader:
 
     def tokenize(self, prompts: Sequence[str]) -> dict[str, Tokens]:
         """Return the tokens of each prompt, by prompt."""
-        return {prompt: tokenize_prompt(self.family, prompt) for prompt in prompts}
+        return tokenize_prompts(self.family, prompts)
 
     def encode(self, name: str, encoder: nn.Module, tokens: Tokens) -> dict[str, Tensor]:
         """Return one encoder's outputs for a prompt."""
         return encode_prompt(self.family, name, encoder, tokens)
 
 
-def tokenize_prompt(family: Family, prompt: str) -> dict[str, Tensor]:
-    """Return a prompt's tokens; brackets in it are emphasis if the family can read them so."""
-    if isinstance(family, ReadsEmphasis):
-        return family.tokenize_prompts([prompt])
-    return family.tokenize([prompt])
+def tokenize_prompt(family: Family, prompt: str) -> Tokens:
+    """Return the tokens of one prompt; see `tokenize_prompts`."""
+    return tokenize_prompts(family, [prompt])[prompt]
+
+
+def tokenize_prompts(family: Family, prompts: Sequence[str]) -> dict[str, Tokens]:
+    """Return the tokens of prompts, by prompt; brackets are emphasis if the family can read them so.
+
+    Such a family may bring all prompts to one length.
+    """
+    distinct = list(dict.fromkeys(prompts))
+    if not distinct or not isinstance(family, ReadsEmphasis):
+        return {prompt: family.tokenize([prompt]) for prompt in distinct}
+    rows = {name: tokens.split(1) for name, tokens in family.tokenize_prompts(distinct).items()}
+    return {prompt: {name: row[place] for name, row in rows.items()} for place, prompt in enumerate(distinct)}
 
 
 def encode_prompt(family: Family, name: str, encoder: nn.Module, tokens: Tokens) -> dict[str, Tensor]:
     """Return one encoder's outputs, each (1, ...), for a prompt.
 
-    Emphasis leaves the mean of an output as it would be without, so that it does not move the whole image.
+    Emphasis leaves the mean of an output as it would be without, so that it does not move the whole image,
+    unless the family says otherwise.
 
     Args:
         name: of the encoder.
@@ -68,7 +79,10 @@ def encode_prompt(family: Family, name: str, encoder: nn.Module, tokens: Tokens)
     if weights is None or bool((weights == 1).all()):
         return plain
     weighted = family.encode_text({name: encoder}, {**own, f"{name}_weights": weights.to(device)})
-    return {key: with_mean(value, plain[key]) for key, value in weighted.items()}
+    kept = family.emphasis_mean if isinstance(family, NormalizesEmphasis) else "original"
+    if kept == "none":
+        return weighted
+    return {key: with_mean(value, plain[key], is_absolute=kept == "abs") for key, value in weighted.items()}
 
 
 def with_mean(weighted: Tensor, plain: Tensor, *, is_absolute: bool = False) -> Tensor:

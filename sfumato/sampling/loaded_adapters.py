@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import re
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -103,17 +103,25 @@ class Attachments:
         files: all are read at once, so that a broken one is found before a model loads.
         dtype: of live adapters.
         is_merged: whether the change is written into the weights (quicker steps, strengths stay as they are).
+        is_reversible: with `is_merged`, keep the weights in RAM, and merge anew where strengths change.
 
     Raises:
         UserError: a file is broken or holds no adapter of a kind that is known.
     """
 
     def __init__(
-        self, family: Family, files: Sequence[AdapterFile], *, dtype: torch.dtype, is_merged: bool = False
+        self,
+        family: Family,
+        files: Sequence[AdapterFile],
+        *,
+        dtype: torch.dtype,
+        is_merged: bool = False,
+        is_reversible: bool = False,
     ) -> None:
         self._family = family
         self._dtype = dtype
         self._is_merged = is_merged
+        self._originals: dict[nn.Parameter, Tensor] | None = {} if is_merged and is_reversible else None
         self._adapters = [_Adapter(file, read_adapter(file.path)) for file in files]
         if is_merged and any(file.span != ALL_STEPS for file in files):
             raise UserError("merged adapters act in all steps; leave out --merge_lora_weights or steps=")
@@ -136,7 +144,7 @@ class Attachments:
             network = adapter.network(part, targets)
             adapter.weigh(network, adapter.strength)
             if self._is_merged:
-                network.merge()
+                self._merge(adapter, part, network)
             else:
                 network.requires_grad_(False).to(next(module.parameters()).device, self._dtype)
                 network.attach()
@@ -165,15 +173,33 @@ class Attachments:
         Raises:
             UserError: the adapters are merged, or there are more or fewer of them.
         """
-        chosen = [adapter.file.strength for adapter in self._adapters] if strengths is None else strengths
+        chosen = [adapter.file.strength for adapter in self._adapters] if strengths is None else [*strengths]
         if len(chosen) != len(self._adapters):
             raise UserError(
                 f"{len(chosen)} adapter strengths for {len(self._adapters)} adapters; give as many"
             )
+        changed = chosen != [adapter.strength for adapter in self._adapters]
+        if self._is_merged and changed and self._originals is None:
+            raise UserError("merged adapters keep their strength; leave --merge_lora_weights out")
         for adapter, strength in zip(self._adapters, chosen, strict=True):
-            if self._is_merged and strength != adapter.strength:
-                raise UserError("merged adapters keep their strength; leave --merge_lora_weights out")
             adapter.set_strength(strength)
+        if changed and self._originals is not None:
+            self._merge_anew(self._originals)
+
+    def _merge(self, adapter: _Adapter, part: str, network: AdapterNetwork) -> None:
+        if self._originals is not None:
+            changed = {weight for layer in network.layers for weight in layer.target.module.parameters()}
+            for weight in changed - self._originals.keys():
+                self._originals[weight] = weight.detach().to("cpu", copy=True)
+            adapter.networks[part] = network
+        network.merge()
+
+    def _merge_anew(self, originals: Mapping[nn.Parameter, Tensor]) -> None:
+        for weight, original in originals.items():
+            weight.data.copy_(original)
+        for adapter in self._adapters:
+            for network in adapter.networks.values():
+                network.merge()
 
     @contextmanager
     def at(self, strengths: Sequence[float] | None) -> Iterator[None]:

@@ -6,7 +6,6 @@ import secrets
 from collections import defaultdict
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby
 
 from sfumato.errors import UserError
 from sfumato.sampling.settings.deep_shrink import DeepShrink
@@ -113,6 +112,12 @@ class Request:
             *(self.deep_shrink, self.gradual_latent, self.hires, self.regions),
         )
 
+    @property
+    def settings(self) -> Hashable:
+        """All that gen_img does not let differ within a batch."""
+        bare = replace(self, prompt="", negative_prompt="", clip_prompt=None, seed=0, image=None, mask=None)
+        return bare, len(sub_prompts(self.prompt))
+
 
 STRENGTH = 0.8
 """Of a start image, where a request says nothing."""
@@ -129,18 +134,6 @@ def batches(requests: Sequence[Request], largest: int) -> list[list[int]]:
     for place, request in enumerate(requests):
         alike[request.batch_key].append(place)
     return [places[i : i + largest] for places in alike.values() for i in range(0, len(places), largest)]
-
-
-def batches_in_order(requests: Sequence[Request], largest: int) -> list[list[int]]:
-    """Return the places of requests that are made at once in gen_img: neighbours of equal settings."""
-    runs = (list(run) for _, run in groupby(range(len(requests)), lambda place: _settings(requests[place])))
-    return [run[start : start + largest] for run in runs for start in range(0, len(run), largest)]
-
-
-def _settings(request: Request) -> Hashable:
-    """Return all that gen_img does not let differ within a batch."""
-    bare = replace(request, prompt="", negative_prompt="", clip_prompt=None, seed=0, image=None, mask=None)
-    return bare, len(sub_prompts(request.prompt))
 
 
 def random_seed() -> int:

@@ -25,6 +25,7 @@ OURS = {
     "offline",
     "model_card",
     "sd3_schedule",
+    "device_noise",
 }
 NEWER = {"skip_image_resolution", "show_timesteps", "show_timesteps_resolution", "svd_lowrank_niter"}
 NEWER |= {"train_inpainting"}

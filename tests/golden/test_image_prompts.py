@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
-from itertools import repeat
+import re
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
-from sfumato.sampling.output import image_names
+from sfumato.cli.options.parse import parse
+from sfumato.cli.scripts import script_named
+from sfumato.config.run.image_scripts.image_files import ImageFileConfig
+from sfumato.config.run.image_scripts.prompts import PromptSourceConfig
+from sfumato.config.run.image_scripts.speed import SpeedConfig
+from sfumato.config.run.run import Run
 from sfumato.sampling.prompts import variants
 from sfumato.sampling.prompts.files import prompt_lines
-from sfumato.sampling.prompts.image_options import parse_image_line, parse_unsharp
-from sfumato.sampling.prompts.seeds import drawn_seeds, seeds_of_line
-from sfumato.sampling.request import Request, batches_in_order
-from sfumato.sampling.settings.deep_shrink import DeepShrink
-from sfumato.sampling.settings.gradual_latent import GradualLatent
+from sfumato.sampling.sd_scripts.asked_images import AskedImage, ImageList, InOrder, batches_of
+from sfumato.sampling.sd_scripts.line_defaults import defaults_of
+from sfumato.sampling.sd_scripts.prompt_lines import ListedLines, ModuleLines, PromptLines
+from sfumato.sampling.sd_scripts.rounds import asked_by, newest
+from sfumato.sampling.sd_scripts.start_files import NO_FILES, StartFiles, files_named
+from sfumato.sampling.sd_scripts.written_images import WrittenImages
 from sfumato.sampling.settings.sizes import SizeConditions
 from tests.golden.derived import cases, settings
 
@@ -56,98 +64,47 @@ def test_variants_that_belong_to_a_seed_are_drawn_as_recorded(case: dict[str, An
     assert found == case["result"]
 
 
-OTHERS = ("hires", "i2i", "shuffle", "module", "regional_few")
-"""Begin the names of cases that are about images, masks, modules and the order of prompts."""
+OTHERS = ("hires", "i2i", "regional_few")
+"""Begin the names of cases that are about images, stages and masks."""
 
 RUNS = [case for case in PROMPTS if "variant" not in case and not case["id"].startswith(OTHERS)]
 NEWER = [case for case in cases("k_gen_prompts_head") if case.get("defect", "").startswith("head reads --d")]
+SIZES = (1024, 1024)
 
 
-@dataclass(frozen=True)
-class Asked:
-    """One image of a run.
-
-    Attributes:
-        line: it was made of, as it stands in the file.
-        name: that the line gives its file.
-    """
-
-    line: str
-    request: Request
-    seed: int
-    name: str | None
+def run_of(case: dict[str, Any]) -> Run:
+    """Return what the command line of a case says."""
+    return parse(script_named("gen_img"), case["args"], prog="gen_img").run
 
 
-def options(case: dict[str, Any]) -> dict[str, str]:
-    """Return the options of a case that take one value."""
-    args = case["args"]
-    return {name: value for name, value in zip(args, [*args[1:], ""], strict=True) if name.startswith("--")}
+def lines_of(case: dict[str, Any], folder: Path) -> PromptLines:
+    """Return where the lines of a case come from."""
+    if case.get("module"):
+        path = folder / "prompts.py"
+        path.write_text(case["module"], encoding="utf-8")
+        return ModuleLines(path, {}, None, [])
+    return ListedLines(prompt_lines("\n".join(case.get("lines") or [case["prompt"]])))
 
 
-def defaults(given: Mapping[str, str], num_adapters: int) -> tuple[Request, DeepShrink, GradualLatent]:
-    """Return what a command line says of every image, and of what lines complete."""
-
-    def read(names: str, convert: type) -> dict[str, Any]:
-        pairs = (name.split("=") for name in names.split())
-        return {field: convert(given[f"--{name}"]) for field, name in pairs if f"--{name}" in given}
-
-    strengths = [float(given["--network_mul"]), 0.3, 1.0][:num_adapters] if num_adapters else []
-    shrink = DeepShrink(**read("depth_1=ds_depth_1", int), **read("ratio=ds_ratio", float))
-    gradual = GradualLatent(**read("timesteps=gradual_latent_timesteps", int))
-    if unsharp := given.get("--gradual_latent_unsharp_params"):
-        gradual = replace(gradual, unsharp=parse_unsharp(unsharp))
-    names = ("original_width", "original_height", "crop_top", "crop_left")
-    told = " ".join(f"{name}={name}" for name in names)
-    image = Request(
-        "",
-        multipliers=tuple(strengths),
-        deep_shrink=shrink if "--ds_depth_1" in given else None,
-        gradual_latent=gradual if "--gradual_latent_timesteps" in given else None,
-        sizes=SizeConditions(**read(told, int)),
-        **{"width": 512, "height": 512, "steps": 50} | read("width=W height=H steps=steps", int),
-        **{"cfg_scale": 7.5, "strength": 0.8} | read("cfg_scale=scale strength=strength", float),
-        **read("negative_scale=negative_scale", float),
-    )
-    return image, shrink, gradual
-
-
-def asked(case: dict[str, Any]) -> Iterator[Asked]:
+def asked(case: dict[str, Any], folder: Path = Path(), starts: StartFiles = NO_FILES) -> Iterator[AskedImage]:
     """Yield the images of a run in their order."""
-    given, rng = options(case), random.Random(case.get("python_seed"))
-    lines = prompt_lines("\n".join(case.get("lines") or [case["prompt"]]))
-    number, rounds = int(given.get("--images_per_prompt", 1)), int(given.get("--n_iter", 1))
-    seeds = drawn_seeds(int(given["--seed"]), is_single=number * rounds * len(lines) == 1)
-    current, shrink, gradual = defaults(given, 3 if "--network_module" in given else 0)
-    for _ in range(rounds):
-        seeds_of_round = repeat(next(seeds)) if "--iter_same_seed" in given else seeds
-        for line in lines:
-            for text, copies in expanded(line, number, rng):
-                said = parse_image_line(text)
-                made = said.request(current, shrink, gradual)
-                for place, seed in enumerate(seeds_of_line(said.seeds, copies, seeds_of_round)):
-                    yield Asked(text, made, seed, None if place else said.file_name)
-                kept = {"deep_shrink": made.deep_shrink, "gradual_latent": made.gradual_latent}
-                current = replace(current, **kept)
+    run, lines = run_of(case), lines_of(case, folder)
+    config = run[PromptSourceConfig]
+    draws = newest(config, lines.num_lines)
+    if "python_seed" in case:  # where variants are drawn one after the other, as older versions do
+        rng = random.Random(case["python_seed"])
+        draws = replace(draws, order=rng, choose=InOrder(rng))
+    images = ImageList(defaults_of(run, SIZES), draws.choose, config.images_per_prompt, starts)
+    return asked_by(lines, images, draws, config)
 
 
-def expanded(line: str, number: int, rng: random.Random) -> list[tuple[str, int]]:
-    """Return the lines that a line makes, each with the number of its images."""
-    if not variants.has_variants(line):
-        return [(line, number)]
-    texts = variants.enumerated(line)
-    texts = texts * number if len(texts) == 1 else texts
-    return [(variants.drawn(text, rng), 1) for text in texts]
-
-
-def batches(case: dict[str, Any]) -> list[list[Asked]]:
-    images = list(asked(case))
-    places = batches_in_order([image.request for image in images], int(options(case).get("--batch_size", 1)))
-    return [[images[place] for place in batch] for batch in places]
+def batches(case: dict[str, Any], folder: Path = Path()) -> list[list[AskedImage]]:
+    return list(batches_of(asked(case, folder), run_of(case)[SpeedConfig].batch_size))
 
 
 @pytest.mark.parametrize("case", RUNS, ids=[case["id"] for case in RUNS])
-def test_images_are_asked_for_as_recorded(case: dict[str, Any]) -> None:
-    found, recorded = batches(case), [event for event in case["events"] if event["kind"] == "batch"]
+def test_images_are_asked_for_as_recorded(case: dict[str, Any], tmp_path: Path) -> None:
+    found, recorded = batches(case, tmp_path), [event for event in case["events"] if event["kind"] == "batch"]
     right = case.get("right", {})
     if "batches" in right:
         assert [[image.request.prompt for image in batch] for batch in found] == right["batches"]
@@ -160,17 +117,18 @@ def test_images_are_asked_for_as_recorded(case: dict[str, Any]) -> None:
         assert [image.request.prompt for image in batch] == event["prompts"]
         assert [image.request.negative_prompt for image in batch] == event["negatives"]
         assert [image.request.clip_prompt for image in batch] == event["clip_prompts"]
-        assert [image.seed for image in batch] == event["seeds"]
+        assert [image.request.seed for image in batch] == event["seeds"]
         said = asdict(batch[0].request)
-        shared = {**said, **said["sizes"], "scale": said["cfg_scale"]}
+        sizes = asdict(batch[0].request.sizes or SizeConditions())
+        shared = {**said, **sizes, "scale": said["cfg_scale"]}
         assert {name: shared[name] for name in shared.keys() & event.keys()} == {
             name: event[name] for name in shared.keys() & event.keys()
         }
 
 
 @pytest.mark.parametrize("case", RUNS, ids=[case["id"] for case in RUNS])
-def test_adapters_and_small_latents_are_set_as_recorded(case: dict[str, Any]) -> None:
-    images = [image.request for image in asked(case)]
+def test_adapters_and_small_latents_are_set_as_recorded(case: dict[str, Any], tmp_path: Path) -> None:
+    images = [image.request for image in asked(case, tmp_path)]
     by_kind = {kind: [e for e in case["events"] if e["kind"] == kind] for kind in ("ds", "gl", "mul")}
     for event in by_kind["ds"][:1]:
         shrink = next(image.deep_shrink for image in images if image.deep_shrink)
@@ -189,22 +147,23 @@ def test_adapters_and_small_latents_are_set_as_recorded(case: dict[str, Any]) ->
 
 
 @pytest.mark.parametrize("case", RUNS, ids=[case["id"] for case in RUNS])
-def test_files_are_named_and_described_as_recorded(case: dict[str, Any]) -> None:
-    is_numbered, made = "--sequential_file_name" in case["args"], {}
-    for batch in batches(case):
+def test_files_are_named_and_described_as_recorded(
+    case: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("time.strftime", lambda _: CLOCK)
+    written = WrittenImages(
+        replace(run_of(case)[ImageFileConfig], outdir=str(tmp_path / "out")),
+        sampler="ddim",
+        has_sizes=case["sdxl"],
+        details={},
+    )
+    made = {}
+    for batch in batches(case, tmp_path):
         for place, image in enumerate(batch):
-            usual = (
-                image_names.numbered_name(len(made) + 1)
-                if is_numbered
-                else image_names.dated_name(CLOCK, place, image.seed)
-            )
-            made[image.name or usual] = image_names.text_chunks(
-                image.request,
-                seed=image.seed,
-                sampler="ddim",
-                raw_prompt=image.line,
-                has_sizes=case["sdxl"],
-            )
+            path = written.write(Image.new("RGB", (8, 8)), image, place=place)
+            name = re.sub(r"(_\d{3}_\d+)_1.png", r"\1.png", path.name)  # sd-scripts overwrites the other
+            with Image.open(path) as file:
+                made[name] = {key: text for key, text in file.info.items() if key != "parameters"}
     if case["id"] in ("flush_ds", "o39"):  # other batches, and a run that fails
         return
     assert made.keys() == {file["name"] for file in case["files"]}
@@ -220,11 +179,24 @@ def test_files_are_named_and_described_as_recorded(case: dict[str, Any]) -> None
             assert made[file["name"]] == {**text, "negative-prompt": negatives[text["seed"]]}
 
 
+@pytest.mark.parametrize("name", ["i2i", "i2i_wh"])
+def test_an_image_tells_the_size_of_what_is_made_of_it(name: str, tmp_path: Path) -> None:
+    (case,) = [case for case in PROMPTS if case["id"] == name]
+    for file, size in case["images"].items():
+        Image.new("RGB", tuple(size)).save(tmp_path / file)
+    is_sized = "--W" in case["args"]
+    starts = StartFiles(files_named(str(tmp_path), "image_path"), has_own_size=not is_sized)
+    found = [image.request for image in asked(case, starts=starts)]
+    events = [event for event in case["events"] if event["kind"] == "batch"]
+    assert [(each.width, each.height) for each in found] == [(e["width"], e["height"]) for e in events]
+    assert [each.strength for each in found] == [event["strength"] for event in events]
+
+
 def test_a_seed_that_is_none_is_left_out() -> None:
     (case,) = NEWER
-    assert [image.seed for image in asked(case)] == [5]
+    assert [image.request.seed for image in asked(case)] == [5]
 
 
 def test_every_recorded_run_is_checked() -> None:
     print(f"{len(RUNS)} runs, {len(IN_ORDER)} + {len(BY_SEED)} variants")
-    assert len(RUNS) >= 60
+    assert len(RUNS) >= 62

@@ -54,7 +54,7 @@ FOLDERS = {
         ("pipeline",),
         ("generator",),
         ("session",),
-        ("regularisation",),
+        ("regularisation", "sd_scripts"),
     ),
     "training": (("core",), ("update", "trainables"), ("observers",), ("state",), ("run",)),
     "tools": (

@@ -104,6 +104,11 @@ def resolve(run: Run) -> NetworkPlan:
     return replace(plan, allows_partial=run.get(PartialUseConfig, PartialUseConfig()).allow_partial)
 
 
+def is_own(name: str) -> bool:
+    """Return whether a module's files are read as adapters of our own, LyCORIS' kinds among them."""
+    return name in _DIALECTS or name == _LYCORIS or kinds.named(name) is not None
+
+
 def _check_options(config: NetworkConfig) -> None:
     if config.dim_from_weights and not config.network_weights:
         raise UserError("--dim_from_weights needs a file to read from; give --network_weights")

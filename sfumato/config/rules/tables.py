@@ -5,6 +5,17 @@ from collections.abc import Iterable, Mapping
 from sfumato.config.rule import Rule, given, idle
 from sfumato.config.run import composition, distributed, generation, image_series
 from sfumato.config.run.data import caching, captions, dataset, images, loader, validation
+from sfumato.config.run.image_scripts import (
+    control,
+    hires,
+    image_files,
+    networks,
+    picture_guidance,
+    prompts,
+    speed,
+    start_images,
+    steps,
+)
 from sfumato.config.run.model import flow, memory, model, network, precision, whole_model
 from sfumato.config.run.output import hub, preview, saving, tracking
 from sfumato.config.run.run import Run
@@ -39,6 +50,15 @@ OF_SECTIONS: Mapping[type, tuple[Rule, ...]] = {
     schedule.ScheduleConfig: schedule.RULES,
     words.WordsConfig: words.RULES,
     captioning.TaggingConfig: captioning.TAGGING,
+    control.ControlConfig: control.RULES,
+    hires.HighresFixConfig: hires.RULES,
+    image_files.ImageFileConfig: image_files.RULES,
+    networks.ImageNetworkConfig: networks.RULES,
+    picture_guidance.PictureGuidanceConfig: picture_guidance.RULES,
+    prompts.PromptSourceConfig: prompts.RULES,
+    speed.SpeedConfig: speed.RULES,
+    start_images.StartImageConfig: start_images.RULES,
+    steps.StartNoiseConfig: steps.RULES,
     preparation.GatheringConfig: preparation.GATHERING,
     preparation.BucketingConfig: preparation.BUCKETING,
     conversion.ConversionConfig: conversion.RULES,

@@ -18,7 +18,8 @@ class Option:
         choices: allowed values, None where everything is allowed.
         newer: values that are allowed besides, which newer versions of a script have; they are not listed.
         default: the section's value, or the one that the script puts in its place.
-        count: how many values a list takes: `*` any number, `+` one or more; `?` makes a positional optional.
+        count: how many values a list takes: `*` any number, `+` one or more, or so many; `?` makes a
+            positional optional.
     """
 
     section: type
@@ -29,7 +30,7 @@ class Option:
     choices: tuple[Any, ...] | None = None
     is_list: bool = False
     is_required: bool = False
-    count: str = "*"
+    count: str | int = "*"
     newer: tuple[Any, ...] = ()
 
     @property

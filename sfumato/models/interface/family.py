@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -164,6 +164,24 @@ class ReadsEmphasis(Protocol):
         ...
 
 
+EmphasisMean = Literal["original", "abs", "none"]
+"""What emphasis leaves as it would be without: the mean of an output, that of absolute values, or nothing."""
+
+
+@runtime_checkable
+class NormalizesEmphasis(Protocol):
+    """A family that says what emphasis leaves as it is; otherwise it is the mean."""
+
+    emphasis_mean: EmphasisMean
+
+
+@runtime_checkable
+class IsToldSizes(Protocol):
+    """A family whose denoiser is told how an image was framed: `Conditioning.sizes`."""
+
+    is_told_sizes: bool
+
+
 @runtime_checkable
 class NumbersBlocks(Protocol):
     """A family that counts the blocks of its denoiser through, so that each can have a learning rate."""
@@ -299,6 +317,11 @@ class HasFlowTraining(Protocol):
     """A family whose scripts have options of their own for how a flow model is trained."""
 
     flow_training: FlowTraining
+
+
+def is_told_sizes(family: Family) -> bool:
+    """Return whether the denoiser is told how an image was framed."""
+    return isinstance(family, IsToldSizes) and family.is_told_sizes
 
 
 def ends_in_pure_noise(family: Family) -> bool:

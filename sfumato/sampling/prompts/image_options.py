@@ -84,6 +84,15 @@ def parse_image_line(line: str) -> ImageOptions:
     return ImageOptions(prompt, **said, **of_line)
 
 
+def seeds_of(line: str) -> tuple[int, ...]:
+    """Return the seeds that a line gives, as far as they stand outside of variants."""
+    said = _SEEDS.findall(line)
+    try:
+        return _whole_numbers(said[-1]) if said else ()
+    except ValueError:
+        return ()
+
+
 def parse_unsharp(text: str) -> UnsharpMask:
     """Read `kernel,sigma,strength`, and perhaps 0 for what goes into a step or 1 for what comes out of it.
 
@@ -144,6 +153,7 @@ def _whole_numbers(text: str) -> tuple[int, ...]:
     return tuple(map(int, text.split(",")))
 
 
+_SEEDS = re.compile(r" --d ([\d,]+)", re.IGNORECASE)
 _BEFORE_A_NAME = re.compile(" --")
 _DIGITS, _DECIMAL, _ANYTHING = r"\d+", r"[\d.]+", ".+"
 _OPTIONS: Mapping[str, _Option] = {

@@ -1,39 +1,42 @@
-"""Seeds of many images: those that a prompt line gives, or those that one seed of the whole run makes."""
+"""Seeds of many images, made of one seed of the whole run as the scripts of sd-scripts make them."""
 
 from __future__ import annotations
 
+import logging
 import random
-from collections.abc import Iterator, Sequence
-from itertools import islice
+from collections.abc import Iterator
 
 from sfumato.sampling.request import random_seed
 
+logger = logging.getLogger(__name__)
 
-def drawn_seeds(seed: int | None, *, is_single: bool = False) -> Iterator[int]:
+
+def drawn_seeds(rng: random.Random, first: int | None = None) -> Iterator[int]:
     """Yield a seed of 32 bits for each image, without end, as gen_img draws them.
 
     Args:
-        seed: of the run; None draws seeds that nobody can foresee.
-        is_single: the run makes one image, which has the seed of the run itself.
+        rng: made of the seed of the run.
+        first: of a run that makes one image, the seed of the run itself.
     """
-    if seed is None:
-        while True:
-            yield random_seed()
-    if is_single:
-        yield seed
-    rng = random.Random(seed)
+    if first is not None:
+        yield first
     while True:
         yield rng.randint(0, 0xFFFFFFFF)
 
 
-def seeds_of_line(given: Sequence[int], number: int, others: Iterator[int]) -> list[int]:
-    """Return the seeds of a line's images.
+def seeds_ahead(seed: int | None, number: int) -> Iterator[int]:
+    """Yield a seed of 31 bits for each image, as sdxl_gen_img and gen_img_diffusers draw them.
 
     Args:
-        given: what the line says; the last one holds for all that follow.
-        number: of images.
-        others: where seeds come from if the line gives none.
+        seed: of the run; None draws seeds that nobody can foresee.
+        number: of images that are known of; a single one has the seed of the run itself. Further ones, which
+            come from enumerated variants or are typed in, have seeds that nobody can foresee.
     """
-    if not given:
-        return list(islice(others, number))
-    return [given[min(place, len(given) - 1)] for place in range(number)]
+    if seed is not None and number == 1:
+        yield seed
+    elif seed is not None:
+        rng = random.Random(seed)
+        yield from [rng.randint(0, 0x7FFFFFFF) for _ in range(number)]
+        logger.warning("--seed made seeds for %d images; those of others are random", number)
+    while True:
+        yield random_seed()

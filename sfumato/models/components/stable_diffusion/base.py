@@ -26,11 +26,12 @@ from sfumato.models.components.stable_diffusion import clip
 from sfumato.models.components.stable_diffusion.checkpoint import Checkpoint, Layout
 from sfumato.models.components.stable_diffusion.control_nets import ControlNets
 from sfumato.models.components.stable_diffusion.predicted import Predicted
+from sfumato.models.components.stable_diffusion.prompt_reading import PromptReading
 from sfumato.models.components.stable_diffusion.publisher import CheckpointPublisher
 from sfumato.models.components.unet import unet
 from sfumato.models.interface import publishing
 from sfumato.models.interface.conditioning import Conditioning
-from sfumato.models.interface.family import CONTROLNET, DENOISER
+from sfumato.models.interface.family import CONTROLNET, DENOISER, EmphasisMean
 from sfumato.models.interface.identity import ModelIdentity, SamplingDefaults
 from sfumato.models.interface.latents import LatentSpace
 from sfumato.models.interface.published import Published
@@ -56,6 +57,7 @@ class StableDiffusion:
         access: how tokenizers that are not here are fetched.
         inpaints: make an inpainting model of one that is none, with further input channels of zeros.
         control: file or folder of a ControlNet; without one, it is made of the UNet.
+        reading: how prompts are read; None is as captions are, with emphasis.
 
     Attributes:
         layout: how checkpoints look.
@@ -83,6 +85,7 @@ class StableDiffusion:
         access: HubAccess = ANYBODY,
         inpaints: bool = False,
         control: Path | None = None,
+        reading: PromptReading | None = None,
     ) -> None:
         self.checkpoint = Checkpoint(self.layout, path, vae, use_mmap=use_mmap, inpaints=inpaints)
         self._control = control
@@ -95,6 +98,8 @@ class StableDiffusion:
         self.latents = LatentSpace(channels, downscale, self.layout.scale)
         self._windows = clip.num_windows(max_token_length)
         self._has_emphasis = has_emphasis
+        self._reading = reading
+        self.emphasis_mean: EmphasisMean = reading.mean if reading else "original"
         place = self.checkpoint.path
         load = partial(clip.load_tokenizer, checkpoint=place, cache_dir=tokenizers, access=access)
         sources = self.tokenizer_sources.items()
@@ -168,7 +173,9 @@ class StableDiffusion:
         return self._read(captions, self._has_emphasis)
 
     def tokenize_prompts(self, prompts: Sequence[str]) -> dict[str, Tensor]:
-        """Return what `tokenize` does, with brackets read as emphasis."""
+        """Return what `tokenize` does, with brackets read as emphasis; all prompts have as many windows."""
+        if self._reading is not None:
+            return self._reading.tokenize(self.tokenizers, prompts)
         return self._read(prompts, is_weighted=True)
 
     def readers(self) -> dict[str, TokenizerReader]:
@@ -244,6 +251,11 @@ class StableDiffusion:
     def _read(self, captions: Sequence[str], is_weighted: bool) -> dict[str, Tensor]:
         tokens: dict[str, Tensor] = {}
         for part in self.tokenizers:
-            words = clip.read(self.tokenizers[part], captions, self._windows, is_weighted=is_weighted)
+            texts = self._texts_for(part, captions)
+            words = clip.read(self.tokenizers[part], texts, self._windows, is_weighted=is_weighted)
             tokens |= clip.named(words, part)
         return tokens
+
+    def _texts_for(self, part: str, captions: Sequence[str]) -> Sequence[str]:
+        """Return what a text encoder reads of captions; a family may let one read something else."""
+        return captions

@@ -25,6 +25,7 @@ from sfumato.models.components.stable_diffusion.base import StableDiffusion
 from sfumato.models.components.stable_diffusion.base_files import base_files
 from sfumato.models.components.stable_diffusion.checkpoint import OPTION
 from sfumato.models.components.stable_diffusion.predicted import Predicted, predicted_by
+from sfumato.models.components.stable_diffusion.prompt_reading import PromptReading, reading_for
 from sfumato.models.components.tensor_views import view_of
 from sfumato.models.components.unet import depths, unet_targets
 from sfumato.models.components.unet.unet_targets import Numbering
@@ -66,6 +67,7 @@ def create(run: Run) -> SdFamily:
         has_emphasis=captions.weighted_captions,
         use_mmap=not model.disable_mmap_load_safetensors,
         inpaints=run.get(ImageConfig, ImageConfig()).train_inpainting,
+        reading=reading_for(run),
     )
 
 
@@ -79,7 +81,7 @@ class SdFamily(StableDiffusion):
         is_v2: whether the user says that it is version 2; `check` compares.
         clip_skip: layer of the text encoder that is listened to, counted from the last; None is the last.
         path, vae, tokenizers, predicted, max_token_length, has_emphasis, use_mmap, access,
-            inpaints: as `StableDiffusion` has it.
+            inpaints, reading: as `StableDiffusion` has it.
     """
 
     text_outputs: Mapping[str, tuple[str, ...]] = {TEXT: ("hidden_state",)}
@@ -100,6 +102,7 @@ class SdFamily(StableDiffusion):
         use_mmap: bool = True,
         access: HubAccess = ANYBODY,
         inpaints: bool = False,
+        reading: PromptReading | None = None,
     ) -> None:
         self.layout = SD2 if is_v2 else SD1
         self.tokenizer_sources = {TEXT: _TOKENIZER_2 if is_v2 else _TOKENIZER_1}
@@ -114,9 +117,10 @@ class SdFamily(StableDiffusion):
             use_mmap=use_mmap,
             access=access,
             inpaints=inpaints,
+            reading=reading,
         )
         self.is_v2 = is_v2
-        self._layer = clip_skip or 1
+        self._layer = (reading and reading.layer) or clip_skip or 1
 
     def check(self, parts: Sequence[str]) -> None:
         """Read the headers behind `parts`; raise UserError if a file is missing, broken or another model."""
@@ -128,11 +132,12 @@ class SdFamily(StableDiffusion):
     def encode_text(
         self, encoders: Mapping[str, nn.Module], tokens: Mapping[str, Tensor]
     ) -> dict[str, Tensor]:
-        """Return `hidden_state` (B, 75 n + 2, W), normalised."""
+        """Return `hidden_state` (B, 75 n + 2, W), normalised; (B, 77 n, W) for prompts that are read so."""
         if TEXT not in encoders:
             return {}
         words = clip.Words(tokens[TEXT], tokens.get(f"{TEXT}_weights"))
-        return {"hidden_state": clip.encode(encoders[TEXT], words, layer=self._layer)[0]}
+        states, _ = clip.encode(encoders[TEXT], words, layer=self._layer, keeps_frames=bool(self._reading))
+        return {"hidden_state": states}
 
     def heard(self, conditioning: Conditioning) -> tuple[Tensor, None]:
         """Return the text; nothing is told besides."""

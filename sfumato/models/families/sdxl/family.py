@@ -6,7 +6,7 @@ projected summary of the text (Podell et al. 2023, arXiv:2307.01952).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from sfumato.config.run.data.captions import CaptionConfig
 from sfumato.config.run.data.images import ImageConfig
+from sfumato.config.run.generation import GenerationConfig
 from sfumato.config.run.model.model import ModelConfig
 from sfumato.config.run.run import Run
 from sfumato.hub.access import access_for
@@ -21,9 +22,11 @@ from sfumato.models.components.stable_diffusion import clip
 from sfumato.models.components.stable_diffusion.base import StableDiffusion
 from sfumato.models.components.stable_diffusion.base_files import base_files
 from sfumato.models.components.stable_diffusion.predicted import predicted_by
+from sfumato.models.components.stable_diffusion.prompt_reading import reading_for
 from sfumato.models.components.unet import depths, unet_targets
 from sfumato.models.components.unet.unet_targets import Numbering
 from sfumato.models.families.sdxl.layout import SDXL, TEXT_1, TEXT_2
+from sfumato.models.families.sdxl.options import SecondPromptOptions
 from sfumato.models.interface.conditioning import Conditioning, ImageSizes
 from sfumato.models.interface.family import DENOISER
 from sfumato.models.interface.identity import ModelIdentity
@@ -47,7 +50,7 @@ def create(run: Run) -> SdxlFamily:
     tokenizers = Path(model.tokenizer_cache_dir) if model.tokenizer_cache_dir else None
     access = access_for(run)
     files = base_files(model, SDXL, SdxlFamily.tokenizer_sources.values(), access)
-    return SdxlFamily(
+    family = SdxlFamily(
         files.base,
         files.vae,
         tokenizers,
@@ -57,11 +60,19 @@ def create(run: Run) -> SdxlFamily:
         has_emphasis=captions.weighted_captions,
         use_mmap=not model.disable_mmap_load_safetensors,
         inpaints=run.get(ImageConfig, ImageConfig()).train_inpainting,
+        reading=reading_for(run),
     )
+    if second := run.get(SecondPromptOptions, SecondPromptOptions()).prompt2:
+        family.second_prompts = {run[GenerationConfig].prompt: second}
+    return family
 
 
 class SdxlFamily(StableDiffusion):
-    """SDXL bound to its files."""
+    """SDXL bound to its files.
+
+    Attributes:
+        second_prompts: what the second text encoder reads in the place of some prompts.
+    """
 
     layout = SDXL
     tokenizer_sources: Mapping[str, clip.TokenizerSource] = {
@@ -79,6 +90,8 @@ class SdxlFamily(StableDiffusion):
         TEXT_2: ("hidden_state2", "pool2"),
     }
     word_keys: Mapping[str, str] = {TEXT_1: "clip_l", TEXT_2: "clip_g"}
+    second_prompts: Mapping[str, str] = {}
+    is_told_sizes = True
     num_blocks = 23
     caches = CacheFormat(
         "_sdxl.npz",
@@ -94,13 +107,16 @@ class SdxlFamily(StableDiffusion):
     ) -> dict[str, Tensor]:
         """Return `hidden_state1` (B, 75 n + 2, 768); `hidden_state2` (.., 1280) and `pool2` (B, 1280).
 
+        There are 77 n positions for prompts that are read so.
+
         Of a text in several windows, the summary is that of the first.
         """
         outputs = {}
         for number, part in enumerate((TEXT_1, TEXT_2), start=1):
             if part in encoders:
                 words = clip.Words(tokens[part], tokens.get(f"{part}_weights"))
-                states, out = clip.encode(encoders[part], words, layer=_PENULTIMATE, has_norm=False)
+                frames = {"keeps_frames": self._reading is not None}
+                states, out = clip.encode(encoders[part], words, layer=self._layer, has_norm=False, **frames)
                 outputs[f"hidden_state{number}"] = states
                 if part == TEXT_2:
                     outputs["pool2"] = out.text_embeds.unflatten(0, words.ids.shape[:2])[:, 0]
@@ -118,8 +134,18 @@ class SdxlFamily(StableDiffusion):
     def weights_in_use(self, part: str, model: nn.Module) -> dict[str, nn.Parameter]:
         """Return all but the first text encoder's last layer and norm; see `Family`."""
         if part == TEXT_1:
-            return clip.weights_in_use(model, layer=_PENULTIMATE, has_norm=False)
+            return clip.weights_in_use(model, layer=self._layer, has_norm=False)
         return dict(model.named_parameters())
+
+    def _texts_for(self, part: str, captions: Sequence[str]) -> Sequence[str]:
+        if part != TEXT_2:
+            return captions
+        return [self.second_prompts.get(caption, caption) for caption in captions]
+
+    @property
+    def _layer(self) -> int:
+        """The layer of both text encoders that is listened to, counted from the last."""
+        return (self._reading and self._reading.layer) or _PENULTIMATE
 
     def block_numbers(self, model: nn.Module) -> dict[str, int]:
         """Return the number of each weight's block; see `NumbersBlocks`."""

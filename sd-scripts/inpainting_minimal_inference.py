@@ -1,0 +1,13 @@
+"""Repaint a part of an image with an inpainting model and any number of LoRAs. `--help` lists the options."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from sfumato.cli.main import script
+from sfumato.clients.names import offer
+
+__getattr__ = offer("inpainting_minimal_inference")
+
+if __name__ == "__main__":
+    sys.exit(script("inpainting_minimal_inference"))

@@ -1,0 +1,45 @@
+"""The short scripts that make an image: the same as `sfumato generate`, under names of their own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sfumato.cli import generate
+from sfumato.config.run.generation import GenerationConfig
+from sfumato.config.run.image_scripts.minimal import MinimalConfig
+from sfumato.config.run.run import Run
+
+_OPTION = "--ckpt_path"
+
+
+def main(run: Run) -> None:
+    """Make the image that a run asks for, with whatever model its file holds.
+
+    Raises:
+        UserError: a file or an option will not do.
+    """
+    from sfumato.hub.access import access_for
+    from sfumato.hub.fetching import located
+    from sfumato.models.components.hub_files import any_model
+    from sfumato.models.registry.checkpoint_choice import run_with_checkpoint
+
+    config = run[MinimalConfig]
+    path = located(config.ckpt_path, _OPTION, any_model(), access_for(run)) or Path()
+    generate.main(run_with_checkpoint(run, path, _OPTION).with_sections(_generation(config)))
+
+
+def _generation(config: MinimalConfig) -> GenerationConfig:
+    return GenerationConfig(
+        prompt=config.prompt,
+        negative_prompt=config.negative_prompt,
+        width=config.width,
+        height=config.height,
+        steps=config.steps,
+        cfg_scale=config.guidance_scale,
+        seed=config.seed,
+        output_dir=config.output_dir,
+        lora_weights=config.lora_weights,
+        image=config.image,
+        mask=config.mask,
+        interactive=config.interactive,
+    )

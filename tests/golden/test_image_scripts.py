@@ -1,0 +1,98 @@
+"""Whole runs of gen_img on tiny models make the latents and images that sd-scripts makes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+from sfumato.cli.main import script
+from sfumato.models.components import autoencoder
+from sfumato.models.families.sd.family import SdFamily
+from sfumato.models.families.sdxl.family import SdxlFamily
+from tests.golden import image_models
+from tests.golden.derived import arrays, assert_recorded, cases, recorded_parts
+from tests.golden.image_models import FIXTURE, picture
+
+NUMBERS = arrays(FIXTURE)
+WAITING = {
+    "e16": "learned words",
+    "x04": "ControlNet-LLLite",
+    "x05": "ControlNet",
+    "x08": "learned words",
+}
+"""Cases of what is not built."""
+
+CASES = [case for case in cases(FIXTURE) if case["id"] not in WAITING]
+QUICK = {"e01", "e04", "e13", "x02"}
+"""Run always; the others are slow together."""
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("models")
+    found = image_models.write_models(folder)
+    sd, sdxl = SdFamily(found["sd"]), SdxlFamily(found["sdxl"])
+    for name, family, key in (("l0", sd, "lora0:"), ("l1", sd, "lora1:"), ("xl", sdxl, "loraxl:")):
+        image_models.write_lora(folder / f"{name}.safetensors", family, key)
+    picture("i.png", (128, 192)).save(folder / "i.png")
+    picture("j.png", (128, 128)).save(folder / "j.png")
+    mask = Image.new("L", (128, 128))
+    ImageDraw.Draw(mask).rectangle((16, 16, 79, 95), fill=255)
+    mask.save(folder / "m.png")
+    regions = Image.new("RGB", (128, 128), "red")
+    regions.paste("lime", (64, 0, 128, 128))
+    regions.save(folder / "r.png")
+    return found
+
+
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
+    """Return the latents that the autoencoder is given."""
+    found: list[Tensor] = []
+    decode = autoencoder.decode
+
+    def record(vae: Any, latents: Tensor) -> Tensor:
+        found.append(latents.clone())
+        return decode(vae, latents)
+
+    monkeypatch.setattr(autoencoder, "decode", record)
+    return found
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, id=case["id"], marks=[] if case["id"] in QUICK else pytest.mark.slow)
+        for case in CASES
+    ],
+)
+def test_images_are_made_as_recorded(
+    case: dict[str, Any], models: dict[str, Path], tmp_path: Path, decoded: list[Tensor]
+) -> None:
+    model = models[case["model"]]
+    lines, args = tmp_path / "lines.txt", [text.replace("<dir>", str(model.parent)) for text in case["args"]]
+    lines.write_text("\n".join(case["lines"]) + "\n", encoding="utf-8")
+    out = tmp_path / "out"
+    options = ["--from_file", str(lines), "--outdir", str(out), "--sequential_file_name", "--sdpa"]
+    assert script("gen_img", ["--ckpt", str(model), *options, *args]) == 0
+    rows = torch.cat(decoded[-sum(shape[0] for shape in case["decodes"]) :]) if case["id"] != "e09" else None
+    for number, shape in enumerate(case["decodes"]):
+        latents = decoded[number] if rows is None else rows[: shape[0]]
+        rows = rows if rows is None else rows[shape[0] :]
+        assert_recorded(latents, NUMBERS, f"{case['id']}/latents{number}", 2e-4)
+    assert sorted(file.name for file in out.iterdir()) == case["files"]
+    for number, name in enumerate(case["files"]):
+        pixels = torch.from_numpy(np.asarray(Image.open(out / name)).astype(np.float32))
+        for ours, recorded in recorded_parts(pixels, NUMBERS, f"{case['id']}/picture{number}"):
+            assert float((ours - recorded.float()).abs().max()) <= 2
+
+
+def test_every_recorded_run_is_looked_at() -> None:
+    print(f"{len(CASES)} runs, {len(WAITING)} wait")
+    assert len(CASES) + len(WAITING) == len(cases(FIXTURE))
