@@ -60,7 +60,9 @@ def picture(name: str, size: tuple[int, int]) -> Image.Image:
 
 def _lora_of(name: str, layer: nn.Module, key: str) -> dict[str, Tensor]:
     found: Any = layer.weight
-    if (found.ndim == 4 and found.shape[-1] != 1) or ("_attentions_" not in name and not _is_text(name)):
+    # Where the cases were recorded, attention of text encoders was of a class that networks pass over.
+    is_adapted = "_mlp_" in name if name.startswith("te") else _is_attention(name)
+    if not is_adapted or (found.ndim == 4 and found.shape[-1] != 1):
         return {}
     side = found.shape[2:]
     shapes = {"lora_down": (4, found.shape[1], *side), "lora_up": (found.shape[0], 4, *side)}
@@ -72,8 +74,8 @@ def _lora_of(name: str, layer: nn.Module, key: str) -> dict[str, Tensor]:
     return values | {f"{prefix}.alpha": torch.tensor(2.0)}
 
 
-def _is_text(name: str) -> bool:
-    return name.startswith("te") or "_transformer_blocks_" in name or name.endswith(("_proj_in", "_proj_out"))
+def _is_attention(name: str) -> bool:
+    return "_transformer_blocks_" in name or name.endswith(("_proj_in", "_proj_out"))
 
 
 def _write_text(folder: Path, name: str, model: Mapping[str, Any]) -> None:

@@ -17,18 +17,25 @@ from sfumato.config.run.image_scripts.speed import SpeedConfig
 from sfumato.config.run.image_scripts.steps import StepConfig
 from sfumato.config.run.run import Run
 from sfumato.log import progress
+from sfumato.models.components import autoencoder
 from sfumato.models.interface.family import DENOISER, VAE, Family, ends_in_pure_noise
 from sfumato.models.interface.parts import Parts
 from sfumato.nn.device import default_device
+from sfumato.sampling.effects.regions.regions import Regions
 from sfumato.sampling.encoding import Text
 from sfumato.sampling.formats import AskedDtype, Formats, formats_for
 from sfumato.sampling.generator import parts_of
-from sfumato.sampling.hires.stages import first_stage
+from sfumato.sampling.hires.stages import first_stage, num_steps
 from sfumato.sampling.output.image_names import Stage
 from sfumato.sampling.pipeline import Pipeline
 from sfumato.sampling.request import Request
-from sfumato.sampling.sampler_names import EARLIER, SamplerChoice
 from sfumato.sampling.sd_scripts.asked_images import AskedImage
+from sfumato.sampling.sd_scripts.composition import (
+    effects_of,
+    num_step_draws,
+    samplers_for,
+    upscalers_for,
+)
 from sfumato.sampling.sd_scripts.networks import NetworkSet, networks_of
 from sfumato.sampling.starts import noise
 
@@ -73,11 +80,14 @@ class ImageMaker:
             Parts(family, device, formats.stored),
             dtype=dtype,
             dtypes=formats.computed,
-            on_load=partial(self._on_load, is_channels_last=speed.opt_channels_last),
+            on_load=partial(self._on_load, speed=speed),
             zero_terminal=steps.zero_terminal_snr or ends_in_pure_noise(family),
-            samplers=_samplers(steps),
-            noise_source=noise.in_order(_num_step_draws, is_on_device=steps.device_noise),
+            samplers=samplers_for(steps),
+            noise_source=noise.in_order(num_step_draws, is_on_device=steps.device_noise),
             vae_batch_size=decoded_at_once(speed),
+            upscalers=upscalers_for(self._hires),
+            effects=effects_of(run),
+            regions=Regions(self.networks.live),
         )
 
     def make(self, batch: Sequence[AskedImage]) -> Iterator[StageImages]:
@@ -93,7 +103,7 @@ class ImageMaker:
         requests = [self.pipeline.fit(as_sampled(asked.request)) for asked in batch]
         self.networks.set_strengths(requests[0].multipliers)
         texts = self._encoded(requests)
-        with progress(total=_num_steps(requests[0]), unit="step", title="sampling") as bar:
+        with progress(total=num_steps(requests[0]), unit="step", title="sampling") as bar:
 
             def advance(step: int, _: Tensor) -> None:
                 bar.update(1)
@@ -121,9 +131,11 @@ class ImageMaker:
             self._texts = key, self.pipeline.encode(prompts)
         return self._texts[1]
 
-    def _on_load(self, part: str, module: nn.Module, *, is_channels_last: bool) -> None:
-        if part == DENOISER and is_channels_last:
+    def _on_load(self, part: str, module: nn.Module, *, speed: SpeedConfig) -> None:
+        if part == DENOISER and speed.opt_channels_last:
             module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if part == VAE and (speed.vae_slices or 1) > 1:
+            autoencoder.use_tiles(module)
         self.networks(part, module)
 
     def _apply_foreign(self) -> None:
@@ -161,16 +173,3 @@ def _formats(speed: SpeedConfig, family: Family, device: torch.device) -> Format
     dtypes = {"fp16": torch.float16, "bf16": torch.bfloat16, "float32": torch.float32}
     own = {VAE: AskedDtype(torch.float32, "--no_half_vae")} if speed.no_half_vae else {}
     return formats_for(parts_of(family), device, AskedDtype(dtypes[name], f"--{name}"), own)
-
-
-def _samplers(steps: StepConfig) -> Mapping[str, SamplerChoice]:
-    return EARLIER
-
-
-def _num_step_draws(request: Request) -> int:
-    """Return how many noises gen_img draws for an image's steps, whether its sampler needs them or not."""
-    return request.steps * (2 if request.sampler == "dpm_2_a" else 1)
-
-
-def _num_steps(request: Request) -> int:
-    return request.steps + ((request.hires.steps or request.steps) if request.hires else 0)

@@ -14,6 +14,7 @@ from sfumato.adapters.network.network import Network
 from sfumato.adapters.sd_scripts.network_modules import is_own, resolve
 from sfumato.checkpoints.tensors import open_tensors
 from sfumato.config.run.image_scripts.networks import ImageNetworkConfig
+from sfumato.config.run.image_scripts.start_images import StartImageConfig
 from sfumato.config.run.model.network import NetworkConfig
 from sfumato.config.run.model.partial_use import PartialUseConfig
 from sfumato.config.run.run import Run
@@ -95,7 +96,7 @@ class NetworkSet:
         self._run = run
         config = run[ImageNetworkConfig]
         merged, live = self._own_files(is_merged=True), self._own_files(is_merged=False)
-        again = config.network_pre_calc
+        again = config.network_pre_calc and not run[StartImageConfig].mask_path
         self._merged = Attachments(family, merged, dtype=dtype, is_merged=True)
         self._live = Attachments(family, live, dtype=dtype, is_merged=again, is_reversible=again)
         self._foreign: dict[int, Network] = {}
@@ -111,6 +112,11 @@ class NetworkSet:
         """Let networks of our own act on a part that has just been loaded."""
         self._merged(part, module)
         self._live(part, module)
+
+    @property
+    def live(self) -> Attachments:
+        """Our own networks that act beside the model, as regions need them."""
+        return self._live
 
     @property
     def has_foreign(self) -> bool:

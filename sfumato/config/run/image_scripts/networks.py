@@ -57,6 +57,7 @@ RULES = (
         given("network_module"),
     ),
     idle(["network_regional_mask_max_color_codes"], given("mask_path")),
+    idle(["network_pre_calc"], among=(given("mask_path"),)),
     idle(["network_merge_n_models"], among=(given("network_merge"),)),
     excludes(["network_pre_calc"], ["network_merge"], "networks are merged once, or for each change"),
 )

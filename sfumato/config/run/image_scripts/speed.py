@@ -18,7 +18,8 @@ class SpeedConfig:
     given."""
 
     vae_slices: int | None = None
-    """Decode images in this many horizontal slices one after the other, which takes less memory."""
+    """With 2 or more, decode large images in tiles that overlap, which takes less memory; their size is that
+    of the autoencoder's training, whatever the number."""
 
     no_half_vae: bool = False
     """Run the autoencoder in float32; for autoencoders that overflow in fp16."""

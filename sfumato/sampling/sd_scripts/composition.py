@@ -1,0 +1,109 @@
+"""What gen_img's options put together for the pipeline: samplers, upscalers, effects."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from itertools import count
+
+from torch import Tensor
+
+from sfumato.config.run.image_scripts.hires import HighresFixConfig
+from sfumato.config.run.image_scripts.steps import StartNoiseConfig, StepConfig
+from sfumato.config.run.run import Run
+from sfumato.diffusion import noise, schedules
+from sfumato.diffusion.samplers import Denoise, OnStep, Revise, Rng, Sampler
+from sfumato.diffusion.starts import exact_start
+from sfumato.errors import UserError
+from sfumato.sampling.effects.start_noise import StartNoise, start_noise
+from sfumato.sampling.hires.upscaler_modules import upscaler_from
+from sfumato.sampling.hires.upscaling import UPSCALERS, Upscale
+from sfumato.sampling.plan import Effect
+from sfumato.sampling.request import Request
+from sfumato.sampling.sampler_names import EARLIER, SamplerChoice
+
+_DRAWS_TWICE = "dpm_2_a"
+"""For each of its steps gen_img draws two noises, and uses the second."""
+
+
+def samplers_for(steps: StepConfig) -> Mapping[str, SamplerChoice]:
+    """Return the samplers as gen_img has them."""
+    twice = EARLIER[_DRAWS_TWICE]
+    found = {**EARLIER, _DRAWS_TWICE: replace(twice, sampler=_drawing_twice(twice.sampler))}
+    if steps.force_scheduler_zero_steps_offset:
+        found = {name: _without_offset(choice) for name, choice in found.items()}
+    return found
+
+
+def num_step_draws(request: Request) -> int:
+    """Return how many noises gen_img draws for an image's steps, whether its sampler needs them or not."""
+    return request.steps * (2 if request.sampler == _DRAWS_TWICE else 1)
+
+
+def upscalers_for(config: HighresFixConfig) -> Mapping[str, Upscale]:
+    """Return what enlarges first stages, with the module that the user names.
+
+    Raises:
+        UserError: the module cannot be imported, or makes no upscaler.
+    """
+    name = config.highres_fix_upscaler
+    if config.highres_fix_scale is None or not name:
+        return UPSCALERS
+    arguments = _arguments(config.highres_fix_upscaler_args or "")
+    return {**UPSCALERS, name: upscaler_from(name, arguments, "--highres_fix_upscaler")}
+
+
+def effects_of(run: Run) -> list[Effect]:
+    """Return the effects that act on all images of a run."""
+    config = run.get(StartNoiseConfig, StartNoiseConfig())
+    settings = StartNoise(
+        config.pyramid_noise_prob or 0.0,
+        _range(config.pyramid_noise_discount_range),
+        config.noise_offset_prob or 0.0,
+        _range(config.noise_offset_range),
+    )
+    return [] if settings == StartNoise() else [start_noise(settings)]
+
+
+def _drawing_twice(sampler: Sampler) -> Sampler:
+    """Draw one more noise before each of a sampler's own, which asks the model twice a step."""
+
+    def sample(
+        denoise: Denoise,
+        x: Tensor,
+        sigmas: Tensor,
+        rng: Rng = None,
+        on_step: OnStep | None = None,
+        revise: Revise | None = None,
+    ) -> Tensor:
+        calls = count()
+
+        def asked(x: Tensor, sigma: float) -> Tensor:
+            if next(calls) % 2 == 0 and isinstance(rng, list):
+                noise.draw_rows(x.shape[1:], rng)
+            return denoise(x, sigma)
+
+        return sampler(asked, x, sigmas, rng, on_step, revise)
+
+    return sample
+
+
+def _arguments(text: str) -> dict[str, str]:
+    pairs = [piece.partition("=") for piece in text.split(";") if piece.strip()]
+    if wrong := [name for name, sign, _ in pairs if not sign]:
+        raise UserError(f"--highres_fix_upscaler_args {wrong[0]}: write it as key=value")
+    return {name.strip(): value.strip() for name, _, value in pairs}
+
+
+def _without_offset(choice: SamplerChoice) -> SamplerChoice:
+    """Let timesteps be counted from 0, and an image be noised to the level of the first step."""
+    is_counted = choice.spacing is schedules.leading_timesteps
+    return replace(choice, entry=exact_start, spacing=_counted_from_0 if is_counted else choice.spacing)
+
+
+def _counted_from_0(num_steps: int) -> Tensor:
+    return schedules.leading_timesteps(num_steps) - 1
+
+
+def _range(given: tuple[float, ...] | None) -> tuple[float, float]:
+    return (given[0], given[1]) if given else (0.0, 0.0)
