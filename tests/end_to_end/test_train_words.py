@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from sfumato.cli.main import main, script
+from sfumato.models.families.sd.family import SdFamily
 from tests import tiny
 from tests.runs import Runs, differing, others_slow, refusal
 
@@ -21,6 +24,7 @@ SHORT = """
 --resolution 64 --caption_extension .txt --max_data_loader_n_workers 0 --max_train_steps 2 --seed 5
 --learning_rate 1e-2 --save_model_as safetensors --cache_latents --token_string zxqk
 """
+XTI = "train_textual_inversion_XTI"
 SD, SDXL = "train_textual_inversion", "sdxl_train_textual_inversion"
 TWO = ("--num_vectors_per_token", "2", "--init_word", "cat")
 IMAGE = shlex.split("--width 64 --height 64 --steps 3 --seed 5 --dtype fp32 --sampler ddim --cfg_scale 5")
@@ -97,7 +101,8 @@ def test_a_word_goes_on_from_a_file_and_is_saved_in_any_format(runs: dict[str, R
 def test_diffusers_makes_the_image_that_we_make(
     name: str, runs: dict[str, Runs], models: dict[str, tiny.TinyCheckpoint], tmp_path: Path
 ) -> None:
-    from diffusers import DDIMScheduler, DiffusionPipeline
+    from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+    from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 
     runs[name].plain(*TWO)
     file, model = tmp_path / "zxqk.safetensors", models[name]
@@ -134,6 +139,70 @@ def test_diffusers_makes_the_image_that_we_make(
     assert np.abs(ours - theirs).max() < 0.51 / 255 + 1e-3
 
 
+def test_a_word_of_each_layer_is_learned_and_read(
+    models: dict[str, tiny.TinyCheckpoint], images: Path, tmp_path: Path
+) -> None:
+    model = models[SD].arguments
+    given = [*model, "--train_data_dir", str(images), *shlex.split(SHORT), *TWO, "--gradient_checkpointing"]
+    run = [*given, "--output_dir", str(tmp_path), "--output_name"]
+    assert script(XTI, [*run, "zxqk"]) == 0
+    saved = load_file(tmp_path / "zxqk.safetensors")
+    assert [*saved] == sorted(SdFamily.text_layers)
+    assert {tuple(vectors.shape) for vectors in saved.values()} == {(2, 64)}
+    assert len({float(vectors.sum()) for vectors in saved.values()}) == len(saved)
+    nothing = ["--learning_rate", "1e-30", "--weights", str(tmp_path / "zxqk.safetensors")]
+    assert script(XTI, [*run, "again", *nothing]) == 0
+    assert differing(saved, load_file(tmp_path / "again.safetensors")) == []
+    alike, own = tmp_path / "same" / "zxqk.safetensors", tmp_path / "zxqk.safetensors"
+    (tmp_path / "same").mkdir()
+    (tmp_path / "plain").mkdir()
+    save_file({layer: saved["MID"].clone() for layer in SdFamily.text_layers}, alike)
+    save_file({"emb_params": saved["MID"].clone()}, plain := tmp_path / "plain" / "zxqk.safetensors")
+    shown = []
+    for number, file in enumerate((own, alike, plain)):
+        out = tmp_path / f"images{number}"
+        where = ["--embeddings", str(file), "--prompt", "a zxqk cat", "--output_dir", str(out)]
+        assert main(["generate", "sd", *model, *IMAGE, *where]) == 0
+        with Image.open(next(out.glob("*.png"))) as image:
+            shown.append(np.asarray(image).astype(int))
+    assert np.abs(shown[1] - shown[2]).max() <= 1
+    assert np.abs(shown[0] - shown[2]).max() > 1
+
+
+FLOWS = {"flux": ["clip_l"], "sd3": ["clip_g", "clip_l"]}
+
+
+@pytest.mark.parametrize("family", others_slow(FLOWS, ["flux"]))
+def test_clip_learns_a_word_beside_a_t5_that_is_cached(family: str, images: Path, tmp_path: Path) -> None:
+    model = tiny.flux(tmp_path / "m", hidden=32, heads=1) if family == "flux" else tiny.sd3(tmp_path / "m")
+    given = [
+        *model.arguments,
+        "--train_data_dir",
+        str(images),
+        *shlex.split(SHORT),
+        *TWO,
+        "--output_name",
+        "zxqk",
+    ]
+    text = ["--cache_text_encoder_outputs", "--t5xxl_max_token_length", "64", "--output_dir", str(tmp_path)]
+    assert main(["train", family, "embedding", *given, *text]) == 0
+    saved = load_file(tmp_path / "zxqk.safetensors")
+    assert sorted(saved) == FLOWS[family]
+    assert all(not torch.equal(vectors[0], vectors[1]) for vectors in saved.values())
+
+
+@pytest.mark.slow
+def test_two_processes_learn_what_one_learns_with_twice_the_accumulation(
+    runs: dict[str, Runs], images: Path
+) -> None:
+    run, drop_in = runs[SD], Path(__file__).parents[2] / "sd-scripts" / f"{SD}.py"
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    subprocess.run([*launcher, str(drop_in), *run.arguments("two", *TWO)], check=True)
+    one = run("one", *TWO, "--gradient_accumulation_steps", "2")
+    two = load_file(run.outs / "two" / "model.safetensors")
+    torch.testing.assert_close(two, one, rtol=0, atol=1e-6)
+
+
 BAD = {
     ("--token_string", "ca"): "'ca' is in the vocabulary already; choose another word",
     ("--token_string", ""): "--token_string is missing",
@@ -143,7 +212,7 @@ BAD = {
     ("--weights", "{wide}"): "vectors of 5 numbers; text_encoder of this model takes 64",
     ("--weights", "{lora}"): "an embedding for this model holds emb_params",
     ("--weights", "{nan}"): "holds values that are no numbers",
-    ("--init_word", "cat dog", "--strict"): "is 2 tokens for 1 vectors: the others are left out",
+    ("--init_word", "cat dog", "--strict"): "is 2 tokens for 1 vector: the others have no effect",
     ("--init_word", " ", "--strict"): "which is no word",
     ("--token_string", "zxqk2", "--strict"): "no caption holds 'zxqk2'",
     ("--learning_rte", "1"): "did you mean --learning_rate",

@@ -100,7 +100,7 @@ class Steps:
         }
         self.denoiser = _denoiser(case["model"], models[case["model"]]["unet"]["weight_std"])
         word = Word(case["token"], case["vectors"])
-        self.vectors: dict[str, nn.Parameter] = {}
+        self.vectors: dict[str, Tensor] = {}
         for place, (part, encoder) in enumerate(self.encoders.items()):
             known = tokenizers["!" if place else "end"]
             self.family.tokenizers[part] = taught = known.with_words([word])

@@ -30,6 +30,7 @@ SD3 = FLUX.replace("lora_flux", "lora_sd3")
 SGD = "--optimizer_type SGD --learning_rate 0.1"  # AdamW makes much of gradients that are nearly nothing
 UNET = f"--network_module networks.lora --network_dim 2 {SHORT} {SGD}"
 WHOLE = f"--save_model_as safetensors --max_grad_norm 0 {SHORT} {SGD} --learning_rate 0.001"
+WORD = f"--save_model_as safetensors --use_object_template --token_string zxqk {SHORT} {SGD} --init_word cat"
 FULL = f"--t5xxl_max_token_length 64 --max_grad_norm 0 {CACHED} {SHORT}"
 LIVE = "--gradient_accumulation_steps 2"
 BF16 = "--mixed_precision bf16 --full_bf16"
@@ -39,6 +40,8 @@ ADAFACTOR = (
 )
 OFFLOADED = "--gradient_checkpointing --cpu_offload_checkpointing"
 
+SD = ("train_network", "train_db", "fine_tune", "train_textual_inversion")
+SDXL = ("sdxl_train_network", "sdxl_train", "sdxl_train_textual_inversion")
 RUNS = {
     "flux, adapter, swapped": ("flux_train_network", f"{FLUX} {CACHED} --network_train_unet_only {SWAPPED}"),
     "sd, adapter, live": ("train_network", f"{UNET} {LIVE}"),
@@ -100,6 +103,8 @@ RUNS = {
         "sdxl_train",
         f"{WHOLE} {CACHED} --fused_optimizer_groups 5 --gradient_checkpointing",
     ),
+    "sd, word": ("train_textual_inversion", f"{WORD} {LIVE}"),
+    "sdxl, word, cached": ("sdxl_train_textual_inversion", f"{WORD} --cache_latents"),
     "flux, state saved": ("flux_train_network", f"{FLUX} {CACHED} --network_train_unet_only --save_state"),
 }
 QUICK = ("flux, adapter, swapped",)
@@ -167,8 +172,8 @@ def on_card(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Card]:
         "flux_train_network": flux,
         "flux_train": flux,
         **dict.fromkeys(("sd3_train_network", "sd3_train"), sd3),
-        **dict.fromkeys(("train_network", "train_db", "fine_tune"), tiny.sd(folder / "sd").arguments),
-        **dict.fromkeys(("sdxl_train_network", "sdxl_train"), tiny.sdxl(folder / "sdxl").arguments),
+        **dict.fromkeys(SD, tiny.sd(folder / "sd").arguments),
+        **dict.fromkeys(SDXL, tiny.sdxl(folder / "sdxl").arguments),
     }
     places = {name: [*model, "--train_data_dir", str(folder / "data")] for name, model in models.items()}
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), runs.begin) as process:

@@ -20,7 +20,7 @@ from sfumato.adapters.words.embedding_file import read_embedding
 from sfumato.adapters.words.extended_embedding import extend, table_of
 from sfumato.errors import UserError
 from sfumato.models.interface.family import Family
-from sfumato.models.interface.tokenizers import TakesWords, Word
+from sfumato.models.interface.tokenizers import ReadsInLayers, TakesWords, Word
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,8 @@ class LearnedWord:
     """A word with its vectors.
 
     Attributes:
-        vectors: (n, width) float32, by the text encoder's name; encoders without read it as any other text.
+        vectors: (n, width) float32, one for each of the word's tokens, by the text encoder's name; encoders
+            without any read it as any other text.
     """
 
     word: Word
@@ -71,7 +72,10 @@ class Vocabulary:
         if part not in self._vectors:
             return ""
         words = self._family.tokenizers[part].words
-        content = repr(sorted(words.items())).encode() + self._vectors[part].numpy().tobytes()
+        content = (
+            repr([(word.text, word.tokens) for word in words]).encode()
+            + self._vectors[part].numpy().tobytes()
+        )
         return hashlib.sha256(content).hexdigest()[:16]
 
 
@@ -81,11 +85,18 @@ def learned_word(path: Path, family: Family) -> LearnedWord:
     Raises:
         UserError: the file is missing or damaged, or the model cannot be given words.
     """
-    keys = word_keys(family)
-    found = read_embedding(path, list(keys.values()))
-    vectors = {part: found[key] for part, key in keys.items() if key in found}
-    count = len(next(iter(vectors.values())))
-    return LearnedWord(Word(path.stem, count, str(path), "rename the file"), vectors)
+    keys, layers = word_keys(family), text_layers(family)
+    found = read_embedding(path, list(keys.values()), layers)
+    vectors = {part: found.vectors[key] for part, key in keys.items() if key in found.vectors}
+    word = Word(
+        path.stem, found.num_vectors, layers if found.is_layered else (), str(path), "rename the file"
+    )
+    return LearnedWord(word, vectors)
+
+
+def text_layers(family: Family) -> tuple[str, ...]:
+    """Return the denoiser's layers that can be given texts of their own; none where there are no such."""
+    return family.text_layers if isinstance(family, ReadsInLayers) else ()
 
 
 def word_keys(family: Family) -> Mapping[str, str]:
@@ -106,11 +117,11 @@ def teach(family: Family, part: str, words: Iterable[Word]) -> int:
         UserError: a word is in the vocabulary already.
     """
     tokenizer = family.tokenizers[part]
-    unknown = [word for word in words if tokenizer.words.get(word.text) != word.tokens]
+    unknown = [word for word in words if word not in tokenizer.words]
     if unknown:
         family.tokenizers[part] = tokenizer.with_words(unknown)
     known = family.tokenizers[part]
-    return known.size - sum(map(len, known.words.values()))
+    return known.size - sum(len(word.tokens) for word in known.words)
 
 
 def require_width(family: Family, part: str, vectors: Tensor, origin: str) -> None:

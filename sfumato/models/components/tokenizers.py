@@ -10,7 +10,7 @@ import copy
 import re
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -55,12 +55,14 @@ class Tokenizer:
         vocabulary: the transformers tokenizer that does the work.
         mends_text: repair mangled Unicode first, as the original CLIP tokenizer does; without it, ids of
             such texts differ from those that CLIP was trained with.
-        words: new words, each with the tokens that stand for it in texts.
+        words: new words, in the order of their ids.
+        layer: of the denoiser, whose vectors of words are meant where layers have their own.
     """
 
     vocabulary: PreTrainedTokenizerBase
     mends_text: bool
-    words: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    words: tuple[Word, ...] = ()
+    layer: str = ""
 
     def with_words(self, words: Sequence[Word]) -> Tokenizer:
         """Return a tokenizer that knows new words, too; their ids follow each other behind all others.
@@ -74,8 +76,12 @@ class Tokenizer:
             if taken := next((token for token in word.tokens if token in known), None):
                 raise UserError(f"{word.origin}: {taken!r} is in the vocabulary already; {word.remedy}")
             vocabulary.add_tokens([_as_written(token) for token in word.tokens])
-        learned = {word.text: word.tokens for word in words}
-        return replace(self, vocabulary=vocabulary, words={**self.words, **learned})
+        return replace(self, vocabulary=vocabulary, words=(*self.words, *words))
+
+    def by_layer(self) -> list[Tokenizer]:
+        """Return a tokenizer for each of the denoiser's layers; none where all read alike."""
+        layers = () if self.layer else next((word.layers for word in self.words if word.layers), ())
+        return [replace(self, layer=layer) for layer in layers]
 
     @property
     def size(self) -> int:
@@ -180,7 +186,8 @@ class Tokenizer:
             import ftfy
 
             texts = [ftfy.fix_text(text) for text in texts]
-        return [_spelt_out(text, self.words) for text in texts]
+        tokens = {word.text: word.tokens_in(self.layer) for word in self.words}
+        return [_spelt_out(text, tokens) for text in texts]
 
 
 def _as_written(token: str) -> AddedToken:

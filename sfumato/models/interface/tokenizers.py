@@ -14,19 +14,32 @@ class Word:
     """A new word: what people write, and how many vectors a text encoder has for it.
 
     Attributes:
+        layers: of the denoiser, each of which has its own vectors for the word; empty where all read alike.
         origin: the option or file that names it, with its value, for messages.
         remedy: what to do if it is no new word.
     """
 
     text: str
     num_vectors: int = 1
+    layers: tuple[str, ...] = ()
     origin: str = "the word"
     remedy: str = "choose another word"
 
     @property
     def tokens(self) -> tuple[str, ...]:
-        """The tokens that stand for the word, one for each vector: itself, and itself with a number."""
-        return (self.text, *(f"{self.text}{number}" for number in range(1, self.num_vectors)))
+        """All tokens that stand for the word, one for each vector: of one layer after the other."""
+        return tuple(token for layer in self.layers or ("",) for token in self.tokens_in(layer))
+
+    def tokens_in(self, layer: str) -> tuple[str, ...]:
+        """Return the tokens for what one layer reads: the word, and the word with a number.
+
+        Args:
+            layer: "" is any, of a word that all read alike, and the first otherwise.
+        """
+        numbered = (self.text, *(f"{self.text}{number}" for number in range(1, self.num_vectors)))
+        if not self.layers:
+            return numbered
+        return tuple(f"{token}_{layer or self.layers[0]}" for token in numbered)
 
 
 @runtime_checkable
@@ -35,6 +48,14 @@ class TakesWords(Protocol):
 
     word_keys: Mapping[str, str]
     """For each of these text encoders, what files of new words call its vectors."""
+
+
+@runtime_checkable
+class ReadsInLayers(Protocol):
+    """A family each of whose denoiser's attention layers can be given a text of its own."""
+
+    text_layers: tuple[str, ...]
+    """Names of these layers in execution order, as files of new words have them."""
 
 
 class Tokenizers(Generic[T]):

@@ -29,8 +29,8 @@ class Words:
     """A batch of prompts as one encoder takes it.
 
     Attributes:
-        ids: (B, windows, 77) int64.
-        weights: (B, windows, 77) float32, how much each position counts; None is 1.
+        ids: (B, windows, 77) int64; (B, L, windows, 77) where each of L layers of the denoiser reads its own.
+        weights: float32, shaped like `ids`, how much each position counts; None is 1.
     """
 
     ids: Tensor
@@ -59,10 +59,20 @@ def num_windows(max_token_length: int | None) -> int:
 
 def read(tokenizer: Tokenizer, captions: Sequence[str], windows: int, *, is_weighted: bool) -> Words:
     """Return captions as tokens; with `is_weighted`, brackets in them are emphasis instead of text."""
+    if by_layer := tokenizer.by_layer():
+        return stacked([read(layer, captions, windows, is_weighted=is_weighted) for layer in by_layer])
     if not is_weighted:
         return Words(tokenizer.windows(captions, windows))
     ids, weights = tokenizer.weighted_windows([emphasis.parse(caption) for caption in captions], windows)
     return Words(ids, weights)
+
+
+def stacked(layers: Sequence[Words]) -> Words:
+    """Return the tokens of one batch as each layer of the denoiser reads them."""
+    weights = [words.weights for words in layers if words.weights is not None]
+    return Words(
+        torch.stack([words.ids for words in layers], 1), torch.stack(weights, 1) if weights else None
+    )
 
 
 def encode(
@@ -77,8 +87,15 @@ def encode(
             positions.
 
     Returns:
-        (B, 75 n + 2, C), and the encoder's whole output for the (B * n, 77) windows.
+        (B, 75 n + 2, C), and the encoder's whole output for the (B * n, 77) windows. Of texts for L layers,
+        (B, L, 75 n + 2, C) and (B * L * n, 77).
     """
+    if words.ids.dim() == 4:
+        weights = None if words.weights is None else words.weights.flatten(0, 1)
+        one_by_one = Words(words.ids.flatten(0, 1), weights)
+        told: dict[str, Any] = {"layer": layer, "has_norm": has_norm, "keeps_frames": keeps_frames}
+        states, out = encode(encoder, one_by_one, **told)
+        return states.unflatten(0, words.ids.shape[:2]), out
     device = next(encoder.parameters()).device
     out = encoder(input_ids=words.ids.to(device).flatten(0, 1), output_hidden_states=True)
     states = out.hidden_states[-layer]

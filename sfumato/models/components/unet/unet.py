@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -189,20 +191,46 @@ def predict(
 
     Args:
         timesteps: (B,) in [0, 1000).
-        context: (B, T, W), the text.
+        context: (B, T, W), the text; or (B, L, T, W), for each of its `transformers` a text of its own.
         told: `text_embeds` (B, P) and `time_ids` (B, 6), for models that take them.
         control: as `Conditioning` has it.
     """
     dtype = compute_dtype(model, noisy.device)
-    output = model(
-        with_inpainting(noisy, control or {}).to(dtype),
-        timesteps,
-        encoder_hidden_states=context.to(dtype),
-        added_cond_kwargs=None if told is None else {name: t.to(dtype) for name, t in told.items()},
-        return_dict=False,
-        **residuals.arguments(control or {}, dtype),
-    )[0]
+    with _own_texts(model) if context.dim() == 4 else nullcontext():
+        output = model(
+            with_inpainting(noisy, control or {}).to(dtype),
+            timesteps,
+            encoder_hidden_states=context.to(dtype),
+            added_cond_kwargs=None if told is None else {name: t.to(dtype) for name, t in told.items()},
+            return_dict=False,
+            **residuals.arguments(control or {}, dtype),
+        )[0]
     return output.to(noisy.dtype)
+
+
+def transformers(model: nn.Module) -> list[nn.Module]:
+    """Return the groups of transformer blocks that attend to text, in execution order."""
+    unet = cast(Any, model)
+    levels = (*unet.down_blocks, unet.mid_block, *unet.up_blocks)
+    return [each for level in levels for each in getattr(level, "attentions", ())]
+
+
+@contextmanager
+def _own_texts(model: nn.Module) -> Iterator[None]:
+    """Let each of a model's `transformers` hear its own of the texts (B, L, T, W) that all are given."""
+
+    def choose(number: int, _: nn.Module, args: Any, told: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        return args, {**told, "encoder_hidden_states": told["encoder_hidden_states"][:, number]}
+
+    hooks = [
+        each.register_forward_pre_hook(partial(choose, number), with_kwargs=True)
+        for number, each in enumerate(transformers(model))
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def _interleaved(level: Any) -> Iterator[nn.Module]:

@@ -10,6 +10,7 @@ from sfumato.config.rules.effects import (
     NOT_WITH_FLOW,
     SAFETENSORS_ANYWAY,
     STAYS_IN_FILES,
+    WORDS_ABSENT,
 )
 from sfumato.config.run.model.flow import FlowConfig
 from sfumato.config.run.model.hub_access import HubAccessConfig
@@ -17,6 +18,7 @@ from sfumato.config.run.model.network import NetworkConfig
 from sfumato.config.run.model.partial_use import PartialUseConfig
 from sfumato.config.run.model.whole_model import WholeModelConfig
 from sfumato.config.run.output.saving import FOLDER_FORMATS
+from sfumato.config.run.training.words import WordsConfig
 from sfumato.config.scripts.generation import COMPOSITION, GENERATION, UNET_ONLY
 from sfumato.config.scripts.script import Script, names
 from sfumato.config.scripts.sections import DATA, OUTPUT, TRAINING
@@ -73,6 +75,20 @@ ROWS: tuple[Script, ...] = (
             "mem_eff_save": "files are always written one tensor at a time",
             **SAFETENSORS_ANYWAY,
         },
+    ),
+    Script(
+        name="train flux embedding",
+        summary="Learn a new word for the CLIP encoder of FLUX.1.",
+        family="flux",
+        command="train",
+        method="embedding",
+        trainable="words.embedding",
+        is_drop_in=False,
+        sections=(*DATA, *TRAINING, FlowConfig, WordsConfig, FluxOptions, *OUTPUT),
+        absent=WORDS_ABSENT,
+        unsupported=_UNSUPPORTED,
+        impossible=_IMPOSSIBLE,
+        without_effect={**_WITHOUT_EFFECT, "no_half_vae": "this autoencoder does not overflow"},
     ),
     Script(
         name="flux_minimal_inference",

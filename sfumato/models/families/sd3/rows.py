@@ -8,12 +8,14 @@ from sfumato.config.rules.effects import (
     NOT_BUILT_FOR_TRAINING,
     NOT_WITH_FLOW,
     SAFETENSORS_ANYWAY,
+    WORDS_ABSENT,
 )
 from sfumato.config.run.model.network import NetworkConfig
 from sfumato.config.run.model.partial_use import PartialUseConfig
 from sfumato.config.run.model.whole_model import WholeModelConfig
 from sfumato.config.run.output.saving import FOLDER_FORMATS
 from sfumato.config.run.training.trained_parts import NEEDS_TRAINED_ENCODERS, TrainedPartsConfig
+from sfumato.config.run.training.words import WordsConfig
 from sfumato.config.scripts.generation import COMPOSITION, GENERATION, UNET_ONLY
 from sfumato.config.scripts.script import Script, names
 from sfumato.config.scripts.sections import DATA, OUTPUT, TRAINING
@@ -90,6 +92,21 @@ ROWS: tuple[Script, ...] = (
         impossible=_IMPOSSIBLE,
         without_effect={**_WITHOUT_EFFECT, **SAFETENSORS_ANYWAY},
         rules=(*NOISE_RULES, NEEDS_TRAINED_ENCODERS, *ENCODER_RULES),
+    ),
+    Script(
+        name="train sd3 embedding",
+        summary="Learn a new word for the CLIP encoders of Stable Diffusion 3 and 3.5.",
+        family="sd3",
+        command="train",
+        method="embedding",
+        trainable="words.embedding",
+        is_drop_in=False,
+        sections=(*DATA, *TRAINING, Sd3NoiseOptions, WordsConfig, Sd3Options, *OUTPUT),
+        absent=WORDS_ABSENT | names("save_clip save_t5xxl"),
+        unsupported=NOT_BUILT_FOR_TRAINING,
+        impossible=_IMPOSSIBLE,
+        without_effect=_WITHOUT_EFFECT,
+        rules=NOISE_RULES,
     ),
     Script(
         name="sd3_minimal_inference",

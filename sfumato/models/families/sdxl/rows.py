@@ -74,6 +74,7 @@ ROWS: tuple[Script, ...] = (
         sections=(*DATA, *TRAINING, WordsConfig, *OUTPUT),
         absent=WORDS_ABSENT | names("text_encoder_batch_size"),
         overrides={"save_model_as": "pt"},
+        command_overrides={"save_model_as": "safetensors"},
         unsupported=NOT_BUILT_FOR_TRAINING,
         without_effect={**ALWAYS_OURS, **_ONE_KIND},
     ),

@@ -119,4 +119,5 @@ class EmbeddingTraining:
         """Write the word's vectors."""
         run, family = self.method.run, self.method.family
         described = {**metadata, **files.description(run, family, "textual-inversion")}
-        write_embedding(path, self.vectors, described, files.holding_dtype(run, self.tensors()))
+        saved = self.method.new.as_saved(self.vectors)
+        write_embedding(path, saved, described, files.holding_dtype(run, self.tensors()))

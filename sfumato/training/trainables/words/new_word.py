@@ -16,6 +16,7 @@ from sfumato.config.run.run import Run
 from sfumato.config.run.training.words import WordsConfig
 from sfumato.data.batches.dataset import TrainingSet
 from sfumato.errors import UserError
+from sfumato.log import counted
 from sfumato.models.interface.family import Family
 from sfumato.models.interface.parts import Parts
 from sfumato.models.interface.tokenizers import Word
@@ -56,16 +57,16 @@ class NewWord:
             if self.start is not None and not self._start_ids(part):
                 raise UserError(f"--init_word is {self.start!r}, which is no word; give one, or leave it out")
             encoder = self.family.load(part, torch.bfloat16, torch.device("meta"))
-            shapes[key] = (self.word.num_vectors, table_of(encoder).weight.shape[1])
+            shapes[key] = (len(self.word.tokens), table_of(encoder).weight.shape[1])
         return shapes
 
     def without_effect(self) -> Iterator[str]:
-        """Yield a line where the known words to start from are more or fewer than the vectors."""
+        """Yield a line where there are more known words to start from than vectors."""
         for part in self.keys if self.start is not None and self.weights is None else ():
             found, count = len(self._start_ids(part)), self.word.num_vectors
-            if found != count:
-                what = "the others are left out" if found > count else "vectors start from them in turn"
-                yield f"--init_word {self.start!r} is {found} tokens for {count} vectors: {what}"
+            if found > count:
+                vectors = counted(count, "vector")
+                yield f"--init_word {self.start!r} is {found} tokens for {vectors}: the others have no effect"
                 return
 
     def learn(self, parts: Parts, precision: Precision) -> dict[str, nn.Parameter]:
@@ -79,13 +80,20 @@ class NewWord:
             vectors[key] = extend(encoder, self._first(part), start).vectors.requires_grad_(True)
         return vectors
 
+    def as_saved(self, vectors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return vectors, by their keys, as files hold them: those of layers apart."""
+        if not self.word.layers:
+            return dict(vectors)
+        [joined] = vectors.values()
+        return dict(zip(self.word.layers, joined.split(self.word.num_vectors), strict=True))
+
     def _initial(self, part: str, table: Tensor) -> Tensor:
         """Return (n, width): vectors of known words in turn, or small random numbers."""
-        count = self.word.num_vectors
         if self.start is None:
-            return torch.randn(count, table.shape[1]) * _SPREAD
-        ids = self._start_ids(part)
-        return table[[ids[number % len(ids)] for number in range(count)]].float()
+            return torch.randn(len(self.word.tokens), table.shape[1]) * _SPREAD
+        ids, count = self._start_ids(part), self.word.num_vectors
+        in_turn = [ids[number % len(ids)] for number in range(count)]
+        return table[in_turn * (len(self.word.tokens) // count)].float()
 
     def _start_ids(self, part: str) -> list[int]:
         [ids] = self.family.tokenizers[part].ids([self.start or ""])
@@ -95,21 +103,28 @@ class NewWord:
         """Return the vectors to go on from, by key."""
         if self.weights is None:
             return {}
-        found, count = read_embedding(self.weights, list(self.keys.values())), self.word.num_vectors
-        num_found = len(next(iter(found.values())))
-        if num_found != count:
+        found, count = (
+            read_embedding(self.weights, [*self.keys.values()], self.word.layers),
+            self.word.num_vectors,
+        )
+        if self.word.layers and not found.is_layered:
+            raise UserError(f"--weights {self.weights} has no vectors for each layer; use another file")
+        if found.num_vectors != count:
             raise UserError(
-                f"--weights {self.weights} has {num_found} vectors and --num_vectors_per_token is {count}; "
-                "give the same number"
+                f"--weights {self.weights} has {found.num_vectors} vectors and --num_vectors_per_token is "
+                f"{count}; give the same number"
             )
-        return found
+        return found.vectors
 
     def _first(self, part: str) -> int:
         return teach(self.family, part, [self.word])
 
 
-def new_word(run: Run, family: Family) -> NewWord:
+def new_word(run: Run, family: Family, layers: tuple[str, ...] = ()) -> NewWord:
     """Return the word that a run's options ask for.
+
+    Args:
+        layers: of the denoiser that each have vectors of their own, if they do.
 
     Raises:
         UserError: there is none, or the model cannot be given words.
@@ -118,7 +133,7 @@ def new_word(run: Run, family: Family) -> NewWord:
     if not config.token_string:
         raise UserError("--token_string is missing; give the new word, as it stands in the captions")
     origin = f"--token_string {config.token_string}"
-    word = Word(config.token_string, config.num_vectors_per_token, origin)
+    word = Word(config.token_string, config.num_vectors_per_token, layers, origin)
     weights = Path(config.weights) if config.weights else None
     return NewWord(family, word, word_keys(family), config.init_word or None, weights)
 
