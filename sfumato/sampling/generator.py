@@ -74,7 +74,8 @@ class Generator:
         family.check(parts)
         self.adapters = Attachments(family, adapters, dtype=dtype, is_merged=is_merged)
         self.adapters.check()
-        vocabulary = Vocabulary(family, [learned_word(path, family) for path in embeddings])
+        learned = [learned_word(path, family) for path in embeddings]
+        vocabulary = Vocabulary(family, [*learned, *self.adapters.words])
         vocabulary.check()
         self.pipeline = Pipeline(
             family,

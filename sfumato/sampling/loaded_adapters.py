@@ -13,10 +13,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from sfumato.adapters.files.adapter_file import read_adapter
+from sfumato.adapters.files.dialects.reading import read_content
 from sfumato.adapters.network.loading import is_known, layers_from
 from sfumato.adapters.network.network import AdapterNetwork
 from sfumato.adapters.network.placement import owners_of, require_placed
+from sfumato.adapters.words.bundle import bundled_words
+from sfumato.adapters.words.vocabulary import LearnedWord
 from sfumato.diffusion.samplers import Denoise
 from sfumato.errors import UserError
 from sfumato.models.interface.family import DENOISER, Family
@@ -105,6 +107,9 @@ class Attachments:
         is_merged: whether the change is written into the weights (quicker steps, strengths stay as they are).
         is_reversible: with `is_merged`, keep the weights in RAM, and merge anew where strengths change.
 
+    Attributes:
+        words: new words that came with the files.
+
     Raises:
         UserError: a file is broken or holds no adapter of a kind that is known.
     """
@@ -122,9 +127,16 @@ class Attachments:
         self._dtype = dtype
         self._is_merged = is_merged
         self._originals: dict[nn.Parameter, Tensor] | None = {} if is_merged and is_reversible else None
-        self._adapters = [_Adapter(file, read_adapter(file.path)) for file in files]
+        self.words: list[LearnedWord] = []
+        self._adapters = [_Adapter(file, self._read(file.path)) for file in files]
         if is_merged and any(file.span != ALL_STEPS for file in files):
             raise UserError("merged adapters act in all steps; leave out --merge_lora_weights or steps=")
+
+    def _read(self, path: Path) -> dict[str, dict[str, Tensor]]:
+        """Return the layers of a file, and remember the words that came with it."""
+        content = read_content(path)
+        self.words += bundled_words(path, content.embeddings, self._family)
+        return content.layers
 
     def check(self) -> None:
         """Raise UserError unless the files fit the model, of which no weight is loaded for it."""

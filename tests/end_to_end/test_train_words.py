@@ -158,13 +158,10 @@ def test_a_word_of_each_layer_is_learned_and_read(
     (tmp_path / "plain").mkdir()
     save_file({layer: saved["MID"].clone() for layer in SdFamily.text_layers}, alike)
     save_file({"emb_params": saved["MID"].clone()}, plain := tmp_path / "plain" / "zxqk.safetensors")
-    shown = []
-    for number, file in enumerate((own, alike, plain)):
-        out = tmp_path / f"images{number}"
-        where = ["--embeddings", str(file), "--prompt", "a zxqk cat", "--output_dir", str(out)]
-        assert main(["generate", "sd", *model, *IMAGE, *where]) == 0
-        with Image.open(next(out.glob("*.png"))) as image:
-            shown.append(np.asarray(image).astype(int))
+    shown = [
+        shown_by("sd", model, tmp_path / f"images{number}", ["--embeddings", str(file)])
+        for number, file in enumerate((own, alike, plain))
+    ]
     assert np.abs(shown[1] - shown[2]).max() <= 1
     assert np.abs(shown[0] - shown[2]).max() > 1
 
@@ -201,6 +198,45 @@ def test_two_processes_learn_what_one_learns_with_twice_the_accumulation(
     one = run("one", *TWO, "--gradient_accumulation_steps", "2")
     two = load_file(run.outs / "two" / "model.safetensors")
     torch.testing.assert_close(two, one, rtol=0, atol=1e-6)
+
+
+def test_a_lora_and_a_word_are_learned_together(
+    models: dict[str, tiny.TinyCheckpoint], images: Path, tmp_path: Path
+) -> None:
+    model, rate = models[SD].arguments, ("--train_words_lr", "1e-3")
+    short = shlex.split(SHORT.replace("--token_string", "--train_words"))
+    own = "--network_module networks.lora --network_dim 2 --network_train_unet_only --train_words_vectors 2"
+    options = [*short, *own.split(), "--train_words_init", "cat", *rate]
+    run = Runs("train_network", [*model, "--train_data_dir", str(images)], options, tmp_path)
+    three = ("--max_train_steps", "3")
+    whole, place = run("whole", *three), Path("model-words", "zxqk.safetensors")
+    word = load_file(tmp_path / "whole" / place)
+    assert word["emb_params"].shape == (2, 64)
+    assert not torch.equal(*word["emb_params"])
+    run("first", "--save_state")
+    assert differing(whole, run("second", *three, "--resume", str(tmp_path / "first" / "model-state"))) == []
+    assert differing(word, load_file(tmp_path / "second" / place)) == []
+    bundled = run("bundled", *three, "--bundle_words")
+    assert torch.equal(bundled.pop("bundle_emb.zxqk.string_to_param.*"), word["emb_params"])
+    assert differing(bundled, whole) == []
+    lora = {
+        name: ["--lora_weights", str(tmp_path / name / "model.safetensors")] for name in ("bundled", "whole")
+    }
+    shown = [
+        shown_by("sd", model, tmp_path / "one", lora["bundled"]),
+        shown_by(
+            "sd", model, tmp_path / "two", [*lora["whole"], "--embeddings", str(tmp_path / "whole" / place)]
+        ),
+    ]
+    assert np.array_equal(*shown)
+
+
+def shown_by(family: str, model: list[str], out: Path, options: list[str]) -> np.ndarray:
+    """Return the image of a prompt with the word."""
+    where = ["--prompt", "a zxqk cat", "--output_dir", str(out)]
+    assert main(["generate", family, *model, *IMAGE, *where, *options]) == 0
+    with Image.open(next(out.glob("*.png"))) as image:
+        return np.asarray(image).astype(int)
 
 
 BAD = {

@@ -59,6 +59,7 @@ OF_SECTIONS: Mapping[type, tuple[Rule, ...]] = {
     speed.SpeedConfig: speed.RULES,
     start_images.StartImageConfig: start_images.RULES,
     steps.StartNoiseConfig: steps.RULES,
+    words.JoinedWordConfig: words.JOINED_RULES,
     preparation.GatheringConfig: preparation.GATHERING,
     preparation.BucketingConfig: preparation.BUCKETING,
     conversion.ConversionConfig: conversion.RULES,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,7 +27,6 @@ from sfumato.config.run.training.loss import LossConfig
 from sfumato.config.run.training.noise import NoiseConfig
 from sfumato.config.run.training.optimizer import OptimizerConfig
 from sfumato.config.run.training.schedule import ScheduleConfig
-from sfumato.config.run.training.words import WordsConfig
 from sfumato.data.batches import dataset, regularisation
 from sfumato.data.batches.dataset import TrainingSet
 from sfumato.data.batches.loader import TrainingData
@@ -136,7 +135,8 @@ def prepare(run: Run, processes: Processes) -> TrainingSession:
     swap = _swap(run, family, processes)
     previews = preview.plan(run[PreviewConfig], run[NoiseConfig], family)
     training_set = _training_set(run, family, seed)
-    complain(run, list(_unheard_words(run, training_set)))
+    if isinstance(training_set, TrainingSet):
+        complain(run, list(unheard(run, training_set)))
     plan = plan_for(run[LengthConfig], training_set.num_batches, processes.world)
     training_set.max_steps = plan.num_steps
     rate = run[OptimizerConfig].learning_rate
@@ -252,12 +252,6 @@ def _training_set(run: Run, family: Family, seed: int) -> TrainingData:
 def _tell_resolutions(family: Family, resolutions: Sequence[tuple[int, int]]) -> None:
     if isinstance(family, TakesResolutions):
         family.take_resolutions(resolutions)
-
-
-def _unheard_words(run: Run, data: TrainingData) -> Iterator[str]:
-    """Yield a line if the new word that a run learns is in no caption."""
-    if WordsConfig in run and isinstance(data, TrainingSet):
-        yield from unheard(run[WordsConfig].token_string or "", data)
 
 
 def _user_set(run: Run, family: Family, multiple: int, seed: int) -> TrainingData:

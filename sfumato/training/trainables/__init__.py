@@ -14,6 +14,7 @@ from torch import Tensor
 from sfumato.adapters.network.network import Network
 from sfumato.adapters.network.rates import ParameterGroup
 from sfumato.config.run.run import Run
+from sfumato.config.run.training.words import JoinedWordConfig
 from sfumato.data.batches.collate import Batch
 from sfumato.models.interface.family import Family
 from sfumato.models.interface.parts import PartChange, Parts
@@ -119,5 +120,7 @@ class TrainingMethod(Protocol):
 
 
 def method_for(run: Run, family: Family) -> TrainingMethod:
-    """Return the run's way of training."""
-    return importlib.import_module(f"{__name__}.{run.method}").create(run, family)
+    """Return the run's way of training, to which a word may be joined."""
+    is_joined = bool(run.get(JoinedWordConfig, JoinedWordConfig()).train_words)
+    module = "words.joined" if is_joined else run.method
+    return importlib.import_module(f"{__name__}.{module}").create(run, family)

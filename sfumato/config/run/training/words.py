@@ -32,6 +32,34 @@ class WordsConfig:
         at_least(self, 1, "num_vectors_per_token")
 
 
+@dataclass(frozen=True)
+class JoinedWordConfig:
+    """A new word beside the adapter."""
+
+    train_words: str | None = None
+    """New word that is learned along with the adapter, as it stands in captions and prompts."""
+
+    train_words_vectors: int = 1
+    """Vectors of that word."""
+
+    train_words_init: str | None = None
+    """Known words whose vectors it starts from, in turn; small random numbers otherwise."""
+
+    train_words_lr: float | None = None
+    """Learning rate of the word; `learning_rate` when not given."""
+
+    bundle_words: bool = False
+    """Put the word into the adapter's file (as `bundle_emb`) instead of a file of its own."""
+
+    def __post_init__(self) -> None:
+        at_least(self, 1, "train_words_vectors")
+
+
+JOINED_RULES = (
+    idle(["train_words_vectors", "train_words_init", "train_words_lr", "bundle_words"], given("train_words")),
+)
+"""What these options mean to others."""
+
 RULES = (
     idle(["use_style_template"], among=(given("use_object_template"),)),
     idle(["init_word"], among=(given("weights"),)),

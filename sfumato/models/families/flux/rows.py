@@ -18,7 +18,7 @@ from sfumato.config.run.model.network import NetworkConfig
 from sfumato.config.run.model.partial_use import PartialUseConfig
 from sfumato.config.run.model.whole_model import WholeModelConfig
 from sfumato.config.run.output.saving import FOLDER_FORMATS
-from sfumato.config.run.training.words import WordsConfig
+from sfumato.config.run.training.words import JoinedWordConfig, WordsConfig
 from sfumato.config.scripts.generation import COMPOSITION, GENERATION, UNET_ONLY
 from sfumato.config.scripts.script import Script, names
 from sfumato.config.scripts.sections import DATA, OUTPUT, TRAINING
@@ -51,7 +51,10 @@ ROWS: tuple[Script, ...] = (
         command="train",
         method="lora",
         trainable="adapter",
-        sections=(*DATA, *TRAINING, FlowConfig, NetworkConfig, PartialUseConfig, FluxOptions, *OUTPUT),
+        sections=(
+            *(*DATA, *TRAINING, FlowConfig, NetworkConfig, JoinedWordConfig, PartialUseConfig),
+            *(FluxOptions, *OUTPUT),
+        ),
         command_overrides={"network_module": "networks.lora_flux"},
         unsupported=_UNSUPPORTED,
         impossible=_IMPOSSIBLE,

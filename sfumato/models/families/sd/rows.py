@@ -16,7 +16,7 @@ from sfumato.config.run.model.partial_use import PartialUseConfig
 from sfumato.config.run.model.whole_model import WholeModelConfig
 from sfumato.config.run.output.saving import FOLDER_FORMATS
 from sfumato.config.run.training.trained_parts import NEEDS_TRAINED_ENCODERS, TrainedPartsConfig
-from sfumato.config.run.training.words import WordsConfig
+from sfumato.config.run.training.words import JoinedWordConfig, WordsConfig
 from sfumato.config.scripts.generation import GENERATION
 from sfumato.config.scripts.script import Script, names
 from sfumato.config.scripts.sections import DATA, OUTPUT, TRAINING
@@ -46,7 +46,7 @@ ROWS: tuple[Script, ...] = (
         command="train",
         method="lora",
         trainable="adapter",
-        sections=(*DATA, *TRAINING, NetworkConfig, PartialUseConfig, *OUTPUT),
+        sections=(*DATA, *TRAINING, NetworkConfig, JoinedWordConfig, PartialUseConfig, *OUTPUT),
         absent=_NO_TEXT_CACHE | names("split_mode"),
         command_overrides={"network_module": "networks.lora"},
         unsupported=NOT_BUILT_FOR_TRAINING,

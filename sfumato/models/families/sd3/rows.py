@@ -15,7 +15,7 @@ from sfumato.config.run.model.partial_use import PartialUseConfig
 from sfumato.config.run.model.whole_model import WholeModelConfig
 from sfumato.config.run.output.saving import FOLDER_FORMATS
 from sfumato.config.run.training.trained_parts import NEEDS_TRAINED_ENCODERS, TrainedPartsConfig
-from sfumato.config.run.training.words import WordsConfig
+from sfumato.config.run.training.words import JoinedWordConfig, WordsConfig
 from sfumato.config.scripts.generation import COMPOSITION, GENERATION, UNET_ONLY
 from sfumato.config.scripts.script import Script, names
 from sfumato.config.scripts.sections import DATA, OUTPUT, TRAINING
@@ -48,8 +48,8 @@ ROWS: tuple[Script, ...] = (
         method="lora",
         trainable="adapter",
         sections=(
-            *(*DATA, *TRAINING, Sd3NoiseOptions, NetworkConfig, PartialUseConfig, Sd3Options),
-            *OUTPUT,
+            *(*DATA, *TRAINING, Sd3NoiseOptions, NetworkConfig, JoinedWordConfig, PartialUseConfig),
+            *(Sd3Options, *OUTPUT),
         ),
         absent=names("split_mode"),
         command_overrides={"network_module": "networks.lora_sd3"},

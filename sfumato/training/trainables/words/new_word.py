@@ -13,7 +13,7 @@ from sfumato.adapters.words.embedding_file import read_embedding
 from sfumato.adapters.words.extended_embedding import extend, table_of
 from sfumato.adapters.words.vocabulary import require_width, teach, word_keys
 from sfumato.config.run.run import Run
-from sfumato.config.run.training.words import WordsConfig
+from sfumato.config.run.training.words import JoinedWordConfig, WordsConfig
 from sfumato.data.batches.dataset import TrainingSet
 from sfumato.errors import UserError
 from sfumato.log import counted
@@ -60,13 +60,13 @@ class NewWord:
             shapes[key] = (len(self.word.tokens), table_of(encoder).weight.shape[1])
         return shapes
 
-    def without_effect(self) -> Iterator[str]:
-        """Yield a line where there are more known words to start from than vectors."""
+    def without_effect(self, option: str = "init_word") -> Iterator[str]:
+        """Yield a line where there are more known words to start from, as `option` says, than vectors."""
         for part in self.keys if self.start is not None and self.weights is None else ():
             found, count = len(self._start_ids(part)), self.word.num_vectors
             if found > count:
                 vectors = counted(count, "vector")
-                yield f"--init_word {self.start!r} is {found} tokens for {vectors}: the others have no effect"
+                yield f"--{option} {self.start!r} is {found} tokens for {vectors}: the others have no effect"
                 return
 
     def learn(self, parts: Parts, precision: Precision) -> dict[str, nn.Parameter]:
@@ -138,8 +138,20 @@ def new_word(run: Run, family: Family, layers: tuple[str, ...] = ()) -> NewWord:
     return NewWord(family, word, word_keys(family), config.init_word or None, weights)
 
 
-def unheard(word: str, images: TrainingSet) -> Iterator[str]:
-    """Yield a line if no caption has the word, nor any sentence that stands in for captions."""
+def joined_word(run: Run, family: Family) -> NewWord:
+    """Return the word that a run learns along with an adapter; a UserError if the model takes none."""
+    config = run[JoinedWordConfig]
+    text, count = config.train_words or "", config.train_words_vectors
+    word = Word(text, count, origin=f"--train_words {text}")
+    return NewWord(family, word, word_keys(family), config.train_words_init or None)
+
+
+def unheard(run: Run, images: TrainingSet) -> Iterator[str]:
+    """Yield a line if a word is learned that is in no caption, nor in a sentence in its place."""
+    alone, joined = run.get(WordsConfig, WordsConfig()), run.get(JoinedWordConfig, JoinedWordConfig())
+    word = alone.token_string or joined.train_words
+    if not word:
+        return
     for image_set in images.sets:
         if any(subset.captions.templates for subset in image_set.plan.subsets):
             return
