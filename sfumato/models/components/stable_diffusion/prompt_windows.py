@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 
 from sfumato.models.components import emphasis
-from sfumato.models.components.stable_diffusion.clip import WINDOW, Words
+from sfumato.models.components.stable_diffusion.clip import WINDOW, Words, stacked
 from sfumato.models.components.tokenizers import Tokenizer
 
 logger = logging.getLogger(__name__)
@@ -28,6 +28,8 @@ def read_prompts(tokenizer: Tokenizer, prompts: Sequence[str], most_windows: int
         prompts: with `(word:1.3)` and `[word]` as emphasis; what does not fit into the windows is cut off.
         most_windows: `--max_embeddings_multiples`.
     """
+    if by_layer := tokenizer.by_layer():
+        return stacked([read_prompts(layer, prompts, most_windows) for layer in by_layer])
     contents = [_content(tokenizer, prompt) for prompt in prompts]
     longest = max(len(content.ids) for content in contents)
     num = min(max(-(-longest // WINDOW), 1), most_windows)

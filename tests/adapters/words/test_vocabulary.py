@@ -1,0 +1,50 @@
+"""A model knows words in its tokenizers and encoders, and caches tell encoders with them from others."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from sfumato.adapters.words.extended_embedding import ExtendedEmbedding, table_of
+from sfumato.adapters.words.vocabulary import LearnedWord, Vocabulary
+from sfumato.errors import UserError
+from sfumato.models.families.sdxl.family import SdxlFamily
+from sfumato.models.families.sdxl.layout import TEXT_1, TEXT_2
+from sfumato.models.interface.tokenizers import Word
+from tests import tiny
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> tiny.TinyCheckpoint:
+    return tiny.sdxl(tmp_path_factory.mktemp("words"), depths=(0, 1, 1))
+
+
+def taught(model: tiny.TinyCheckpoint, *words: tuple[Word, Tensor]) -> tuple[SdxlFamily, Vocabulary]:
+    family = SdxlFamily(model.path, tokenizers=model.tokenizers)
+    return family, Vocabulary(family, [LearnedWord(word, {TEXT_1: vectors}) for word, vectors in words])
+
+
+def test_an_encoder_with_words_has_their_vectors_and_another_mark(model: tiny.TinyCheckpoint) -> None:
+    two, one = torch.randn(2, 64), torch.randn(1, 64)
+    family, vocabulary = taught(model, (Word("zxqk", 2), two), (Word("qqq"), one))
+    encoder = family.load(TEXT_1, torch.float32, CPU)
+    plain = table_of(encoder).weight
+    vocabulary(TEXT_1, encoder, CPU)
+    table, tokenizer = table_of(encoder), family.tokenizers[TEXT_1]
+    assert isinstance(table, ExtendedEmbedding)
+    [ids] = tokenizer.ids(["cat zxqk qqq"])
+    assert torch.equal(table(torch.tensor(ids)), torch.cat([plain[ids[:1]], two, one]))
+    marks = [vocabulary.mark(TEXT_1), taught(model, (Word("zxqk", 2), two))[1].mark(TEXT_1)]
+    assert len({*marks, taught(model, (Word("other", 2), two))[1].mark(TEXT_1)}) == 3
+    assert taught(model, (Word("zxqk", 2), two))[1].mark(TEXT_1) == marks[1]
+    assert vocabulary.mark(TEXT_2) == ""
+    assert family.tokenizers[TEXT_2].words == ()
+
+
+def test_vectors_of_another_width_are_refused_before_a_model_is_loaded(model: tiny.TinyCheckpoint) -> None:
+    _, vocabulary = taught(model, (Word("zxqk"), torch.zeros(1, 5)))
+    with pytest.raises(UserError, match="vectors of 5 numbers"):
+        vocabulary.check()
