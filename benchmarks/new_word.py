@@ -21,13 +21,13 @@ from sfumato.demo import base
 from sfumato.demo.photographs import SUBJECT, psnr_db
 
 WORD, SENTENCE = "zxqk", "a zxqk"
-VECTORS, STEPS = 8, 400
+VECTORS, STEPS = 8, 200
 TRAINING = f"""
---token_string {WORD} --num_vectors_per_token {VECTORS} --max_train_steps {STEPS} --learning_rate 3e-2
+--token_string {WORD} --num_vectors_per_token {VECTORS} --max_train_steps {STEPS} --learning_rate 5e-2
 --lr_scheduler cosine --optimizer_type AdamW --optimizer_args weight_decay=0 --timestep_sampling uniform
 --model_prediction_type raw --guidance_scale 1 --t5xxl_max_token_length {base.TEXT_LENGTH}
 --apply_t5_attn_mask --cache_latents --cache_text_encoder_outputs --max_data_loader_n_workers 0 --seed 1
---train_batch_size 8 --caption_extension .txt --resolution 64 --overwrite --output_name {WORD}
+--train_batch_size 4 --caption_extension .txt --resolution 64 --overwrite --output_name {WORD}
 """
 
 
@@ -47,7 +47,7 @@ def quality_db(folder: Path, *options: str) -> float:
 
 def main(folder: Path) -> None:
     """Train the word and print the figures as JSON."""
-    place = folder / "data" / f"8_{WORD}"
+    place = folder / "data" / f"4_{WORD}"
     place.mkdir(parents=True, exist_ok=True)
     shutil.copy(SUBJECT.path, place)
     (place / SUBJECT.path.with_suffix(".txt").name).write_text(SENTENCE, "utf-8")

@@ -76,7 +76,6 @@ class Generator:
         self.adapters.check()
         learned = [learned_word(path, family) for path in embeddings]
         vocabulary = Vocabulary(family, [*learned, *self.adapters.words])
-        vocabulary.check()
         self.pipeline = Pipeline(
             family,
             Parts(family, device, formats.stored, change=vocabulary),

@@ -44,7 +44,7 @@ class Vocabulary:
         learned: words that differ from each other.
 
     Raises:
-        UserError: a word is in a vocabulary already.
+        UserError: a word is in a vocabulary already, or its vectors do not fit; no weight is loaded for that.
     """
 
     def __init__(self, family: Family, learned: Sequence[LearnedWord]) -> None:
@@ -53,14 +53,11 @@ class Vocabulary:
         self._vectors: dict[str, Tensor] = {}
         for part in word_keys(family) if learned else ():
             own = [each for each in learned if part in each.vectors]
+            for each in own:
+                require_width(family, part, each.vectors[part], each.word.origin)
             if own:
                 self._first[part] = teach(family, part, [each.word for each in own])
                 self._vectors[part] = torch.cat([each.vectors[part] for each in own])
-
-    def check(self) -> None:
-        """Raise UserError unless the vectors fit the text encoders, of which no weight is loaded for it."""
-        for part, vectors in self._vectors.items():
-            require_width(self._family, part, vectors, "--embeddings")
 
     def __call__(self, part: str, module: nn.Module, device: torch.device) -> None:
         """Give a text encoder that was loaded the vectors of the words."""
@@ -72,11 +69,9 @@ class Vocabulary:
         if part not in self._vectors:
             return ""
         words = self._family.tokenizers[part].words
-        content = (
-            repr([(word.text, word.tokens) for word in words]).encode()
-            + self._vectors[part].numpy().tobytes()
-        )
-        return hashlib.sha256(content).hexdigest()[:16]
+        digest = hashlib.sha256(repr([(word.text, word.tokens) for word in words]).encode())
+        digest.update(self._vectors[part].numpy().tobytes())
+        return digest.hexdigest()[:16]
 
 
 def learned_word(path: Path, family: Family) -> LearnedWord:
@@ -88,10 +83,8 @@ def learned_word(path: Path, family: Family) -> LearnedWord:
     keys, layers = word_keys(family), text_layers(family)
     found = read_embedding(path, list(keys.values()), layers)
     vectors = {part: found.vectors[key] for part, key in keys.items() if key in found.vectors}
-    word = Word(
-        path.stem, found.num_vectors, layers if found.is_layered else (), str(path), "rename the file"
-    )
-    return LearnedWord(word, vectors)
+    own = layers if found.is_layered else ()
+    return LearnedWord(Word(path.stem, found.num_vectors, own, str(path), "rename the file"), vectors)
 
 
 def text_layers(family: Family) -> tuple[str, ...]:

@@ -59,7 +59,7 @@ class JoinedMethod:
     def check(self, precision: Precision) -> Volume:
         """Look at both; see `TrainingMethod`."""
         own, shapes = self.adapter.check(precision), self.new.check()
-        complain(self.run, list(self.new.without_effect("train_words_init")))
+        complain(self.run, list(self.new.without_effect()))
         num_more = sum(map(math.prod, shapes.values()))
         named = {f"{_NAME}{key}": shape for key, shape in shapes.items()}
         stand_ins = [nn.Parameter(torch.empty(shape, device="meta")) for shape in shapes.values()]

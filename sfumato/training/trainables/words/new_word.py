@@ -34,6 +34,7 @@ class NewWord:
         keys: what files call the vectors of each text encoder, by its name.
         start: known words that the vectors start from, or None.
         weights: file of vectors to go on from, or None.
+        start_option: the option that names `start`, for messages.
     """
 
     family: Family
@@ -41,6 +42,7 @@ class NewWord:
     keys: Mapping[str, str]
     start: str | None = None
     weights: Path | None = None
+    start_option: str = "init_word"
 
     def check(self) -> dict[str, tuple[int, int]]:
         """Return the shape of what is learned, by its key in files; no weight is loaded.
@@ -55,18 +57,20 @@ class NewWord:
             if key in given:
                 require_width(self.family, part, given[key], f"--weights {self.weights}")
             if self.start is not None and not self._start_ids(part):
-                raise UserError(f"--init_word is {self.start!r}, which is no word; give one, or leave it out")
+                what = f"--{self.start_option} is {self.start!r}, which is no word"
+                raise UserError(f"{what}; give one, or leave it out")
             encoder = self.family.load(part, torch.bfloat16, torch.device("meta"))
             shapes[key] = (len(self.word.tokens), table_of(encoder).weight.shape[1])
         return shapes
 
-    def without_effect(self, option: str = "init_word") -> Iterator[str]:
-        """Yield a line where there are more known words to start from, as `option` says, than vectors."""
+    def without_effect(self) -> Iterator[str]:
+        """Yield a line where there are more known words to start from than vectors."""
         for part in self.keys if self.start is not None and self.weights is None else ():
             found, count = len(self._start_ids(part)), self.word.num_vectors
             if found > count:
                 vectors = counted(count, "vector")
-                yield f"--{option} {self.start!r} is {found} tokens for {vectors}: the others have no effect"
+                what = f"--{self.start_option} {self.start!r} is {found} tokens for {vectors}"
+                yield f"{what}: the others have no effect"
                 return
 
     def learn(self, parts: Parts, precision: Precision) -> dict[str, nn.Parameter]:
@@ -103,10 +107,8 @@ class NewWord:
         """Return the vectors to go on from, by key."""
         if self.weights is None:
             return {}
-        found, count = (
-            read_embedding(self.weights, [*self.keys.values()], self.word.layers),
-            self.word.num_vectors,
-        )
+        found = read_embedding(self.weights, [*self.keys.values()], self.word.layers)
+        count = self.word.num_vectors
         if self.word.layers and not found.is_layered:
             raise UserError(f"--weights {self.weights} has no vectors for each layer; use another file")
         if found.num_vectors != count:
@@ -143,7 +145,8 @@ def joined_word(run: Run, family: Family) -> NewWord:
     config = run[JoinedWordConfig]
     text, count = config.train_words or "", config.train_words_vectors
     word = Word(text, count, origin=f"--train_words {text}")
-    return NewWord(family, word, word_keys(family), config.train_words_init or None)
+    start = config.train_words_init or None
+    return NewWord(family, word, word_keys(family), start, start_option="train_words_init")
 
 
 def unheard(run: Run, images: TrainingSet) -> Iterator[str]:
