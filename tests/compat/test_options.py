@@ -15,6 +15,8 @@ OURS = {
     *("dry_run", "skip_existing", "text_before", "text_behind", "trigger_word", "undo"),
     "for_program",
     "for_regularisation",
+    "embeddings",
+    *("train_words", "train_words_vectors", "train_words_init", "train_words_lr", "bundle_words"),
     "mask_dir",
     "strict",
     "on_nonfinite",

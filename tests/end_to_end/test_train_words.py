@@ -228,7 +228,8 @@ def test_a_lora_and_a_word_are_learned_together(
             "sd", model, tmp_path / "two", [*lora["whole"], "--embeddings", str(tmp_path / "whole" / place)]
         ),
     ]
-    assert np.array_equal(*shown)
+    first, second = shown
+    assert np.array_equal(first, second)
 
 
 def shown_by(family: str, model: list[str], out: Path, options: list[str]) -> np.ndarray:
