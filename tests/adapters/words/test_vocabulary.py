@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -23,7 +25,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> tiny.TinyCheckpoint:
 
 
 def taught(model: tiny.TinyCheckpoint, *words: tuple[Word, Tensor]) -> tuple[SdxlFamily, Vocabulary]:
-    family = SdxlFamily(model.path, tokenizers=model.tokenizers)
+    family: Any = SdxlFamily(model.path, tokenizers=model.tokenizers)
     return family, Vocabulary(family, [LearnedWord(word, {TEXT_1: vectors}) for word, vectors in words])
 
 
