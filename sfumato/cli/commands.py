@@ -17,7 +17,13 @@ from sfumato.config.run.output.saving import SavingConfig
 from sfumato.config.run.run import Run
 from sfumato.config.run.training.noise import NoiseConfig
 from sfumato.config.tools.adapter_merging import ToPublishedConfig
-from sfumato.config.tools.captioning import CaptioningConfig, TaggingConfig
+from sfumato.config.tools.captioning import (
+    BlipConfig,
+    CaptioningConfig,
+    GitConfig,
+    InstructedConfig,
+    TaggingConfig,
+)
 from sfumato.config.tools.importing import ImportingConfig
 from sfumato.config.tools.preparation import BucketingConfig, CleaningConfig, GatheringConfig, ShrinkingConfig
 from sfumato.config.tools.upscaling import UpscalingConfig
@@ -173,7 +179,10 @@ def _caption(run: Run) -> int:
 
 
 _CAPTIONERS: dict[type, Call] = {
-    TaggingConfig: Call("tools.captioning.tagging", "tag"),
+    BlipConfig: Call("tools.captioning.sentences.blip", "caption_with_blip"),
+    GitConfig: Call("tools.captioning.sentences.git", "caption_with_git"),
+    InstructedConfig: Call("tools.captioning.sentences.instructed", "caption_as_told"),
+    TaggingConfig: Call("tools.captioning.tags.tagging", "tag"),
 }
 """What describes images, by the section that only its runs have."""
 

@@ -15,7 +15,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 _SHARD = re.compile(r"(.+)-\d{5}-of-(\d{5})(\.\w+)$")
 _STEMS = ("diffusion_pytorch_model", "model", "pytorch_model")
 """What diffusers and transformers call the weights in a part's folder."""
-_SETTINGS = (".json", ".txt", ".model")
+_SETTINGS = (".json", ".txt", ".model", ".jinja")
 
 
 @dataclass(frozen=True)

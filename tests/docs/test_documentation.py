@@ -50,6 +50,9 @@ SHOWN = {
     "finetune/merge_captions_to_metadata",
     "finetune/clean_captions_and_tags",
     "finetune/tag_images_by_wd14_tagger",
+    "finetune/make_captions",
+    "finetune/make_captions_by_git",
+    "caption vlm",
     "finetune/prepare_buckets_latents",
     "networks/extract_lora_from_dylora",
 }

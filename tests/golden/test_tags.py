@@ -12,7 +12,8 @@ from PIL import Image
 
 from sfumato.cli.main import script
 from sfumato.tools.captioning.ready_images import on_white
-from sfumato.tools.captioning.tagger import square
+from sfumato.tools.captioning.sentences.written_words import without_written_words
+from sfumato.tools.captioning.tags.tagger import square
 from tests.golden import derived
 from tests.tools.captioning import onnx_tagger
 
@@ -122,3 +123,8 @@ def test_taggers_are_given_the_recorded_pixels(name: str, case: dict, tmp_path: 
     assert made.shape == tuple(case["shape"])
     assert np.abs(made.flatten()[places] - recorded).max() <= 1
     assert abs(made.mean() - case["mean"]) < 0.04
+
+
+def test_writing_in_images_is_left_out_as_recorded() -> None:
+    (case,) = chosen(SEED, "git_words")
+    assert [without_written_words(sentence) for sentence in case["sentences"]] == case["results"]

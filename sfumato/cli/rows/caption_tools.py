@@ -3,8 +3,14 @@
 from dataclasses import replace
 
 from sfumato.config.run.model.hub_access import HubAccessConfig
-from sfumato.config.scripts.script import Script
-from sfumato.config.tools.captioning import CaptioningConfig, TaggingConfig
+from sfumato.config.scripts.script import Script, names
+from sfumato.config.tools.captioning import (
+    BlipConfig,
+    CaptioningConfig,
+    GitConfig,
+    InstructedConfig,
+    TaggingConfig,
+)
 
 _TAGGER = Script(
     name="finetune/tag_images_by_wd14_tagger",
@@ -20,4 +26,28 @@ CAPTION_TOOLS: tuple[Script, ...] = (
     # Its name in the readme of sd-scripts; the row that comes last answers for the sub-command.
     replace(_TAGGER, name="finetune/tag_image_by_wd14_tagger"),
     _TAGGER,
+    Script(
+        name="finetune/make_captions",
+        summary="Describe images in a sentence, with BLIP.",
+        command="caption",
+        method="blip",
+        sections=(CaptioningConfig, BlipConfig, HubAccessConfig),
+    ),
+    Script(
+        name="finetune/make_captions_by_git",
+        summary="Describe images in a sentence, with GIT.",
+        command="caption",
+        method="git",
+        sections=(CaptioningConfig, GitConfig, HubAccessConfig),
+        absent=names("caption_extention"),
+    ),
+    Script(
+        name="caption vlm",
+        summary="Describe images as a vision-language model is told to.",
+        command="caption",
+        method="vlm",
+        is_drop_in=False,
+        sections=(CaptioningConfig, InstructedConfig, HubAccessConfig),
+        absent=names("caption_extention"),
+    ),
 )

@@ -49,6 +49,7 @@ OF_SECTIONS: Mapping[type, tuple[Rule, ...]] = {
     optimizer.OptimizerConfig: optimizer.RULES,
     schedule.ScheduleConfig: schedule.RULES,
     words.WordsConfig: words.RULES,
+    captioning.BlipConfig: captioning.BLIP,
     captioning.TaggingConfig: captioning.TAGGING,
     control.ControlConfig: control.RULES,
     hires.HighresFixConfig: hires.RULES,

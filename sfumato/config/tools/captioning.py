@@ -1,9 +1,10 @@
 """How images get captions: which images, which files, which model, and what of its words is kept."""
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from sfumato.config.checks import at_least, between
-from sfumato.config.rule import excludes
+from sfumato.config.rule import Rule, excludes, given, idle
 from sfumato.errors import UserError
 
 
@@ -148,6 +149,90 @@ class TaggingConfig:
         if self.output_path and not self.output_path.lower().endswith((".json", ".jsonl")):
             raise UserError(f"--output_path is {self.output_path}; end it in .json or .jsonl")
 
+
+@dataclass(frozen=True)
+class BlipConfig:
+    """BLIP, and how it chooses words."""
+
+    caption_weights: str = (
+        "https://storage.googleapis.com/sfr-vision-language-research/BLIP/models/model_large_caption.pth"
+    )
+    """BLIP for captions: a name on the Hub, a folder, or a .pth file; the default is the large one."""
+
+    beam_search: bool = False
+    """Take the likeliest sentence, instead of drawing words."""
+
+    num_beams: int = 1
+    """Sentences that are followed at once, with `beam_search`."""
+
+    top_p: float = 0.9
+    """Draw from the likeliest words, of this probability together."""
+
+    max_length: int = 75
+    """Most tokens of a caption."""
+
+    min_length: int = 5
+    """Fewest tokens of a caption."""
+
+    seed: int = 42
+    """Number that the draws follow from."""
+
+    def __post_init__(self) -> None:
+        at_least(self, 1, "num_beams", "max_length", "min_length")
+        between(self, 0, 1, "top_p")
+
+
+@dataclass(frozen=True)
+class GitConfig:
+    """GIT, and what is kept of its words."""
+
+    model_id: str = "microsoft/git-large-textcaps"
+    """GIT for captions: a name on the Hub, or a folder."""
+
+    max_length: int = 50
+    """Most tokens of a caption."""
+
+    remove_words: bool = False
+    """Leave out what a caption says of writing in the image: words, letters, names, numbers."""
+
+    def __post_init__(self) -> None:
+        at_least(self, 1, "max_length")
+
+
+@dataclass(frozen=True)
+class InstructedConfig:
+    """A vision-language model, and what it is told to write."""
+
+    model: str = field(default="", metadata={"required": True})
+    """Model of transformers that answers questions about images: a name on the Hub, or a folder."""
+
+    prompt: str = "Describe this image in one sentence."
+    """What the model is told; `{caption}` stands for the caption that an image has already."""
+
+    max_new_tokens: int = 256
+    """Most tokens of a caption."""
+
+    temperature: float = 0.0
+    """How freely words are drawn; 0 takes the likeliest ones."""
+
+    seed: int = 42
+    """Number that the draws follow from."""
+
+    dtype: Literal["auto", "fp32", "fp16", "bf16"] = "auto"
+    """Dtype of the model; `auto` is that of its files."""
+
+    def __post_init__(self) -> None:
+        at_least(self, 1, "max_new_tokens")
+        at_least(self, 0, "temperature")
+        if not self.prompt:
+            raise UserError("--prompt is empty; write what the model shall do")
+
+
+BLIP = (
+    idle(["num_beams"], given("beam_search")),
+    Rule(("top_p",), "idle", "the likeliest words are taken", among=(given("beam_search"),)),
+)
+"""What the options of `BlipConfig` mean to each other."""
 
 TAGGING = (excludes(["append_tags"], ["output_path"], "one file gets all captions anew"),)
 """What the options of `TaggingConfig` mean to each other."""

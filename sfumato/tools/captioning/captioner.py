@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 from PIL import Image
@@ -16,8 +17,11 @@ class Captioner(Protocol):
         """How many images the model takes together, if it takes no other number."""
         ...
 
-    def prepared(self, image: Image.Image) -> Any:
-        """Return an RGB image as `captions` takes it; called in several threads at once."""
+    def prepared(self, image: Image.Image, path: Path) -> Any:
+        """Return an RGB image, and what else there is about it, as `captions` takes it.
+
+        Several threads call this at once.
+        """
         ...
 
     def captions(self, batch: Sequence[Any]) -> list[list[str]]:

@@ -37,12 +37,12 @@ class ReadyImage:
 
 
 def ready(
-    paths: Iterable[Path], prepared: Callable[[Image.Image], Any], num_threads: int | None
+    paths: Iterable[Path], prepared: Callable[[Image.Image, Path], Any], num_threads: int | None
 ) -> Iterator[ReadyImage]:
     """Yield the images in order, while threads work on those to come.
 
     Args:
-        prepared: makes of an RGB image what the model takes.
+        prepared: makes what the model takes, of an RGB image and its path.
         num_threads: one for each core where None; the caller's own where 0.
     """
     count = (os.cpu_count() or 1) if num_threads is None else num_threads
@@ -77,9 +77,9 @@ def on_white(path: Path) -> Image.Image:
     return canvas.convert("RGB")
 
 
-def _ready(path: Path, prepared: Callable[[Image.Image], Any]) -> ReadyImage:
+def _ready(path: Path, prepared: Callable[[Image.Image, Path], Any]) -> ReadyImage:
     try:
         image = on_white(path)
     except BrokenImageError as error:
         return ReadyImage(path, fault=str(error))
-    return ReadyImage(path, image.size, prepared(image))
+    return ReadyImage(path, image.size, prepared(image, path))

@@ -36,7 +36,7 @@ def captions(folder: Path) -> dict[str, str]:
 SLOW = """
 import sys, time
 from sfumato.cli.main import script
-from sfumato.tools.captioning.tagger import Tagger
+from sfumato.tools.captioning.tags.tagger import Tagger
 
 plain = Tagger.captions
 Tagger.captions = lambda tagger, batch: time.sleep(0.03) or plain(tagger, batch)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,8 +12,8 @@ from PIL import Image
 
 from sfumato.config.tools.captioning import TaggingConfig
 from sfumato.data.images.resizing import resize
-from sfumato.tools.captioning import tag_names
-from sfumato.tools.captioning.tag_table import CHARACTER, GENERAL, QUALITY, RATING, TagTable
+from sfumato.tools.captioning.tags import tag_names
+from sfumato.tools.captioning.tags.tag_table import CHARACTER, GENERAL, QUALITY, RATING, TagTable
 from sfumato.tools.onnx_models import OnnxModel, Pixels
 
 USUAL_SIDE = 448
@@ -38,8 +39,9 @@ class Tagger:
         """How many images the model takes together, if it takes no other number."""
         return self.model.fixed_batch
 
-    def prepared(self, image: Image.Image) -> Pixels:
+    def prepared(self, image: Image.Image, path: Path) -> Pixels:
         """Return an RGB image as the model takes it: BGR in 0..255 with channels last, or as `_as_signed`."""
+        del path
         _, first, second, _ = self.model.input_shape
         side = (second if self.table.has_logits else first) or USUAL_SIDE
         pixels = square(image, side)

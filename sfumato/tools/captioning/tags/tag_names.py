@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 
 from sfumato.config.tools.captioning import TaggingConfig
 from sfumato.errors import UserError
-from sfumato.tools.captioning.tag_table import CHARACTER, TagTable
+from sfumato.tools.captioning.tags.tag_table import CHARACTER, TagTable
 
 _KEPT = 3
 """Characters up to which a tag keeps its underscore: it is an emoticon."""

@@ -12,10 +12,10 @@ from sfumato.config.tools.captioning import CaptioningConfig, TaggingConfig
 from sfumato.console import printable
 from sfumato.hub.access import access_for
 from sfumato.tools import onnx_models
-from sfumato.tools.captioning import tag_names, tag_table, tagger_files
 from sfumato.tools.captioning.caption_store import CaptionStore, OneFile
 from sfumato.tools.captioning.describing import describe, files_beside
-from sfumato.tools.captioning.tagger import Tagger
+from sfumato.tools.captioning.tags import tag_names, tag_table, tagger_files
+from sfumato.tools.captioning.tags.tagger import Tagger
 from sfumato.tools.captioning.wording import Wording
 
 logger = logging.getLogger(__name__)

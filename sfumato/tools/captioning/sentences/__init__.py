@@ -1,0 +1,1 @@
+"""Sentences by models of transformers: BLIP, GIT, and those that are told what to write."""

@@ -1,0 +1,1 @@
+"""Tags by models in ONNX files."""
