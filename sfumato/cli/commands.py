@@ -24,6 +24,7 @@ from sfumato.config.tools.captioning import (
     InstructedConfig,
     TaggingConfig,
 )
+from sfumato.config.tools.images import EdgesConfig, FacesConfig
 from sfumato.config.tools.importing import ImportingConfig
 from sfumato.config.tools.preparation import BucketingConfig, CleaningConfig, GatheringConfig, ShrinkingConfig
 from sfumato.config.tools.upscaling import UpscalingConfig
@@ -216,6 +217,8 @@ WORK: dict[str, Callable[[Run], int]] = {
     "cache-text": _cache_texts,
     "resize-images": Call("tools.preparation.shrinking", "shrink", ShrinkingConfig),
     "upscale-images": Call("tools.preparation.upscaling", "upscale", UpscalingConfig),
+    "edges": Call("tools.preparation.edges", "draw_edges", EdgesConfig),
+    "faces": Call("tools.faces.cutting", "cut_faces", FacesConfig),
     "merge-captions": partial(_gather, kind="caption"),
     "merge-tags": partial(_gather, kind="tags"),
     "clean-captions": Call("tools.preparation.cleaning", "clean", CleaningConfig),

@@ -21,6 +21,7 @@ USAGE = """usage: sfumato COMMAND ...
   cache-latents, cache-text  encode images, or captions, ahead of training
   caption METHOD FOLDER      describe images, e.g. `sfumato caption tags --help`
   resize-images FROM TO      make smaller copies of images
+  edges, faces ...           draw the edges of an image; cut faces out of images
   merge-captions FOLDER JSON gather captions in one file; merge-tags does so with tags
   clean-captions JSON JSON   clean the captions and tags of such a file
   prepare-buckets ...        note training sizes in such a file, and encode its images
@@ -233,9 +234,10 @@ def _run_script(name: str, argv: Sequence[str]) -> int:
 
 
 _TOOLS = (
-    "inspect", "cache-latents", "cache-text", "resize-images", "merge-captions", "merge-tags",
-    "clean-captions", "prepare-buckets", "convert", "merge-models", "extract-lora", "resize-lora",
-    "merge-svd", "check-lora", "show-metadata", "extract-dylora", "import",
+    "inspect", "cache-latents", "cache-text", "resize-images", "edges", "faces",
+    "merge-captions", "merge-tags", "clean-captions", "prepare-buckets",
+    "convert", "merge-models", "extract-lora", "resize-lora", "merge-svd",
+    "check-lora", "show-metadata", "extract-dylora", "import",
 )  # fmt: skip
 """Sub-commands that are one script each."""
 

@@ -60,7 +60,7 @@ FOLDERS = {
     "tools": (
         ("outputs", "lowrank", "onnx_models"),
         ("merging", "extracting", "converting", "importing", "inspection", "preparation"),
-        ("captioning",),
+        ("captioning", "faces"),
     ),
 }
 """The folders, and single modules beside them, of the packages that have any."""

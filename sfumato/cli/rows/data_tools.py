@@ -13,6 +13,7 @@ from sfumato.config.run.training.length import LengthConfig
 from sfumato.config.run.training.loss import LossConfig
 from sfumato.config.scripts.script import Script, names
 from sfumato.config.scripts.sections import DATA
+from sfumato.config.tools.images import EdgesConfig, FacesConfig
 from sfumato.config.tools.preparation import (
     BucketingConfig,
     CleaningConfig,
@@ -84,6 +85,18 @@ DATA_TOOLS: tuple[Script, ...] = (
         command="upscale-images",
         sections=(UpscalingConfig,),
         without_effect={"debug": "there is nothing more to say"},
+    ),
+    Script(
+        name="tools/canny",
+        summary="Draw the edges of an image.",
+        command="edges",
+        sections=(EdgesConfig,),
+    ),
+    Script(
+        name="tools/detect_face_rotate",
+        summary="Cut faces out of images, upright and in a chosen size.",
+        command="faces",
+        sections=(FacesConfig,),
     ),
     Script(
         name="finetune/merge_captions_to_metadata",

@@ -1,0 +1,13 @@
+"""Cut faces out of images, upright and in a chosen size. `--help` lists the options."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from sfumato.cli.main import script
+from sfumato.clients.names import offer
+
+__getattr__ = offer("tools/detect_face_rotate")
+
+if __name__ == "__main__":
+    sys.exit(script("tools/detect_face_rotate"))

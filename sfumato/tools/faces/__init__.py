@@ -1,0 +1,1 @@
+"""Faces in images: where they are, and images cut out around them."""
