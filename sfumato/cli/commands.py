@@ -17,15 +17,16 @@ from sfumato.config.run.output.saving import SavingConfig
 from sfumato.config.run.run import Run
 from sfumato.config.run.training.noise import NoiseConfig
 from sfumato.config.tools.adapter_merging import ToPublishedConfig
-from sfumato.config.tools.captioning import (
+from sfumato.config.tools.importing import ImportingConfig
+from sfumato.config.tools.pictures.captioning import (
     BlipConfig,
     CaptioningConfig,
     GitConfig,
     InstructedConfig,
     TaggingConfig,
 )
-from sfumato.config.tools.images import EdgesConfig, FacesConfig
-from sfumato.config.tools.importing import ImportingConfig
+from sfumato.config.tools.pictures.edges import EdgesConfig
+from sfumato.config.tools.pictures.faces import FacesConfig
 from sfumato.config.tools.preparation import BucketingConfig, CleaningConfig, GatheringConfig, ShrinkingConfig
 from sfumato.config.tools.upscaling import UpscalingConfig
 from sfumato.errors import UserError
@@ -217,6 +218,7 @@ WORK: dict[str, Callable[[Run], int]] = {
     "cache-text": _cache_texts,
     "resize-images": Call("tools.preparation.shrinking", "shrink", ShrinkingConfig),
     "upscale-images": Call("tools.preparation.upscaling", "upscale", UpscalingConfig),
+    "mask": Call("tools.masking.masking", "make_masks"),
     "edges": Call("tools.preparation.edges", "draw_edges", EdgesConfig),
     "faces": Call("tools.faces.cutting", "cut_faces", FacesConfig),
     "merge-captions": partial(_gather, kind="caption"),

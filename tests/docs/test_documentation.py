@@ -18,7 +18,7 @@ from sfumato.data.config import blueprint
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 TOOLS = "cache-latents|cache-text|resize-images|merge-captions|clean-captions|prepare-buckets|convert|inspect"
-TOOLS += "|extract-dylora|caption|upscale-images|edges|faces"
+TOOLS += "|extract-dylora|caption|upscale-images|edges|faces|mask"
 START = re.compile(rf"(accelerate launch .*?sd-scripts/\w+\.py|sfumato (train|generate|{TOOLS}))\s")
 
 
@@ -54,6 +54,7 @@ SHOWN = {
     "finetune/make_captions_by_git",
     "caption vlm",
     "tools/canny",
+    "mask",
     "tools/detect_face_rotate",
     "finetune/prepare_buckets_latents",
     "networks/extract_lora_from_dylora",

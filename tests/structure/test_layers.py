@@ -61,6 +61,7 @@ FOLDERS = {
         ("outputs", "lowrank", "onnx_models"),
         ("merging", "extracting", "converting", "importing", "inspection", "preparation"),
         ("captioning", "faces"),
+        ("masking",),
     ),
 }
 """The folders, and single modules beside them, of the packages that have any."""

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from sfumato.config.run.model.hub_access import HubAccessConfig
 from sfumato.config.scripts.script import Script, names
-from sfumato.config.tools.captioning import (
+from sfumato.config.tools.pictures.captioning import (
     BlipConfig,
     CaptioningConfig,
     GitConfig,

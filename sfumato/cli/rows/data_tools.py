@@ -13,7 +13,9 @@ from sfumato.config.run.training.length import LengthConfig
 from sfumato.config.run.training.loss import LossConfig
 from sfumato.config.scripts.script import Script, names
 from sfumato.config.scripts.sections import DATA
-from sfumato.config.tools.images import EdgesConfig, FacesConfig
+from sfumato.config.tools.pictures.edges import EdgesConfig
+from sfumato.config.tools.pictures.faces import FacesConfig
+from sfumato.config.tools.pictures.masking import MaskingConfig
 from sfumato.config.tools.preparation import (
     BucketingConfig,
     CleaningConfig,
@@ -85,6 +87,13 @@ DATA_TOOLS: tuple[Script, ...] = (
         command="upscale-images",
         sections=(UpscalingConfig,),
         without_effect={"debug": "there is nothing more to say"},
+    ),
+    Script(
+        name="mask",
+        summary="Make loss masks for a folder of images.",
+        command="mask",
+        is_drop_in=False,
+        sections=(MaskingConfig, HubAccessConfig),
     ),
     Script(
         name="tools/canny",

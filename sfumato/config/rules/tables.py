@@ -21,8 +21,8 @@ from sfumato.config.run.output import hub, preview, saving, tracking
 from sfumato.config.run.run import Run
 from sfumato.config.run.training import loss, noise, optimizer, schedule, words
 from sfumato.config.scripts.script import Script
-from sfumato.config.tools import adapter_exchange, captioning, conversion, preparation
-from sfumato.config.tools import images as image_tools
+from sfumato.config.tools import adapter_exchange, conversion, preparation
+from sfumato.config.tools.pictures import captioning, faces, masking
 
 OF_SECTIONS: Mapping[type, tuple[Rule, ...]] = {
     caching.CachingConfig: caching.RULES,
@@ -62,7 +62,8 @@ OF_SECTIONS: Mapping[type, tuple[Rule, ...]] = {
     start_images.StartImageConfig: start_images.RULES,
     steps.StartNoiseConfig: steps.RULES,
     words.JoinedWordConfig: words.JOINED_RULES,
-    image_tools.FacesConfig: image_tools.FACES,
+    faces.FacesConfig: faces.RULES,
+    masking.MaskingConfig: masking.RULES,
     preparation.GatheringConfig: preparation.GATHERING,
     preparation.BucketingConfig: preparation.BUCKETING,
     conversion.ConversionConfig: conversion.RULES,

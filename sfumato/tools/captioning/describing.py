@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
-from sfumato.config.tools.captioning import CaptioningConfig
+from sfumato.config.tools.pictures.captioning import CaptioningConfig
 from sfumato.console import printable
 from sfumato.data.captions.caption_files import UnreadableCaptionError
 from sfumato.data.sources.complaints import Complaints

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from sfumato.config.tools.captioning import CaptioningConfig
+from sfumato.config.tools.pictures.captioning import CaptioningConfig
 
 Extended = Callable[[Sequence[str], str], Sequence[str]]
 """Makes the parts of a caption of new ones and the text that was there."""

@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw
 
 from sfumato.checkpoints.atomic import atomic_file
 from sfumato.checkpoints.name_trial import try_folder
-from sfumato.config.tools.images import FacesConfig
+from sfumato.config.tools.pictures.faces import FacesConfig
 from sfumato.data.images.images import BrokenImageError, decode
 from sfumato.data.images.resizing import resize
 from sfumato.data.sources.complaints import Complaints

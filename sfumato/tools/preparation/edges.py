@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from sfumato.checkpoints.atomic import atomic_file
-from sfumato.config.tools.images import EdgesConfig
+from sfumato.config.tools.pictures.edges import EdgesConfig
 from sfumato.data.images.images import BrokenImageError, decode
 from sfumato.errors import UserError
 from sfumato.tools.outputs import require_writable

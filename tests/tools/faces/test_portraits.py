@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sfumato.config.tools.images import FacesConfig
+from sfumato.config.tools.pictures.faces import FacesConfig
 from sfumato.data.images.images import read_size
 from sfumato.tools.faces import boxes, detector
 from sfumato.tools.faces.cutting import cut_faces, portrayed, turned

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from sfumato.config.run.run import Run
-from sfumato.config.tools.captioning import BlipConfig, CaptioningConfig
+from sfumato.config.tools.pictures.captioning import BlipConfig, CaptioningConfig
 from sfumato.hub.access import access_for
 from sfumato.tools.captioning.describing import describe, files_beside
 from sfumato.tools.captioning.sentences import blip_weights, language_models

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from sfumato.config.run.run import Run
-from sfumato.config.tools.captioning import CaptioningConfig, InstructedConfig
+from sfumato.config.tools.pictures.captioning import CaptioningConfig, InstructedConfig
 from sfumato.data.captions import caption_files
 from sfumato.data.captions.caption_files import UnreadableCaptionError
 from sfumato.errors import guest_code

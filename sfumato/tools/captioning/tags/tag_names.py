@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 
-from sfumato.config.tools.captioning import TaggingConfig
+from sfumato.config.tools.pictures.captioning import TaggingConfig
 from sfumato.errors import UserError
 from sfumato.tools.captioning.tags.tag_table import CHARACTER, TagTable
 

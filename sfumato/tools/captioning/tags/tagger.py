@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from sfumato.config.tools.captioning import TaggingConfig
+from sfumato.config.tools.pictures.captioning import TaggingConfig
 from sfumato.data.images.resizing import resize
 from sfumato.tools.captioning.tags import tag_names
 from sfumato.tools.captioning.tags.tag_table import CHARACTER, GENERAL, QUALITY, RATING, TagTable

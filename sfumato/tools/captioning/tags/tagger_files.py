@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sfumato.checkpoints.atomic import atomic_file
-from sfumato.config.tools.captioning import TaggingConfig
+from sfumato.config.tools.pictures.captioning import TaggingConfig
 from sfumato.errors import UserError
 from sfumato.hub import names
 from sfumato.hub.access import HubAccess

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from sfumato.config.run.run import Run
-from sfumato.config.tools.captioning import CaptioningConfig, TaggingConfig
+from sfumato.config.tools.pictures.captioning import CaptioningConfig, TaggingConfig
 from sfumato.console import printable
 from sfumato.hub.access import access_for
 from sfumato.tools import onnx_models

@@ -1,32 +1,10 @@
-"""Tools for single images: edges, faces."""
+"""How faces are cut out of images."""
 
 from dataclasses import dataclass
 
 from sfumato.config.checks import at_least, sides
 from sfumato.config.rule import excludes
 from sfumato.errors import UserError
-
-
-@dataclass(frozen=True)
-class EdgesConfig:
-    """An image, and the edges in it."""
-
-    input: str | None = None
-    """Image to read."""
-
-    output: str | None = None
-    """Image to write, white edges on black."""
-
-    thres1: int = 32
-    """Least contrast of an edge that goes on from a stronger one."""
-
-    thres2: int = 224
-    """Least contrast with which an edge begins."""
-
-    def __post_init__(self) -> None:
-        for name in ("input", "output"):
-            if not getattr(self, name):
-                raise UserError(f"--{name} is missing; give --input IMAGE --output IMAGE")
 
 
 @dataclass(frozen=True)
@@ -94,7 +72,7 @@ class FacesConfig:
         return width, height
 
 
-FACES = (
+RULES = (
     excludes(["resize_fit"], ["resize_face_size"], "images have one size"),
     excludes(["crop_ratio"], ["resize_face_size", "crop_size"], "one of them says how much is cut out"),
 )

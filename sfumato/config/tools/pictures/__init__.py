@@ -1,0 +1,1 @@
+"""Tools that look at images: captions, masks, edges, faces."""
