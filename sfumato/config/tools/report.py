@@ -11,7 +11,7 @@ class ReportConfig:
     """The report."""
 
     data: Path | None = field(default=None, metadata={"flags": ("data",), "count": "?"})
-    """File that describes data sets, or folder of sub-folders named `10_cat`; or use the options below."""
+    """File that describes data sets, or folder of images or of sub-folders named `10_cat`; or use options."""
 
     family: str | None = None
     """Family of models whose tokens captions are counted in; not counted when not given."""
@@ -24,6 +24,9 @@ class ReportConfig:
 
     thumbnails: int = 100
     """Most images to show on the page: those with problems first, then some of each bucket."""
+
+    trigger_word: str = ""
+    """Word that each caption is to have; those without it are named."""
 
     skip_pixels: bool = False
     """Read headers alone, which takes seconds for any number; damaged pixels and copies are not noticed."""

@@ -14,7 +14,8 @@ from sfumato.config.rules.strictness import is_strict
 from sfumato.config.run.data.dataset import DatasetConfig
 from sfumato.config.run.data.images import ImageConfig
 from sfumato.config.run.run import Run
-from sfumato.data.config.folders import has_images, subset_folders
+from sfumato.config.tools.report import ReportConfig
+from sfumato.data.config.folders import has_images, has_subset_folders, subset_folders
 from sfumato.data.config.toml_keys import DATASET, GENERAL, KEYS, SUBSET, read_table
 from sfumato.errors import UserError
 from sfumato.hub.access import HubAccess, access_for
@@ -163,7 +164,8 @@ def _from_options(run: Run) -> Described:
         return Described("--in_json", {}, {}, (subset,))
     if not config.train_data_dir:
         raise UserError("no training data is given; use --dataset_config or --train_data_dir")
-    if partners and has_images(config.train_data_dir):
+    is_flat = ReportConfig in run and not has_subset_folders(config.train_data_dir)
+    if (partners or is_flat) and has_images(config.train_data_dir):
         subsets = [_paired({"image_dir": Path(config.train_data_dir)}, partners)]
     else:
         subsets = _from_folders(config, partners, is_strict(run))

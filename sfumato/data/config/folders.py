@@ -48,6 +48,15 @@ def has_images(folder: str) -> bool:
         return False
 
 
+def has_subset_folders(folder: str) -> bool:
+    """Whether sub-folders named `10_cat` lie in the folder."""
+    try:
+        with os.scandir(folder) as entries:
+            return any(entry.is_dir() and _repeats_and_class(entry.name) for entry in entries)
+    except OSError:
+        return False
+
+
 def _repeats_and_class(name: str) -> tuple[int, str] | None:
     number, _, class_tokens = name.partition("_")
     return (int(number), class_tokens) if number.isdecimal() else None

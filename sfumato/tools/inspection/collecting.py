@@ -50,7 +50,7 @@ def collect(run: Run) -> DataReport:
         is_complete=not config.skip_pixels,
         datasets=tuple(datasets),
         lengths=lengths,
-        problems=tuple(problems.find(complaints, datasets, images, lengths)),
+        problems=tuple(problems.find(complaints, datasets, images, lengths, config.trigger_word)),
         images=tuple(images),
     )
 
@@ -141,7 +141,8 @@ def _look(images: Sequence[Shown]) -> None:
         for at, one in enumerate(group)
     }
     for shown in images:
-        shown.fault = seen[shown.path].fault
+        found = seen[shown.path]
+        shown.fault, shown.bars, shown.sharpness = found.fault, found.bars, found.sharpness
         shown.alike, shown.group = alike.get(shown.path, ("", 0))
 
 

@@ -16,6 +16,7 @@ from sfumato import log
 from sfumato.data.images import images, masks
 from sfumato.data.images.images import BrokenImageError
 from sfumato.data.images.masks import MaskSource
+from sfumato.tools.inspection import flaws
 from sfumato.tools.inspection.duplicates import difference_hash
 
 THUMBNAIL = 256
@@ -32,10 +33,14 @@ class Seen:
     Attributes:
         likeness: its difference hash; None if they cannot be decoded.
         fault: why they cannot; "" if they can.
+        bars: share of it that bars of one colour take at opposite borders.
+        sharpness: how much its levels change from pixel to pixel.
     """
 
     likeness: int | None
     fault: str = ""
+    bars: float = 0.0
+    sharpness: float = 0.0
 
 
 def look_at(paths: Sequence[str]) -> list[Seen]:
@@ -78,9 +83,10 @@ def _stripes(size: tuple[int, int]) -> Image.Image:
 
 def _look_at(path: str) -> Seen:
     try:
-        return Seen(difference_hash(_small(path)))
+        small = _small(path)
     except BrokenImageError as error:
         return Seen(None, str(error))
+    return Seen(difference_hash(small), bars=flaws.bars(small), sharpness=flaws.sharpness(small))
 
 
 def _small(path: str) -> Image.Image:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePath
+from statistics import median
 
+from sfumato.data.captions.captions import tags
 from sfumato.data.sources.complaints import Complaint, Complaints, printable
 from sfumato.log import counted, plural
 from sfumato.tools.inspection.report import DataSet, Lengths, Problem, Severity, Shown
@@ -17,6 +19,10 @@ MUCH_CROPPED = 0.2
 
 
 _FEW_ALIKE = 4
+_MUCH_BLURRED = 0.05
+"""Share of the usual sharpness of a data set below which an image is out of focus, or was enlarged before."""
+_FEW_IMAGES = 5
+"""Images up to which nothing is usual, and a tag that all have says nothing."""
 
 
 def marks(shown: Shown) -> list[str]:
@@ -26,6 +32,7 @@ def marks(shown: Shown) -> list[str]:
         *([f"enlarged {shown.scale:.1f}x"] if shown.scale > MUCH_ENLARGED else []),
         *([f"loses {shown.loss:.0%}"] if shown.loss > MUCH_CROPPED else []),
         *(["caption cut off"] if shown.cut_off else []),
+        *([f"bars take {shown.bars:.0%}"] if shown.bars else []),
         *([] if shown.caption.strip() else ["no caption"]),
         *([f"looks like {_name(shown.alike)}"] if shown.alike else []),
     ]
@@ -36,16 +43,25 @@ def find(
     datasets: Sequence[DataSet],
     images: Sequence[Shown],
     lengths: Mapping[str, Lengths],
+    trigger_word: str = "",
 ) -> list[Problem]:
-    """Return everything that is wrong or worth knowing, the worst first."""
+    """Return everything that is wrong or worth knowing, the worst first.
+
+    Args:
+        trigger_word: that each caption is to have; "" is none.
+    """
     found = [
         _left_out(complaints.broken),
         _damaged(images),
         *_said(complaints.warnings, "warning"),
         _enlarged(images),
         _cropped(images, datasets),
+        _barred(images),
+        _blurred(images),
+        _without_trigger(images, trigger_word),
         _cut_off(images, lengths),
         _alike(images),
+        _everywhere(images, trigger_word),
         *_said(complaints.notes, "note"),
         *_read_in_part(images, lengths),
         *_small_buckets(datasets),
@@ -88,6 +104,46 @@ def _cropped(images: Sequence[Shown], datasets: Sequence[DataSet]) -> Problem | 
     )
     message = f"{_images(lines)} will lose more than {MUCH_CROPPED:.0%} of the area to cropping; {remedy}"
     return _problem("cropped", "warning", message, lines)
+
+
+def _barred(images: Sequence[Shown]) -> Problem | None:
+    barred = [s for s in images if s.bars]
+    lines = tuple(f"{printable(s.path)}: bars take {s.bars:.0%}" for s in barred)
+    number = counted(len(lines), "image has", "images have")
+    message = f"{number} bars of one colour at the borders, which will be learned; cut them off"
+    return _problem("bars", "warning", message, lines)
+
+
+def _blurred(images: Sequence[Shown]) -> Problem | None:
+    seen = [s.sharpness for s in images if s.sharpness]
+    if len(seen) <= _FEW_IMAGES:
+        return None
+    usual = median(seen)
+    limit = _MUCH_BLURRED * usual
+    blurred = sorted((s for s in images if 0 < s.sharpness < limit), key=lambda s: s.sharpness)
+    lines = tuple(f"{printable(s.path)}: {s.sharpness / usual:.1%} of the usual sharpness" for s in blurred)
+    number = counted(len(lines), "image is", "images are")
+    message = f"{number} much less sharp than the others, which will be learned; look at {_it(lines)}"
+    return _problem("blurred", "warning", message, lines)
+
+
+def _without_trigger(images: Sequence[Shown], word: str) -> Problem | None:
+    missing = [s for s in images if word and not s.is_reg and word.lower() not in s.caption.lower()]
+    lines = tuple(printable(s.path) for s in missing)
+    number = counted(len(lines), "caption lacks", "captions lack")
+    message = f"{number} the word {word!r}; add it to {_it(lines)}"
+    return _problem("no trigger word", "warning", message, lines)
+
+
+def _everywhere(images: Sequence[Shown], word: str) -> Problem | None:
+    """Name the tags of all captions: what each image is said to have is learned as part of everything."""
+    captions = [set(tags(s.caption)) for s in images if not s.is_reg and s.caption.strip()]
+    if len(captions) <= _FEW_IMAGES:
+        return None
+    common = sorted(set.intersection(*captions) - {word.lower()})
+    number = counted(len(common), "tag is", "tags are")
+    message = f"{number} in every caption, and will mean all that images share; keep trigger words alone"
+    return _problem("in every caption", "note", message, tuple(map(printable, common)))
 
 
 def _cut_off(images: Sequence[Shown], lengths: Mapping[str, Lengths]) -> Problem | None:

@@ -49,6 +49,8 @@ class Shown:
         fault: why its pixels cannot be decoded; "" if they can, or nobody looked.
         alike: path of an image that looks like it; "" if there is none.
         group: number of its group of images that look alike, from 1; 0 if it is in none.
+        bars: share of the image that bars of one colour take at opposite borders.
+        sharpness: how much its levels change from pixel to pixel; 0 if nobody looked.
         thumbnail, mask_thumbnail: data URIs of the whole image and its mask; "" where not made.
     """
 
@@ -70,6 +72,8 @@ class Shown:
     fault: str = ""
     alike: str = ""
     group: int = 0
+    bars: float = 0.0
+    sharpness: float = 0.0
     thumbnail: str = ""
     mask_thumbnail: str = ""
 
