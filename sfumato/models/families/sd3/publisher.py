@@ -59,9 +59,10 @@ class Sd3Publisher:
             own = {place: _published(part, parts[part]) for part, place in places.items()}
             yield [WeightFile(place, tensors, how.metadata, how.dtype) for place, tensors in own.items()]
         elif how.layout is Layout.FOLDER:
-            with self._denoiser(parts) as own:
+            with self._denoiser(parts) as own, ExitStack() as opened:
                 transformer = WeightFile(path / WEIGHTS, to_diffusers(own), {"format": "pt"}, how.dtype)
-                encoders = {PARTS[part].folder: parts[part] for part in OUTPUTS if part in parts}
+                names = self._in_folder(parts)
+                encoders = {PARTS[part].folder: self._state(part, parts, opened) for part in names}
                 yield [transformer, *encoder_folders.weight_files(encoders, path, how)]
         else:
             with self._whole_file(parts) as own:
@@ -77,8 +78,7 @@ class Sd3Publisher:
             shape = MMDiTShape.of({name: tensor.shape for name, tensor in own.items()})
         taken_over = ("scheduler", "tokenizer", "tokenizer_2", "tokenizer_3")
         write_settings(folder, folder_settings(shape), how, taken_over)
-        encoders = [part for part in OUTPUTS if part in parts]
-        models = {PARTS[part].folder: self.base.without_numbers(part) for part in encoders}
+        models = {PARTS[part].folder: self.base.without_numbers(part) for part in self._in_folder(parts)}
         encoder_folders.write_settings(models, folder)
 
     @contextmanager
@@ -100,30 +100,36 @@ class Sd3Publisher:
         """
         with ExitStack() as opened:
             base = opened.enter_context(self.base.transformer())
-            found = _prefixed(PARTS[DENOISER].prefixes[0], parts.get(DENOISER, base.tensors))
             others = dict(base.others)
-            for part in (VAE, *(part for part in OUTPUTS if self._is_within(part, parts))):
+            found = _prefixed(PARTS[DENOISER].prefixes[0], parts.get(DENOISER, base.tensors))
+            place = prefix_in(others, PARTS[VAE].prefixes) or PARTS[VAE].prefixes[0]
+            found |= _prefixed(place, self._autoencoder(parts, opened))
+            for part in (part for part in OUTPUTS if self._is_within(part, parts)):
                 held = prefix_in(others, PARTS[part].prefixes)
-                if part in parts:
-                    own = _published(part, parts[part])
-                elif part == VAE or not held:
-                    own = opened.enter_context(self._of_base(part))
-                else:
-                    continue
-                if part != VAE and not held and self.included is not None:
-                    found[_LOGIT_SCALE.format(part)] = LazyTensor.foreign(torch.tensor(_SCALE_OF_CLIP))
+                if held and part not in parts:
+                    continue  # it stays as it is
+                own = _published(part, self._state(part, parts, opened))
                 found |= _prefixed(held or PARTS[part].prefixes[0], own)
+                if not held and self.included is not None:
+                    found[_LOGIT_SCALE.format(part)] = LazyTensor.foreign(torch.tensor(_SCALE_OF_CLIP))
             yield found | {name: value for name, value in others.items() if name not in found}
 
-    @contextmanager
-    def _of_base(self, part: str) -> Iterator[dict[str, LazyTensor]]:
-        """Yield a part as its file has it, if there is one; text encoders under published names."""
-        if part == VAE:
-            with self.base.parts.opened_if_any(part) as file:
-                yield {} if file is None else _all_of(file)
-        else:
-            with self.base.published(part) as opened:
-                yield _published(part, self.base.complete(part, opened))
+    def _autoencoder(self, parts: TrainedParts, opened: ExitStack) -> PartTensors:
+        """Return the autoencoder's tensors, as its file has them if it was not trained; none without one."""
+        if VAE in parts:
+            return _published(VAE, parts[VAE])
+        file = opened.enter_context(self.base.parts.opened_if_any(VAE))
+        return {} if file is None else _all_of(file)
+
+    def _state(self, part: str, parts: TrainedParts, opened: ExitStack) -> PartTensors:
+        """Return a text encoder's tensors, those of the base if it was not trained."""
+        if part in parts:
+            return parts[part]
+        return self.base.complete(part, opened.enter_context(self.base.published(part)))
+
+    def _in_folder(self, parts: TrainedParts) -> list[str]:
+        """Return the text encoders that a folder holds."""
+        return [part for part in OUTPUTS if part in parts or part in (self.included or ())]
 
     def _beside(self, parts: TrainedParts, path: Path) -> Iterator[WeightFile]:
         """Yield the files of the text encoders that the whole file does not hold, in their own dtypes."""
