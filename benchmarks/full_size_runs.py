@@ -49,11 +49,12 @@ def write_model(path: Path, table: Path) -> None:
 
 
 def read_table(table: Path) -> Header:
-    """Return the tensors of a packed table; see `write_model`."""
+    """Return the tensors of a packed table; see `write_model`. A dtype that it does not tell is float16."""
     found = {}
     for line in gzip.decompress(table.read_bytes()).decode().splitlines():
         name, dtype, sides = line.split("\t")
-        found[name] = dtype, [] if sides == "scalar" else [int(side) for side in sides.split("x") if side]
+        shape = [] if sides == "scalar" else [int(side) for side in sides.split("x") if side]
+        found[name] = dtype.replace("-", "F16"), shape
     return found
 
 
