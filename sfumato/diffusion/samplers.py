@@ -184,20 +184,45 @@ def pndm(denoise: Denoise, x: Tensor, levels: list[float], rng: Rng) -> Steps:
 
     These have one more level, in their middle: `schedules.with_middles`. Each calls `denoise` four times.
     """
-    slopes: list[Tensor] = []
-    num_halved = min(RUNGE_KUTTA_STEPS, (len(levels) - 1) // 2)
+    return _pndm(denoise, x, levels, _slope, lambda slope, x, level: slope)
+
+
+@_sampler
+def pndm_of_velocities(denoise: Denoise, x: Tensor, levels: list[float], rng: Rng) -> Steps:
+    """Take the steps of `pndm` with velocities in the place of slopes, as diffusers does with such models.
+
+    A mix of velocities is read as a slope at the level where its step begins.
+    """
+    return _pndm(denoise, x, levels, _velocity, _slope_of_velocity)
+
+
+def _pndm(
+    denoise: Denoise,
+    x: Tensor,
+    levels: list[float],
+    measure: Callable[[Denoise, Tensor, float], Tensor],
+    slope_of: Callable[[Tensor, Tensor, float], Tensor],
+) -> Steps:
+    """Take the steps of `pndm`.
+
+    Args:
+        measure: asks the model for what is mixed.
+        slope_of: reads a mix as the slope of x at a level.
+    """
+    before: list[Tensor] = []
+    num_halved = max(min(RUNGE_KUTTA_STEPS, (len(levels) - 1) // 2), 0)
     for i in range(num_halved):
         level, middle, following = levels[2 * i : 2 * i + 3]
-        first = _slope(denoise, x, level)
-        second = _slope(denoise, x + (middle - level) * first, middle)
-        third = _slope(denoise, x + (middle - level) * second, middle)
-        fourth = _slope(denoise, x + (following - level) * third, following)
-        slopes = [first, *slopes]
-        x = x + (following - level) * (first + 2 * second + 2 * third + fourth) / 6
+        first = measure(denoise, x, level)
+        second = measure(denoise, x + (middle - level) * slope_of(first, x, level), middle)
+        third = measure(denoise, x + (middle - level) * slope_of(second, x, level), middle)
+        fourth = measure(denoise, x + (following - level) * slope_of(third, x, level), following)
+        before = [first, *before]
+        x = x + (following - level) * slope_of((first + 2 * second + 2 * third + fourth) / 6, x, level)
         x = yield x, following
     for level, following in pairwise(levels[2 * num_halved :]):
-        slopes = [_slope(denoise, x, level), *slopes[:3]]
-        x = x + (following - level) * _mixed(slopes)
+        before = [measure(denoise, x, level), *before[:3]]
+        x = x + (following - level) * slope_of(_mixed(before), x, level)
         x = yield x, following
 
 
@@ -273,6 +298,17 @@ def _mixed(slopes: Sequence[Tensor]) -> Tensor:
 
 def _slope(denoise: Denoise, x: Tensor, level: float) -> Tensor:
     return (x - denoise(x, level)) / level
+
+
+def _velocity(denoise: Denoise, x: Tensor, level: float) -> Tensor:
+    """Return what a discrete-time velocity model says: `clean = x / (1 + s^2) - v s / sqrt(1 + s^2)`."""
+    share = 1 + level**2
+    return (x / share - denoise(x, level)) * math.sqrt(share) / level
+
+
+def _slope_of_velocity(velocity: Tensor, x: Tensor, level: float) -> Tensor:
+    share = 1 + level**2
+    return x * level / share + velocity / math.sqrt(share)
 
 
 def _middle_slope(denoise: Denoise, x: Tensor, level: float, following: float) -> Tensor:

@@ -29,6 +29,7 @@ class SamplerChoice:
         ends_clean: whether the last step ends without noise; otherwise at the smallest level of the schedule.
         has_middles: whether the first steps go by their middles; see `schedules.with_middles`.
         entry: where sampling starts from an image.
+        of_velocities: the sampler for models that predict these, if it is another.
     """
 
     sampler: Sampler
@@ -37,6 +38,7 @@ class SamplerChoice:
     ends_clean: bool = True
     has_middles: bool = False
     entry: Entry = exact_start
+    of_velocities: Sampler | None = None
 
 
 def _spread(sampler: Sampler) -> SamplerChoice:
@@ -67,7 +69,9 @@ _TWO_CALLS_A_STEP = ("heun", "dpm_2", "dpm_2_a", "pndm")
 """Samplers that sd-scripts starts from an image at a wrong level, which is not wanted here."""
 
 _CHANGED = {
-    "pndm": replace(DISCRETE["pndm"], sampler=samplers.pndm, has_middles=True),
+    "pndm": replace(
+        DISCRETE["pndm"], sampler=samplers.pndm, has_middles=True, of_velocities=samplers.pndm_of_velocities
+    ),
     "dpmsolver++": replace(DISCRETE["dpmsolver++"], ends_clean=False),
     "dpmsingle": replace(DISCRETE["dpmsingle"], ends_clean=False),
 }

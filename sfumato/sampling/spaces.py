@@ -143,7 +143,8 @@ class DiscreteSpace:
     @property
     def sampler(self) -> Sampler:
         """The method's sampler."""
-        return self.method.sampler
+        of_velocities = self.method.of_velocities if self.is_velocity else None
+        return of_velocities or self.method.sampler
 
     def sigmas(self, request: Request, first: int = 0) -> Tensor:
         """Return the levels at the method's timesteps, or those of a schedule.

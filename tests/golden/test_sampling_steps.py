@@ -27,7 +27,6 @@ SCALE = 3.0
 
 CASES = {case["id"]: case for case in cases("k_gen_steps")}
 OTHERWISE = {
-    "s_pndm_v": "velocities are mixed, then read at the level where the step begins",
     "i_pndm_6_0.6": "a defect of which the right numbers are not known",
     "i_lms_6_0.3": "the first steps extrapolate with the weights of slopes that there are not",
     "i_dpmsingle_6_0.6": "steps pair up as they would have done with all steps before them",
@@ -88,10 +87,6 @@ class Run:
         self.space.sampler(self.guided(), x, self.sigmas[first:], rng, revise=note)
         return after
 
-    def noised(self, level: int) -> Tensor:
-        image = 0.9 * self.input("init")
-        return self.space.noised(image, self.input("i2i"), float(self.sigmas[level]))
-
 
 @pytest.fixture(autouse=True)
 def _noise_is_recorded(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,16 +119,8 @@ def test_guidance_leads_as_recorded(name: str) -> None:
 
 def started(run: Run) -> tuple[Tensor, int]:
     """Return x made of a case's image, and the step to start with, as sd-scripts has them."""
-    steps, strength = run.case["steps"], run.case["strength"]
-    if run.case["sampler"] in ("heun", "dpm_2"):
-        first = starts.first_step(steps, strength)
-        return run.noised(first), first
-    level, first = starts.earlier_start(steps, strength)
-    x = run.noised(level)
-    if run.space.method.starts_from_noise:
-        return x, first
-    # Its latents are scaled by their level, and are taken for those of the next.
-    return run.space.shown(x, float(run.sigmas[level])) * (1 + run.sigmas[first] ** 2) ** 0.5, first
+    image, asked = 0.9 * run.input("init"), Request("", steps=run.case["steps"])
+    return run.space.enter(image, run.input("i2i"), asked, run.case["strength"])
 
 
 @pytest.mark.parametrize("name", IMAGES)
