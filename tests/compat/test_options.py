@@ -35,6 +35,8 @@ NEWER |= {"train_inpainting"}
 ELSEWHERE = {"blocks_to_swap", "blockwise_fused_optimizers", "fused_optimizer_groups"}
 ELSEWHERE |= {"cpu_offload_checkpointing", "stop_text_encoder_training", "prior_loss_weight", "masked_loss"}
 ELSEWHERE |= {"reg_data_dir", "conditioning_data_dir", "vae", "tokenizer_cache_dir", "dtype"}
+ELSEWHERE |= {"metadata_usage_hint", "metadata_thumbnail", "metadata_merged_from", "metadata_preprocessor"}
+ELSEWHERE |= {"metadata_trigger_phrase", "metadata_is_negative_embedding", "control_dir"}
 """What sd-scripts has for other families or kinds of training only."""
 
 

@@ -28,6 +28,8 @@ SHOWN = {
     "flux_minimal_inference",
     "train_network",
     "train_db",
+    "train_control_net",
+    "sdxl_train_control_net_lllite",
     "fine_tune",
     "train_textual_inversion",
     "train_textual_inversion_XTI",

@@ -34,11 +34,12 @@ def furnish(folder: Path) -> None:
     named = [path.stem for path in sorted((folder / "images" / "my-cat").glob("*.png"))]
     (folder / "images" / "captions.json").write_text(json.dumps({n: {"caption": n} for n in named}))
     shutil.copytree(ROOT / "examples", folder / "examples")
-    (cats,) = re.findall(
-        r"```toml\n(# cats.toml.*?)```", (ROOT / "docs/regularisation.md").read_text("utf-8"), re.DOTALL
-    )
-    (folder / "cats.toml").write_text(cats, encoding="utf-8")
-    for example in (folder / "cats.toml", *(folder / "examples").glob("*.toml")):
+    tiny.pictures(folder / "lines", 2, seed=3, captions=None)
+    for name, page in (("cats", "regularisation"), ("control", "controlnet")):
+        text = (ROOT / f"docs/{page}.md").read_text("utf-8")
+        (described,) = re.findall(rf"```toml\n(# {name}.toml.*?)```", text, re.DOTALL)
+        (folder / f"{name}.toml").write_text(described, encoding="utf-8")
+    for example in (*folder.glob("*.toml"), *(folder / "examples").glob("*.toml")):
         smaller = re.sub(
             "resolution = .*", "resolution = 64\nmin_bucket_reso = 64", example.read_text("utf-8")
         )

@@ -27,6 +27,7 @@ from tests.golden.derived import (
     settings,
     weight,
 )
+from tests.golden.unet_models import predict_in_place
 
 pytestmark = pytest.mark.whole_model
 
@@ -105,18 +106,10 @@ def given(case: dict[str, Any], noisy: Tensor) -> tuple[Any, ...]:
 def controlled(
     case: dict[str, Any], denoiser: Any, what: tuple[Any, ...], added: dict[str, Tensor]
 ) -> Tensor:
-    """Return the U-Net's output as the recorded one has it.
-
-    That of Stable Diffusion adds residuals in place, so that its middle sees the last of them, too. No other
-    program does, nor do we.
-    """
+    """Return the U-Net's output as the recorded one has it."""
     if case["model"] == "sdxl":
         return unet.predict(denoiser, *what, added)
-    last = list(added.values())[-2]
-    hook = denoiser.mid_block.register_forward_pre_hook(lambda _, given: (given[0] + last, *given[1:]))
-    output = unet.predict(denoiser, *what, added)
-    hook.remove()
-    return output
+    return predict_in_place(unet.predict, denoiser, *what, added)
 
 
 @pytest.mark.parametrize("name", OUTPUTS)

@@ -7,24 +7,19 @@ data, the text encoders, the loss and the optimizer.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from sfumato.cli.main import script
 from sfumato.data.images.resizing import resize
-from sfumato.diffusion import noise, timesteps
-from sfumato.models.components.stable_diffusion.base import StableDiffusion
 from sfumato.models.components.text_encoders import bare
-from sfumato.models.components.unet import unet, unet_names
+from sfumato.models.components.unet import unet_names
 from sfumato.models.families.sd.family import SdFamily
 from sfumato.models.families.sd.layouts import TEXT
 from sfumato.models.families.sdxl.family import SdxlFamily
@@ -35,16 +30,12 @@ from tests.golden.derived import (
     arrays,
     cases,
     error,
-    inputs,
     quantities,
     recorded_parts,
-    rule,
-    settings,
-    weight,
 )
+from tests.golden.whole_models import NAME, give, image_of, write_base
 from tests.runs import figures
 
-NAME = "k_train_e2e_seed"
 OFTEN = ("db_te", "xl_te", "ti_xl")
 WHOLE = ("train_db", "fine_tune", "sdxl_train")
 WORDS = ("train_textual_inversion", "sdxl_train_textual_inversion")
@@ -58,8 +49,6 @@ def cases_of(scripts: Sequence[str]) -> list[Any]:
     ]
 
 
-SD_SHAPE = unet.UnetShape(4, 4, 2, (32, 64, 128, 128), (1, 1, 1, 0), 1, 32, 0, is_linear=False)
-XL_SHAPE = unet.UnetShape(4, 4, 2, (32, 64, 128), (0, 2, 10), 10, 72, 1576, is_linear=True)
 PARTS = {"unet": DENOISER, "te": TEXT, "te1": TEXT_1, "te2": TEXT_2}
 STRETCHED = (128, 128)
 """What sd-scripts makes of each image of a data set of metadata that says so, whatever the image's shape."""
@@ -67,27 +56,12 @@ TOLERANCE = 1e-3
 """Of weights, relative to a tensor's largest; AdamW makes a whole step of a gradient that is nearly 0."""
 
 
-@dataclass
-class Given:
-    """Noise and timesteps of a case, one after another."""
-
-    case: dict[str, Any]
-    drawn: list[tuple[int, ...]] = field(default_factory=list)
-
-    def noise(self, shape: torch.Size, rng: torch.Generator) -> Tensor:
-        self.drawn.append(tuple(shape))
-        return inputs(f"kte.{self.case['id']}.noise{len(self.drawn) - 1}", shape)
-
-    def timesteps(self, count: int, rng: torch.Generator, **range_: int) -> Tensor:
-        return torch.tensor(self.case["timesteps"][len(self.drawn) - 1])
-
-
 @pytest.fixture(scope="module")
 def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The two models as folders in diffusers' layout, which tell how many heads there are."""
     place = tmp_path_factory.mktemp("bases")
     vocabularies.write_clip(place / "clip")
-    return {kind: _write_base(place / kind, kind, place / "clip") for kind in ("sd", "sdxl")}
+    return {kind: write_base(place / kind, kind, place / "clip") for kind in ("sd", "sdxl")}
 
 
 @pytest.mark.whole_model
@@ -116,12 +90,7 @@ def run_whole(
     case: dict[str, Any], bases: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> str:
     """Run a case's script with the noise that is given; compare losses, return the kind of the model."""
-    given, encode = Given(case), StableDiffusion.encode_image
-    monkeypatch.setattr(noise, "draw", given.noise)
-    monkeypatch.setattr(timesteps, "whole", given.timesteps)
-    monkeypatch.setattr(
-        StableDiffusion, "encode_image", lambda self, vae, image, rng: encode(self, vae, image, None)
-    )
+    give(case, monkeypatch)
     kind = "sdxl" if case["script"].startswith("sdxl") else "sd"
     _write_images(tmp_path, case["picture"], has_metadata="--in_json" in case["args"])
     assert script(case["script"], _arguments(case, tmp_path, bases[kind])) == 0
@@ -166,11 +135,7 @@ def _arguments(case: dict[str, Any], folder: Path, base: Path) -> list[str]:
 
 
 def _write_images(folder: Path, picture: dict[str, Any], *, has_metadata: bool) -> None:
-    width, height = picture["size"]
-    pixels = np.clip(
-        np.rint(128 + 50 * rule(f"input:img:kte.{picture['name']}", (height, width, 3)).numpy()), 0, 255
-    )
-    image = Image.fromarray(pixels.astype(np.uint8))
+    image = image_of(picture["name"], picture["size"])
     if has_metadata:
         image = resize(image, STRETCHED)
     place = folder / "img" if has_metadata else folder / "img" / "1_x"
@@ -179,70 +144,3 @@ def _write_images(folder: Path, picture: dict[str, Any], *, has_metadata: bool) 
     (place / "a.txt").write_text(picture["caption"], encoding="utf-8")
     entry = {"caption": picture["caption"], "train_resolution": STRETCHED}
     (folder / "meta.json").write_text(json.dumps({str(place / "a.png"): entry}), encoding="utf-8")
-
-
-def _write_base(folder: Path, kind: str, tokenizer: Path) -> Path:
-    """Write a model with the numbers that belong to its names."""
-    from diffusers import AutoencoderKL
-
-    told = settings(NAME)["models"]
-    shape, is_xl = (XL_SHAPE, True) if kind == "sdxl" else (SD_SHAPE, False)
-    denoiser = unet.build(shape)
-    published = unet_names.published_names(denoiser.state_dict()) if is_xl else {}
-    _fill(denoiser, lambda name: published.get(name, name), told[kind]["unet"]["weight_std"])
-    denoiser.save_pretrained(folder / "unet")
-    keys = {"te1": "text_encoder", "te2": "text_encoder_2"} if is_xl else {"te": "text_encoder"}
-    for key, place in keys.items():
-        _clip(told["sd"]["te"] if key == "te1" else told[kind][key]).save_pretrained(folder / place)
-    vae = AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        block_out_channels=told["vae"]["block_out_channels"],
-        layers_per_block=1,
-        latent_channels=4,
-    )
-    _fill(vae, lambda name: "vae:" + name, told["vae"]["std"])
-    vae.save_pretrained(folder / "vae")
-    for place in keys.values():
-        target = folder / place.replace("text_encoder", "tokenizer")
-        target.mkdir()
-        for file in tokenizer.iterdir():
-            (target / file.name).write_bytes(file.read_bytes())
-    return folder
-
-
-def _clip(told: dict[str, Any]) -> Any:
-    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
-
-    has_projection = "projection_dim" in told
-    config = CLIPTextConfig(
-        vocab_size=told.get("vocab", 49408),
-        hidden_size=told["hidden"],
-        intermediate_size=told["intermediate"],
-        num_hidden_layers=told["layers"],
-        num_attention_heads=told["heads"],
-        hidden_act=told["act"],
-        projection_dim=told.get("projection_dim", told["hidden"]),
-        bos_token_id=49406,
-        eos_token_id=49407,
-    )
-    model = CLIPTextModelWithProjection(config) if has_projection else CLIPTextModel(config)
-
-    def key(name: str) -> str:
-        return told["key_prefix"] + (
-            name if name.startswith("text_projection") else f"text_model.{bare(name)}"
-        )
-
-    _fill(model, key, told["std"])
-    return model
-
-
-def _fill(model: nn.Module, key: Any, std: float) -> None:
-    """Give a model the numbers that belong to its names."""
-    values = {name: weight(key(name), tensor.shape, std) for name, tensor in _floats(model)}
-    model.to_empty(device="cpu") if any(t.is_meta for _, t in _floats(model)) else None
-    model.load_state_dict(values, strict=False)
-
-
-def _floats(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    return ((name, tensor) for name, tensor in model.state_dict().items() if tensor.is_floating_point())

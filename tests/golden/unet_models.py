@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,6 +87,22 @@ def _filled(
     names = unet_names.published_names(state) if is_published else {name: name for name in state}
     model.load_state_dict({k: weight(key_prefix + names[k], v.shape, std) for k, v in state.items()})
     return model
+
+
+def predict_in_place(predict: Callable[..., Tensor], denoiser: nn.Module, *given: Any) -> Tensor:
+    """Return the output of sd-scripts' U-Net for Stable Diffusion 1 and 2 with what a ControlNet adds.
+
+    It adds residuals in place, so that its middle sees the last of them, too. No other program does, and
+    neither do we.
+
+    Args:
+        predict: `unet.predict`, which takes what is given.
+    """
+    *_, last, _ = given[-1].values()
+    hook = denoiser.mid_block.register_forward_pre_hook(lambda _, given: (given[0] + last, *given[1:]))
+    output = predict(denoiser, *given)
+    hook.remove()
+    return output
 
 
 def _clip(width: int, inner: int, activation: str) -> nn.Module:

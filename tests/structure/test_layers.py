@@ -32,7 +32,7 @@ FOLDERS = {
     ),
     "models": (("interface",), ("components",), ("families",), ("registry",)),
     "adapters": (
-        ("layers",),
+        ("layers", "lllite"),
         ("files",),
         ("words",),
         ("network",),

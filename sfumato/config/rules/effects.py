@@ -80,6 +80,21 @@ WORDS_ABSENT = (
 )
 """Options that trainers of new words have not."""
 
+CONTROL_ABSENT = ADAPTERS_ALONE | names(
+    "reg_data_dir prior_loss_weight masked_loss cpu_offload_checkpointing"
+)
+"""Options of the trainers that those of control networks have not."""
+
+NOT_BUILT_FOR_CONTROL = names(
+    "sample_every_n_steps sample_every_n_epochs sample_at_first sample_prompts sample_sampler"
+)
+"""Options of previews, which do not show control images yet."""
+
+NO_CONTROL: Mapping[str, str] = {
+    "train_inpainting": "control networks are trained on models that make whole images; leave it out"
+}
+"""Options of the trainers that control networks cannot follow."""
+
 NOT_BUILT_FOR_TRAINING = names(
     "deepspeed zero_stage zero3_init_flag zero3_save_16bit_model fp16_master_weights_and_gradients"
 ) | names("offload_optimizer_device offload_optimizer_nvme_path offload_param_device offload_param_nvme_path")

@@ -16,7 +16,7 @@ from sfumato.config.run.image_scripts import (
     start_images,
     steps,
 )
-from sfumato.config.run.model import flow, memory, model, network, precision, whole_model
+from sfumato.config.run.model import control_networks, flow, memory, model, network, precision, whole_model
 from sfumato.config.run.output import hub, preview, saving, tracking
 from sfumato.config.run.run import Run
 from sfumato.config.run.training import loss, noise, optimizer, schedule, words
@@ -32,6 +32,8 @@ OF_SECTIONS: Mapping[type, tuple[Rule, ...]] = {
     loader.LoaderConfig: loader.RULES,
     validation.ValidationConfig: validation.RULES,
     distributed.DistributedConfig: distributed.RULES,
+    control_networks.ControlNetConfig: control_networks.RULES,
+    control_networks.LLLiteConfig: control_networks.LLLITE_RULES,
     flow.FlowConfig: flow.RULES,
     generation.GenerationConfig: generation.RULES,
     composition.CompositionConfig: composition.RULES,

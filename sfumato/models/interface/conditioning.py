@@ -12,6 +12,9 @@ from torch.nn import functional
 INPAINT_MASK, MASKED_LATENTS = "inpaint_mask", "masked_latents"
 """Names in `Conditioning.control` of what inpainting models are told, in the order of their channels."""
 
+CONTROL_IMAGE = "control_image"
+"""Name there of what a ControlNet reads, (B, 3, H, W) in [-1, 1]."""
+
 
 @dataclass(frozen=True)
 class ImageSizes:

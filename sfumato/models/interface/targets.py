@@ -33,6 +33,29 @@ class AdapterTarget:
     is_default: bool = True
 
 
+@dataclass(frozen=True)
+class ControlledLayer:
+    """One layer whose input ControlNet-LLLite adds to.
+
+    Attributes:
+        name: of an `AdapterTarget`.
+        depth: how often the latents were halved before it, counted from 1 for not yet.
+    """
+
+    name: str
+    module: nn.Linear
+    depth: int
+
+
+@runtime_checkable
+class TakesLLLite(Protocol):
+    """A family whose denoiser ControlNet-LLLite is made for."""
+
+    def controlled_layers(self, model: nn.Module) -> Iterator[ControlledLayer]:
+        """Yield the layers of the denoiser that follow control images."""
+        ...
+
+
 class HasTargets(Protocol):
     """A family, as far as adapters of our kinds attach to its layers."""
 

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
 
 from sfumato.data.batches.collate import Batch
-from sfumato.models.interface.conditioning import Conditioning, ImageSizes
+from sfumato.models.interface.conditioning import CONTROL_IMAGE, Conditioning, ImageSizes
 from sfumato.models.interface.family import Family
 from sfumato.models.interface.parts import Parts
 from sfumato.transfer import to_device
@@ -29,6 +29,23 @@ class Condition(Protocol):
             rng: for what is drawn, on the processor; noise and timesteps do not depend on it.
         """
         ...
+
+
+@dataclass(frozen=True)
+class ControlImages:
+    """What another condition says, and the control image of each image; a `Condition`.
+
+    Attributes:
+        besides: makes what the denoiser is told besides.
+    """
+
+    besides: Condition
+
+    def __call__(self, batch: Batch, rng: torch.Generator) -> Conditioning:
+        """Return it; nothing is drawn for control images."""
+        told = self.besides(batch, rng)
+        assert batch.control is not None
+        return replace(told, control={**told.control, CONTROL_IMAGE: batch.control})
 
 
 @dataclass(frozen=True)

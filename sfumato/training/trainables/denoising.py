@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +12,7 @@ from sfumato import seeds
 from sfumato.config.run.model.flow import FlowConfig
 from sfumato.config.run.run import Run
 from sfumato.data.batches.collate import Batch
+from sfumato.models.interface.conditioning import Conditioning
 from sfumato.models.interface.family import DENOISER, VAE, Family, HasFlowTraining, is_inpainting
 from sfumato.models.interface.parts import Parts
 from sfumato.training.core.precision import Precision
@@ -41,12 +42,23 @@ def denoising_for(
     return Denoising(family, parts, precision, objective_of(run, family), condition)
 
 
+Steer = Callable[[Tensor, Tensor, Conditioning], Conditioning]
+"""`steer(noisy, timesteps, conditioning) -> conditioning`: what a network beside the denoiser makes of what
+this is asked for, (B, C, H/8, W/8) and (B,) as `Family.predict` has them."""
+
+
+def unsteered(noisy: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Conditioning:
+    """Return the conditioning as it is; a `Steer`."""
+    return conditioning
+
+
 @dataclass
 class Denoising:
     """From a batch to the loss of each of its images, by the models as they are.
 
     Attributes:
         condition: makes what the denoiser listens to; a trainable hands in one that adds to `Words`.
+        steer: adds to that what depends on what the denoiser is asked for.
     """
 
     family: Family
@@ -54,6 +66,7 @@ class Denoising:
     precision: Precision
     objective: Objective
     condition: Condition
+    steer: Steer = unsteered
 
     def loss(self, batch: Batch, rng: torch.Generator) -> StepLoss:
         """Return the loss of each image of `batch`; noise and timesteps come from `rng`."""
@@ -65,7 +78,8 @@ class Denoising:
             drawn = _derived("prediction", rng)
 
             def predict(noisy: Tensor, timesteps: Tensor) -> Tensor:
-                return self.family.predict(self.parts[DENOISER], noisy, timesteps, conditioning, drawn)
+                told = self.steer(noisy, timesteps, conditioning)
+                return self.family.predict(self.parts[DENOISER], noisy, timesteps, told, drawn)
 
             return self.objective(predict, latents, rng, mask=batch.masks, weights=batch.loss_weights)
 

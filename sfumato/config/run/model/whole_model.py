@@ -52,6 +52,14 @@ def _as_one_number(values: Values) -> Values:
     return {**dict.fromkeys(_OLDER_SWAPS), "blocks_to_swap": num}
 
 
+SWAPS_WHAT_IS_TRAINED = needs(
+    ["blocks_to_swap", *_OLDER_SWAPS],
+    given("fused_backward_pass"),
+    given("blockwise_fused_optimizers"),
+    reason="weights can change only while they are there",
+)
+"""The rule of scripts whose blocks learn themselves."""
+
 RULES = (
     excludes(
         ["fused_backward_pass"],
@@ -67,12 +75,6 @@ RULES = (
         ["blockwise_fused_optimizers", "fused_optimizer_groups"],
         given("mixed_precision", "bf16", "no"),
         reason="with fp16 no gradient is known to be good before all are there",
-    ),
-    needs(
-        ["blocks_to_swap", *_OLDER_SWAPS],
-        given("fused_backward_pass"),
-        given("blockwise_fused_optimizers"),
-        reason="weights can change only while they are there",
     ),
     *(
         implies(

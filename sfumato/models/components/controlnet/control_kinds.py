@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from sfumato.models.interface.file_kinds import FileKind
 
+OPTION = "controlnet_model_name_or_path"
+"""Which names the ControlNet that a run goes on from."""
+
 CONTROLNET = "controlnet"
 """What `recognise` calls a ControlNet of Stable Diffusion 1, 2 or XL, in either naming."""
 XLABS = "controlnet flux"

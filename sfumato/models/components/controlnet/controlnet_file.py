@@ -12,6 +12,7 @@ from torch import Tensor
 from sfumato.checkpoints.tensors import TensorReader
 from sfumato.errors import UserError
 from sfumato.models.components.controlnet import control_kinds, controlnet
+from sfumato.models.components.controlnet.control_kinds import OPTION
 from sfumato.models.components.controlnet.controlnet_names import diffusers_names
 from sfumato.models.components.loading import sizes_of
 from sfumato.models.components.model_files import open_weights
@@ -19,8 +20,6 @@ from sfumato.models.components.recognise import describe, recognise
 from sfumato.models.components.tensor_views import TensorView, view_of
 from sfumato.models.components.unet.projections import with_projections
 from sfumato.models.components.unet.unet import UnetShape
-
-OPTION = "controlnet_model_name_or_path"
 
 _PREFIX, _DIFFERENCE = "control_model.", "difference"
 _MODELS = {768: "Stable Diffusion 1", 1024: "Stable Diffusion 2", 2048: "SDXL"}

@@ -125,7 +125,9 @@ class StableDiffusion:
 
     def source(self, part: str) -> Path | None:
         """Return the file or folder that `part` is loaded from, or None where there is none."""
-        return self._control if part == CONTROLNET else self.checkpoint.source(part)
+        if part == CONTROLNET:
+            return self._control or self.checkpoint.source(DENOISER)
+        return self.checkpoint.source(part)
 
     def load(self, part: str, dtype: torch.dtype, device: torch.device) -> nn.Module:
         """Load one part, frozen and in eval mode."""

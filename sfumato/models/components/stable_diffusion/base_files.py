@@ -6,13 +6,26 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
+from sfumato.config.run.model.control_networks import ControlNetConfig
 from sfumato.config.run.model.model import ModelConfig
+from sfumato.config.run.run import Run
 from sfumato.hub.access import HubAccess
 from sfumato.hub.fetching import located
 from sfumato.models.components import hub_files
+from sfumato.models.components.controlnet import control_kinds
 from sfumato.models.components.stable_diffusion.checkpoint import OPTION, Layout
 from sfumato.models.components.stable_diffusion.clip import TokenizerSource
 from sfumato.models.interface.family import DENOISER, VAE
+
+
+def control_file(run: Run, access: HubAccess) -> Path | None:
+    """Return the file or folder of the ControlNet that a run goes on from, if it names one.
+
+    Raises:
+        UserError: it cannot be fetched.
+    """
+    name = run.get(ControlNetConfig, ControlNetConfig()).controlnet_model_name_or_path
+    return located(name, f"--{control_kinds.OPTION}", access=access)
 
 
 class BaseFiles(NamedTuple):

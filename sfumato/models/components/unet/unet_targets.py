@@ -10,10 +10,12 @@ from torch import nn
 
 from sfumato.models.components.unet.unet_names import published_names, published_names_of_modules
 from sfumato.models.interface.family import DENOISER
-from sfumato.models.interface.targets import AdapterTarget, others
+from sfumato.models.interface.targets import AdapterTarget, ControlledLayer, others
 
 _ADAPTED = re.compile(r"\.(attentions|resnets|downsamplers|upsamplers)\.\d+\.")
 _TRANSFORMER = re.compile(r"(.*\.transformer_blocks\.\d+)\.(attn1|attn2|ff)\.")
+_LEVEL = re.compile(r"down_blocks\.\d+")
+_CONTROLLED = re.compile(r"(?:down_blocks\.(\d+)|mid_block)\.att.*\.(?:attn1\.to_[qkv]|attn2\.to_q)$")
 _ATTENTION = re.compile(r"\.attn\d\.")
 
 
@@ -55,6 +57,22 @@ def targets(
             _block(published[path], numbering),
             is_default=is_default,
         )
+
+
+def controlled_layers(
+    model: nn.Module, numbering: Mapping[str, Numbering], *, has_published_names: bool
+) -> Iterator[ControlledLayer]:
+    """Yield what attention reads on the way down and in the middle, but for the text.
+
+    Args:
+        numbering, has_published_names: as `targets` has them.
+    """
+    paths = {layer: path for path, layer in model.named_modules()}
+    num_levels = len([path for path in paths.values() if _LEVEL.fullmatch(path)])
+    for target in targets(model, numbering, has_published_names=has_published_names):
+        match = _CONTROLLED.match(paths[target.module])
+        if match and isinstance(target.module, nn.Linear):
+            yield ControlledLayer(target.name, target.module, int(match[1]) + 1 if match[1] else num_levels)
 
 
 def further_targets(model: nn.Module, *, has_published_names: bool) -> Iterator[AdapterTarget]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,19 +18,22 @@ from sfumato.config.run.model.model import ModelConfig
 from sfumato.config.run.run import Run
 from sfumato.diffusion.schedules import flow_sigmas, shift_exponent
 from sfumato.hub.access import ANYBODY, HubAccess, access_for
+from sfumato.hub.fetching import located
 from sfumato.models.components import autoencoder, text_encoders
 from sfumato.models.components.caption_lengths import TokenizerReader
+from sfumato.models.components.controlnet.control_kinds import OPTION
 from sfumato.models.components.dit.targets import t5_targets
 from sfumato.models.components.stable_diffusion import clip
 from sfumato.models.components.tokenizers import CLIP_LENGTH
-from sfumato.models.families.flux import targets, text
+from sfumato.models.families.flux import controlnet, targets, text
+from sfumato.models.families.flux.controlnet import FluxControlNet
 from sfumato.models.families.flux.files import CLIP_L, PARTS, T5XXL, FluxFiles
 from sfumato.models.families.flux.network import Flux
 from sfumato.models.families.flux.packing import PATCH, image_ids, pack, unpack
 from sfumato.models.families.flux.publisher import FluxPublisher
 from sfumato.models.interface import publishing
 from sfumato.models.interface.conditioning import Conditioning
-from sfumato.models.interface.family import DENOISER, VAE, Prediction
+from sfumato.models.interface.family import CONTROLNET, DENOISER, VAE, Prediction
 from sfumato.models.interface.identity import ModelIdentity, SamplingDefaults
 from sfumato.models.interface.latents import CacheFormat, LatentSpace
 from sfumato.models.interface.published import Published
@@ -57,6 +60,7 @@ def create(run: Run) -> FluxFamily:
         use_mmap=not model.disable_mmap_load_safetensors,
         denoiser_option=files[DENOISER].option,
         access=access_for(run),
+        control=located(values.get(OPTION), f"--{OPTION}", access=access_for(run)),
     )
 
 
@@ -93,9 +97,11 @@ class FluxFamily:
         use_mmap: bool = True,
         denoiser_option: str = PARTS[DENOISER].option,
         access: HubAccess = ANYBODY,
+        control: Path | None = None,
     ) -> None:
         given = {DENOISER: transformer, CLIP_L: clip_l, T5XXL: t5xxl, VAE: ae}
         self._files = FluxFiles(given, use_mmap=use_mmap, denoiser_option=denoiser_option, access=access)
+        self._control = control
         self._publisher = FluxPublisher(self._files)
         self.tokenizers = text.tokenizers(tokenizers, _bundled_tokenizers(transformer), access)
         self.apply_t5_mask = apply_t5_mask
@@ -121,11 +127,23 @@ class FluxFamily:
 
     def source(self, part: str) -> Path | None:
         """Return the file or folder that `part` is loaded from, or None where there is none."""
+        if part == CONTROLNET:
+            return self._control or self._files.parts.source(DENOISER)
         return self._files.parts.source(part)
 
     def load(self, part: str, dtype: torch.dtype, device: torch.device) -> nn.Module:
         """Load one part, frozen and in eval mode."""
+        if part == CONTROLNET:
+            return self.load_control(self._control, dtype, device)
         return self._files.load(part, dtype, device)
+
+    def load_control(self, path: Path | None, dtype: torch.dtype, device: torch.device) -> nn.Module:
+        """Load a ControlNet, or make one of the denoiser; see `TakesControl`."""
+        with self._files.transformer() as base:
+            if path is None:
+                return controlnet.begin(base.tensors, dtype, device)
+            shapes = {name: tensor.shape for name, tensor in base.tensors.items()}
+        return controlnet.load(path, shapes, dtype, device)
 
     def tokenize(self, captions: Sequence[str]) -> dict[str, Tensor]:
         """Return each text encoder's token ids, (B, L) int64, by its name; masks as `<name>_mask`."""
@@ -162,19 +180,42 @@ class FluxFamily:
     ) -> Tensor:
         """Return the velocity, shaped like `noisy` (B, C, H/8, W/8); timesteps (B,) in [0, 1000]."""
         dtype = compute_dtype(denoiser, noisy.device)
-        words = conditioning.text
-        t5_out, (batch, _, height, width) = words["t5_out"], noisy.shape
-        tokens = denoiser(
-            img=pack(noisy).to(dtype),
-            img_ids=image_ids(batch, height, width, noisy.device),
-            txt=t5_out.to(dtype),
-            txt_ids=torch.zeros(*t5_out.shape[:2], 3, device=noisy.device),
-            timesteps=timesteps / 1000,
-            y=words["l_pooled"].to(dtype),
-            guidance=conditioning.guidance,
-            txt_attention_mask=words["t5_attn_mask"] if self.apply_t5_mask else None,
-        )
-        return unpack(tokens, height, width).to(noisy.dtype)
+        added = controlnet.residuals(conditioning.control, dtype)
+        tokens = denoiser(**self._told(noisy, timesteps, conditioning, dtype), residuals=added)
+        return unpack(tokens, *noisy.shape[-2:]).to(noisy.dtype)
+
+    def control(
+        self,
+        net: nn.Module,
+        image: Tensor,
+        noisy: Tensor,
+        timesteps: Tensor,
+        conditioning: Conditioning,
+    ) -> dict[str, Tensor]:
+        """Return what a ControlNet adds behind the double blocks; see `TakesControl`."""
+        told = self._told(noisy, timesteps, conditioning, compute_dtype(net, noisy.device))
+        return controlnet.named(net(image, **told))
+
+    def added_weights(self, net: nn.Module) -> frozenset[str]:
+        """Return the names of a ControlNet's weights that the denoiser has not."""
+        return controlnet.added_weights(net)
+
+    def _told(
+        self, noisy: Tensor, timesteps: Tensor, conditioning: Conditioning, dtype: torch.dtype
+    ) -> dict[str, Any]:
+        """Return what the denoiser and a ControlNet are told, as arguments of `Flux`."""
+        words, (batch, _, height, width) = conditioning.text, noisy.shape
+        t5_out = words["t5_out"]
+        return {
+            "img": pack(noisy).to(dtype),
+            "img_ids": image_ids(batch, height, width, noisy.device),
+            "txt": t5_out.to(dtype),
+            "txt_ids": torch.zeros(*t5_out.shape[:2], 3, device=noisy.device),
+            "timesteps": timesteps / 1000,
+            "y": words["l_pooled"].to(dtype),
+            "guidance": conditioning.guidance,
+            "txt_attention_mask": words["t5_attn_mask"] if self.apply_t5_mask else None,
+        }
 
     def sampling_sigmas(self, num_steps: int, width: int, height: int) -> Tensor:
         """Return (num_steps + 1,) noise levels from 1 to 0; for dev, the higher the larger the image is."""
@@ -183,9 +224,11 @@ class FluxFamily:
         return flow_sigmas(num_steps, shift_exponent(num_tokens) if self.variant == "dev" else None)
 
     def blocks(self, part: str, model: nn.Module) -> list[nn.Module]:
-        """Return the double blocks, then the single blocks; of a text encoder, its layers."""
+        """Return the double blocks, then the single blocks, if any; of a text encoder, its layers."""
         if part == DENOISER:
             return [*cast(Flux, model).double_blocks, *cast(Flux, model).single_blocks]
+        if part == CONTROLNET:
+            return list(cast(FluxControlNet, model).double_blocks)
         return text_encoders.layers(model)
 
     def cache_extras(self) -> Mapping[str, Tensor]:

@@ -9,8 +9,9 @@ Legend: B batch, L image tokens, T text tokens, C hidden size, H heads, D = C / 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -103,6 +104,39 @@ def rotation(ids: Tensor, axes_dim: Iterable[int], theta: float = 10000.0) -> Ro
     return angles.cos().to(ids.device, torch.float32), angles.sin().to(ids.device, torch.float32)
 
 
+class Modulated(Protocol):
+    """A network whose blocks are modulated as FLUX's are."""
+
+    shape: FluxShape
+
+    @property
+    def time_in(self) -> MLPEmbedder:
+        """Reads the noise level."""
+        ...
+
+    @property
+    def vector_in(self) -> MLPEmbedder:
+        """Reads the pooled CLIP vector."""
+        ...
+
+    @property
+    def guidance_in(self) -> MLPEmbedder:
+        """Reads the guidance scale, where the model was distilled for it."""
+        ...
+
+
+def modulating_vector(
+    model: Modulated, timesteps: Tensor, y: Tensor, guidance: Tensor | None, dtype: torch.dtype
+) -> Tensor:
+    """Return the vector (B, C) that modulates all blocks; arguments are those of `Flux`."""
+    vec = model.time_in(time_embedding(timesteps).to(dtype))
+    if model.shape.guidance:
+        if guidance is None:
+            raise ValueError("this model was distilled for guidance: pass a guidance scale")
+        vec = vec + model.guidance_in(time_embedding(guidance).to(dtype))
+    return vec + model.vector_in(y)
+
+
 def rotate(heads: Tensor, turn: Rotation) -> Tensor:
     """Turn each adjacent pair of dimensions of heads (B, H, tokens, D) by its position's angle."""
     cos, sin = turn
@@ -142,6 +176,7 @@ class Flux(nn.Module):
         y: Tensor,
         guidance: Tensor | None = None,
         txt_attention_mask: Tensor | None = None,
+        residuals: Sequence[Tensor] = (),
     ) -> Tensor:
         """Return the velocity (B, L, in_channels), noise minus clean latents.
 
@@ -154,27 +189,20 @@ class Flux(nn.Module):
             y: (B, pooled_width), pooled CLIP vector.
             guidance: (B,) guidance scale; needed by a model that was distilled for it, ignored by others.
             txt_attention_mask: (B, T), nonzero for real text tokens; None shows them all.
+            residuals: (B, L, C), added to the image tokens behind each double block, in turn.
         """
-        vec = self._modulating_vector(timesteps, y, guidance, img.dtype)
+        vec = modulating_vector(self, timesteps, y, guidance, img.dtype)
         turn = rotation(torch.cat((txt_ids, img_ids), dim=1), self.shape.axes_dim, self.shape.theta)
-        mask = None if txt_attention_mask is None else _mask_text(txt_attention_mask, img.shape[1])
+        mask = text_mask(txt_attention_mask, img.shape[1])
         img, txt = self.img_in(img), self.txt_in(txt)
-        for block in self.double_blocks:
+        for number, block in enumerate(self.double_blocks):
             img, txt = block(img, txt, vec, turn, mask)
+            if residuals:
+                img = img + residuals[number % len(residuals)]
         stream = torch.cat((txt, img), dim=1)
         for block in self.single_blocks:
             stream = block(stream, vec, turn, mask)
         return self.final_layer(stream[:, txt.shape[1] :], vec)
-
-    def _modulating_vector(
-        self, timesteps: Tensor, y: Tensor, guidance: Tensor | None, dtype: torch.dtype
-    ) -> Tensor:
-        vec = self.time_in(time_embedding(timesteps).to(dtype))
-        if self.shape.guidance:
-            if guidance is None:
-                raise ValueError("this model was distilled for guidance: pass a guidance scale")
-            vec = vec + self.guidance_in(time_embedding(guidance).to(dtype))
-        return vec + self.vector_in(y)
 
 
 class MLPEmbedder(nn.Module):
@@ -339,9 +367,9 @@ def _split_heads(qkv: Tensor, num_heads: int) -> tuple[Tensor, Tensor, Tensor]:
     return query, key, value
 
 
-def _mask_text(text: Tensor, num_image_tokens: int) -> Tensor:
-    """Extend the text's mask (B, T) over the image tokens, which are always visible."""
-    return visible_keys(F.pad(text.bool(), (0, num_image_tokens), value=True))
+def text_mask(text: Tensor | None, num_image_tokens: int) -> Tensor | None:
+    """Extend the text's mask (B, T), if there is one, over the image tokens, which are always visible."""
+    return None if text is None else visible_keys(F.pad(text.bool(), (0, num_image_tokens), value=True))
 
 
 def _count_blocks(names: Iterable[str], kind: str) -> int:

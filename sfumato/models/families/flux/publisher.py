@@ -22,7 +22,7 @@ from sfumato.models.families.flux.files import CLIP_L, PARTS, T5XXL, FluxFiles
 from sfumato.models.families.flux.keys import to_diffusers
 from sfumato.models.families.flux.network import FluxShape
 from sfumato.models.families.flux.transformer import TRANSFORMER, folder_settings
-from sfumato.models.interface.family import DENOISER, VAE
+from sfumato.models.interface.family import CONTROLNET, DENOISER, VAE
 from sfumato.models.interface.publishing import Layout, PartTensors, Publishing, TrainedParts, part_paths
 
 
@@ -36,7 +36,9 @@ class FluxPublisher:
     @contextmanager
     def files(self, parts: TrainedParts, path: Path, how: Publishing) -> Iterator[Sequence[WeightFile]]:
         """Yield the files of weights; see `Publisher`."""
-        if how.layout is Layout.PART_FILES:
+        if CONTROLNET in parts:
+            yield [WeightFile(path, parts[CONTROLNET], how.metadata, how.dtype)]
+        elif how.layout is Layout.PART_FILES:
             with self._part_files(parts, path) as files:
                 yield [WeightFile(place, own, how.metadata, how.dtype) for place, own in files.items()]
         elif how.layout is Layout.FOLDER:

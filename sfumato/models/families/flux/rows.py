@@ -6,6 +6,9 @@ from sfumato.config.rules.effects import (
     ADAPTERS_ALONE,
     ALWAYS_OURS,
     ALWAYS_STREAMED,
+    CONTROL_ABSENT,
+    NO_CONTROL,
+    NOT_BUILT_FOR_CONTROL,
     NOT_BUILT_FOR_TRAINING,
     NOT_WITH_FLOW,
     SAFETENSORS_ANYWAY,
@@ -16,7 +19,7 @@ from sfumato.config.run.model.flow import FlowConfig
 from sfumato.config.run.model.hub_access import HubAccessConfig
 from sfumato.config.run.model.network import NetworkConfig
 from sfumato.config.run.model.partial_use import PartialUseConfig
-from sfumato.config.run.model.whole_model import WholeModelConfig
+from sfumato.config.run.model.whole_model import SWAPS_WHAT_IS_TRAINED, WholeModelConfig
 from sfumato.config.run.output.saving import FOLDER_FORMATS
 from sfumato.config.run.training.words import JoinedWordConfig, WordsConfig
 from sfumato.config.scripts.generation import COMPOSITION, GENERATION, UNET_ONLY
@@ -73,6 +76,32 @@ ROWS: tuple[Script, ...] = (
         choices={"save_model_as": (None, "ckpt", "safetensors", *FOLDER_FORMATS)},
         unsupported=_UNSUPPORTED,
         impossible=_IMPOSSIBLE,
+        without_effect={
+            **_WITHOUT_EFFECT,
+            "mem_eff_save": "files are always written one tensor at a time",
+            **SAFETENSORS_ANYWAY,
+        },
+        rules=(SWAPS_WHAT_IS_TRAINED,),
+    ),
+    Script(
+        name="flux_train_control_net",
+        summary="Train a ControlNet for FLUX.1.",
+        family="flux",
+        command="train",
+        method="controlnet",
+        trainable="controlnet",
+        sections=(*DATA, *TRAINING, FlowConfig, FluxOptions, WholeModelConfig, *OUTPUT),
+        conditioning_role="control",
+        absent=CONTROL_ABSENT - {"masked_loss", "cpu_offload_checkpointing"}
+        | names("no_half_vae no_token_padding diffusers_xformers"),
+        overrides={"save_model_as": None, "weighting_scheme": "uniform"},
+        choices={
+            "save_model_as": (None, "ckpt", "safetensors", *FOLDER_FORMATS),
+            "weighting_scheme": ("sigma_sqrt", "logit_normal", "mode", "cosmap", "none", "uniform"),
+        },
+        unsupported=NOT_BUILT_FOR_TRAINING | NOT_BUILT_FOR_CONTROL | names("model_type"),
+        unsupported_values={"save_model_as": FOLDER_FORMATS},
+        impossible={**_IMPOSSIBLE, **NO_CONTROL},
         without_effect={
             **_WITHOUT_EFFECT,
             "mem_eff_save": "files are always written one tensor at a time",

@@ -22,7 +22,7 @@ from sfumato.hub.access import ANYBODY, HubAccess, access_for
 from sfumato.models.components import text_encoders
 from sfumato.models.components.stable_diffusion import clip
 from sfumato.models.components.stable_diffusion.base import StableDiffusion
-from sfumato.models.components.stable_diffusion.base_files import base_files
+from sfumato.models.components.stable_diffusion.base_files import base_files, control_file
 from sfumato.models.components.stable_diffusion.checkpoint import OPTION
 from sfumato.models.components.stable_diffusion.predicted import Predicted, predicted_by
 from sfumato.models.components.stable_diffusion.prompt_reading import PromptReading, reading_for
@@ -68,6 +68,7 @@ def create(run: Run) -> SdFamily:
         use_mmap=not model.disable_mmap_load_safetensors,
         inpaints=run.get(ImageConfig, ImageConfig()).train_inpainting,
         reading=reading_for(run),
+        control=control_file(run, access),
     )
 
 
@@ -81,7 +82,7 @@ class SdFamily(StableDiffusion):
         is_v2: whether the user says that it is version 2; `check` compares.
         clip_skip: layer of the text encoder that is listened to, counted from the last; None is the last.
         path, vae, tokenizers, predicted, max_token_length, has_emphasis, use_mmap, access,
-            inpaints, reading: as `StableDiffusion` has it.
+            inpaints, reading, control: as `StableDiffusion` has it.
     """
 
     text_outputs: Mapping[str, tuple[str, ...]] = {TEXT: ("hidden_state",)}
@@ -106,6 +107,7 @@ class SdFamily(StableDiffusion):
         access: HubAccess = ANYBODY,
         inpaints: bool = False,
         reading: PromptReading | None = None,
+        control: Path | None = None,
     ) -> None:
         self.layout = SD2 if is_v2 else SD1
         self.tokenizer_sources = {TEXT: _TOKENIZER_2 if is_v2 else _TOKENIZER_1}
@@ -121,6 +123,7 @@ class SdFamily(StableDiffusion):
             access=access,
             inpaints=inpaints,
             reading=reading,
+            control=control,
         )
         self.is_v2 = is_v2
         self._layer = (reading and reading.layer) or clip_skip or 1

@@ -4,16 +4,20 @@ from sfumato.config.rules.effects import (
     ADAPTERS_ALONE,
     ALWAYS_OURS,
     ALWAYS_OURS_WHOLE,
+    CONTROL_ABSENT,
     LOADING_DEVICES,
+    NO_CONTROL,
+    NOT_BUILT_FOR_CONTROL,
     NOT_BUILT_FOR_TRAINING,
     SAFETENSORS_ANYWAY,
     WORDS_ABSENT,
 )
+from sfumato.config.run.model.control_networks import ControlNetConfig
 from sfumato.config.run.model.hub_access import HubAccessConfig
 from sfumato.config.run.model.model import ModelConfig
 from sfumato.config.run.model.network import NetworkConfig
 from sfumato.config.run.model.partial_use import PartialUseConfig
-from sfumato.config.run.model.whole_model import WholeModelConfig
+from sfumato.config.run.model.whole_model import SWAPS_WHAT_IS_TRAINED, WholeModelConfig
 from sfumato.config.run.output.saving import FOLDER_FORMATS
 from sfumato.config.run.training.trained_parts import NEEDS_TRAINED_ENCODERS, TrainedPartsConfig
 from sfumato.config.run.training.words import JoinedWordConfig, WordsConfig
@@ -69,6 +73,7 @@ ROWS: tuple[Script, ...] = (
             **SAFETENSORS_ANYWAY,
             "no_token_padding": "captions are always filled up to the length that the model was trained with",
         },
+        rules=(SWAPS_WHAT_IS_TRAINED,),
     ),
     Script(
         name="fine_tune",
@@ -83,7 +88,29 @@ ROWS: tuple[Script, ...] = (
         choices={"save_model_as": (None, "ckpt", "safetensors", *FOLDER_FORMATS)},
         unsupported=NOT_BUILT_FOR_TRAINING,
         without_effect=ALWAYS_OURS_WHOLE,
-        rules=(NEEDS_TRAINED_ENCODERS,),
+        rules=(NEEDS_TRAINED_ENCODERS, SWAPS_WHAT_IS_TRAINED),
+    ),
+    *(
+        Script(
+            name=name,
+            summary=f"Train a ControlNet for Stable Diffusion 1 and 2{which}.",
+            family="sd",
+            command="train",
+            method=method,
+            trainable="controlnet",
+            sections=(*DATA, *TRAINING, ControlNetConfig, *OUTPUT),
+            conditioning_role="control",
+            absent=CONTROL_ABSENT
+            | _NO_TEXT_CACHE
+            | names("controlnet_model_path control_net_lr no_half_vae"),
+            unsupported=NOT_BUILT_FOR_TRAINING | NOT_BUILT_FOR_CONTROL,
+            impossible=NO_CONTROL,
+            without_effect=ALWAYS_OURS,
+        )
+        for name, method, which in (
+            ("train_control_net", "controlnet", ""),
+            ("train_controlnet", "controlnet-old", ", by its older name"),
+        )
     ),
     Script(
         name="train_textual_inversion",

@@ -20,7 +20,7 @@ from sfumato.config.run.run import Run
 from sfumato.hub.access import access_for
 from sfumato.models.components.stable_diffusion import clip
 from sfumato.models.components.stable_diffusion.base import StableDiffusion
-from sfumato.models.components.stable_diffusion.base_files import base_files
+from sfumato.models.components.stable_diffusion.base_files import base_files, control_file
 from sfumato.models.components.stable_diffusion.predicted import predicted_by
 from sfumato.models.components.stable_diffusion.prompt_reading import reading_for
 from sfumato.models.components.unet import depths, unet_targets
@@ -31,7 +31,7 @@ from sfumato.models.interface.conditioning import Conditioning, ImageSizes
 from sfumato.models.interface.family import DENOISER
 from sfumato.models.interface.identity import ModelIdentity
 from sfumato.models.interface.latents import CacheFormat
-from sfumato.models.interface.targets import AdapterTarget
+from sfumato.models.interface.targets import AdapterTarget, ControlledLayer
 
 _BLOCKS = {
     "input_blocks": Numbering("down", 1),
@@ -61,6 +61,7 @@ def create(run: Run) -> SdxlFamily:
         use_mmap=not model.disable_mmap_load_safetensors,
         inpaints=run.get(ImageConfig, ImageConfig()).train_inpainting,
         reading=reading_for(run),
+        control=control_file(run, access),
     )
     if second := run.get(SecondPromptOptions, SecondPromptOptions()).prompt2:
         family.second_prompts = {run[GenerationConfig].prompt: second}
@@ -160,6 +161,10 @@ class SdxlFamily(StableDiffusion):
     def depths(self, model: nn.Module) -> list[nn.Module]:
         """Count layers; see `HasUnet`."""
         return depths.layer_depths(model)
+
+    def controlled_layers(self, model: nn.Module) -> Iterator[ControlledLayer]:
+        """Yield the layers of the UNet that follow control images; see `TakesLLLite`."""
+        return unet_targets.controlled_layers(model, _BLOCKS, has_published_names=True)
 
     def further_targets(self, part: str, model: nn.Module) -> Iterator[AdapterTarget]:
         """Yield the layers that no adapter of ours is trained on; see `HasFurtherTargets`."""

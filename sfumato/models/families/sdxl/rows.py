@@ -6,14 +6,18 @@ from sfumato.config.rules.effects import (
     ADAPTERS_ALONE,
     ALWAYS_OURS,
     ALWAYS_OURS_WHOLE,
+    CONTROL_ABSENT,
+    NO_CONTROL,
+    NOT_BUILT_FOR_CONTROL,
     NOT_BUILT_FOR_TRAINING,
     WORDS_ABSENT,
 )
+from sfumato.config.run.model.control_networks import ControlNetConfig, LLLiteConfig
 from sfumato.config.run.model.hub_access import HubAccessConfig
 from sfumato.config.run.model.model import ModelConfig
 from sfumato.config.run.model.network import NetworkConfig
 from sfumato.config.run.model.partial_use import PartialUseConfig
-from sfumato.config.run.model.whole_model import WholeModelConfig
+from sfumato.config.run.model.whole_model import SWAPS_WHAT_IS_TRAINED, WholeModelConfig
 from sfumato.config.run.output.saving import FOLDER_FORMATS
 from sfumato.config.run.training.trained_parts import NEEDS_TRAINED_ENCODERS, TrainedPartsConfig
 from sfumato.config.run.training.words import JoinedWordConfig, WordsConfig
@@ -62,7 +66,42 @@ ROWS: tuple[Script, ...] = (
         choices={"save_model_as": (None, "ckpt", "safetensors", *FOLDER_FORMATS)},
         unsupported=NOT_BUILT_FOR_TRAINING,
         without_effect={**ALWAYS_OURS_WHOLE, **_ONE_KIND},
-        rules=(NEEDS_TRAINED_ENCODERS,),
+        rules=(NEEDS_TRAINED_ENCODERS, SWAPS_WHAT_IS_TRAINED),
+    ),
+    Script(
+        name="sdxl_train_control_net",
+        summary="Train a ControlNet for SDXL.",
+        family="sdxl",
+        command="train",
+        method="controlnet",
+        trainable="controlnet",
+        sections=(*DATA, *TRAINING, ControlNetConfig, *OUTPUT),
+        conditioning_role="control",
+        absent=CONTROL_ABSENT | names("text_encoder_batch_size"),
+        overrides={"control_net_lr": 1e-4},
+        unsupported=NOT_BUILT_FOR_TRAINING | NOT_BUILT_FOR_CONTROL,
+        impossible=NO_CONTROL,
+        without_effect={**ALWAYS_OURS, **_ONE_KIND},
+    ),
+    *(
+        Script(
+            name=name,
+            summary=f"Train a ControlNet-LLLite for SDXL{which}.",
+            family="sdxl",
+            command="train",
+            method=method,
+            trainable="lllite",
+            sections=(*DATA, *TRAINING, LLLiteConfig, *OUTPUT),
+            conditioning_role="control",
+            absent=CONTROL_ABSENT | names("text_encoder_batch_size"),
+            unsupported=NOT_BUILT_FOR_TRAINING | NOT_BUILT_FOR_CONTROL,
+            impossible=NO_CONTROL,
+            without_effect={**ALWAYS_OURS, **_ONE_KIND},
+        )
+        for name, method, which in (
+            ("sdxl_train_control_net_lllite", "lllite", ""),
+            ("sdxl_train_control_net_lllite_old", "lllite-old", ", by an older name"),
+        )
     ),
     Script(
         name="sdxl_train_textual_inversion",

@@ -1,0 +1,1 @@
+"""ControlNet-LLLite: small networks that make single layers of a denoiser follow a control image."""
