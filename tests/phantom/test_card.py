@@ -105,6 +105,16 @@ RUNS = {
     ),
     "sd, word": ("train_textual_inversion", f"{WORD} {LIVE}"),
     "sdxl, word, cached": ("sdxl_train_textual_inversion", f"{WORD} --cache_latents"),
+    "flux, controlnet, swapped": (
+        "flux_train_control_net",
+        f"{FULL} {SGD} {SWAPPED}",
+    ),
+    "sd, controlnet": ("train_control_net", f"{WHOLE} --cache_latents"),
+    "sdxl, controlnet": ("sdxl_train_control_net", f"{WHOLE} {CACHED} --gradient_checkpointing"),
+    "sdxl, lllite": (
+        "sdxl_train_control_net_lllite",
+        f"{SHORT} {SGD} {CACHED} --cond_emb_dim 8 --network_dim 4",
+    ),
     "flux, state saved": ("flux_train_network", f"{FLUX} {CACHED} --network_train_unet_only --save_state"),
 }
 QUICK = ("flux, adapter, swapped",)
@@ -121,6 +131,9 @@ FAULTS = {
     "a generator is of the wrong device": "flux, full in bfloat16",
     "batches are not pinned": "flux, adapter, swapped",
 }
+SD = ("train_network", "train_db", "fine_tune")
+SDXL = ("sdxl_train_network", "sdxl_train")
+SDXL_CONTROL = ("sdxl_train_control_net", "sdxl_train_control_net_lllite")
 MOST_WAITS = 1
 """In a step: for the loss of the step before."""
 
@@ -168,14 +181,18 @@ def on_card(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Card]:
     tiny.pictures(folder / "data" / "1_cat", 4, (64, 64))
     flux = tiny.flux(folder / "flux", hidden=32, heads=1, depth=3, depth_single=4).arguments
     sd3 = tiny.sd3(folder / "sd3", hidden=64, depth=6).arguments
+    tiny.pictures(folder / "control", 4, (64, 64), seed=1, captions=None)
     models = {
         "flux_train_network": flux,
+        "flux_train_control_net": flux,
         "flux_train": flux,
         **dict.fromkeys(("sd3_train_network", "sd3_train"), sd3),
-        **dict.fromkeys(SD, tiny.sd(folder / "sd").arguments),
-        **dict.fromkeys(SDXL, tiny.sdxl(folder / "sdxl").arguments),
+        **dict.fromkeys((*SD, "train_control_net"), tiny.sd(folder / "sd").arguments),
+        **dict.fromkeys((*SDXL, *SDXL_CONTROL), tiny.sdxl(folder / "sdxl").arguments),
     }
     places = {name: [*model, "--train_data_dir", str(folder / "data")] for name, model in models.items()}
+    for name in ("flux_train_control_net", "train_control_net", *SDXL_CONTROL):
+        places[name] += ["--conditioning_data_dir", str(folder / "control")]
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), runs.begin) as process:
         yield Card(folder, process, places)
 
