@@ -4,7 +4,7 @@ import importlib
 import json
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -30,6 +30,7 @@ from sfumato.config.tools.pictures.faces import FacesConfig
 from sfumato.config.tools.preparation import BucketingConfig, CleaningConfig, GatheringConfig, ShrinkingConfig
 from sfumato.config.tools.upscaling import UpscalingConfig
 from sfumato.errors import UserError
+from sfumato.models.registry.family_choice import FamilyChoice
 
 
 @dataclass(frozen=True)
@@ -145,7 +146,8 @@ def _cache_latents(run: Run) -> int:
 
 def _cache_texts(run: Run) -> int:
     if "cache_text_encoder_outputs" not in script_for("train", run.family, "lora").options():
-        raise UserError("training Stable Diffusion 1 or 2 keeps no captions; give --sdxl or --flux")
+        choices = " or ".join(f"--{field.name}" for field in fields(FamilyChoice))
+        raise UserError(f"training Stable Diffusion 1 or 2 keeps no captions; give {choices}")
     if run[DatasetConfig].debug_dataset:
         return _inspect(run)
     from sfumato.training.run.precaching import cache_texts
@@ -208,6 +210,7 @@ WORK: dict[str, Callable[[Run], int]] = {
     "inspect": _inspect,
     "caption": _caption,
     "convert": _convert,
+    "join-parts": Call("tools.converting.joining", "join_parts"),
     "show-metadata": Call("tools.inspection.metadata", "show_metadata", is_shown=True),
     "merge": Call("tools.merging.adapter_merging", "merge_adapters"),
     "merge-svd": Call("tools.merging.svd_merging", "svd_merge"),

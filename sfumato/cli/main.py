@@ -27,6 +27,7 @@ USAGE = """usage: sfumato COMMAND ...
   clean-captions JSON JSON   clean the captions and tags of such a file
   prepare-buckets ...        note training sizes in such a file, and encode its images
   convert FROM TO            rewrite a whole model: one file, or a folder in diffusers' layout
+  join-parts ...             put the parts of Stable Diffusion 3 into one file
   merge FAMILY ...           merge adapters into a model, or with each other
   merge-svd ...              merge adapters of any ranks into one LoRA of a given rank
   merge-models ...           merge whole models
@@ -252,6 +253,7 @@ _COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "caption": _caption,
     "merge": _merge,
     **{name: _tool(name) for name in _TOOLS},
+    "join-parts": _tool("join-parts", "sd3"),
     "interrogate-lora": _tool("interrogate-lora", "sd"),
     "convert-lora": _tool("convert-lora", "flux"),
     "demo": _demo,

@@ -18,6 +18,7 @@ from sfumato.config.scripts.option import options_of
 from sfumato.config.scripts.script import Script
 from sfumato.errors import UserError
 from sfumato.models.interface.catalogue import facts_of, names, our_facts
+from sfumato.models.interface.facts import FamilyFacts
 from sfumato.models.registry.family_choice import FamilyChoice
 
 SCRIPTS: tuple[Script, ...] = (
@@ -73,12 +74,11 @@ def for_chosen_family(script: Script, run: Run) -> Script:
     if FamilyChoice not in run:
         return script
     trainer = script_for("train", run[FamilyChoice].family, "lora")
-    others = (
-        facts.own_options + facts.own_text_options for facts in our_facts() if facts.name != trainer.family
-    )
-    parts = options_of((section for sections in others for section in sections), {})
-    strangers = because("the model has no such part", parts)
-    idle = {**strangers, **trainer.without_effect, **script.without_effect}
+    parts = {facts.name: _about_parts(facts) for facts in our_facts()}
+    own = parts.pop(trainer.family)
+    strangers = because("the model has no such part", set().union(*parts.values()) - own)
+    untrained = {name: reason for name, reason in trainer.without_effect.items() if name not in own}
+    idle = {**strangers, **untrained, **script.without_effect}
     return replace(
         script,
         family=trainer.family,
@@ -86,3 +86,8 @@ def for_chosen_family(script: Script, run: Run) -> Script:
         impossible={**trainer.impossible, **script.impossible},
         without_effect=idle,
     )
+
+
+def _about_parts(facts: FamilyFacts) -> set[str]:
+    """Return the options that are about the parts of a family's models."""
+    return {*options_of(facts.own_options + facts.own_text_options, {})}

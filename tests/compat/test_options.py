@@ -28,6 +28,7 @@ OURS = {
     "model_card",
     "sd3_schedule",
     "device_noise",
+    "sd3",
 }
 NEWER = {"skip_image_resolution", "show_timesteps", "show_timesteps_resolution", "svd_lowrank_niter"}
 NEWER |= {"train_inpainting"}
@@ -37,6 +38,7 @@ ELSEWHERE |= {"cpu_offload_checkpointing", "stop_text_encoder_training", "prior_
 ELSEWHERE |= {"reg_data_dir", "conditioning_data_dir", "vae", "tokenizer_cache_dir", "dtype"}
 ELSEWHERE |= {"metadata_usage_hint", "metadata_thumbnail", "metadata_merged_from", "metadata_preprocessor"}
 ELSEWHERE |= {"metadata_trigger_phrase", "metadata_is_negative_embedding", "control_dir"}
+ELSEWHERE |= {"clip_g", "apply_lg_attn_mask"}
 """What sd-scripts has for other families or kinds of training only."""
 
 

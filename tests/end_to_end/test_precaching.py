@@ -127,7 +127,7 @@ def test_t5_can_have_a_format_of_its_own(
         ("cache-latents", "sd", "--strict --ae x", "--ae has no effect here: the model has no such part"),
         ("cache-latents", "sd", "--strict --save_state --output_name a", "nothing is trained here"),
         ("cache-latents", "sdxl", "--strict --sdxl --v2", "--v2 has no effect here"),
-        ("cache-text", "sd", "", "give --sdxl or --flux"),
+        ("cache-text", "sd", "", "give --flux or --sd3 or --sdxl"),
         ("cache-text", "flux", "--flux --weighted_captions", "--weighted_captions cannot work here: T5"),
         ("cache-text", "flux", "--flux --shuffle_caption", "shuffle_caption makes the captions"),
         ("cache-text", "flux", "--flux --t5xxl_dtype int3", "--t5xxl_dtype is 'int3'"),

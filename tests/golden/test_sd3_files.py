@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 import torch
+from sfumato.models.families.sd3.publisher import Sd3Publisher
 
 from benchmarks.full_size_runs import write_header, write_model
 from sfumato.checkpoints.weight_file import WeightFile
 from sfumato.models.families.sd3.family import Sd3Family
 from sfumato.models.families.sd3.files import Sd3Files
 from sfumato.models.families.sd3.network import MMDiT, MMDiTShape
-from sfumato.models.families.sd3.publisher import Sd3Publisher
 from sfumato.models.families.sd3.text import CLIP_G, CLIP_L, OUTPUTS, T5XXL
 from sfumato.models.interface.family import DENOISER, VAE
 from sfumato.models.interface.publishing import Layout, Publishing, tensors_of

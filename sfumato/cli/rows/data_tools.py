@@ -43,7 +43,8 @@ DATA_TOOLS: tuple[Script, ...] = (
         absent=names(
             "debug_dataset max_train_steps max_train_epochs initial_epoch initial_step "
             "skip_until_initial_step gradient_accumulation_steps v_parameterization vae no_half_vae "
-            "prediction_type clip_skip disable_mmap_load_safetensors clip_l t5xxl ae apply_t5_attn_mask "
+            "prediction_type clip_skip disable_mmap_load_safetensors clip_l clip_g t5xxl ae "
+            "apply_lg_attn_mask apply_t5_attn_mask "
             "split_mode model_type controlnet_model_name_or_path loss_type huber_schedule huber_c "
             "huber_scale min_snr_gamma scale_v_pred_loss_like_noise_pred v_pred_like_loss "
             "debiased_estimation_loss prior_loss_weight console_log_simple train_inpainting"

@@ -78,7 +78,8 @@ NO_TEXT: Mapping[str, str] = because(
     "no captions are encoded here",
     (
         "cache_text_encoder_outputs", "cache_text_encoder_outputs_to_disk", "text_encoder_batch_size",
-        "clip_skip", "max_token_length", "clip_l", "t5xxl", "t5xxl_max_token_length", "apply_t5_attn_mask",
+        "clip_skip", "max_token_length", "clip_l", "clip_g", "t5xxl", "t5xxl_max_token_length",
+        "apply_lg_attn_mask", "apply_t5_attn_mask",
         "tokenizer_cache_dir",
     ),
 )  # fmt: skip

@@ -1,5 +1,6 @@
 """Which adapters are merged, and into what."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -85,6 +86,25 @@ class WholeBaseConfig:
     def outputs(self, save_to: str | None) -> tuple[MergeOutput, ...]:
         """Return the file to write; none where adapters are merged with each other."""
         return (MergeOutput("sd_model", "", _given(save_to)),) if self.sd_model else ()
+
+
+def part_outputs(pairs: Sequence[tuple[MergeOutput, str | None, str]]) -> tuple[MergeOutput, ...]:
+    """Return the files to write of a model whose parts may have files of their own; none without a model.
+
+    Args:
+        pairs: of each part the file to write, whose path may be empty; the model to merge into; and the
+            option that names the file to write. The first part's is that of merged adapters, too.
+
+    Raises:
+        UserError: a model lacks its file to write, or the other way round.
+    """
+    is_any = any(model for _, model, _ in pairs)
+    for place, (output, model, option) in enumerate(pairs):
+        if model and not output.path:
+            raise UserError(f"--{output.option} is given, but not --{option}, the file to write")
+        if output.path and not model and (is_any or place):
+            raise UserError(f"--{option} is given, but not --{output.option}, the model to merge into")
+    return tuple(output for output, model, _ in pairs if model)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from itertools import count, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -189,6 +190,12 @@ def build(shape: AutoencoderShape) -> AutoencoderKL:
             use_quant_conv=shape.has_quant_convs,
             use_post_quant_conv=shape.has_quant_convs,
         )
+
+
+def as_diffusers(tensors: Mapping[str, LazyTensor]) -> dict[str, LazyTensor]:
+    """Return a file's tensors, in either naming, as the module has them."""
+    names = diffusers_names({name: tensor.shape for name, tensor in tensors.items()})
+    return {new: tensors[old].changed(partial(_flattened, new)) for old, new in names.items()}
 
 
 def published(tensors: Mapping[str, LazyTensor]) -> dict[str, LazyTensor]:

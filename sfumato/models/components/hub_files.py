@@ -11,7 +11,7 @@ from sfumato.models.components.recognise import describe, recognise
 from sfumato.models.components.tensor_views import Shapes
 
 SCHEDULER = "scheduler"
-_TOKENIZERS = ("tokenizer", "tokenizer_2")
+_TOKENIZERS = ("tokenizer", "tokenizer_2", "tokenizer_3")
 _PARTS = ("unet", "text_encoder", "vae")
 
 

@@ -217,7 +217,13 @@ def build_t5(shapes: Mapping[str, tuple[int, ...]]) -> T5EncoderModel:
 
 def published_t5(state: Mapping[str, LazyTensor]) -> dict[str, LazyTensor]:
     """Return a T5 encoder's tensors as published files have them: the embedding under both names."""
-    return {**state, **dict.fromkeys(_T5_EMBEDDINGS, state[_T5_EMBEDDINGS[0]])}
+    embedding = next(state[name] for name in _T5_EMBEDDINGS if name in state)
+    return {**state, **dict.fromkeys(_T5_EMBEDDINGS, embedding)}
+
+
+def published(state: Mapping[str, LazyTensor]) -> dict[str, LazyTensor]:
+    """Return a CLIP's or a T5's tensors by the names of published files."""
+    return published_t5(state) if _T5_EMBEDDINGS[0] in state else published_clip(state)
 
 
 def stored_once(state: Mapping[str, LazyTensor]) -> dict[str, LazyTensor]:

@@ -50,6 +50,7 @@ class Publishing:
         as_safetensors: whether a folder's weights are safetensors; otherwise they are pickled. Of a file, its
             suffix decides.
         reference: folder in diffusers' layout whose scheduler and tokenizers another one takes over.
+        is_complete: whether one file, or a folder, takes in text encoders that have files of their own, too.
     """
 
     layout: Layout | None = None
@@ -60,6 +61,7 @@ class Publishing:
     counts_on: bool = True
     as_safetensors: bool = True
     reference: Path | None = None
+    is_complete: bool = False
 
 
 class Publisher(Protocol):

@@ -75,7 +75,7 @@ def convert_to_published(run: Run) -> None:
     assert source is not None
     dtype = dtype_named(options.save_precision, "--save_precision") if options.save_precision else None
     require_writable("--save_to", target)
-    base.write({}, target, Publishing(Layout.WHOLE_FILE, dtype, _kept_metadata(source)))
+    base.write({}, target, Publishing(Layout.WHOLE_FILE, dtype, kept_metadata(source)))
     logger.info("written: %s", target)
 
 
@@ -83,8 +83,8 @@ def _write_file(
     base: Family, source: Path, target: Path, dtype: torch.dtype | None, options: ConversionConfig
 ) -> None:
     require_writable("MODEL_TO_SAVE", target)
-    metadata = _kept_metadata(source) | _given_metadata(options.metadata)
-    how = Publishing(Layout.WHOLE_FILE, dtype, metadata, options.epoch, options.global_step)
+    metadata = kept_metadata(source) | _given_metadata(options.metadata)
+    how = Publishing(Layout.WHOLE_FILE, dtype, metadata, options.epoch, options.global_step, is_complete=True)
     base.write({}, target, how)
 
 
@@ -97,11 +97,13 @@ def _write_folder(
             "give one, or leave it out"
         )
     _require_folder(target)
-    how = Publishing(Layout.FOLDER, dtype, as_safetensors=options.use_safetensors, reference=reference)
+    how = Publishing(
+        Layout.FOLDER, dtype, as_safetensors=options.use_safetensors, reference=reference, is_complete=True
+    )
     base.write({}, target, how)
 
 
-def _kept_metadata(source: Path) -> dict[str, str]:
+def kept_metadata(source: Path) -> dict[str, str]:
     """Return what a single file says of itself, but for hashes, which no longer hold."""
     if source.is_dir() or source.suffix.lower() in PICKLE_SUFFIXES:
         return {}

@@ -10,10 +10,11 @@ import json
 import logging
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from itertools import cycle
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -39,7 +40,7 @@ from sfumato.models.components.stable_diffusion.insistence import InsistenceOpti
 from sfumato.models.components.stable_diffusion.predicted import told_by
 from sfumato.models.interface.family import DENOISER
 from sfumato.models.interface.identity import ModelIdentity
-from sfumato.models.interface.published import PublishedWeight, weights_of
+from sfumato.models.interface.published import Published, PublishedWeight, weights_of
 from sfumato.models.interface.targets import AdapterTarget
 from sfumato.models.registry.whole_models import open_model
 from sfumato.nn.device import device_named
@@ -130,7 +131,8 @@ def extract(run: Run) -> None:
     _, tuned = open_model(options.model_tuned, "--model_tuned", insistence, access)
     rule = BlockRule(Size(options.dim), Size(options.conv_dim) if options.conv_dim else None)
     dtype = dtype_named(options.save_precision or "float")
-    with original.published(DENOISER) as first, tuned.published(DENOISER) as second:
+    with original.published(DENOISER) as one, tuned.published(DENOISER) as other:
+        first, second = _in_both(one, other)
         pairs = _pairs(weights_of(original, first), weights_of(tuned, second), rule)
         require_disk_space(target.parent, sum(map(_num_values, pairs)) * dtype.itemsize, "the LoRA")
         pairs = _without_equal_texts(pairs, options, device)
@@ -144,6 +146,22 @@ def extract(run: Run) -> None:
     metadata = _metadata(target, options, identity, default_module(name))
     write_adapter(target, _as_file(found), metadata, dtype)
     logger.info("written: %s", target)
+
+
+def _in_both(one: Published, other: Published) -> tuple[Published, Published]:
+    """Return two models without the parts that only one of them holds."""
+    shared = one.parts.keys() & other.parts.keys()
+    if lone := [part for part in {**one.parts, **other.parts} if part not in shared]:
+        logger.info("only one of the models holds %s: left out", ", ".join(lone))
+    first, second = (
+        replace(opened, parts=_some(opened.parts, shared), modules=_some(opened.modules, shared))
+        for opened in (one, other)
+    )
+    return first, second
+
+
+def _some(found: Mapping[str, Any], wanted: Set[str]) -> dict[str, Any]:
+    return {name: value for name, value in found.items() if name in wanted}
 
 
 @torch.no_grad()

@@ -32,7 +32,7 @@ from sfumato.tools.outputs import require_writable
 logger = logging.getLogger(__name__)
 
 _OLDER_TEXT_NAMES = re.compile(r"^(cond_stage_model\.transformer\.)(embeddings|encoder|final_layer_norm)\.")
-_OTHER_PARTS = ("first_stage_model.", "cond_stage_model.", "conditioner.")
+_OTHER_PARTS = ("first_stage_model.", "cond_stage_model.", "conditioner.", "text_encoders.")
 
 
 @dataclass(frozen=True)

@@ -98,6 +98,10 @@ class PartFiles:
             raise UserError(f"--{self.options[part]} is {path}, which does not exist; check the path")
         return path
 
+    def lies_in_base(self, part: str) -> bool:
+        """Return whether a part comes from the denoiser's file, or from the folder in which that lies."""
+        return self._given[part] is None and self.source(part) is not None
+
     def opened(self, part: str) -> TensorReader:
         """Open a part's tensors, without what files put before their names."""
         return open_part(self.existing(part), self.specs[part].prefixes, use_mmap=self.use_mmap)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -10,10 +9,9 @@ from typing import Any
 
 from torch import nn
 
-from sfumato.checkpoints.atomic import atomic_file
 from sfumato.checkpoints.weight_file import WeightFile
 from sfumato.log import counted
-from sfumato.models.components import text_encoders
+from sfumato.models.components import folder_settings, text_encoders
 from sfumato.models.components.pipeline_index import INDEX, copied, other_parts
 from sfumato.models.components.stable_diffusion.checkpoint import Checkpoint, PartFormat
 from sfumato.models.components.stable_diffusion.predicted import (
@@ -71,11 +69,11 @@ def write_settings(
     models = {part: checkpoint.structure(part) for part in checkpoint.layout.parts}
     for part, spec in checkpoint.layout.parts.items():
         settings = _settings(spec, models[part], checkpoint.layout.scale)
-        _write_json(folder / spec.folder / "config.json", settings)
+        folder_settings.write_settings(folder / spec.folder / "config.json", settings)
     for name in tokenizers.keys() - taken.keys():
         tokenizers[name]().vocabulary.save_pretrained(folder / name)
     _write_scheduler(folder, checkpoint, predicted)
-    _write_json(folder / INDEX, _index(checkpoint, models, tokenizers) | taken)
+    folder_settings.write_settings(folder / INDEX, _index(checkpoint, models, tokenizers) | taken)
     _report_lost(checkpoint)
 
 
@@ -122,12 +120,10 @@ def _weight_file(spec: PartFormat, state: PartTensors, folder: Path, how: Publis
 
 
 def _settings(spec: PartFormat, model: nn.Module, scale: float) -> dict[str, Any]:
-    config: Any = model.config
     if _is_text(spec):
-        return config.to_dict() | {"architectures": [type(model).__name__]}
-    settings = {key: value for key, value in config.items() if key[0] != "_"}
+        return folder_settings.text_settings(model)
     own = {"scaling_factor": scale} if spec.network == "vae" else {}
-    return settings | {"_class_name": type(model).__name__} | own
+    return folder_settings.network_settings(model, **own)
 
 
 def _is_text(spec: PartFormat) -> bool:
@@ -144,7 +140,7 @@ def _write_scheduler(folder: Path, checkpoint: Checkpoint, predicted: Mapping[st
     usual = {"_class_name": name, **_SCHEDULE, **_SCHEDULERS[name]}
     if copied:
         logger.warning("the scheduler to copy says %s, the model %s, which is written", theirs.by, ours.by)
-    _write_json(folder / SETTINGS, {**(copied or usual), **predicted})
+    folder_settings.write_settings(folder / SETTINGS, {**(copied or usual), **predicted})
 
 
 def _report_lost(checkpoint: Checkpoint) -> None:
@@ -156,9 +152,3 @@ def _report_lost(checkpoint: Checkpoint) -> None:
     if lost := [name for name in names if not name.startswith(prefixes) and name not in marks]:
         what = counted(len(lost), "tensor")
         logger.info("%s left out, which a folder has no place for: %s ...", what, lost[0])
-
-
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    text = json.dumps(content, indent=2, sort_keys=True, default=str) + "\n"
-    with atomic_file(path) as file:
-        file.write(text.encode())

@@ -4,8 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from sfumato.config.checks import at_least
-from sfumato.config.tools.adapter_merging import MergeOutput
-from sfumato.errors import UserError
+from sfumato.config.tools.adapter_merging import MergeOutput, part_outputs
 
 
 @dataclass(frozen=True)
@@ -117,17 +116,10 @@ class FluxMergeOptions:
         Raises:
             UserError: a model lacks its file to write, or the other way round.
         """
-        pairs = (
-            ("flux_model", self.flux_model, "denoiser", "save_to", save_to),
-            ("clip_l", self.clip_l, "clip_l", "clip_l_save_to", self.clip_l_save_to),
-            ("t5xxl", self.t5xxl, "t5xxl", "t5xxl_save_to", self.t5xxl_save_to),
-        )
-        is_any = self.flux_model or self.clip_l or self.t5xxl
-        for option, model, _, goal_option, goal in pairs:
-            if model and not goal:
-                raise UserError(f"--{option} is given, but not --{goal_option}, the file to write")
-            if goal and not model and (is_any or goal_option != "save_to"):
-                raise UserError(f"--{goal_option} is given, but not --{option}, the model to merge into")
-        return tuple(
-            MergeOutput(option, part, goal) for option, model, part, _, goal in pairs if model and goal
+        return part_outputs(
+            [
+                (MergeOutput("flux_model", "denoiser", save_to or ""), self.flux_model, "save_to"),
+                (MergeOutput("clip_l", "clip_l", self.clip_l_save_to or ""), self.clip_l, "clip_l_save_to"),
+                (MergeOutput("t5xxl", "t5xxl", self.t5xxl_save_to or ""), self.t5xxl, "t5xxl_save_to"),
+            ]
         )

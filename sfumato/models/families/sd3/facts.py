@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from sfumato.models.families.sd3.options import Sd3CachingOptions, Sd3TextOptions
 from sfumato.models.families.sd3.rows import ROWS
 from sfumato.models.interface.facts import FamilyFacts
 from sfumato.models.interface.file_kinds import FileKind
@@ -38,4 +39,7 @@ FACTS = FamilyFacts(
     ),
     mark="joint_blocks",
     scripts=ROWS,
+    choice="The model is Stable Diffusion 3 or 3.5.",
+    own_options=(Sd3CachingOptions,),
+    own_text_options=(Sd3TextOptions,),
 )

@@ -28,12 +28,12 @@ from sfumato.models.components.stable_diffusion import clip
 from sfumato.models.components.tokenizers import CLIP_LENGTH
 from sfumato.models.families.sd3 import dropout, schedule, targets, text
 from sfumato.models.families.sd3.dropout import TextDropout
-from sfumato.models.families.sd3.files import PARTS, Sd3Files
+from sfumato.models.families.sd3.files import LATENT_SCALE, LATENT_SHIFT, PARTS, Sd3Files
 from sfumato.models.families.sd3.network import MMDiT
 from sfumato.models.families.sd3.options import Sd3EncoderOptions, Sd3NoiseOptions, Sd3Options
 from sfumato.models.families.sd3.positions import PATCH, ScaledPositions, random_corner, sides_of
-from sfumato.models.families.sd3.publisher import Sd3Publisher
 from sfumato.models.families.sd3.text import CLIP_G, CLIP_L, T5XXL
+from sfumato.models.families.sd3.writing.publisher import Sd3Publisher
 from sfumato.models.interface import publishing
 from sfumato.models.interface.conditioning import Conditioning
 from sfumato.models.interface.family import DENOISER, EncoderUse, Prediction
@@ -47,7 +47,6 @@ from sfumato.nn.precision import compute_dtype, dtype_named
 
 logger = logging.getLogger(__name__)
 
-_SCALE, _SHIFT = 1.5305, 0.0609
 _T5_LENGTH = 256
 _CLIP_L_WIDTH = 768
 _OWNERS = {CLIP_L: "te1", CLIP_G: "te2", T5XXL: "te3"}
@@ -169,12 +168,12 @@ class Sd3Family:
     ) -> None:
         given = {part: files.get(part) for part in PARTS}
         self._files = Sd3Files(given, use_mmap=use_mmap, denoiser_option=denoiser_option, access=access)
-        self._publisher = Sd3Publisher(self._files, included)
         self._included = included or ()
         base = given[DENOISER]
         has_t5 = has_t5 and (base is None or self._files.parts.source(T5XXL) is not None)
         self.text_outputs = {part: text.OUTPUTS[part] for part in _OWNERS if has_t5 or part != T5XXL}
         self.tokenizers = text.tokenizers(tokenizers, base, list(self.text_outputs), access)
+        self._publisher = Sd3Publisher(self._files, included, self.tokenizers)
         self.t5_max_length = t5_max_length or _T5_LENGTH
         self.flow_training = flow_training
         self.encoder_use = encoder_use
@@ -185,7 +184,7 @@ class Sd3Family:
         self._resolutions: tuple[tuple[int, int], ...] = ()
         shape = self._files.parts.autoencoder_shape()
         channels, downscale = (shape.channels, shape.downscale) if shape else (16, 8)
-        self.latents = LatentSpace(channels, downscale, _SCALE, _SHIFT, PATCH)
+        self.latents = LatentSpace(channels, downscale, LATENT_SCALE, LATENT_SHIFT, PATCH)
         self.caches = CacheFormat("_sd3.npz", "_sd3_te.npz", is_scaled=False, joined=self._joined_outputs())
         self.identity = _identity(self._files)
 

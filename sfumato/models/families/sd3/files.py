@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from sfumato.models.components.dit.part_files import PartFiles, PartSpec
 from sfumato.models.components.dit.transformer_file import OpenTransformer
 from sfumato.models.components.tensor_views import Shapes, TensorView, view_of
 from sfumato.models.families.sd3.network import MMDiT, MMDiTShape
-from sfumato.models.families.sd3.text import CLIP_G, CLIP_L, T5XXL
+from sfumato.models.families.sd3.text import CLIP_G, CLIP_L, OUTPUTS, T5XXL
 from sfumato.models.families.sd3.transformer import TRANSFORMER, mmdit_shape
 from sfumato.models.interface.family import DENOISER, VAE
 from sfumato.models.interface.published import Published
@@ -58,6 +58,7 @@ PARTS = {
     ),
 }
 
+LATENT_SCALE, LATENT_SHIFT = 1.5305, 0.0609
 _ACTIVATIONS = {CLIP_L: "quick_gelu", CLIP_G: "gelu"}
 _PROJECTION = "text_projection.weight"
 _NORM = "final_layer_norm.weight"
@@ -103,10 +104,10 @@ class Sd3Files:
 
     @contextmanager
     def published(self, part: str) -> Iterator[Published]:
-        """Open one part; see `Published`."""
+        """Open one part; the denoiser with all text encoders of its file or folder. See `Published`."""
         if part == DENOISER:
-            with self.transformer() as base:
-                yield Published({part: base.tensors}, {part: base.model}, base.metadata)
+            with self._published_base() as opened:
+                yield opened
             return
         with self.parts.published(part, self.without_numbers(part)) as opened:
             yield opened
@@ -129,6 +130,19 @@ class Sd3Files:
         self.parts.shapes(DENOISER)
         with TRANSFORMER.open(self.parts.existing(DENOISER), use_mmap=self.parts.use_mmap) as file:
             yield file
+
+    @contextmanager
+    def _published_base(self) -> Iterator[Published]:
+        with ExitStack() as stack:
+            base = stack.enter_context(self.transformer())
+            beside = [part for part in OUTPUTS if self.parts.lies_in_base(part)]
+            texts = [stack.enter_context(self.published(part)) for part in beside]
+            parts: dict[str, PartTensors] = {DENOISER: base.tensors}
+            modules: dict[str, nn.Module] = {DENOISER: base.model}
+            for opened in texts:
+                parts |= opened.parts
+                modules |= opened.modules
+            yield Published(parts, modules, base.metadata)
 
     def shape(self) -> MMDiTShape | None:
         """Return the transformer's sizes; None if it cannot be read, which `check` reports."""

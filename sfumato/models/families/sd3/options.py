@@ -5,6 +5,7 @@ from typing import Literal
 
 from sfumato.config.checks import above, at_least, between
 from sfumato.config.rule import excludes, given, idle, implies, needs
+from sfumato.config.tools.adapter_merging import MergeOutput, part_outputs
 
 
 @dataclass(frozen=True)
@@ -171,3 +172,100 @@ GENERATION_RULES = (
     implies("bf16", {"dtype": "bfloat16"}),
 )
 """What these options mean to others."""
+
+
+@dataclass(frozen=True)
+class Sd3CachingOptions:
+    """Text encoders in files of their own."""
+
+    clip_l: str | None = None
+    """File of the CLIP-L text encoder."""
+
+    clip_g: str | None = None
+    """File of the CLIP-G text encoder."""
+
+    t5xxl: str | None = None
+    """File of the T5-XXL text encoder."""
+
+    t5xxl_max_token_length: int | None = None
+    """Length of captions for T5, in tokens; 512 for FLUX.1 dev and 256 for others when not given."""
+
+    apply_lg_attn_mask: bool = False
+    """Hide the padding behind a caption from CLIP-L and CLIP-G."""
+
+    apply_t5_attn_mask: bool = False
+    """Hide the padding behind a caption from T5."""
+
+
+@dataclass(frozen=True)
+class Sd3TextOptions:
+    """T5-XXL."""
+
+    t5xxl_dtype: str | None = None
+    """Dtype of the T5-XXL text encoder; that of `mixed_precision` when not given."""
+
+
+@dataclass(frozen=True)
+class Sd3MergeOptions:
+    """The Stable Diffusion 3 files to merge into."""
+
+    sd3_model: str | None = None
+    """Model to merge into: file or folder, with the text encoders in it; without any, adapters are merged."""
+
+    clip_l: str | None = None
+    """CLIP-L text encoder to merge into, if it has a file of its own."""
+
+    clip_g: str | None = None
+    """CLIP-G text encoder to merge into, if it has a file of its own."""
+
+    t5xxl: str | None = None
+    """T5-XXL text encoder to merge into, if it has a file of its own."""
+
+    clip_l_save_to: str | None = None
+    """File to write the merged CLIP-L to."""
+
+    clip_g_save_to: str | None = None
+    """File to write the merged CLIP-G to."""
+
+    t5xxl_save_to: str | None = None
+    """File to write the merged T5-XXL to."""
+
+    working_device: str = "cpu"
+    """Where to compute: `cpu`, `cuda` ..."""
+
+    def outputs(self, save_to: str | None) -> tuple[MergeOutput, ...]:
+        """Return the files to write; none where adapters are merged with each other.
+
+        Raises:
+            UserError: a model lacks its file to write, or the other way round.
+        """
+        encoders = (
+            ("clip_l", self.clip_l, self.clip_l_save_to),
+            ("clip_g", self.clip_g, self.clip_g_save_to),
+            ("t5xxl", self.t5xxl, self.t5xxl_save_to),
+        )
+        whole = MergeOutput("sd3_model", "denoiser", save_to or ""), self.sd3_model, "save_to"
+        texts = (
+            (MergeOutput(part, part, to or ""), model, f"{part}_save_to") for part, model, to in encoders
+        )
+        return part_outputs([whole, *texts])
+
+
+@dataclass(frozen=True)
+class Sd3PartOptions:
+    """The parts of Stable Diffusion 3."""
+
+    dit: str = field(default="", metadata={"required": True})
+    """File of the transformer; what else it holds stays in."""
+
+    vae: str | None = None
+    """File of the autoencoder."""
+
+    clip_l: str | None = None
+    """File of the CLIP-L text encoder."""
+
+    clip_g: str | None = None
+    """File of the CLIP-G text encoder."""
+
+    t5xxl: str | None = None
+    """File of the T5-XXL text encoder."""

@@ -19,14 +19,18 @@ from sfumato.config.run.training.words import JoinedWordConfig, WordsConfig
 from sfumato.config.scripts.generation import COMPOSITION, GENERATION, UNET_ONLY
 from sfumato.config.scripts.script import Script, names
 from sfumato.config.scripts.sections import DATA, OUTPUT, TRAINING
+from sfumato.config.tools.adapter_merging import AdapterMergingConfig, FreeMergeFormatConfig
+from sfumato.config.tools.joining import JoiningConfig
 from sfumato.models.families.sd3.options import (
     ENCODER_RULES,
     GENERATION_RULES,
     NOISE_RULES,
     Sd3EncoderOptions,
     Sd3GenerationOptions,
+    Sd3MergeOptions,
     Sd3NoiseOptions,
     Sd3Options,
+    Sd3PartOptions,
 )
 
 _WITHOUT_EFFECT: Mapping[str, str] = {
@@ -130,5 +134,26 @@ ROWS: tuple[Script, ...] = (
         command_overrides={"dtype": "bfloat16", "seed": None, "t5xxl_token_length": 256},
         without_effect={"attn_mode": "attention always runs in PyTorch's scaled_dot_product_attention"},
         rules=GENERATION_RULES,
+    ),
+    Script(
+        name="merge sd3",
+        summary="Merge adapters into Stable Diffusion 3 and its text encoders, or with each other.",
+        family="sd3",
+        command="merge",
+        is_drop_in=False,
+        files={"denoiser": "sd3_model"},
+        sections=(
+            *(AdapterMergingConfig, PartialUseConfig, Sd3MergeOptions, FreeMergeFormatConfig),
+            HubAccessConfig,
+        ),
+    ),
+    Script(
+        name="tools/merge_sd3_safetensors",
+        summary="Put the parts of Stable Diffusion 3 into one file.",
+        family="sd3",
+        command="join-parts",
+        files={"denoiser": "dit"},
+        sections=(Sd3PartOptions, JoiningConfig),
+        without_effect={"device": "every tensor goes from file to file"},
     ),
 )
