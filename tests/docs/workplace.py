@@ -56,8 +56,10 @@ def _write_sd3(folder: Path) -> None:
     """Write Stable Diffusion 3.5 with its text encoders beside it, and version 3 as one file."""
     parted = tiny.sd3(folder / "sd3", form="5-medium", in_one=False, hidden=64)
     whole = tiny.sd3(folder / "sd3-whole", hidden=64)
+    tuned = tiny.sd3(folder / "sd3-tuned", form="5-medium", in_one=False, hidden=64, seed=9)
     names = {
         "sd3.5_medium": parted.path,
+        "sd3.5_medium-tuned": tuned.path,
         "clip_g": parted.encoders["clip_g"],
         "t5xxl_fp8_e4m3fn": parted.encoders["t5xxl"],
         "sd3_medium_incl_clips_t5xxlfp16": whole.path,

@@ -16,15 +16,21 @@ from tests.runs import others_slow
 
 DATA = shlex.split("--resolution 64 --caption_extension .txt --flip_aug")
 TRAINERS = {"sd": "train_network", "sdxl": "sdxl_train_network", "flux": "flux_train_network"}
+TRAINERS["sd3"] = "sd3_train_network"
 LATENTS = {"sd": "_0064x0064_sd.npz", "sdxl": "_0064x0064_sdxl.npz", "flux": "_0064x0064_flux.npz"}
-TEXTS = {"sdxl": "_te_outputs.npz", "flux": "_flux_te.npz"}
-ENCODERS = ("vae", "clip_l", "t5xxl", "text_encoder1", "text_encoder2")
+LATENTS["sd3"] = "_0064x0064_sd3.npz"
+TEXTS = {"sdxl": "_te_outputs.npz", "flux": "_flux_te.npz", "sd3": "_sd3_te.npz"}
+ENCODERS = ("vae", "clip_l", "clip_g", "t5xxl", "text_encoder1", "text_encoder2")
+
+
+Model = tiny.TinyFlux | tiny.TinySd3 | tiny.TinyCheckpoint
 
 
 @pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tiny.TinyFlux | tiny.TinyCheckpoint]:
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Model]:
     folder = tmp_path_factory.mktemp("models")
-    return {"sd": tiny.sd(folder), "sdxl": tiny.sdxl(folder), "flux": tiny.flux(folder)}
+    older = {"sd": tiny.sd(folder), "sdxl": tiny.sdxl(folder)}
+    return {**older, "flux": tiny.flux(folder), "sd3": tiny.sd3(folder / "sd3", hidden=64)}
 
 
 @pytest.fixture
@@ -38,7 +44,7 @@ def family(kind: str) -> list[str]:
 
 
 def train(kind: str, arguments: list[str], images: Path, out: Path, *options: str) -> None:
-    network = "networks.lora_flux" if kind == "flux" else "networks.lora"
+    network = {"flux": "networks.lora_flux", "sd3": "networks.lora_sd3"}.get(kind, "networks.lora")
     shared = ["--network_module", network, "--network_dim", "1", "--max_train_steps", "1", *options]
     places = ["--train_data_dir", str(images), "--output_dir", str(out), "--cache_latents_to_disk"]
     workers = ["--max_data_loader_n_workers", "0", "--network_train_unet_only"]
@@ -53,10 +59,10 @@ def arrays(folder: Path) -> dict[str, dict[str, np.ndarray]]:
     }
 
 
-@pytest.mark.parametrize("kind", others_slow(TRAINERS, ["sdxl", "flux"]))
+@pytest.mark.parametrize("kind", others_slow(TRAINERS, ["sdxl", "flux", "sd3"]))
 def test_training_finds_what_the_tools_encoded_and_would_have_made_the_same(
     kind: str,
-    models: dict[str, tiny.TinyFlux | tiny.TinyCheckpoint],
+    models: dict[str, Model],
     images: Path,
     tmp_path: Path,
     capfd: pytest.CaptureFixture[str],
@@ -89,7 +95,7 @@ def test_training_finds_what_the_tools_encoded_and_would_have_made_the_same(
 
 
 def test_files_that_are_there_are_kept_on_request_and_otherwise_if_they_are_valid(
-    models: dict[str, tiny.TinyFlux | tiny.TinyCheckpoint], images: Path
+    models: dict[str, Model], images: Path
 ) -> None:
     tool = [*models["sd"].arguments, *DATA, "--train_data_dir", str(images)]
     assert script("tools/cache_latents", tool) == 0
@@ -105,9 +111,7 @@ def test_files_that_are_there_are_kept_on_request_and_otherwise_if_they_are_vali
     assert np.array_equal(remade[second]["latents"], before[second]["latents"])
 
 
-def test_t5_can_have_a_format_of_its_own(
-    models: dict[str, tiny.TinyFlux | tiny.TinyCheckpoint], images: Path
-) -> None:
+def test_t5_can_have_a_format_of_its_own(models: dict[str, Model], images: Path) -> None:
     tool = [*models["flux"].arguments, *DATA, "--flux", "--train_data_dir", str(images)]
     found = {}
     for name in ("bf16", "fp32"):  # what was made in fp32 would serve for bf16
@@ -138,7 +142,7 @@ def test_mistakes_are_one_line(
     kind: str,
     options: str,
     message: str,
-    models: dict[str, tiny.TinyFlux | tiny.TinyCheckpoint],
+    models: dict[str, Model],
     images: Path,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
@@ -151,7 +155,7 @@ def test_mistakes_are_one_line(
 
 
 def test_the_data_is_shown_instead_on_request(
-    models: dict[str, tiny.TinyFlux | tiny.TinyCheckpoint],
+    models: dict[str, Model],
     images: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -166,7 +170,7 @@ def test_the_data_is_shown_instead_on_request(
 @pytest.mark.parametrize("kind", others_slow(["sd", "sdxl"], ["sd"]))
 def test_a_metadata_file_gets_training_sizes_and_training_finds_the_latents(
     kind: str,
-    models: dict[str, tiny.TinyFlux | tiny.TinyCheckpoint],
+    models: dict[str, Model],
     images: Path,
     tmp_path: Path,
     capfd: pytest.CaptureFixture[str],

@@ -20,6 +20,7 @@ from sfumato.models.families.sd3.family import Sd3Family
 from sfumato.models.families.sd3.files import Sd3Files
 from sfumato.models.families.sd3.network import MMDiT, MMDiTShape
 from sfumato.models.families.sd3.text import CLIP_G, CLIP_L, OUTPUTS, T5XXL
+from sfumato.models.families.sd3.writing.publisher import Sd3Publisher
 from sfumato.models.interface.family import DENOISER, VAE
 from sfumato.models.interface.publishing import Layout, Publishing, tensors_of
 from sfumato.training.trainables.part_rates import PartRates

@@ -158,6 +158,8 @@ def test_a_file_comes_back_from_a_folder_bit_for_bit(
     before, after = load_file(whole[form].path), load_file(back)
     assert after.keys() - before.keys() == {f"text_encoders.clip_l.transformer.{EXTRA['clip_l']}"}
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+    assert main(["convert", str(whole[form].path), str(back), "--bf16"]) == 0
+    assert {tensor.dtype for tensor in load_file(back).values()} == {torch.bfloat16}
 
 
 @pytest.mark.filterwarnings("ignore")

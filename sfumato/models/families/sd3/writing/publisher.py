@@ -109,7 +109,7 @@ class Sd3Publisher:
             found = _prefixed(PARTS[DENOISER].prefixes[0], parts.get(DENOISER, base.tensors))
             found |= base.others
             for part in (VAE, *(part for part in OUTPUTS if self._is_within(part, parts, how))):
-                if part not in parts and self._is_there(part):
+                if part not in parts and self._is_there(part) and part != VAE and not how.is_complete:
                     continue
                 held = prefix_in(base.others, PARTS[part].prefixes)
                 if part != VAE and not held and self.included is not None:
@@ -131,7 +131,8 @@ class Sd3Publisher:
             elif part == VAE:
                 yield autoencoder.published(autoencoder.as_diffusers(_all_of(file)))
             elif how.is_complete:
-                yield text_encoders.published_t5(_all_of(file)) if part == T5XXL else _all_of(file)
+                own, is_alone = _all_of(file), part == T5XXL and not self._is_there(part)
+                yield text_encoders.published_t5(own) if is_alone else own
             else:
                 with self._state(part) as own:
                     yield text_encoders.published(own)
