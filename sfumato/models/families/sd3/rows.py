@@ -10,6 +10,7 @@ from sfumato.config.rules.effects import (
     SAFETENSORS_ANYWAY,
     WORDS_ABSENT,
 )
+from sfumato.config.run.model.hub_access import HubAccessConfig
 from sfumato.config.run.model.network import NetworkConfig
 from sfumato.config.run.model.partial_use import PartialUseConfig
 from sfumato.config.run.model.whole_model import WholeModelConfig
