@@ -97,7 +97,7 @@ def test_the_pages_hold_commands() -> None:
     assert counts["fine_tuning.md"] == 5
     assert counts["sd_lora.md"] == 3
     assert counts["sdxl_lora.md"] == 2
-    assert counts["sd3.md"] == 14
+    assert counts["sd3.md"] == 16
     assert counts["inpainting.md"] == 2
     assert counts["getting_started.md"] == 2
     assert counts["datasets.md"] == 3
