@@ -30,7 +30,7 @@ from tests.runs import figures
 
 SEED = {case["id"]: case for case in cases(NAME)}
 SLOW = pytest.mark.slow
-SEED_CASES = ["xl_cn", pytest.param("xl_cn_te", marks=SLOW)]
+SEED_CASES = [pytest.param("xl_cn", marks=SLOW), pytest.param("xl_cn_te", marks=SLOW)]
 STD = {"sd": 0.06, "sdxl": 0.05}
 CPU = torch.device("cpu")
 
