@@ -25,8 +25,11 @@ WAITING = {
     "x04": "ControlNet-LLLite",
     "x05": "ControlNet",
     "x08": "learned words",
+    "e07": "what is kept is put back at the level of the next step: sd-scripts leaves noise in it",
+    "e17": "noise of grown latents belongs to the image's seed: that of sd-scripts to whatever ran before",
+    "x06": "which layers of its LoRA acted is not known",
 }
-"""Cases of what is not built."""
+"""Cases of what is not built, or done otherwise."""
 
 CASES = [case for case in cases(FIXTURE) if case["id"] not in WAITING]
 QUICK = {"e01", "e04", "e13", "x02"}
@@ -80,7 +83,7 @@ def sample_posterior(monkeypatch: pytest.MonkeyPatch, seed: int, num_steps: int)
     monkeypatch.setattr(autoencoder, "encode", encode)
 
 
-FROM_IMAGES = {"e06": (8, 8), "e07": (9, 5), "e09": (11, 5)}
+FROM_IMAGES = {"e06": (8, 8), "e09": (11, 5)}
 """Cases that encode an image: the seed and the steps that its random numbers follow from."""
 
 
