@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 import torch
-from sfumato.models.families.sd3.publisher import Sd3Publisher
 
 from benchmarks.full_size_runs import write_header, write_model
 from sfumato.checkpoints.weight_file import WeightFile
