@@ -155,6 +155,35 @@ def test_a_signal_ends_all_processes_after_one_step_and_the_resumed_run_is_the_u
     assert num_steps(metrics) == 18
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("optimizer", ["SGD", "AdamW"])
+def test_two_processes_adapt_stable_diffusion_3_as_one_does(optimizer: str, tmp_path: Path) -> None:
+    """AdamW turns rounding into whole steps where a gradient is next to nothing: its losses are compared."""
+    model = tiny.sd3(tmp_path / "model", hidden=64)
+    tiny.pictures(tmp_path / "data" / "1_cat", 4)
+
+    def arguments(name: str, *more: str) -> list[str]:
+        text = "--output_name lora --resolution 64 --caption_extension .txt --max_train_steps 2 --seed 5 "
+        text += "--cache_latents --cache_text_encoder_outputs --clip_l_dropout_rate 0.5 "
+        text += "--network_module networks.lora_sd3 --network_dim 2 --max_data_loader_n_workers 0 "
+        text += f"--t5xxl_max_token_length 16 --weighting_scheme logit_normal --optimizer_type {optimizer} "
+        text += f"--learning_rate {1 if optimizer == 'SGD' else 1e-2}"
+        places = ["--output_dir", str(tmp_path / name), "--train_data_dir", str(tmp_path / "data")]
+        return [*model.arguments, *places, *text.split(), *more]
+
+    done = torchrun(str(DROP_IN.with_name("sd3_train_network.py")), *arguments("two"))
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert script("sd3_train_network", arguments("one", "--gradient_accumulation_steps", "2")) == 0
+    theirs, ours = (load_file(tmp_path / name / "lora.safetensors") for name in ("two", "one"))
+    assert any(tensor.any() for name, tensor in ours.items() if "lora_up" in name and "te1" in name)
+    for name, tensor in theirs.items() if optimizer == "SGD" else ():
+        torch.testing.assert_close(ours[name], tensor, rtol=0, atol=1e-6, msg=name)
+    losses = [
+        [line["loss"] for line in figures(tmp_path / name / "lora.metrics.jsonl")] for name in ("one", "two")
+    ]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+
+
 def test_an_error_of_one_process_ends_all_with_its_message(tmp_path: Path) -> None:
     program = tmp_path / "work.py"
     program.write_text(ONE_FAILS.format(root=str(ROOT)))
