@@ -145,7 +145,7 @@ def test_options_of_a_file_come_under_the_command_line(
 def test_every_name_is_there_and_any_other_tells_what_to_use() -> None:
     assert {f"library.{name}" for name in LIBRARY_MODULES} == {name for name in NAMES if "." in name}
     for module, offers in NAMES.items():
-        assert all(imported(module, name) is not None for name in offers), module
+        assert all(imported(module.replace("/", "."), name) is not None for name in offers), module
     with pytest.raises(
         ImportError, match=r"library.train_util has no glob_images here.*sfumato\.read_dataset"
     ):

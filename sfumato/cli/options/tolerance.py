@@ -42,6 +42,9 @@ ZERO_MEANS_UNSET: Mapping[str, str] = {
     "logit_std": "every image would have the same noise level",
     "discrete_flow_shift": "every image would have no noise",
     "training_shift": "every image would have no noise",
+    "num_vectors_per_token": "a word without vectors learns nothing",
+    "train_words_vectors": "a word without vectors learns nothing",
+    "cond_emb_dim": "no control image would be read",
 }
 """The options whose 0 in a file counts as not given, each with the reason; every other 0 is a value."""
 

@@ -30,9 +30,10 @@ _SECTIONS = (
     *(EmbeddingConfig, PromptTextConfig, HighresFixConfig, ControlConfig, SmallLatentsConfig),
 )
 _NEWER = names("zero_terminal_snr force_scheduler_zero_steps_offset")
-_NOT_BUILT = names(
-    "textual_inversion_embeddings XTI_embeddings control_net_models control_net_lllite_models "
-    "clip_vision_strength clip_guidance_scale clip_image_guidance_scale vgg16_guidance_scale"
+_NOT_BUILT = names("textual_inversion_embeddings control_net_lllite_models clip_vision_strength")
+_NOT_BUILT_FOR_DIFFUSERS = names(
+    "textual_inversion_embeddings XTI_embeddings control_net_models clip_guidance_scale "
+    "clip_image_guidance_scale vgg16_guidance_scale"
 )
 _NO_CHECKPOINT = names("v1 v2 v_parameterization ckpt vae tokenizer_cache_dir")
 _WITHOUT_EFFECT: Mapping[str, str] = {
@@ -48,7 +49,7 @@ IMAGE_SCRIPTS: tuple[Script, ...] = (
         command="images",
         sections=(*_SECTIONS, StartNoiseConfig),
         absent=names("XTI_embeddings control_net_weights"),
-        unsupported=_NOT_BUILT,
+        unsupported=_NOT_BUILT | names("control_net_models"),
         without_effect=_WITHOUT_EFFECT,
     ),
     Script(
@@ -72,7 +73,7 @@ IMAGE_SCRIPTS: tuple[Script, ...] = (
         | names("original_width original_height original_width_negative original_height_negative")
         | names("crop_top crop_left control_net_lllite_models control_net_multipliers clip_vision_strength")
         | _NEWER,
-        unsupported=_NOT_BUILT,
+        unsupported=_NOT_BUILT_FOR_DIFFUSERS,
         without_effect=_WITHOUT_EFFECT,
     ),
     Script(

@@ -10,7 +10,13 @@ from sfumato.cli.options.toml_file import FileOptions, flatten, read_options, to
 from sfumato.cli.scripts import script_named
 from sfumato.errors import UserError
 
-OPTIONS = script_named("sd3_train_network").options() | script_named("flux_train_network").options()
+SCRIPTS = (
+    "sd3_train_network",
+    "flux_train_network",
+    "train_textual_inversion",
+    "sdxl_train_control_net_lllite",
+)
+OPTIONS = {name: option for script in SCRIPTS for name, option in script_named(script).options().items()}
 
 
 def _read(tmp_path: Path, text: str) -> FileOptions:

@@ -119,7 +119,7 @@ ROWS: tuple[Script, ...] = (
         sections=(*DATA, *TRAINING, FlowConfig, WordsConfig, FluxOptions, *OUTPUT),
         absent=WORDS_ABSENT,
         unsupported=_UNSUPPORTED,
-        impossible=_IMPOSSIBLE,
+        impossible={"train_inpainting": _IMPOSSIBLE["train_inpainting"]},
         without_effect={**_WITHOUT_EFFECT, "no_half_vae": "this autoencoder does not overflow"},
     ),
     Script(

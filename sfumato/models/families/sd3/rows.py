@@ -109,7 +109,7 @@ ROWS: tuple[Script, ...] = (
         sections=(*DATA, *TRAINING, Sd3NoiseOptions, WordsConfig, Sd3Options, *OUTPUT),
         absent=WORDS_ABSENT | names("save_clip save_t5xxl"),
         unsupported=NOT_BUILT_FOR_TRAINING,
-        impossible=_IMPOSSIBLE,
+        impossible={"train_inpainting": _IMPOSSIBLE["train_inpainting"]},
         without_effect=_WITHOUT_EFFECT,
         rules=NOISE_RULES,
     ),
