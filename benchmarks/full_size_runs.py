@@ -72,9 +72,8 @@ def write_header(path: Path, shapes: Header) -> None:
 
 
 def write_images(folder: Path, side: int) -> list[str]:
-    """Write four images of `side` x `side` with captions; return the options that name them."""
-    subset = folder / "data" / "1_sks cat"
+    """Write an image of `side` x `side` for batches of up to eight; return the options that name it."""
+    subset = folder / "data" / "8_sks cat"
     subset.mkdir(parents=True)
-    for number in range(4):
-        Image.new("RGB", (side, side)).save(subset / f"{number}.png")
+    Image.new("RGB", (side, side)).save(subset / "0.png")
     return ["--train_data_dir", str(folder / "data"), "--caption_extension", ".txt"]

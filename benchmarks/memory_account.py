@@ -3,7 +3,9 @@
 The models are files that are made of holes: headers of the real size and no data. The command lines are those
 of the guide; `sfumato account` counts each on a graphics card that need not be there.
 
-    python benchmarks/memory_account.py > account.json
+    python benchmarks/memory_account.py [SETTING ...] > account.json
+
+A setting takes about a minute of a processor; it is shown as soon as it is known, on the standard error.
 """
 
 from __future__ import annotations
@@ -109,7 +111,9 @@ def count(name: str, folder: Path, options: list[str]) -> dict[str, Any]:
     script, own = SETTINGS[name]
     model = name.partition(",")[0] if name in ADAPTED else "FLUX.1 dev"
     argv = [*options, *write_files(folder, MODELS[model]), *COMMON.split(), *own.split()]
-    return full_size_runs.count(script, argv).as_dict()
+    found = full_size_runs.count(script, argv).as_dict()
+    print(json.dumps({name: found}), file=sys.stderr, flush=True)
+    return found
 
 
 def write_files(folder: Path, tables: Mapping[str, str]) -> list[str]:

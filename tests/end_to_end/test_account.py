@@ -192,6 +192,23 @@ def test_a_count_is_printed_as_a_table_or_as_figures(
     assert not list(tmp_path.glob("*.safetensors"))
 
 
+def test_text_encoders_that_the_processor_runs_count_as_memory_of_the_host(
+    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    places = ["--train_data_dir", str(images), "--output_dir", str(tmp_path)]
+    options = [*tiny.sd3(tmp_path / "model").arguments, *places, *SHORT.split(), "--network_train_unet_only"]
+    found = {}
+    for name, own in (("device", []), ("host", ["--t5xxl_device", "cpu", "--t5xxl_dtype", "fp32"])):
+        assert main(["plan", "sd3", "lora", *options, "--network_dim", "4", *own, "--json"]) == 0
+        found[name] = json.loads(capsys.readouterr().out)
+    t5 = {name: account["encoding captions"]["items"]["t5xxl in float32"] for name, account in found.items()}
+    assert t5["host"] == {"device": 0, "host": t5["device"]["device"]}
+    assert t5["device"]["device"] > 1_000_000
+    saved = found["device"]["encoding captions"]["device"] - found["host"]["encoding captions"]["device"]
+    assert saved >= t5["host"]["host"]
+    assert found["device"]["training"] == found["host"]["training"]
+
+
 ERRORS = [RuntimeError("a\nb"), MemoryError(), TimeoutError("slow"), UserError("x is y; do z"), KeyError("k")]
 
 

@@ -34,7 +34,7 @@ class Phase:
 
     @property
     def host(self) -> int:
-        """Bytes in RAM that is set aside for the device, pinned if possible."""
+        """Bytes in RAM: set aside for the device, pinned if possible, or of what the processor runs."""
         return sum(item.host for item in self.items)
 
 

@@ -2,7 +2,8 @@
 
 A step of the run is taken without numbers (see `nn/dry_run.py`), when the optimizer has its state: it is what
 all but the first are like. Its batch is the largest of the run. Encoding images and captions beforehand is
-counted likewise, as if nothing were cached yet. Previews are not counted.
+counted likewise, as if nothing were cached yet. Text encoders that the processor runs count as RAM. Previews
+are not counted.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from sfumato.data.custom.user_set import UserSet
 from sfumato.data.images.buckets import Size
 from sfumato.errors import UserError, guest_code
 from sfumato.models.interface.family import DENOISER, VAE, Family
+from sfumato.models.interface.parts import Parts
 from sfumato.nn import dry_run, offload
 from sfumato.nn.device import free_bytes
 from sfumato.nn.dry_run import Tally
@@ -79,14 +81,14 @@ def account(session: TrainingSession, kind: str, within_s: float = math.inf) -> 
     """
     _ = session.optimizer.steps_apart  # found by trying, which takes numbers; the answer is kept
     with dry_run.without_numbers(kind, within_s) as tally:
-        dry = _Dry(session, tally)
+        dry = _Dry(session, tally, kind)
         return Account([*dry.caching(), dry.training()])
 
 
 class _Dry:
     """A run on models without numbers."""
 
-    def __init__(self, session: TrainingSession, tally: Tally) -> None:
+    def __init__(self, session: TrainingSession, tally: Tally, kind: str) -> None:
         run = _uncompiled(session.run)
         self._run, self._family, self._tally = run, session.family, tally
         self._swapped = () if session.swap is None else session.swap.indices
@@ -102,6 +104,7 @@ class _Dry:
         )
         family = cast(Family, _Weightless(session.family))
         self._parts = replace(self._session.parts(), family=family, change=None)
+        self._in_ram = [] if kind == "cpu" else _of_processor(self._parts)
         self._texts: Shapes = {}
 
     def caching(self) -> Iterator[Phase]:
@@ -152,7 +155,12 @@ class _Dry:
         config, encoders = self._run[CachingConfig], self._session.cached_encoders
         captions = [_longest_caption(self._session)] * captions_at_once(self._run)
         tokens = self._family.tokenize(captions)
-        outputs = self._family.encode_text({name: self._parts[name] for name in encoders}, tokens)
+        here = {name: self._parts[name] for name in encoders if name not in self._in_ram}
+        away = {name: self._parts[name] for name in encoders if name in self._in_ram}
+        outputs = self._family.encode_text(here, tokens)
+        peak = self._tally.peak
+        outputs |= self._family.encode_text(away, tokens)
+        self._tally.peak = peak
         for name in (name for encoder in encoders for name in self._family.text_outputs[encoder]):
             found = outputs[name]
             is_widened = found.dtype is torch.bfloat16 and config.cache_text_encoder_outputs_to_disk
@@ -242,7 +250,8 @@ class _Dry:
                 away[tensor.dtype] += tensor.nbytes
         for dtype in sorted({tensor.dtype for tensor in offload.own_tensors(model)}, key=str):
             total = claim(tensor for tensor in offload.own_tensors(model) if tensor.dtype is dtype)
-            yield MemoryItem(f"{part} in {name_of(dtype)}", total - away[dtype], away[dtype])
+            in_ram = total if part in self._in_ram else away[dtype]
+            yield MemoryItem(f"{part} in {name_of(dtype)}", total - in_ram, in_ram)
 
     def _travelling(self, part: str) -> list[nn.Module]:
         if part != DENOISER or not self._swapped:
@@ -294,6 +303,11 @@ class _Alone:
 
     def sum_(self, tensor: Tensor) -> None:
         """Leave `tensor`, which is the sum, as it is."""
+
+
+def _of_processor(parts: Parts) -> list[str]:
+    """Return the parts that the processor runs, whatever runs the others."""
+    return [part for part, device in parts.devices.items() if device.type == "cpu"]
 
 
 def _uncompiled(run: Run) -> Run:
