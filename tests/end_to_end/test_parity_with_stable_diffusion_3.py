@@ -247,6 +247,29 @@ def test_a_lora_of_diffusers_comes_back_as_it_was(tmp_path: Path) -> None:
         torch.testing.assert_close(scale * again[up] @ again[down], tensors[up] @ tensors[down])
 
 
+def test_a_loha_becomes_a_lora_that_diffusers_loads_which_loads_no_loha(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    rng = torch.Generator().manual_seed(0)
+    name = "lora_unet_joint_blocks_0_x_block_mlp_fc1"
+    file, lora, there = (tmp_path / f"{kind}.safetensors" for kind in ("loha", "lora", "theirs"))
+    sizes = {"w1_a": (256, 2), "w1_b": (2, 64), "w2_a": (256, 2), "w2_b": (2, 64)}
+    tensors = {f"{name}.hada_{key}": torch.randn(*size, generator=rng) for key, size in sizes.items()}
+    save_file({**tensors, f"{name}.alpha": torch.tensor(1.0)}, file)
+    refused = ["--for", "diffusers", "--src_path", str(file), "--dst_path", str(there)]
+    assert main(["convert-lora", *refused]) == 2
+    assert "diffusers loads nothing of this kind of adapter" in capfd.readouterr().err
+    merged = ["--models", str(file), "--ratios", "1", "--new_rank", "4", "--save_to", str(lora)]
+    assert main(["merge-svd", *merged]) == 0
+    convert("diffusers", lora, there)
+    found = load_file(there)
+    assert PROGRAMS["diffusers"](shapes_of(found)).loaded == found.keys()  # type: ignore[union-attr]
+    (down,), (up,) = ([value for key, value in found.items() if half in key] for half in ("lora_A", "lora_B"))
+    scale = next((float(v) / len(down) for key, v in found.items() if key.endswith("alpha")), 1.0)
+    first, second = (tensors[f"{name}.hada_w{i}_a"] @ tensors[f"{name}.hada_w{i}_b"] for i in (1, 2))
+    assert relative(scale * up @ down, first * second / 2) < 1e-3
+
+
 def convert(program: str, source: Path, target: Path) -> None:
     """Write a file in the form that a program loads."""
     options = ["--for", program, "--src_path", str(source), "--dst_path", str(target)]

@@ -191,6 +191,7 @@ class Sd3Family:
     def check(self, parts: Sequence[str]) -> None:
         """Read the headers behind `parts`; raise UserError if one is missing, broken or another model."""
         self._files.check(parts)
+        self._check_positions()
         if T5XXL in self._included and T5XXL not in self.text_outputs:
             raise UserError("--save_t5xxl: there is no T5-XXL to save; give --t5xxl, or leave it out")
         for part in set(parts) & set(self.tokenizers):
@@ -208,6 +209,16 @@ class Sd3Family:
             tables = ScaledPositions(sides_of(self._resolutions), transformer.shape.hidden_size)
             transformer.scaled_positions = tables.to(device)
         return model
+
+    def _check_positions(self) -> None:
+        """Warn where positions are to be scaled for a model that was trained on its own table alone."""
+        shape = self._files.shape()
+        if self._scales_positions and shape and shape.variant != "5-medium":
+            logger.warning(
+                "--enable_scaled_pos_embed is meant for Stable Diffusion 3.5 medium; this is %s, which other "
+                "programs use with its own table: leave the option out, unless you mean to train it anew",
+                self.identity.base_version,
+            )
 
     def take_resolutions(self, resolutions: Sequence[tuple[int, int]]) -> None:
         """Take note of the sizes in pixels that positions are scaled to, where that is asked for."""

@@ -49,6 +49,20 @@ def test_encoders_of_a_single_file_and_of_files_of_their_own_are_the_same(
     assert torch.equal(identity, torch.eye(tiny.CLIP_WIDTH))  # the file has none
 
 
+def test_scaled_positions_are_said_to_be_for_another_model(
+    files: tiny.TinySd3, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    Sd3Family({DENOISER: files.path}).check([DENOISER])
+    medium = tiny.sd3(tmp_path, hidden=64, form="5-medium")
+    Sd3Family({DENOISER: medium.path}, scales_positions=True).check([DENOISER])
+    assert caplog.messages == []
+    Sd3Family({DENOISER: files.path}, scales_positions=True).check([DENOISER])
+    (line,) = caplog.messages
+    assert line.startswith(
+        "--enable_scaled_pos_embed is meant for Stable Diffusion 3.5 medium; this is sd3.5"
+    )
+
+
 def test_eight_bit_weights_lie_in_the_blocks(files: tiny.TinySd3) -> None:
     state = Sd3Family({DENOISER: files.path}).load(DENOISER, torch.float8_e4m3fn, CPU).state_dict()
     stored = {name for name, tensor in state.items() if tensor.dtype == torch.float8_e4m3fn}
