@@ -60,20 +60,16 @@ SD3_LORA = """
 FULL = f"--learning_rate 5e-5 --fused_backward_pass --full_bf16 {FLUX}"
 
 ADAPTED = {
-    "3 medium, 24 GB": "--train_batch_size 8",
-    "3 medium, 16 GB": "--train_batch_size 4",
-    "3 medium, 12 GB": "--train_batch_size 2",
+    "3 medium, 12 GB": "--train_batch_size 8",
     "3 medium, 8 GB": "--train_batch_size 1",
-    "3.5 medium, 24 GB": "--train_batch_size 8",
-    "3.5 medium, 16 GB": "--train_batch_size 4",
-    "3.5 medium, 12 GB": "--train_batch_size 2",
+    "3.5 medium, 16 GB": "--train_batch_size 8",
     "3.5 medium, 8 GB": "--train_batch_size 1",
     "3.5 large, 24 GB": "--train_batch_size 2",
     "3.5 large, 16 GB": "--train_batch_size 2 --fp8_base",
     "3.5 large, 12 GB": "--train_batch_size 1 --fp8_base",
     "3.5 large, 8 GB": "--train_batch_size 1 --fp8_base --blocks_to_swap 16",
 }
-"""LoRAs of Stable Diffusion 3."""
+"""LoRAs of Stable Diffusion 3, and the smallest card that each fits on."""
 SETTINGS: dict[str, tuple[str, str]] = {
     "LoRA, 24 GB": ("flux_train_network", f"{LORA} --optimizer_type adamw8bit --train_batch_size 2"),
     "LoRA, 16 GB": ("flux_train_network", f"{LORA} {ADAFACTOR} --train_batch_size 1"),
