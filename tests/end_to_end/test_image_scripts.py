@@ -39,9 +39,13 @@ def names(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     (folder / "lines.txt").write_text("a cat\n# none\na dog --n bad\na house --s 2\n", "utf-8")
     (folder / "lines.py").write_text(MODULE, "utf-8")
     _write_lora(folder / "lora.safetensors", SdFamily(sd.path))
+    save_file({"emb_params": torch.full((2, 64), 0.1)}, folder / "zxqk.safetensors")
+    save_file({layer: torch.full((1, 64), 0.1) for layer in SdFamily.text_layers}, folder / "qwz.safetensors")
     lora = f"--network_module networks.lora --network_weights {folder / 'lora.safetensors'}"
     files = {name: folder / f"{name}.png" for name in ("image", "mask", "regions")}
     files |= {"sd": sd.path, "sdxl": sdxl.path, "folder": folder / "models", "tokenizers": sd.tokenizers}
+    files |= {"word": folder / "zxqk.safetensors", "layered": folder / "qwz.safetensors"}
+    files |= {"lora_file": folder / "lora.safetensors"}
     files |= {"lines": folder / "lines.txt", "module": folder / "lines.py"}
     return {"lora": lora, **{name: str(path) for name, path in files.items()}}
 

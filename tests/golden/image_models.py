@@ -17,11 +17,13 @@ from torch import Tensor, nn
 from sfumato.models.components.unet import unet, unet_names
 from sfumato.models.interface.family import DENOISER, Family
 from tests import tiny
-from tests.golden.derived import rule, settings, weight
+from tests.golden.derived import inputs, rule, settings, weight
 from tests.vocabularies import write_clip
 
 FIXTURE = "k_gen_e2e"
 _MODELS = settings(FIXTURE)["models"]
+_LARGE = "loraxl:"
+"""How the keys of SDXL's adapter begin."""
 
 
 def write_models(folder: Path) -> dict[str, Path]:
@@ -43,13 +45,22 @@ def write_models(folder: Path) -> dict[str, Path]:
 
 
 def write_lora(path: Path, family: Family, key: str) -> None:
-    """Write a LoRA of rank 4 and alpha 2 for all attention layers of a family's model."""
+    """Write a LoRA of rank 4 and alpha 2 for the layers of a family's model that it was recorded for."""
     tensors: dict[str, Tensor] = {}
     for part in (*family.text_outputs, DENOISER):
         model = family.load(part, torch.float32, torch.device("meta"))
         for target in family.adapter_targets(part, model):
             tensors |= _lora_of(target.name, target.module, key)
     save_file(tensors, path)
+
+
+def write_words(folder: Path) -> None:
+    """Write the learned words of the recorded cases: one for SD, one for SDXL."""
+    texts = _MODELS["sd"]["te"], _MODELS["sdxl"]["te2"]
+    width, large = (text["hidden"] for text in texts)
+    save_file({"emb_params": _vectors(".ti", width)}, folder / "zxqk.safetensors")
+    both = {"clip_l": _vectors(".til", width), "clip_g": _vectors(".tig", large)}
+    save_file(both, folder / "qwz.safetensors")
 
 
 def picture(name: str, size: tuple[int, int]) -> Image.Image:
@@ -60,8 +71,9 @@ def picture(name: str, size: tuple[int, int]) -> Image.Image:
 
 def _lora_of(name: str, layer: nn.Module, key: str) -> dict[str, Tensor]:
     found: Any = layer.weight
-    # Where the cases were recorded, attention of text encoders was of a class that networks pass over.
-    is_adapted = "_mlp_" in name if name.startswith("te") else _is_attention(name)
+    # Where the cases were recorded, attention of text encoders was of a class that networks pass over,
+    # and SDXL's residual blocks were of one that they do not.
+    is_adapted = "_mlp_" in name if name.startswith("te") else _is_attention(name) or key == _LARGE
     if not is_adapted or (found.ndim == 4 and found.shape[-1] != 1):
         return {}
     side = found.shape[2:]
@@ -72,6 +84,10 @@ def _lora_of(name: str, layer: nn.Module, key: str) -> dict[str, Tensor]:
         for way, shape in shapes.items()
     }
     return values | {f"{prefix}.alpha": torch.tensor(2.0)}
+
+
+def _vectors(name: str, width: int) -> Tensor:
+    return 0.2 * inputs(f"{settings(FIXTURE)['input_prefix'].rstrip('.')}{name}", (2, width))
 
 
 def _is_attention(name: str) -> bool:

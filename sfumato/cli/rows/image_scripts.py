@@ -30,10 +30,9 @@ _SECTIONS = (
     *(EmbeddingConfig, PromptTextConfig, HighresFixConfig, ControlConfig, SmallLatentsConfig),
 )
 _NEWER = names("zero_terminal_snr force_scheduler_zero_steps_offset")
-_NOT_BUILT = names("textual_inversion_embeddings control_net_lllite_models clip_vision_strength")
+_NOT_BUILT = names("control_net_lllite_models clip_vision_strength")
 _NOT_BUILT_FOR_DIFFUSERS = names(
-    "textual_inversion_embeddings XTI_embeddings control_net_models clip_guidance_scale "
-    "clip_image_guidance_scale vgg16_guidance_scale"
+    "control_net_models clip_guidance_scale clip_image_guidance_scale vgg16_guidance_scale"
 )
 _NO_CHECKPOINT = names("v1 v2 v_parameterization ckpt vae tokenizer_cache_dir")
 _WITHOUT_EFFECT: Mapping[str, str] = {

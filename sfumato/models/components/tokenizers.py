@@ -57,12 +57,14 @@ class Tokenizer:
             such texts differ from those that CLIP was trained with.
         words: new words, in the order of their ids.
         layer: of the denoiser, whose vectors of words are meant where layers have their own.
+        names_vectors: whether `word1` is the second vector of `word` alone, instead of all and a 1.
     """
 
     vocabulary: PreTrainedTokenizerBase
     mends_text: bool
     words: tuple[Word, ...] = ()
     layer: str = ""
+    names_vectors: bool = False
 
     def with_words(self, words: Sequence[Word]) -> Tokenizer:
         """Return a tokenizer that knows new words, too; their ids follow each other behind all others.
@@ -186,7 +188,9 @@ class Tokenizer:
             import ftfy
 
             texts = [ftfy.fix_text(text) for text in texts]
-        tokens = {word.text: word.tokens_in(self.layer) for word in self.words}
+        own = {word.text: word.tokens_in(self.layer) for word in self.words}
+        single = (token for found in own.values() for token in found[1:]) if self.names_vectors else ()
+        tokens = {**{token: (token,) for token in single}, **own}
         return [_spelt_out(text, tokens) for text in texts]
 
 

@@ -1,20 +1,24 @@
-"""What gen_img's options put together for the pipeline: samplers, upscalers, effects."""
+"""What gen_img's options put together for the pipeline: samplers, upscalers, words, effects."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
 from itertools import count
+from pathlib import Path
 
 from torch import Tensor
 
+from sfumato.adapters.words.vocabulary import LearnedWord, learned_word
 from sfumato.config.run.image_scripts.hires import HighresFixConfig
 from sfumato.config.run.image_scripts.steps import StartNoiseConfig, StepConfig
+from sfumato.config.run.image_scripts.texts import EmbeddingConfig
 from sfumato.config.run.run import Run
 from sfumato.diffusion import noise, schedules
 from sfumato.diffusion.samplers import Denoise, OnStep, Revise, Rng, Sampler
 from sfumato.diffusion.starts import exact_start
 from sfumato.errors import UserError
+from sfumato.models.interface.family import Family
 from sfumato.sampling.effects.start_noise import StartNoise, start_noise
 from sfumato.sampling.hires.upscaler_modules import upscaler_from
 from sfumato.sampling.hires.upscaling import UPSCALERS, Upscale
@@ -51,6 +55,17 @@ def upscalers_for(config: HighresFixConfig) -> Mapping[str, Upscale]:
         return UPSCALERS
     arguments = _arguments(config.highres_fix_upscaler_args or "")
     return {**UPSCALERS, name: upscaler_from(name, arguments, "--highres_fix_upscaler")}
+
+
+def words_of(run: Run, family: Family) -> list[LearnedWord]:
+    """Return the learned words that a run names.
+
+    Raises:
+        UserError: a file is missing or damaged, or the model cannot be given words.
+    """
+    config = run[EmbeddingConfig]
+    files = (*(config.textual_inversion_embeddings or ()), *(config.XTI_embeddings or ()))
+    return [learned_word(Path(file), family) for file in files]
 
 
 def effects_of(run: Run) -> list[Effect]:

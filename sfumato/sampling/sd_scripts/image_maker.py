@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from sfumato.adapters.words.vocabulary import Vocabulary
 from sfumato.config.run.image_scripts.hires import HighresFixConfig
 from sfumato.config.run.image_scripts.speed import SpeedConfig
 from sfumato.config.run.image_scripts.steps import StepConfig
@@ -35,6 +36,7 @@ from sfumato.sampling.sd_scripts.composition import (
     num_step_draws,
     samplers_for,
     upscalers_for,
+    words_of,
 )
 from sfumato.sampling.sd_scripts.networks import NetworkSet, networks_of
 from sfumato.sampling.starts import noise
@@ -74,10 +76,10 @@ class ImageMaker:
         dtype = formats.computed[DENOISER]
         self.networks = NetworkSet(run, family, networks_of(run), dtype=dtype)
         self.networks.check()
-        steps = run[StepConfig]
+        steps, learned = run[StepConfig], [*words_of(run, family), *self.networks.words]
         self.pipeline = Pipeline(
             family,
-            Parts(family, device, formats.stored),
+            Parts(family, device, formats.stored, change=Vocabulary(family, learned)),
             dtype=dtype,
             dtypes=formats.computed,
             on_load=partial(self._on_load, speed=speed),

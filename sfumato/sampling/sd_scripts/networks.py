@@ -12,6 +12,7 @@ from torch import nn
 
 from sfumato.adapters.network.network import Network
 from sfumato.adapters.sd_scripts.network_modules import is_own, resolve
+from sfumato.adapters.words.vocabulary import LearnedWord
 from sfumato.checkpoints.tensors import open_tensors
 from sfumato.config.run.image_scripts.networks import ImageNetworkConfig
 from sfumato.config.run.image_scripts.start_images import StartImageConfig
@@ -117,6 +118,11 @@ class NetworkSet:
     def live(self) -> Attachments:
         """Our own networks that act beside the model, as regions need them."""
         return self._live
+
+    @property
+    def words(self) -> list[LearnedWord]:
+        """New words that came with files of our own kinds."""
+        return [*self._merged.words, *self._live.words]
 
     @property
     def has_foreign(self) -> bool:

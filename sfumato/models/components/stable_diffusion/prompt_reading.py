@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -31,10 +31,14 @@ class PromptReading:
     mean: EmphasisMean = "original"
 
     def tokenize(self, tokenizers: Tokenizers[Tokenizer], prompts: Sequence[str]) -> dict[str, Tensor]:
-        """Return each encoder's token ids and weights, (B, windows, 77), by its name."""
+        """Return each encoder's token ids and weights, (B, windows, 77), by its name.
+
+        `word1` is the second vector of a learned word `word`.
+        """
         tokens: dict[str, Tensor] = {}
         for part in tokenizers:
-            tokens |= clip.named(read_prompts(tokenizers[part], prompts, self.most_windows), part)
+            tokenizer = replace(tokenizers[part], names_vectors=True)
+            tokens |= clip.named(read_prompts(tokenizer, prompts, self.most_windows), part)
         return tokens
 
 
