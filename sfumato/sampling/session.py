@@ -34,6 +34,7 @@ from sfumato.sampling.request import Request, random_seed
 from sfumato.sampling.settings.deep_shrink import DeepShrink
 from sfumato.sampling.settings.gradual_latent import GradualLatent
 from sfumato.sampling.settings.hires import Hires
+from sfumato.sampling.settings.regions import Regions
 
 logger = logging.getLogger(__name__)
 
@@ -157,6 +158,8 @@ def composed(how: CompositionConfig) -> dict[str, Any]:
     if how.gradual_latent_timestep is not None:
         ratio = how.gradual_latent_ratio
         fields["gradual_latent"] = GradualLatent(how.gradual_latent_timestep, ratio)
+    if how.regions is not None:
+        fields["regions"] = Regions(how.regions)
     return fields
 
 

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from sfumato.cli import generate
+from sfumato.config.run.composition import CompositionConfig
 from sfumato.config.run.generation import GenerationConfig
 from sfumato.config.run.run import Run
 from sfumato.errors import UserError
@@ -20,6 +21,7 @@ from sfumato.sampling import session
 from sfumato.sampling.output.image_files import read_request
 from sfumato.sampling.prompts.prompt_options import PromptOptions, parse_line
 from sfumato.sampling.session import SamplingSession
+from sfumato.sampling.settings.regions import Regions
 from tests.sampling.fake import FakeFamily
 from tests.sampling.test_loaded_adapters import lora
 
@@ -86,6 +88,15 @@ def test_a_prompt_line_is_completed_by_the_command_line(tmp_path: Path) -> None:
     request = sitting.request(parse_line("a cat --w 50 --l 6 --d 1"))
     assert (request.width, request.height, request.steps, request.seed) == (48, 32, 7, 1)
     assert (request.guidance, request.cfg_scale, request.negative_prompt) == (6.0, 2.0, "bad")
+
+
+def test_regions_are_asked_for_and_are_for_unets(tmp_path: Path) -> None:
+    asked = run(tmp_path, prompt="a cat AND a dog").with_sections(CompositionConfig(regions="mask.png"))
+    request = SamplingSession(asked).request(parse_line("a cat AND a dog"))
+    assert request.regions == Regions("mask.png")
+    assert list(request.sub_prompts) == ["a cat", "a dog"]
+    with pytest.raises(UserError, match="models that are UNets"):
+        generate.main(asked)
 
 
 def test_adapters_are_recorded_with_the_strength_they_had(tmp_path: Path) -> None:

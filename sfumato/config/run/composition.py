@@ -53,6 +53,10 @@ class CompositionConfig:
     gradual_latent_ratio: float = 0.5
     """Share of the sides that latents have at the start."""
 
+    regions: str | None = None
+    """Image whose red, green and blue say where the first three parts of the prompt hold, between which there
+    is ` AND `; the first adapter acts in the first region, and so on. For Stable Diffusion 1, 2 and XL."""
+
     def __post_init__(self) -> None:
         between(self, 0, 1, "strength", "cfg_rescale", "hires_strength")
         above(self, 0, "hires_scale", "deep_shrink_ratio", "gradual_latent_ratio")
