@@ -7,6 +7,10 @@ import re
 import shutil
 from pathlib import Path
 
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
 from tests import tiny
 
 ROOT = Path(__file__).parents[2]
@@ -22,6 +26,13 @@ def furnish(folder: Path) -> None:
     tiny.sd(folder / "inpainting", inpaints=True).path.rename(folder / "sd15-inpainting.safetensors")
     for name, path in zip(("photo", "mask"), tiny.pictures(folder / "painted", 2), strict=True):
         path.rename(folder / f"{name}.png")
+    _write_lora(folder / "cat-lora.safetensors", folder / "sd15.safetensors", "input_blocks.1.1")
+    for name, block in (
+        ("style", "input_blocks.4.1"),
+        ("pose", "middle_block.1"),
+        ("detail", "output_blocks.0.1"),
+    ):
+        _write_lora(folder / f"{name}.safetensors", folder / "sdxl.safetensors", block)
     tuned = {
         "flux1-dev": tiny.flux(folder / "tuned", seed=9).transformer,
         "sd15": tiny.sd(folder / "tuned", seed=9).path,
@@ -30,6 +41,8 @@ def furnish(folder: Path) -> None:
         path.rename(folder / f"{name}-tuned.safetensors")
     tiny.pictures(folder / "images" / "my-cat", 2)
     tiny.pictures(folder / "images" / "other-cats", 2, seed=1)
+    for path in tiny.pictures(folder / "photos" / "1_mycat", 2):
+        path.with_suffix(".txt").write_text("a photo of mycat", encoding="utf-8")
     tiny.pictures(folder / "masks", 2, seed=2, captions=None)
     named = [path.stem for path in sorted((folder / "images" / "my-cat").glob("*.png"))]
     (folder / "images" / "captions.json").write_text(json.dumps({n: {"caption": n} for n in named}))
@@ -50,6 +63,17 @@ def furnish(folder: Path) -> None:
         r"```python\n(# squares.py.*?)```", (ROOT / "docs/datasets.md").read_text(), re.DOTALL
     )
     (folder / "squares.py").write_text(squares)
+
+
+def _write_lora(path: Path, model: Path, block: str) -> None:
+    """Write a LoRA of one layer in a block of a model's UNet."""
+    layer = f"{block}.transformer_blocks.0.attn1.to_q"
+    with safe_open(model, "pt") as file:
+        rows, columns = file.get_slice(f"model.diffusion_model.{layer}.weight").get_shape()
+    name = {"input_blocks.1.1": "down_blocks.0.attentions.0"}.get(block, block) + layer.removeprefix(block)
+    key = f"lora_unet_{name}".replace(".", "_")
+    down, up = torch.ones(2, columns) / 10, torch.ones(rows, 2) / 10
+    save_file({f"{key}.lora_down.weight": down, f"{key}.lora_up.weight": up}, path)
 
 
 def _write_sd3(folder: Path) -> None:

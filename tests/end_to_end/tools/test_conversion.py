@@ -207,7 +207,7 @@ def test_a_folder_is_replaced_only_when_the_new_one_is_complete(
     def fail(*_: Any, **__: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(pipeline_folder, "_write_json", fail)
+    monkeypatch.setattr(pipeline_folder, "write_settings", fail)
     assert convert(models["sd1"], target, "--use_safetensors", "--fp16") == 2
     assert {path: path.read_bytes() for path in target.rglob("*") if path.is_file()} == before
     assert [path.name for path in tmp_path.iterdir()] == ["folder"]
