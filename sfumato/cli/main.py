@@ -21,6 +21,7 @@ USAGE = """usage: sfumato COMMAND ...
   cache-latents, cache-text  encode images, or captions, ahead of training
   caption METHOD FOLDER      describe images, e.g. `sfumato caption tags --help`
   resize-images FROM TO      make smaller copies of images
+  upscale-images ...         make images of twice the size
   mask FOLDER ...            make loss masks, and a sheet to look at them
   edges, faces ...           draw the edges of an image; cut faces out of images
   merge-captions FOLDER JSON gather captions in one file; merge-tags does so with tags
@@ -236,8 +237,8 @@ def _run_script(name: str, argv: Sequence[str]) -> int:
 
 
 _TOOLS = (
-    "inspect", "cache-latents", "cache-text", "resize-images", "edges", "faces", "mask",
-    "merge-captions", "merge-tags", "clean-captions", "prepare-buckets",
+    "inspect", "cache-latents", "cache-text", "resize-images", "upscale-images", "edges", "faces",
+    "mask", "merge-captions", "merge-tags", "clean-captions", "prepare-buckets",
     "convert", "merge-models", "extract-lora", "resize-lora", "merge-svd",
     "check-lora", "show-metadata", "extract-dylora", "import",
 )  # fmt: skip

@@ -13,12 +13,22 @@ import pytest
 from sfumato.cli import requirements
 from sfumato.cli.commands import WORK, Call
 from sfumato.cli.dropins import files
-from sfumato.cli.main import main, script
+from sfumato.cli.main import _COMMANDS, main, script
 from sfumato.cli.scripts import SCRIPTS
 from sfumato.config.run.run import Run
 from sfumato.errors import UserError
 
 ROOT = Path(__file__).parents[2]
+
+
+def test_every_command_of_a_script_can_be_typed_and_is_named_by_the_help(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["--help"]) == 0
+    usage = capfd.readouterr().out
+    typed = {script.command for script in SCRIPTS if " " not in script.command}
+    assert typed - _COMMANDS.keys() == set()
+    assert [command for command in typed if command not in usage] == []
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,7 @@ IMAGE_SCRIPTS: tuple[Script, ...] = (
     Script(
         name="gen_img",
         summary="Make images of prompt lines with Stable Diffusion 1, 2 or XL.",
-        command="images",
+        command="prompted images",
         sections=(*_SECTIONS, StartNoiseConfig),
         absent=names("XTI_embeddings control_net_weights"),
         unsupported=_NOT_BUILT | names("control_net_models"),
@@ -54,7 +54,7 @@ IMAGE_SCRIPTS: tuple[Script, ...] = (
     Script(
         name="sdxl_gen_img",
         summary="Make images of prompt lines with SDXL, with the seeds of this older script.",
-        command="images, seeds ahead",
+        command="prompted images, seeds ahead",
         sections=_SECTIONS,
         absent=names("XTI_embeddings control_net_weights v1 v2 v_parameterization sdxl from_module")
         | names("prompter_module_args shuffle_prompts emb_normalize_mode control_net_models")
@@ -66,7 +66,7 @@ IMAGE_SCRIPTS: tuple[Script, ...] = (
     Script(
         name="gen_img_diffusers",
         summary="Make images of prompt lines, guided by CLIP or VGG if need be.",
-        command="images, seeds ahead",
+        command="prompted images, seeds ahead",
         sections=(*_SECTIONS, PictureGuidanceConfig),
         absent=names("v1 sdxl from_module prompter_module_args no_half_vae emb_normalize_mode")
         | names("original_width original_height original_width_negative original_height_negative")

@@ -16,7 +16,7 @@ class Script:
     Attributes:
         name: path below the drop-in folder, without suffix.
         summary: one sentence for help texts.
-        command: the sub-command of `sfumato` that runs it.
+        command: the sub-command of `sfumato` that runs it; one of several words runs as a drop-in alone.
         sections: where its options come from, in the order of the help text.
         family: whose models it works on; empty where the files tell.
         method: the word for what is trained in `sfumato train FAMILY METHOD`.
