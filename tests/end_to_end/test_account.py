@@ -206,7 +206,10 @@ def test_text_encoders_that_the_processor_runs_count_as_memory_of_the_host(
     assert t5["device"]["device"] > 1_000_000
     saved = found["device"]["encoding captions"]["device"] - found["host"]["encoding captions"]["device"]
     assert saved >= t5["host"]["host"]
-    assert found["device"]["training"] == found["host"]["training"]
+    # The first count in a process holds a few hundred bytes of tables that later ones find ready.
+    assert found["device"]["training"]["device"] == pytest.approx(
+        found["host"]["training"]["device"], abs=1000
+    )
 
 
 ERRORS = [RuntimeError("a\nb"), MemoryError(), TimeoutError("slow"), UserError("x is y; do z"), KeyError("k")]
