@@ -11,6 +11,9 @@ from sfumato.errors import UserError
 FOLDER_FORMATS = ("diffusers", "diffusers_safetensors")
 """Values of `save_model_as` that write a folder."""
 
+MODEL_FORMATS = (None, "ckpt", "safetensors", *FOLDER_FORMATS)
+"""Values of `save_model_as` in scripts that train whole models; None is the form of the base."""
+
 
 @dataclass(frozen=True)
 class SavingConfig:

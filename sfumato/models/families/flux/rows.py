@@ -20,7 +20,7 @@ from sfumato.config.run.model.hub_access import HubAccessConfig
 from sfumato.config.run.model.network import NetworkConfig
 from sfumato.config.run.model.partial_use import PartialUseConfig
 from sfumato.config.run.model.whole_model import SWAPS_WHAT_IS_TRAINED, WholeModelConfig
-from sfumato.config.run.output.saving import FOLDER_FORMATS
+from sfumato.config.run.output.saving import FOLDER_FORMATS, MODEL_FORMATS
 from sfumato.config.run.training.words import JoinedWordConfig, WordsConfig
 from sfumato.config.scripts.generation import COMPOSITION, GENERATION, UNET_ONLY
 from sfumato.config.scripts.script import Script, names
@@ -73,7 +73,7 @@ ROWS: tuple[Script, ...] = (
         sections=(*DATA, *TRAINING, FlowConfig, FluxOptions, WholeModelConfig, *OUTPUT),
         absent=ADAPTERS_ALONE | names("prior_loss_weight no_half_vae no_token_padding diffusers_xformers"),
         overrides={"save_model_as": None},
-        choices={"save_model_as": (None, "ckpt", "safetensors", *FOLDER_FORMATS)},
+        choices={"save_model_as": MODEL_FORMATS},
         unsupported=_UNSUPPORTED,
         impossible=_IMPOSSIBLE,
         without_effect={
@@ -96,7 +96,7 @@ ROWS: tuple[Script, ...] = (
         | names("no_half_vae no_token_padding diffusers_xformers"),
         overrides={"save_model_as": None, "weighting_scheme": "uniform"},
         choices={
-            "save_model_as": (None, "ckpt", "safetensors", *FOLDER_FORMATS),
+            "save_model_as": MODEL_FORMATS,
             "weighting_scheme": ("sigma_sqrt", "logit_normal", "mode", "cosmap", "none", "uniform"),
         },
         unsupported=NOT_BUILT_FOR_TRAINING | NOT_BUILT_FOR_CONTROL | names("model_type"),

@@ -14,7 +14,7 @@ from sfumato.config.run.model.hub_access import HubAccessConfig
 from sfumato.config.run.model.network import NetworkConfig
 from sfumato.config.run.model.partial_use import PartialUseConfig
 from sfumato.config.run.model.whole_model import WholeModelConfig
-from sfumato.config.run.output.saving import FOLDER_FORMATS
+from sfumato.config.run.output.saving import MODEL_FORMATS
 from sfumato.config.run.training.trained_parts import NEEDS_TRAINED_ENCODERS, TrainedPartsConfig
 from sfumato.config.run.training.words import JoinedWordConfig, WordsConfig
 from sfumato.config.scripts.generation import COMPOSITION, GENERATION, UNET_ONLY
@@ -89,7 +89,7 @@ ROWS: tuple[Script, ...] = (
         },
         command_overrides={"weighting_scheme": "uniform", "t5xxl_max_token_length": 256},
         choices={
-            "save_model_as": (None, "ckpt", "safetensors", *FOLDER_FORMATS),
+            "save_model_as": MODEL_FORMATS,
             "weighting_scheme": ("sigma_sqrt", "logit_normal", "mode", "cosmap"),
         },
         newer_choices={"weighting_scheme": ("none", "uniform")},

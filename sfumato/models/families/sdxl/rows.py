@@ -18,7 +18,7 @@ from sfumato.config.run.model.model import ModelConfig
 from sfumato.config.run.model.network import NetworkConfig
 from sfumato.config.run.model.partial_use import PartialUseConfig
 from sfumato.config.run.model.whole_model import SWAPS_WHAT_IS_TRAINED, WholeModelConfig
-from sfumato.config.run.output.saving import FOLDER_FORMATS
+from sfumato.config.run.output.saving import MODEL_FORMATS
 from sfumato.config.run.training.trained_parts import NEEDS_TRAINED_ENCODERS, TrainedPartsConfig
 from sfumato.config.run.training.words import JoinedWordConfig, WordsConfig
 from sfumato.config.scripts.generation import GENERATION
@@ -63,7 +63,7 @@ ROWS: tuple[Script, ...] = (
         | names("no_token_padding mem_eff_save")
         | names("double_blocks_to_swap single_blocks_to_swap skip_latents_validity_check"),
         overrides={"save_model_as": None},
-        choices={"save_model_as": (None, "ckpt", "safetensors", *FOLDER_FORMATS)},
+        choices={"save_model_as": MODEL_FORMATS},
         unsupported=NOT_BUILT_FOR_TRAINING,
         without_effect={**ALWAYS_OURS_WHOLE, **_ONE_KIND},
         rules=(NEEDS_TRAINED_ENCODERS, SWAPS_WHAT_IS_TRAINED),
