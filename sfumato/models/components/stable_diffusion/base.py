@@ -7,6 +7,7 @@ and what its UNet is told.
 from __future__ import annotations
 
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -43,7 +44,7 @@ logger = logging.getLogger(__name__)
 _NOISE = Predicted()
 
 
-class StableDiffusion:
+class StableDiffusion(ABC):
     """A model of this kind bound to its files.
 
     Args:
@@ -162,9 +163,9 @@ class StableDiffusion:
         """Return what a ControlNet adds inside the UNet; see `TakesControl`."""
         return controlnet.predict(net, image, noisy, timesteps, *self.heard(conditioning))
 
+    @abstractmethod
     def heard(self, conditioning: Conditioning) -> tuple[Tensor, dict[str, Tensor] | None]:
         """Return the text that is attended to, (B, T, W), and what is told besides; see `unet.predict`."""
-        raise NotImplementedError
 
     def added_weights(self, net: nn.Module) -> frozenset[str]:
         """Return the names of a ControlNet's weights that the UNet has not."""
