@@ -190,7 +190,7 @@ class Saver(Observer):
     Attributes:
         audience: catches up before each save, so that the figures of what is saved are checked and
             recorded, and is told of it afterwards.
-        apart: parts of the model that may get files of their own beside each saved file.
+        apart: text encoders that may get files of their own beside each saved file.
         kept: weights that were saved and not removed again, in order.
     """
 
@@ -296,11 +296,10 @@ class Saver(Observer):
         self.audience.saved(Saved(step.number, path, state, self._beside(path)))
 
     def _remove(self, weights: int | None, state: int | None, name: Callable[[int], Path]) -> None:
-        paths = [] if weights is None else [name(weights)]
+        paths = [] if weights is None else [name(weights), *self._beside(name(weights))]
         paths += [] if state is None else [self.names.state(name(state))]
-        for path in paths:
-            for file in (path, *self._beside(path)):
-                _remove(file)
+        for path in (path for path in paths if path.exists()):
+            _remove(path)
         self.kept = [kept for kept in self.kept if kept not in paths]
 
     def _beside(self, path: Path) -> tuple[Path, ...]:
@@ -310,8 +309,6 @@ class Saver(Observer):
 
 
 def _remove(path: Path) -> None:
-    if not path.exists():
-        return
     try:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     except OSError as error:  # on Windows, somebody has it open

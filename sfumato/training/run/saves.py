@@ -14,7 +14,6 @@ from torch import Tensor
 from sfumato.config.public import public_values
 from sfumato.config.run.training.optimizer import OptimizerConfig
 from sfumato.config.run.training.schedule import ScheduleConfig
-from sfumato.models.interface.family import DENOISER
 from sfumato.training.core.audience import Audience
 from sfumato.training.core.plan import Step
 from sfumato.training.observers.finite import FiniteGuard
@@ -51,7 +50,7 @@ def saver_for(
         audience: see `Saver`.
     """
     writer = Writer(session, trainable, update, guard, described)
-    apart = [part for part in session.method.trained_parts if part != DENOISER]
+    apart = [part for part in session.method.trained_parts if part in session.family.text_outputs]
     saver = Saver(session.names, session.keeping, session.plan, writer, audience, apart)
     guard.settle = saver.settle
     return saver
