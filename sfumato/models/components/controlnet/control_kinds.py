@@ -11,7 +11,6 @@ CONTROLNET = "controlnet"
 """What `recognise` calls a ControlNet of Stable Diffusion 1, 2 or XL, in either naming."""
 XLABS = "controlnet flux"
 """What it calls a ControlNet of FLUX.1 as XLabs and sd-scripts have it."""
-LLLITE = "lllite"
 
 _BASE = ("^model.diffusion_model.",)
 
@@ -19,7 +18,7 @@ CONTROL_KINDS = (
     FileKind("control lora", "a Control-LoRA, which is no network of its own", ("^lora_controlnet",)),
     FileKind("lllite 2", "a ControlNet-LLLite of version 2, for other models", ("^lllite_conditioning1.",)),
     FileKind("lllite 2", "a ControlNet-LLLite of version 2, for other models", ("^lllite_modules.",)),
-    FileKind(LLLITE, "a ControlNet-LLLite", ("^lllite_unet_",)),
+    FileKind("lllite", "a ControlNet-LLLite", ("^lllite_unet_",)),
     FileKind(
         "controlnet union",
         "a union ControlNet, which has to be told what its control image shows",

@@ -30,7 +30,7 @@ class FluxOptions:
     """Which variant of the architecture the base is."""
 
     controlnet_model_name_or_path: str | None = None
-    """File of a ControlNet for preview images."""
+    """File of a ControlNet: to go on from where one is trained, otherwise for preview images."""
 
     def __post_init__(self) -> None:
         at_least(self, 1, "t5xxl_max_token_length")

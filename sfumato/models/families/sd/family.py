@@ -87,8 +87,9 @@ class SdFamily(StableDiffusion):
 
     text_outputs: Mapping[str, tuple[str, ...]] = {TEXT: ("hidden_state",)}
     word_keys: Mapping[str, str] = {TEXT: "emb_params"}
-    text_layers = tuple("IN01 IN02 IN04 IN05 IN07 IN08 MID".split()) + tuple(  # noqa: SIM905
-        f"OUT{number:02d}" for number in range(3, 12)
+    text_layers = (
+        *("IN01", "IN02", "IN04", "IN05", "IN07", "IN08", "MID"),
+        *(f"OUT{number:02d}" for number in range(3, 12)),
     )
     caches = CacheFormat("_sd.npz", "_sd_te.npz", is_scaled=False, is_sized=False, older=".npz")
 
