@@ -26,17 +26,17 @@ def cached_encoders(run: Run, family: Family, trained: Collection[str]) -> list[
     return constant if asked is None else [part for part in constant if part in asked]
 
 
-def dtypes_of(family: Family, precision: Precision, trained: Collection[str]) -> dict[str, torch.dtype]:
-    """Return the storage dtype of text encoders for which options of their own say one.
-
-    Raises:
-        UserError: a device cannot compute in it.
-    """
+def check(family: Family, precision: Precision, trained: Collection[str]) -> None:
+    """Raise UserError if the device of a text encoder cannot compute in the dtype that it is to have."""
     use = encoder_use(family)
     for part in {*use.dtypes, *use.devices} - {*trained}:
         dtype, device = use.dtypes.get(part, precision.compute), use.devices.get(part, precision.device)
         check_compute(dtype, device, f"--{part}_dtype, or --mixed_precision without it,")
-    return {part: dtype for part, dtype in use.dtypes.items() if part not in trained}
+
+
+def dtypes_of(family: Family, trained: Collection[str]) -> dict[str, torch.dtype]:
+    """Return the storage dtype of text encoders for which options of their own say one."""
+    return {part: dtype for part, dtype in encoder_use(family).dtypes.items() if part not in trained}
 
 
 def devices_of(family: Family, trained: Collection[str]) -> dict[str, torch.device]:

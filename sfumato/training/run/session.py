@@ -120,7 +120,7 @@ class TrainingSession:
         # Encoders that run once need no room in the steps, and lose nothing.
         eight_bit = self.live_encoders if self.precision.fp8_encoders else ()
         dtypes = {name: self.precision.frozen(name, (DENOISER, *eight_bit), kept) for name in names}
-        dtypes |= encoders.dtypes_of(self.family, self.precision, trained)
+        dtypes |= encoders.dtypes_of(self.family, trained)
         dtypes |= dict.fromkeys(trained, self.precision.trained)
         return Parts(
             self.family,

@@ -28,7 +28,6 @@ from sfumato.config.run.training.noise import NoiseConfig
 from sfumato.config.run.training.optimizer import OptimizerConfig
 from sfumato.config.run.training.schedule import ScheduleConfig
 from sfumato.data.batches import dataset, regularisation
-from sfumato.data.batches.dataset import TrainingSet
 from sfumato.data.batches.loader import TrainingData
 from sfumato.data.config import blueprint
 from sfumato.data.custom import user_set
@@ -54,7 +53,7 @@ from sfumato.training.run.hub import results
 from sfumato.training.run.session import TrainingSession
 from sfumato.training.state import resume
 from sfumato.training.state.resume import State
-from sfumato.training.trainables import Volume, inpainting, method_for
+from sfumato.training.trainables import TrainingMethod, Volume, inpainting, method_for
 from sfumato.training.trainables.words.new_word import unheard
 from sfumato.training.update import optimizers, schedulers
 
@@ -127,21 +126,12 @@ def prepare(run: Run, processes: Processes) -> TrainingSession:
     seed = _seed(run, state, processes)
     method = method_for(run, family)
     complain(run, list(inpainting.without_effect(family, DENOISER in method.trained_parts)))
-    volume = method.check(policy)
-    complain(run, optimizer.check_rates(volume.groups))
-    encoders.dtypes_of(family, policy, method.trained_parts)
-    if state is not None:
-        state.require_shapes(volume.shapes)
+    encoders.check(family, policy, method.trained_parts)
+    volume = _volume(run, method, policy, optimizer, state)
     swap = _swap(run, family, processes)
     previews = preview.plan(run[PreviewConfig], run[NoiseConfig], family)
     training_set = _training_set(run, family, seed)
-    if isinstance(training_set, TrainingSet):
-        complain(run, list(unheard(run, training_set)))
-    plan = plan_for(run[LengthConfig], training_set.num_batches, processes.world)
-    training_set.max_steps = plan.num_steps
-    rate = run[OptimizerConfig].learning_rate
-    schedulers.check_course(run[ScheduleConfig], optimizer, rate, plan.num_steps)
-    weight_updates.check_steps(run, plan, processes.world, is_swapped=swap is not None)
+    plan = _plan(run, training_set, optimizer, processes, is_swapped=swap is not None)
     keeping = saving.keeping_for(run[SavingConfig], plan)
     if processes.is_first:
         num_bytes = keeping.num_bytes(plan, volume.file_bytes, _state_bytes(volume, optimizer, policy))
@@ -188,6 +178,38 @@ def _family(run: Run) -> Family:
     family.check((DENOISER, VAE, *family.text_outputs))
     inpainting.check(decided, family)
     return family
+
+
+def _volume(
+    run: Run,
+    method: TrainingMethod,
+    policy: precision.Precision,
+    optimizer: optimizers.OptimizerPlan,
+    state: State | None,
+) -> Volume:
+    """Return how much is trained and saved, once it is known to suit the optimizer and the state."""
+    volume = method.check(policy)
+    complain(run, optimizer.check_rates(volume.groups))
+    if state is not None:
+        state.require_shapes(volume.shapes)
+    return volume
+
+
+def _plan(
+    run: Run,
+    training_set: TrainingData,
+    optimizer: optimizers.OptimizerPlan,
+    processes: Processes,
+    *,
+    is_swapped: bool,
+) -> Plan:
+    """Return how many steps there are, once what depends on their number is known to work."""
+    plan = plan_for(run[LengthConfig], training_set.num_batches, processes.world)
+    training_set.max_steps = plan.num_steps
+    rate = run[OptimizerConfig].learning_rate
+    schedulers.check_course(run[ScheduleConfig], optimizer, rate, plan.num_steps)
+    weight_updates.check_steps(run, plan, processes.world, is_swapped=is_swapped)
+    return plan
 
 
 def _swap(run: Run, family: Family, processes: Processes) -> memory.Swap | None:
@@ -246,6 +268,7 @@ def _training_set(run: Run, family: Family, seed: int) -> TrainingData:
         logger.warning(line)
     if line := regularisation.offer(run, found.sets):
         logger.info(line)
+    complain(run, list(unheard(run, found)))
     return found
 
 
