@@ -91,6 +91,10 @@ RUNS = {
         "sd3_train",
         f"{WHOLE} {CACHED} --t5xxl_max_token_length 64 --fused_backward_pass {SWAPPED}",
     ),
+    "sd3, whole, T5 on the processor": (
+        "sd3_train",
+        f"{WHOLE} --t5xxl_max_token_length 64 --cache_latents --t5xxl_device cpu",
+    ),
     "sd, whole, with its text encoder": ("train_db", f"{WHOLE} --gradient_accumulation_steps 2"),
     "sd, whole, fused": ("fine_tune", f"{WHOLE} --fused_backward_pass --cache_latents"),
     "sdxl, whole, encoders, blocks": (

@@ -70,10 +70,12 @@ class Words:
         text = dict(batch.text)
         if self.live_encoders:
             tokens = self.family.tokenize(batch.captions)
-            tokens = {name: to_device(ids, self.device) for name, ids in tokens.items()}
+            moved = {name: to_device(ids, self.device) for name, ids in tokens.items()}
             for name in self.live_encoders:
+                # An encoder elsewhere takes tokens as they are; from the card, each copy would be waited for.
+                own = tokens if name in self.parts.devices else moved
                 with nullcontext() if name in self.trained_encoders else torch.no_grad():
-                    made = self.family.encode_text({name: self.parts[name]}, tokens)
+                    made = self.family.encode_text({name: self.parts[name]}, own)
                 text |= {key: to_device(output, self.device) for key, output in made.items()}
         guidance = torch.full((len(batch),), self.guidance, device=self.device)
         return Conditioning(
