@@ -192,8 +192,8 @@ class Sd3Family:
         """Read the headers behind `parts`; raise UserError if one is missing, broken or another model."""
         self._files.check(parts)
         self._check_positions()
-        if T5XXL in self._included and T5XXL not in self.text_outputs:
-            raise UserError("--save_t5xxl: there is no T5-XXL to save; give --t5xxl, or leave it out")
+        if T5XXL not in self.text_outputs:
+            self._check_without_t5()
         for part in set(parts) & set(self.tokenizers):
             self.tokenizers[part]
 
@@ -209,6 +209,17 @@ class Sd3Family:
             tables = ScaledPositions(sides_of(self._resolutions), transformer.shape.hidden_size)
             transformer.scaled_positions = tables.to(device)
         return model
+
+    def _check_without_t5(self) -> None:
+        """Raise UserError if T5 is to be trained or saved; warn where options are about its use."""
+        use = self.encoder_use
+        if T5XXL in self._included:
+            raise UserError("--save_t5xxl: there is no T5-XXL to save; give --t5xxl, or leave it out")
+        if T5XXL in (use.trained or ()):
+            raise UserError("--train_t5xxl: there is no T5-XXL to train; give --t5xxl, or leave it out")
+        about = {"use_t5xxl_cache_only": use.cached, "t5xxl_dtype": use.dtypes, "t5xxl_device": use.devices}
+        for option in (option for option, named in about.items() if T5XXL in (named or ())):
+            logger.warning("--%s has no effect: there is no T5-XXL; give --t5xxl, or leave it out", option)
 
     def _check_positions(self) -> None:
         """Warn where positions are to be scaled for a model that was trained on its own table alone."""

@@ -11,7 +11,7 @@ from sfumato.models.components.recognise import recognise
 from sfumato.models.families.sd3.dropout import TextDropout, drop
 from sfumato.models.families.sd3.family import Sd3Family
 from sfumato.models.families.sd3.positions import random_corner
-from sfumato.models.interface.family import DENOISER, VAE
+from sfumato.models.interface.family import DENOISER, VAE, EncoderUse
 from sfumato.models.interface.publishing import Layout, Publishing, tensors_of
 from sfumato.models.registry.whole_models import open_rewritable
 from tests import tiny
@@ -61,6 +61,21 @@ def test_scaled_positions_are_said_to_be_for_another_model(
     assert line.startswith(
         "--enable_scaled_pos_embed is meant for Stable Diffusion 3.5 medium; this is sd3.5"
     )
+
+
+def test_what_is_asked_of_a_t5_that_is_not_there_is_said(
+    files: tiny.TinySd3, caplog: pytest.LogCaptureFixture
+) -> None:
+    def check(use: EncoderUse) -> None:
+        Sd3Family({DENOISER: files.path}, has_t5=False, encoder_use=use).check([DENOISER])
+
+    check(EncoderUse(trained=["clip_l", "clip_g"]))
+    assert caplog.messages == []
+    with pytest.raises(UserError, match="--train_t5xxl: there is no T5-XXL to train"):
+        check(EncoderUse(trained=["t5xxl"]))
+    check(EncoderUse(cached=["t5xxl"], dtypes={"t5xxl": torch.bfloat16}, devices={"t5xxl": CPU}))
+    told = [line.split(" has no effect")[0] for line in caplog.messages]
+    assert told == ["--use_t5xxl_cache_only", "--t5xxl_dtype", "--t5xxl_device"]
 
 
 def test_eight_bit_weights_lie_in_the_blocks(files: tiny.TinySd3) -> None:
