@@ -13,15 +13,16 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from sfumato.checkpoints.lazy import LazyTensor
 from sfumato.errors import UserError
 from sfumato.models.components.controlnet.control_kinds import OPTION, XLABS
+from sfumato.models.components.dit.transformer_file import OpenTransformer
 from sfumato.models.components.loading import check_names, fill, sizes_of
 from sfumato.models.components.model_files import open_weights
 from sfumato.models.components.recognise import describe, recognise
-from sfumato.models.components.tensor_views import Shapes, view_of
+from sfumato.models.components.tensor_views import view_of
 from sfumato.models.families.flux.network import (
     DoubleStreamBlock,
+    Flux,
     FluxShape,
     MLPEmbedder,
     modulating_vector,
@@ -102,45 +103,48 @@ def residuals(control: Mapping[str, Tensor], dtype: torch.dtype) -> list[Tensor]
     ]
 
 
-def begin(base: Mapping[str, LazyTensor], dtype: torch.dtype, device: torch.device) -> FluxControlNet:
+def begin(base: OpenTransformer[Flux], dtype: torch.dtype, device: torch.device) -> FluxControlNet:
     """Make a ControlNet that changes nothing yet, of FLUX's first blocks.
 
     The layers that read the control image are drawn from torch's generator.
 
     Args:
-        base: FLUX's tensors.
+        base: FLUX's file.
     """
-    shape = FluxShape.of({name: tensor.shape for name, tensor in base.items()})
+    shape = base.model.shape
     with torch.device("meta"):
         model = FluxControlNet(replace(shape, depth=min(_DEPTH, shape.depth), depth_single=0))
     added = _first_numbers(model)
 
     def get(name: str) -> Tensor:
-        return added[name] if name in added else base[name].load()
+        return added[name] if name in added else base.tensors[name].load()
 
     fill(model, Path(WHAT), get, dtype, device, linear_weights(model))
     return model
 
 
-def load(path: Path, base: Shapes, dtype: torch.dtype, device: torch.device) -> FluxControlNet:
+def load(path: Path, base: FluxShape, dtype: torch.dtype, device: torch.device) -> FluxControlNet:
     """Load a ControlNet from its file, frozen and in eval mode.
 
     Args:
-        base: FLUX's tensors, which it has to fit.
+        base: FLUX's sizes, which it has to fit.
 
     Raises:
-        UserError: it is no such ControlNet.
+        UserError: it is no such ControlNet, or one for a model of another size.
     """
     if not path.exists():
         raise UserError(f"--{OPTION} is {path}, which does not exist; give {WHAT}")
     with open_weights(path) as file:
-        view, wanted = view_of(file), FluxShape.of(base)
+        view = view_of(file)
         kind = recognise(view.shapes)
         if kind is None or kind.name != XLABS:
             told = describe(view.shapes)
             raise UserError(f"--{OPTION} is {path}: {told}; give {WHAT} as XLabs has it")
+        shape = sizes_of(path, WHAT, lambda: FluxShape.of(view.shapes))
+        if replace(shape, depth=base.depth, depth_single=base.depth_single, guidance=base.guidance) != base:
+            raise UserError(f"--{OPTION} is {path}, a ControlNet for a model of another size; give another")
         with torch.device("meta"):
-            model = sizes_of(path, WHAT, lambda: FluxControlNet(FluxShape.of(view.shapes, wanted.axes_dim)))
+            model = FluxControlNet(shape)
         check_names(path, WHAT, set(model.state_dict()), view.shapes)
         fill(model, path, view.get, dtype, device, linear_weights(model))
     return model

@@ -141,9 +141,8 @@ class FluxFamily:
         """Load a ControlNet, or make one of the denoiser; see `TakesControl`."""
         with self._files.transformer() as base:
             if path is None:
-                return controlnet.begin(base.tensors, dtype, device)
-            shapes = {name: tensor.shape for name, tensor in base.tensors.items()}
-        return controlnet.load(path, shapes, dtype, device)
+                return controlnet.begin(base, dtype, device)
+        return controlnet.load(path, base.model.shape, dtype, device)
 
     def tokenize(self, captions: Sequence[str]) -> dict[str, Tensor]:
         """Return each text encoder's token ids, (B, L) int64, by its name; masks as `<name>_mask`."""

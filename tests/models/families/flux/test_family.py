@@ -352,3 +352,17 @@ def test_what_takes_a_tokenizers_place_reads_the_captions(files: tiny.TinyFlux) 
     after = family.tokenize(["a cat"])["clip_l"]
     assert torch.equal(after[0], before[1])
     assert not torch.equal(after[0], before[0])
+
+
+def test_a_controlnet_is_read_again_but_not_for_a_model_of_another_size(
+    files: tiny.TinyFlux, tmp_path: Path
+) -> None:
+    family, path = family_of(files), tmp_path / "net.safetensors"
+    state = family.load_control(None, torch.float32, CPU).state_dict()
+    save_file(state, path)
+    again = family.load_control(path, torch.float32, CPU).state_dict()
+    assert again.keys() == state.keys()
+    assert all(torch.equal(again[name], state[name]) for name in state)
+    larger = tiny.flux(tmp_path / "larger", hidden=128, heads=4)
+    with pytest.raises(UserError, match=r"net\.safetensors, a ControlNet for a model of another size"):
+        family_of(larger).load_control(path, torch.float32, CPU)
