@@ -136,6 +136,13 @@ def test_a_file_for_another_model_is_refused(
     assert "it seems to be a ControlNet-LLLite" in line
 
 
+def test_sizes_that_cannot_be_read_are_refused_before_training(
+    runs: dict[str, Runs], capfd: pytest.CaptureFixture[str]
+) -> None:
+    line = runs["lllite"].refusal(capfd, "--resolution", "72")
+    assert line.endswith("resolution is (72, 72); use multiples of 32")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["sd", "lllite"])
 def test_two_processes_train_what_one_trains_with_accumulation(kind: str, runs: dict[str, Runs]) -> None:

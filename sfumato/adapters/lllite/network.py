@@ -39,6 +39,11 @@ class LLLite(nn.Module):
         self._read: dict[str, Tensor] = {}
         self._hooks: list[RemovableHandle] = []
 
+    @property
+    def size_multiple(self) -> int:
+        """In pixels, of which the sides of control images must be multiples: that many are read as one."""
+        return max(layer.reduction for layer in self._each())
+
     def attach(self, modules: Mapping[str, nn.Linear]) -> None:
         """Change a denoiser's layers, by their names in files; of several networks the last is first."""
         for name in self.layers:
@@ -68,12 +73,11 @@ class LLLite(nn.Module):
         Raises:
             UserError: its sides are no multiples of what is read as one.
         """
-        largest = max(layer.reduction for layer in self._each())
-        height, width = image.shape[-2:]
-        if height % largest or width % largest:
+        multiple, (height, width) = self.size_multiple, image.shape[-2:]
+        if height % multiple or width % multiple:
             raise UserError(
-                f"a control image is {width}x{height}; ControlNet-LLLite reads {largest}x{largest} pixels as "
-                f"one, so let all sizes be multiples of {largest}: --bucket_reso_steps 64"
+                f"a control image is {width}x{height}; ControlNet-LLLite reads {multiple}x{multiple} pixels "
+                f"as one, so let all sizes be multiples of {multiple}"
             )
         self._read = {name: layer.read(image) for name, layer in zip(self.layers, self._each(), strict=True)}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import random
 import time
 from collections.abc import Sequence
@@ -130,7 +131,7 @@ def prepare(run: Run, processes: Processes) -> TrainingSession:
     volume = _volume(run, method, policy, optimizer, state)
     swap = _swap(run, family, processes)
     previews = preview.plan(run[PreviewConfig], run[NoiseConfig], family)
-    training_set = _training_set(run, family, seed)
+    training_set = _training_set(run, family, seed, volume.size_multiple)
     plan = _plan(run, training_set, optimizer, processes, is_swapped=swap is not None)
     keeping = saving.keeping_for(run[SavingConfig], plan)
     if processes.is_first:
@@ -245,8 +246,9 @@ def _following(run: Run, family: Family) -> Run:
     return run
 
 
-def _training_set(run: Run, family: Family, seed: int) -> TrainingData:
-    multiple = family.latents.downscale * family.latents.patch
+def _training_set(run: Run, family: Family, seed: int, size_multiple: int) -> TrainingData:
+    """Return the images of a run, whose sides are multiples of so many pixels and of what the model needs."""
+    multiple = math.lcm(family.latents.downscale * family.latents.patch, size_multiple)
     if run[DatasetConfig].dataset_class:
         _tell_resolutions(family, [run[ImageConfig].size or family.identity.resolution])
         return _user_set(run, family, multiple, seed)

@@ -25,7 +25,7 @@ from sfumato.training.trainables.objective import StepLoss
 
 @dataclass(frozen=True)
 class Volume:
-    """How much a run saves.
+    """How much a run trains and saves, and of what sizes its images may be.
 
     Attributes:
         num_weights: that are trained.
@@ -33,6 +33,7 @@ class Volume:
         file_holds_all: see `Trainable`.
         shapes: of what a state has to hold, by name, as far as it is known before a model is loaded.
         groups: what is trained at which rate, without numbers; likewise.
+        size_multiple: in pixels, of which the sides of images must be multiples for what is trained.
     """
 
     num_weights: int
@@ -40,6 +41,7 @@ class Volume:
     file_holds_all: bool = False
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     groups: Sequence[ParameterGroup] = ()
+    size_multiple: int = 1
 
 
 class Trainable(Protocol):

@@ -64,7 +64,13 @@ class LLLiteMethod:
         num_weights = sum(tensor.numel() for tensor in state.values())
         shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
         logger.info("the ControlNet-LLLite has %d layers and %d weights", len(network.layers), num_weights)
-        return Volume(num_weights, num_weights * width, shapes=shapes, groups=self.groups(network))
+        return Volume(
+            num_weights,
+            num_weights * width,
+            shapes=shapes,
+            groups=self.groups(network),
+            size_multiple=network.size_multiple,
+        )
 
     def groups(self, network: LLLite) -> list[ParameterGroup]:
         """Return all weights, at one rate.
