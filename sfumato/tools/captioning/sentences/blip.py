@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from sfumato.config.run.run import Run
 from sfumato.config.tools.pictures.captioning import BlipConfig, CaptioningConfig
-from sfumato.hub.access import access_for
+from sfumato.hub.access import HubAccess, access_for
 from sfumato.tools.captioning.describing import describe, files_beside
 from sfumato.tools.captioning.sentences import blip_weights, language_models
+from sfumato.tools.captioning.sentences.pixel_captioner import PixelCaptioner
 from sfumato.tools.captioning.wording import Wording
 
 PROMPT = "a picture of "
@@ -30,47 +28,34 @@ def caption_with_blip(run: Run) -> None:
         UserError: there is no model or no image, or a file cannot be read or written.
     """
     blip, options = run[BlipConfig], run[CaptioningConfig]
-    access = access_for(run)
-    if blip.caption_weights.lower().endswith(".pth") and blip.caption_weights != BlipConfig.caption_weights:
-        model, processor = blip_weights.load(Path(blip.caption_weights), access)
-    else:
-        name = blip.caption_weights
-        name = blip_weights.LARGE if name == BlipConfig.caption_weights else name
-        model, processor = language_models.load(name, "--caption_weights", access)
-    torch.manual_seed(blip.seed)
-    describe(BlipCaptioner(model, processor, blip), Wording(options), files_beside(options))
+    model, processor = _loaded(blip.caption_weights, access_for(run))
+    prompt = processor.tokenizer([PROMPT], return_tensors="pt").to(model.device)
 
-
-@dataclass(frozen=True)
-class BlipCaptioner:
-    """Meets `Captioner`."""
-
-    model: Any
-    processor: Any
-    options: BlipConfig
-    fixed_batch: int | None = None
-
-    def prepared(self, image: Image.Image, path: Path) -> Tensor:
-        """Return (3, H, W), as BLIP sees it."""
-        del path
-        return language_models.pixels_of(self.processor, image)
-
-    @torch.inference_mode()
-    def captions(self, batch: Sequence[Tensor]) -> list[list[str]]:
-        """Return one sentence for each image."""
-        prompts = self.processor.tokenizer([PROMPT] * len(batch), return_tensors="pt")
-        written = self.model.generate(
-            pixel_values=torch.stack(list(batch)).to(self.model.device),
-            input_ids=prompts["input_ids"].to(self.model.device),
-            attention_mask=prompts["attention_mask"].to(self.model.device),
-            max_length=self.options.max_length,
-            min_length=self.options.min_length,
-            **self._search(),
+    def written(pixels: Tensor) -> Tensor:
+        return model.generate(
+            pixel_values=pixels,
+            input_ids=prompt["input_ids"].repeat(len(pixels), 1),
+            attention_mask=prompt["attention_mask"].repeat(len(pixels), 1),
+            max_length=blip.max_length,
+            min_length=blip.min_length,
+            **_search(blip),
         )
-        texts = self.processor.batch_decode(written, skip_special_tokens=True)
-        return [[text.removeprefix(PROMPT)] for text in texts]
 
-    def _search(self) -> dict[str, Any]:
-        if self.options.beam_search:
-            return {"do_sample": False, "num_beams": self.options.num_beams}
-        return {"do_sample": True, "top_p": self.options.top_p, "repetition_penalty": _REPETITION}
+    captioner = PixelCaptioner(model, processor, written, lambda text: text.removeprefix(PROMPT))
+    torch.manual_seed(blip.seed)
+    describe(captioner, Wording(options), files_beside(options))
+
+
+def _loaded(weights: str, access: HubAccess) -> tuple[Any, Any]:
+    """Return (model, processor); the address that sd-scripts has as default stands for a model on the Hub."""
+    if weights == BlipConfig.caption_weights:
+        weights = blip_weights.LARGE
+    if weights.lower().endswith(".pth"):
+        return blip_weights.load(Path(weights), access)
+    return language_models.load(weights, "--caption_weights", access)
+
+
+def _search(options: BlipConfig) -> dict[str, Any]:
+    if options.beam_search:
+        return {"do_sample": False, "num_beams": options.num_beams}
+    return {"do_sample": True, "top_p": options.top_p, "repetition_penalty": _REPETITION}

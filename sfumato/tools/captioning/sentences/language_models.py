@@ -49,11 +49,6 @@ def processor_of(folder: Path) -> Any:
     return AutoProcessor.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
 
 
-def pixels_of(processor: Any, image: Any) -> torch.Tensor:
-    """Return an RGB image as (3, H, W), of the model's size and range."""
-    return processor.image_processor(images=image, return_tensors="pt")["pixel_values"][0]
-
-
 def _loaded(folder: Path, dtype: torch.dtype | None) -> tuple[Any, Any]:
     with lean():
         from transformers import AutoModelForImageTextToText
