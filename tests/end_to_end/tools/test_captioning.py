@@ -81,7 +81,9 @@ def test_git_writes_one_sentence_for_each_image(images: Path, tmp_path: Path) ->
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of transformers
-@pytest.mark.parametrize("write", [tiny_captioners.write_llava, tiny_captioners.write_paligemma])
+@pytest.mark.parametrize(
+    "write", [tiny_captioners.write_llava, tiny_captioners.write_gemma3, tiny_captioners.write_paligemma]
+)
 def test_vision_language_models_answer_in_batches(
     write: Callable[[Path], None], images: Path, tmp_path: Path
 ) -> None:

@@ -79,6 +79,33 @@ def write_llava(folder: Path) -> None:
     ).save_pretrained(folder)
 
 
+def write_gemma3(folder: Path) -> None:
+    """Write a Gemma 3, which takes several images with one prompt."""
+    from transformers import (
+        Gemma3Config,
+        Gemma3ForConditionalGeneration,
+        Gemma3ImageProcessorPil,
+        Gemma3Processor,
+        Gemma3TextConfig,
+        SiglipVisionConfig,
+    )
+
+    torch.manual_seed(0)
+    text = Gemma3TextConfig(**_text(), num_key_value_heads=1, head_dim=8)
+    seen, place = SiglipVisionConfig(**_SEEN), IDS["<image>"]
+    config = Gemma3Config(
+        text_config=text, vision_config=seen, mm_tokens_per_image=4, image_token_index=place
+    )
+    Gemma3ForConditionalGeneration(config).save_pretrained(folder)
+    marks = {"image_token": "<image>", "boi_token": "<s>", "eoi_token": "</s>"}
+    tokenizer = _tokenizer(
+        eos_token="</s>", bos_token="<s>", additional_special_tokens=["<image>"], extra_special_tokens=marks
+    )
+    images: Any = Gemma3ImageProcessorPil(size={"height": SIDE, "width": SIDE})
+    template = _TEMPLATE.replace("<image>", "<s>")
+    Gemma3Processor(images, tokenizer, chat_template=template, image_seq_length=4).save_pretrained(folder)
+
+
 def write_paligemma(folder: Path) -> None:
     """Write a PaliGemma, which has no chat template."""
     from transformers import (

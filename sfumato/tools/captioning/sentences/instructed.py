@@ -71,7 +71,7 @@ class InstructedCaptioner:
         """Return one answer for each image."""
         with guest_code("--model does not take images with a prompt", "name another model"):
             inputs = self.processor(
-                images=[question.image for question in batch],
+                images=self._images(batch),
                 text=[question.text for question in batch],
                 padding=True,
                 return_tensors="pt",
@@ -81,6 +81,11 @@ class InstructedCaptioner:
             written = written[:, inputs["input_ids"].shape[1] :]
         texts = self.processor.batch_decode(written, skip_special_tokens=True)
         return [[" ".join(text.split())] for text in texts]  # training reads one line
+
+    def _images(self, batch: Sequence[Question]) -> list[Any]:
+        """Return the images, each in a list of its own where models take several with one prompt."""
+        images = [question.image for question in batch]
+        return [[image] for image in images] if self.processor.chat_template else images
 
     def _as_taught(self, text: str) -> str:
         if not self.processor.chat_template:
