@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -31,11 +32,16 @@ class Wording:
             before: what the caption was; None if there was none.
         """
         if self.extended is not None and before is not None:
-            parts = self.extended(parts, before)
+            parts = self.extended(parts, self._within(before))
         text = self.separator.join(self._with_trigger(parts))
         return f"{self.options.text_before}{text}{self.options.text_behind}"
 
+    def _within(self, before: str) -> str:
+        """Return a caption without the text around it, which an earlier call may have put there."""
+        own = before.strip("\r\n").removeprefix(self.options.text_before)
+        return own.removesuffix(self.options.text_behind)
+
     def _with_trigger(self, parts: Sequence[str]) -> Sequence[str]:
         word = self.options.trigger_word
-        has_word = word in parts or (len(parts) > 0 and parts[0].startswith(word))
-        return parts if has_word or not word else [word, *parts]
+        begins_with_word = any(re.match(rf"{re.escape(word)}(?!\w)", part) for part in parts[:1])
+        return parts if begins_with_word or word in parts or not word else [word, *parts]
