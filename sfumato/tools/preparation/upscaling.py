@@ -44,6 +44,7 @@ def upscale(options: UpscalingConfig) -> None:
     paths = [path for path in paths if path.suffix.lower() in SUFFIXES]
     if not paths:
         raise UserError(f"--image_pattern is {options.image_pattern}: no image has such a name")
+    _require_different_names(paths)
     target = Path(options.output_dir)
     try_folder(target, "choose another --output_dir")
     target.mkdir(parents=True, exist_ok=True)
@@ -58,8 +59,21 @@ def upscale(options: UpscalingConfig) -> None:
             for path, image in zip(images, made, strict=True):
                 _write(image, target / f"{path.stem}_upscaled{path.suffix}")
             bar.update(len(batch))
+    if len(complaints.broken) == len(paths):
+        raise UserError(f"--image_pattern is {options.image_pattern}: no such image can be read; give others")
     number = counted(len(paths) - len(complaints.broken), "image")
     logger.info("%s of twice the size in %s", number, target)
+
+
+def _require_different_names(paths: Sequence[Path]) -> None:
+    """Raise UserError for images of several folders that would be written over each other."""
+    first: dict[str, Path] = {}
+    for path in paths:
+        if first.setdefault(path.name, path) != path:
+            raise UserError(
+                f"--image_pattern finds {first[path.name]} and {path}, which --output_dir has one name for; "
+                "take one folder at a time"
+            )
 
 
 def _batches(paths: Sequence[Path], largest: int) -> Iterator[list[Path]]:

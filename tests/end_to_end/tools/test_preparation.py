@@ -363,7 +363,9 @@ def test_an_autoencoder_of_another_family_is_refused(
     assert "an autoencoder with 16 channels; Stable Diffusion's has 4" in capfd.readouterr().err
 
 
-def test_images_are_upscaled_each_to_twice_its_own_size(tmp_path: Path) -> None:
+def test_images_are_upscaled_each_to_twice_its_own_size(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     model = tiny.sd(tmp_path / "model")
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -381,3 +383,10 @@ def test_images_are_upscaled_each_to_twice_its_own_size(tmp_path: Path) -> None:
         "picture_01_upscaled.png": (32, 32),
     }
     assert script("tools/latent_upscaler", [*options, str(model.path)]) == 2
+    options[3] = str(tmp_path / "data" / "broken*")
+    assert script("tools/latent_upscaler", [*options, str(tmp_path / "weights.safetensors")]) == 2
+    assert "no such image can be read" in capsys.readouterr().err
+    tiny.pictures(tmp_path / "more", 1, (16, 16), captions=None)
+    options[3] = str(tmp_path / "*" / "picture*")
+    assert script("tools/latent_upscaler", [*options, str(tmp_path / "weights.safetensors")]) == 2
+    assert "take one folder at a time" in capsys.readouterr().err
