@@ -21,6 +21,7 @@ from sfumato.data.sources import cache_info, latent_only_images, metadata_file, 
 from sfumato.data.sources.complaints import Complaints
 from sfumato.data.sources.image_table import ImageTable, State, TrainingImage
 from sfumato.data.sources.index import Index, Status
+from sfumato.data.sources.same_names import name_twins
 from sfumato.errors import UserError
 from sfumato.log import counted, plural
 
@@ -247,7 +248,7 @@ def _captions(
     captions = _read_captions(folder, images, files, subset, complaints, index)
     if missing := [name for name, file in zip(images, files, strict=True) if not file]:
         _name_missing(folder, images, names, subset, missing, complaints)
-    _name_twins(folder, images, complaints)
+    name_twins(folder, images, complaints)
     empty = [file for file, text in zip(files, captions, strict=True) if file and text == ""]
     if empty:
         complaints.warn(
@@ -300,22 +301,6 @@ def _caption(path: str, status: Status, index: Index) -> CaptionFile:
     found = caption_files.read(path)
     index.learn("caption", path, str(found), status)
     return found
-
-
-def _name_twins(folder: str, images: Sequence[str], complaints: Complaints) -> None:
-    """Say which images differ by their suffix alone: `a.png` and `a.jpg` have one caption and one cache."""
-    if len(set(map(stem, images))) == len(images):
-        return
-    by_stem: dict[str, list[str]] = {}
-    for name in images:
-        by_stem.setdefault(stem(name), []).append(name)
-    twins = [names for names in by_stem.values() if len(names) > 1]
-    complaints.warn(
-        f"images in {folder} share names, caption and cache files, the first are "
-        f"{' and '.join(twins[0])}; give them different names",
-        [name for names in twins for name in names],
-        "same name",
-    )
 
 
 def _name_missing(

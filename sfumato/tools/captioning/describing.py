@@ -12,6 +12,7 @@ from sfumato.config.tools.pictures.captioning import CaptioningConfig
 from sfumato.console import printable
 from sfumato.data.captions.caption_files import UnreadableCaptionError
 from sfumato.data.sources.complaints import Complaints
+from sfumato.data.sources.same_names import name_twins
 from sfumato.errors import UserError
 from sfumato.log import counted, progress
 from sfumato.tools.captioning import journal
@@ -47,7 +48,7 @@ def describe(captioner: Captioner, wording: Wording, store: CaptionStore) -> Cou
         UserError: there are no images, or none can be read.
     """
     options, complaints, counts = wording.options, Complaints(), Counter[str]()
-    paths, size = _to_do(options, store), _batch_size(captioner, options)
+    paths, size = _to_do(options, store, complaints), _batch_size(captioner, options)
     images = ready(paths, captioner.prepared, options.max_data_loader_n_workers)
     with progress(total=len(paths), unit="image", title="captioning") as bar:
         for batch in _batches(_whole(images, complaints, bar.update), size):
@@ -63,8 +64,9 @@ def describe(captioner: Captioner, wording: Wording, store: CaptionStore) -> Cou
     return counts
 
 
-def _to_do(options: CaptioningConfig, store: CaptionStore) -> list[Path]:
+def _to_do(options: CaptioningConfig, store: CaptionStore, complaints: Complaints) -> list[Path]:
     found = records.images(options.train_data_dir, recursive=options.recursive)
+    name_twins(options.train_data_dir, [str(path) for path in found], complaints)
     missing = [path for path in found if not options.skip_existing or not _has_caption(path, store)]
     if len(missing) < len(found):
         logger.info("%d of %s have captions already", len(found) - len(missing), counted(len(found), "image"))

@@ -52,7 +52,7 @@ def cut_faces(options: FacesConfig) -> None:
     Raises:
         UserError: a folder cannot be read or written, no face was found, or the detector is not installed.
     """
-    paths, target = records.images(options.src_dir or "", recursive=False), Path(options.dst_dir or "")
+    paths, target = records.images(options.src_dir or ""), Path(options.dst_dir or "")
     complaints = Complaints()
     try_folder(target, "choose another folder for the faces")
     num_written = 0
@@ -63,6 +63,8 @@ def cut_faces(options: FacesConfig) -> None:
             complaints.leave_out(str(path), str(error))
             continue
         found = [face for face in find_faces(image) if _is_wanted(face, options)]
+        if not found:
+            complaints.leave_out(str(path), "there is no face in it of a size that is asked for")
         for number, face in enumerate(found):
             portrait = portrayed(image, face, options)
             infix = f"_{number:02d}" if options.multiple_faces else ""

@@ -13,6 +13,7 @@ from sfumato.config.run.run import Run
 from sfumato.config.tools.pictures.masking import MaskingConfig
 from sfumato.data.images.images import BrokenImageError, decode
 from sfumato.data.sources.complaints import Complaints
+from sfumato.data.sources.same_names import name_twins
 from sfumato.errors import UserError
 from sfumato.hub.access import access_for
 from sfumato.log import counted, progress
@@ -30,10 +31,11 @@ def make_masks(run: Run) -> None:
         UserError: there are no images or no masks of them, or a file cannot be read or written.
     """
     options, complaints = run[MaskingConfig], Complaints()
-    images, target = records.images(options.train_data_dir, recursive=False), Path(options.mask_dir)
+    images, target = records.images(options.train_data_dir), Path(options.mask_dir)
     if target.resolve() == Path(options.train_data_dir).resolve():
         raise UserError(f"--mask_dir is {target}, the folder of the images; name another folder")
     try_folder(target, "choose another folder for the masks")
+    name_twins(options.train_data_dir, [image.name for image in images], complaints)
     maker = maker_for(options, access_for(run))
     for image in progress(images, unit="image", title="making masks"):
         path = _place(image, target)
@@ -43,7 +45,7 @@ def make_masks(run: Run) -> None:
     if not pairs:
         raise UserError(f"no image in {options.train_data_dir} got a mask; give another --mask_from")
     sheet = Path(options.contact_sheet or f"{target}_sheet.jpg")
-    shown = write_sheet(sheet, pairs)
+    shown = write_sheet(sheet, pairs, complaints)
     logger.info("%s in %s; %d of them to look at in %s", counted(len(pairs), "mask"), target, shown, sheet)
 
 

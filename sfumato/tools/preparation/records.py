@@ -52,15 +52,19 @@ def write(path: Path, records: Records) -> None:
     logger.info("%s now in %s", counted(len(records), "image"), path)
 
 
-def images(folder: str, *, recursive: bool) -> list[Path]:
+def images(folder: str, *, recursive: bool | None = None) -> list[Path]:
     """Return the images in a folder, and those in the folders below it with `recursive`, sorted.
+
+    Args:
+        recursive: None where the tool has no such option, which messages then do not offer.
 
     Raises:
         UserError: there are none, or the folder cannot be read.
     """
-    found = sorted(path for path in _files(folder, recursive) if path.suffix.lower() in SUFFIXES)
+    found = sorted(path for path in _files(folder, bool(recursive)) if path.suffix.lower() in SUFFIXES)
     if not found:
-        raise UserError(f"{folder} has no images{'' if recursive else '; --recursive looks below it'}")
+        remedy = "--recursive looks below it" if recursive is False else "name the folder that holds them"
+        raise UserError(f"{folder} has no images; {remedy}")
     return found
 
 

@@ -53,6 +53,22 @@ def test_masks_come_from_transparency(images: Path, capsys: pytest.CaptureFixtur
     assert (masks / "clear.png").stat().st_mtime_ns == kept
 
 
+def test_a_sheet_goes_without_what_cannot_be_read(images: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    masks = images.parent / "masks"
+    disc(images / "green.jpg", (10, 240, 10))
+    arguments = ["mask", str(images), "--mask_dir", str(masks)]
+    assert main(arguments) == 0
+    assert "images share names" in (said := capsys.readouterr().err).replace(f" in {images}", "")
+    assert "green.jpg and green.png" in said
+    (masks / "clear.png").write_text("painted over", "utf-8")
+    assert main([*arguments, "--skip_existing"]) == 0
+    assert f"{masks / 'clear.png'} cannot be shown" in capsys.readouterr().err
+    empty = images.parent / "empty"
+    empty.mkdir()
+    assert main(["mask", str(empty), "--mask_dir", str(masks)]) == 2
+    assert "has no images; name the folder" in capsys.readouterr().err
+
+
 def test_masks_leave_out_a_colour(images: Path) -> None:
     masks = images.parent / "masks"
     options = ["--colour", "#0af00a", "--tolerance", "4", "--grow", "3", "--least", "0.2"]
