@@ -48,19 +48,19 @@ def resize(image: Image.Image, size: Size, interpolation: str | None = None) -> 
 
 def _average(pixels: NDArray[np.uint8], size: Size) -> NDArray[np.uint8]:
     """Average (H, W) or (H, W, C) over the exact area of each new pixel."""
-    rows = _average_rows(pixels, size[1])
-    columns = _average_rows(np.ascontiguousarray(rows.swapaxes(0, 1)), size[0])
-    return np.rint(columns.swapaxes(0, 1)).astype(np.uint8)
+    rows = _averaged(pixels, size[1], axis=0)
+    return np.rint(_averaged(rows, size[0], axis=1)).astype(np.uint8)
 
 
-def _average_rows(pixels: NDArray[np.uint8 | np.float32], num_rows: int) -> NDArray[np.float32]:
-    first, weights = _area_weights(pixels.shape[0], num_rows)
-    total = np.zeros((num_rows, *pixels.shape[1:]), np.float32)
-    for tap, weight in enumerate(weights.T):
-        rows = np.minimum(first + tap, pixels.shape[0] - 1)
-        part = pixels.take(rows, axis=0).astype(np.float32, copy=False)
-        part *= weight.reshape(-1, *[1] * (pixels.ndim - 1))
-        total += part
+def _averaged(pixels: NDArray[np.uint8 | np.float32], num_new: int, axis: int) -> NDArray[np.float32]:
+    """Average along one axis, which has `num_new` entries afterwards."""
+    num_old = pixels.shape[axis]
+    first, weights = _area_weights(num_old, num_new)
+    shape = [num_new if at == axis else 1 for at in range(pixels.ndim)]
+    total = pixels.take(first, axis) * weights[:, 0].reshape(shape)
+    for tap, weight in enumerate(weights.T[1:], 1):
+        if weight.any():  # the last one counts nowhere if whole pixels are averaged
+            total += pixels.take(np.minimum(first + tap, num_old - 1), axis) * weight.reshape(shape)
     return total
 
 
