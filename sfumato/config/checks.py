@@ -34,6 +34,13 @@ def between(section: Any, low: float, high: float, *names: str) -> None:
             raise UserError(f"--{name} is {value}; use a value from {low} to {high}")
 
 
+def present(section: Any, remedy: str, *names: str) -> None:
+    """Raise UserError if one of the named fields is empty, though nothing can be done without it."""
+    for name in names:
+        if not getattr(section, name):
+            raise UserError(f"--{name} is missing; {remedy}")
+
+
 def importable(section: Any, *names: str) -> None:
     """Raise UserError if one of the named fields is set and is nothing that Python could import."""
     for name in names:

@@ -2,8 +2,7 @@
 
 from dataclasses import dataclass
 
-from sfumato.config.checks import at_least
-from sfumato.errors import UserError
+from sfumato.config.checks import at_least, present
 
 
 @dataclass(frozen=True)
@@ -33,6 +32,5 @@ class UpscalingConfig:
 
     def __post_init__(self) -> None:
         at_least(self, 1, "batch_size", "vae_batch_size")
-        for name in ("vae_path", "weights", "image_pattern"):
-            if not getattr(self, name):
-                raise UserError(f"--{name} is not given, and it is needed")
+        remedy = "give --vae_path FILE --weights FILE --image_pattern 'FOLDER/*.png'"
+        present(self, remedy, "vae_path", "weights", "image_pattern")

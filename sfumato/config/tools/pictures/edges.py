@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from sfumato.errors import UserError
+from sfumato.config.checks import present
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,4 @@ class EdgesConfig:
     """Least contrast with which an edge begins."""
 
     def __post_init__(self) -> None:
-        for name in ("input", "output"):
-            if not getattr(self, name):
-                raise UserError(f"--{name} is missing; give --input IMAGE --output IMAGE")
+        present(self, "give --input IMAGE --output IMAGE", "input", "output")

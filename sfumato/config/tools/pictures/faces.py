@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from sfumato.config.checks import at_least, sides
+from sfumato.config.checks import at_least, present, sides
 from sfumato.config.rule import excludes
 from sfumato.errors import UserError
 
@@ -46,9 +46,7 @@ class FacesConfig:
 
     def __post_init__(self) -> None:
         at_least(self, 1, "resize_face_size", "min_size", "max_size")
-        for name in ("src_dir", "dst_dir"):
-            if not getattr(self, name):
-                raise UserError(f"--{name} is missing; give --src_dir FOLDER --dst_dir FOLDER")
+        present(self, "give --src_dir FOLDER --dst_dir FOLDER", "src_dir", "dst_dir")
         if self.resize_fit and not self.crop_size:
             raise UserError("--resize_fit needs --crop_size, which images are fitted to")
         _ = self.crop, self.times
