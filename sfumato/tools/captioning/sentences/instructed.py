@@ -22,6 +22,7 @@ from sfumato.tools.captioning.wording import Wording
 
 _DTYPES = {"auto": None, "fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 _PRESENT = "{caption}"
+_NOT_TAKEN, _REMEDY = "--model does not take images with a prompt", "name another model"
 
 
 def caption_as_told(run: Run) -> None:
@@ -69,7 +70,7 @@ class InstructedCaptioner:
     @torch.inference_mode()
     def captions(self, batch: Sequence[Question]) -> list[list[str]]:
         """Return one answer for each image."""
-        with guest_code("--model does not take images with a prompt", "name another model"):
+        with guest_code(_NOT_TAKEN, _REMEDY):
             inputs = self.processor(
                 images=self._images(batch),
                 text=[question.text for question in batch],
@@ -91,9 +92,10 @@ class InstructedCaptioner:
         if not self.processor.chat_template:
             return text
         asked = [{"type": "image"}, {"type": "text", "text": text}]
-        return self.processor.apply_chat_template(
-            [{"role": "user", "content": asked}], add_generation_prompt=True, tokenize=False
-        )
+        with guest_code(_NOT_TAKEN, _REMEDY):
+            return self.processor.apply_chat_template(
+                [{"role": "user", "content": asked}], add_generation_prompt=True, tokenize=False
+            )
 
     def _search(self) -> dict[str, Any]:
         length = {"max_new_tokens": self.options.max_new_tokens}
