@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +17,6 @@ from tests.golden import derived
 from tests.tools.captioning import onnx_tagger
 
 SEED, HEAD = "k_tagger_seed", "k_tagger_head"
-pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("onnxruntime") is None, reason="taggers run in onnxruntime: extra [tagging]"
-)
 SCRIPT = "finetune/tag_images_by_wd14_tagger"
 REPLACED = {"1girl": "one girl", "x,y_z": "X,Y", "semi;colon": "S;C"}
 
@@ -47,6 +43,7 @@ def run(folder: Path, tagger: Path, case: dict[str, Any], count: int = 3) -> tup
 
 @pytest.fixture(scope="module")
 def taggers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    pytest.importorskip("onnxruntime", reason="taggers run in onnxruntime: extra [tagging]")
     folder, head = tmp_path_factory.mktemp("taggers"), derived.settings(HEAD)
     plain = derived.settings(SEED)["probabilities"]
     mapping = [(name, category) for name, category in head["mapping"]]
