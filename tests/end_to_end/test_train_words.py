@@ -208,8 +208,10 @@ def test_a_lora_and_a_word_are_learned_together(
     own = "--network_module networks.lora --network_dim 2 --network_train_unet_only --train_words_vectors 2"
     options = [*short, *own.split(), "--train_words_init", "cat", *rate]
     run = Runs("train_network", [*model, "--train_data_dir", str(images)], options, tmp_path)
-    three = ("--max_train_steps", "3")
-    whole, place = run("whole", *three), Path("model-words", "zxqk.safetensors")
+    three, saved = ("--max_train_steps", "3"), ("--save_every_n_steps", "1", "--save_last_n_steps", "1")
+    whole, place = run("whole", *three, *saved), Path("model-words", "zxqk.safetensors")
+    folders = sorted(folder.name for folder in (tmp_path / "whole").glob("*-words"))
+    assert folders == ["model-step00000002-words", "model-step00000003-words", "model-words"]
     word = load_file(tmp_path / "whole" / place)
     assert word["emb_params"].shape == (2, 64)
     assert not torch.equal(*word["emb_params"])

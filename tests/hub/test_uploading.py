@@ -39,14 +39,18 @@ class Case:
         waiting = folder / ".waiting"
         self.observer = HubUploads(self.uploads, waiting, states=states, is_async=is_async)
 
-    def save(self, step: int, state: bool = False) -> Path:
+    def save(self, step: int, state: bool = False, words: bool = False) -> Path:
         path = self.folder / f"it-{step}.safetensors"
         path.write_bytes(b"%d" % step * 100)
         folder = self.folder / f"it-{step}-state" if state else None
         if folder is not None:
             folder.mkdir()
             (folder / "state.json").write_text("{}")
-        self.observer.saved(Saved(step, path, folder))
+        others = (self.folder / f"it-{step}-words",) if words else ()
+        for other in others:
+            other.mkdir()
+            (other / "zxqk.safetensors").write_bytes(b"word")
+        self.observer.saved(Saved(step, path, folder, others))
         return path
 
 
@@ -86,14 +90,17 @@ def test_options_that_name_no_repository_are_refused() -> None:
 
 
 @pytest.mark.parametrize("is_async", [False, True])
-def test_files_and_states_go_up_in_order_under_their_names(hub: Hub, tmp_path: Path, is_async: bool) -> None:
+def test_files_what_lies_beside_them_and_states_go_up_in_order_under_their_names(
+    hub: Hub, tmp_path: Path, is_async: bool
+) -> None:
     hub.repos["me/it"] = Repo()
     case = Case(tmp_path, is_async=is_async)
-    case.save(1, state=True).unlink()  # it made room before its turn came
+    case.save(1, state=True, words=True).unlink()  # it made room before its turn came
     case.save(2)
     case.observer.ended(Ended(2, "finished"))
     assert list(hub.repos["me/it"].files) == [
         "runs/it-1.safetensors",
+        "runs/it-1-words/zxqk.safetensors",
         "runs/it-1-state/state.json",
         "runs/it-2.safetensors",
     ]

@@ -67,7 +67,7 @@ class Saved:
 
     Attributes:
         state: the folder written beside them, from which the run can be resumed, if there is one.
-        others: files beside `path` that hold further parts of the model.
+        others: files and folders beside `path` that belong to it: further parts of the model, new words.
     """
 
     step: int

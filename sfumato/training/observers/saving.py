@@ -12,7 +12,6 @@ from typing import Protocol
 
 from sfumato.config.run.output.saving import FOLDER_FORMATS, SavingConfig
 from sfumato.errors import UserError
-from sfumato.models.interface.publishing import part_paths
 from sfumato.training.core.audience import Audience
 from sfumato.training.core.commands import Command
 from sfumato.training.core.events import Ended, Saved
@@ -190,7 +189,7 @@ class Saver(Observer):
     Attributes:
         audience: catches up before each save, so that the figures of what is saved are checked and
             recorded, and is told of it afterwards.
-        apart: text encoders that may get files of their own beside each saved file.
+        beside: returns the files and folders that may be written beside a saved file.
         kept: weights that were saved and not removed again, in order.
     """
 
@@ -199,7 +198,7 @@ class Saver(Observer):
     plan: Plan
     writer: SaveWriter
     audience: Audience = field(default_factory=Audience)
-    apart: Sequence[str] = ()
+    beside: Callable[[Path], Sequence[Path]] = lambda _: ()
     kept: list[Path] = field(default_factory=list)
     _thread: ThreadPoolExecutor | None = None
     _written: Future[None] | None = None
@@ -293,19 +292,15 @@ class Saver(Observer):
 
     def _tell(self, path: Path, state: Path | None, step: Step) -> None:
         self.kept = [*(kept for kept in self.kept if kept != path), path]
-        self.audience.saved(Saved(step.number, path, state, self._beside(path)))
+        others = tuple(other for other in self.beside(path) if other.exists())
+        self.audience.saved(Saved(step.number, path, state, others))
 
     def _remove(self, weights: int | None, state: int | None, name: Callable[[int], Path]) -> None:
-        paths = [] if weights is None else [name(weights), *self._beside(name(weights))]
+        paths = [] if weights is None else [name(weights), *self.beside(name(weights))]
         paths += [] if state is None else [self.names.state(name(state))]
         for path in (path for path in paths if path.exists()):
             _remove(path)
         self.kept = [kept for kept in self.kept if kept not in paths]
-
-    def _beside(self, path: Path) -> tuple[Path, ...]:
-        """Return the files of further parts that lie beside a saved file."""
-        _, *others = part_paths(path, [path.stem, *self.apart]).values()
-        return tuple(other for other in others if other.exists())
 
 
 def _remove(path: Path) -> None:

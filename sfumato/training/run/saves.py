@@ -50,8 +50,7 @@ def saver_for(
         audience: see `Saver`.
     """
     writer = Writer(session, trainable, update, guard, described)
-    apart = [part for part in session.method.trained_parts if part in session.family.text_outputs]
-    saver = Saver(session.names, session.keeping, session.plan, writer, audience, apart)
+    saver = Saver(session.names, session.keeping, session.plan, writer, audience, session.method.beside)
     guard.settle = saver.settle
     return saver
 

@@ -120,6 +120,10 @@ class TrainingMethod(Protocol):
         """
         ...
 
+    def beside(self, path: Path) -> Sequence[Path]:
+        """Return the files and folders that may be written beside a saved file; they come and go with it."""
+        ...
+
 
 def method_for(run: Run, family: Family) -> TrainingMethod:
     """Return the run's way of training, to which a word may be joined."""

@@ -106,6 +106,10 @@ class AdapterMethod:
         )
         return AdapterTraining(self, network, denoising)
 
+    def beside(self, path: Path) -> Sequence[Path]:
+        """Return nothing: an adapter is one file."""
+        return ()
+
     def record(self, metadata: Mapping[str, str]) -> dict[str, str]:
         """Return a file's metadata: ours, reduced if the user wants none, and modelspec's."""
         kept = minimum_set(metadata) if self.run[SavingConfig].no_metadata else dict(metadata)

@@ -95,6 +95,10 @@ class ControlNetMethod:
         denoising = replace(plain, condition=ControlImages(plain.condition), steer=steer)
         return ControlNetTraining(self, net, denoising, precision)
 
+    def beside(self, path: Path) -> Sequence[Path]:
+        """Return nothing: a ControlNet is one file."""
+        return ()
+
 
 @dataclass
 class ControlNetTraining:

@@ -18,7 +18,7 @@ from sfumato.config.run.training.trained_parts import TrainedPartsConfig
 from sfumato.data.batches.collate import Batch
 from sfumato.models.interface.family import DENOISER, Family
 from sfumato.models.interface.parts import PartChange, Parts
-from sfumato.models.interface.publishing import Layout, Publishing, tensors_of
+from sfumato.models.interface.publishing import Layout, Publishing, part_paths, tensors_of
 from sfumato.training.core.encoders import cached_encoders
 from sfumato.training.core.memory import prepare_blocks
 from sfumato.training.core.plan import Step
@@ -98,6 +98,11 @@ class FullMethod:
         for part in dict.fromkeys((DENOISER, *models)):
             prepare_blocks(self.run[MemoryConfig], self.family.blocks(part, parts[part]))
         return FullTraining(self, models, parts, precision, live_encoders)
+
+    def beside(self, path: Path) -> Sequence[Path]:
+        """Return the files of text encoders, which families may publish apart."""
+        _, *others = part_paths(path, [DENOISER, *self.trained_encoders]).values()
+        return others
 
 
 @dataclass

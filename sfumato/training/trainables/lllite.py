@@ -93,6 +93,10 @@ class LLLiteMethod:
         denoising = replace(plain, condition=_Shown(plain.condition, network))
         return LLLiteTraining(self, network, denoising, precision)
 
+    def beside(self, path: Path) -> Sequence[Path]:
+        """Return nothing: the network is one file."""
+        return ()
+
     def _network(self, denoiser: nn.Module) -> LLLite:
         config, family = self.run[LLLiteConfig], self.family
         dropout = config.network_dropout or 0.0

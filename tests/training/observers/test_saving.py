@@ -180,6 +180,40 @@ def test_a_copy_that_cannot_be_written_ends_the_run_at_the_next_step_or_is_told_
     assert told.saves == []
 
 
+def test_what_lies_beside_a_save_is_told_and_removed_with_it(tmp_path: Path) -> None:
+    @dataclass
+    class Others(Observer):
+        others: list[tuple[Path, ...]] = field(default_factory=list)
+
+        def saved(self, event: Saved) -> None:
+            self.others.append(event.others)
+
+    @dataclass
+    class Beside(Notes):
+        def write(self, path: Path, state: Path | None, step: Step) -> None:
+            super().write(path, state, step)
+            folder(path).mkdir()
+
+    def folder(path: Path) -> Path:
+        return path.with_name(f"{path.stem}-words")
+
+    names, plan = saving.names_for(SavingConfig(str(tmp_path), "x")), Plan(3, 1, 3)
+    rhythm, told = Rhythm(None, 1, None, 1), Others()
+    saver = Saver(
+        names,
+        Keeping(rhythm, rhythm),
+        plan,
+        Beside(),
+        Audience([told]),
+        lambda path: (folder(path), tmp_path / "none"),
+    )
+    for step in plan.steps():
+        saver.after(step)
+    assert told.others == [(folder(path),) for path in (*map(names.step, (1, 2, 3)), names.last())]
+    assert sorted(tmp_path.glob("*-words")) == sorted(folder(path) for path in saver.kept)
+    assert len(saver.kept) == 3
+
+
 def test_an_output_folder_must_be_given() -> None:
     with pytest.raises(UserError, match="--output_dir is missing"):
         saving.names_for(SavingConfig())

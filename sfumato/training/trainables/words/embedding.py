@@ -70,6 +70,10 @@ class EmbeddingMethod:
         shared = self.run, self.family, parts, precision, live_encoders
         return EmbeddingTraining(self, vectors, denoising_for(*shared, self.trained_encoders))
 
+    def beside(self, path: Path) -> Sequence[Path]:
+        """Return nothing: a word is one file."""
+        return ()
+
     def groups(self, vectors: Sequence[nn.Parameter]) -> list[ParameterGroup]:
         """Return all vectors with the one learning rate."""
         return [ParameterGroup(list(vectors), self.run[OptimizerConfig].learning_rate, "words")]

@@ -76,6 +76,10 @@ class JoinedMethod:
         own = replace(self.adapter, trained_encoders=self.trained_encoders)
         return JoinedTraining(self, own.build(parts, precision, live_encoders), vectors)
 
+    def beside(self, path: Path) -> Sequence[Path]:
+        """Return the folder of the word, unless that is in the adapter's file."""
+        return () if self.run[JoinedWordConfig].bundle_words else (words_folder(path),)
+
     def group(self, vectors: Sequence[nn.Parameter]) -> ParameterGroup:
         """Return the word's vectors with their learning rate."""
         own = self.run[JoinedWordConfig].train_words_lr
@@ -151,7 +155,12 @@ class JoinedTraining:
         if run[JoinedWordConfig].bundle_words:
             add_word(path, word, {key: vector.to(dtype or torch.float32) for key, vector in vectors.items()})
             return
-        folder = path.with_name(f"{path.stem}-words")
+        folder = words_folder(path)
         folder.mkdir(exist_ok=True)
         described = files.description(run, self.method.family, "textual-inversion")
         write_embedding(folder / f"{word}{path.suffix}", vectors, described, dtype)
+
+
+def words_folder(path: Path) -> Path:
+    """Return the folder for the files of words that belong to an adapter's file."""
+    return path.with_name(f"{path.stem}-words")
