@@ -43,7 +43,7 @@ def bundled_words(path: Path, tensors: Mapping[str, Tensor], family: Family) -> 
     """
     words: dict[str, dict[str, Tensor]] = defaultdict(dict)
     for key, tensor in tensors.items():
-        word, _, name = key.removeprefix(PREFIX).partition(".")
+        word, name = _word_and_name(key)
         words[word][name] = tensor
     keys = word_keys(family) if words else {}
     for text, own in words.items():
@@ -51,3 +51,10 @@ def bundled_words(path: Path, tensors: Mapping[str, Tensor], family: Family) -> 
         vectors = {part: found.vectors[key] for part, key in keys.items() if key in found.vectors}
         word = Word(text, found.num_vectors, origin=str(path), remedy="use another file")
         yield LearnedWord(word, vectors)
+
+
+def _word_and_name(key: str) -> tuple[str, str]:
+    """Return a word, which may have dots in it, and what the key calls the vectors."""
+    word, _, name = key.removeprefix(PREFIX).rpartition(".")
+    ending = "." + _ONLY.removesuffix(".*")
+    return (word.removesuffix(ending), _ONLY) if name == "*" else (word, name)

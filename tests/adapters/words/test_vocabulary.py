@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from sfumato.adapters.words.bundle import bundled_words
 from sfumato.adapters.words.extended_embedding import ExtendedEmbedding, table_of
 from sfumato.adapters.words.vocabulary import LearnedWord, Vocabulary
+from sfumato.config.run.training.words import JoinedWordConfig
 from sfumato.errors import UserError
+from sfumato.models.families.sd.family import SdFamily
 from sfumato.models.families.sdxl.family import SdxlFamily
 from sfumato.models.families.sdxl.layout import TEXT_1, TEXT_2
 from sfumato.models.interface.tokenizers import Word
@@ -49,3 +53,16 @@ def test_an_encoder_with_words_has_their_vectors_and_another_mark(model: tiny.Ti
 def test_vectors_of_another_width_are_refused_before_a_model_is_loaded(model: tiny.TinyCheckpoint) -> None:
     with pytest.raises(UserError, match="vectors of 5 numbers"):
         taught(model, (Word("zxqk"), torch.zeros(1, 5)))
+
+
+@pytest.mark.parametrize("name", ["string_to_param.*", "clip_l"])
+def test_a_word_that_came_with_an_adapter_may_have_dots(name: str) -> None:
+    family: Any = SdFamily(None)
+    [word] = bundled_words(Path("x"), {f"bundle_emb.v1.5 cat.{name}": torch.ones(2, 64)}, family)
+    assert (word.word.text, word.word.num_vectors) == ("v1.5 cat", 2)
+
+
+def test_a_word_that_names_its_file_has_no_folders() -> None:
+    with pytest.raises(UserError, match="--train_words is 'a/b', which cannot name a file; choose another"):
+        JoinedWordConfig(train_words="a/b")
+    JoinedWordConfig(train_words="a/b", bundle_words=True)

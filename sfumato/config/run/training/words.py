@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from sfumato.config.checks import at_least
 from sfumato.config.rule import Rule, given, idle
+from sfumato.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,11 @@ class JoinedWordConfig:
 
     def __post_init__(self) -> None:
         at_least(self, 1, "train_words_vectors")
+        if not self.bundle_words and set(self.train_words or "") & set("/\\"):
+            raise UserError(
+                f"--train_words is {self.train_words!r}, which cannot name a file; choose another word, or "
+                "put it into the adapter's file with --bundle_words"
+            )
 
 
 JOINED_RULES = (
