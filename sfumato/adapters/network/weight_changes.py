@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from sfumato.adapters.files.adapter_file import read_adapter
+from sfumato.adapters.files.dialects.reading import read_content
 from sfumato.adapters.layers import kinds
 from sfumato.adapters.layers.formulas.composition import parameters_of
 from sfumato.adapters.layers.layer import AdapterLayer, ChangesParameters, as_module, with_parameters
@@ -34,11 +34,13 @@ class Adapter:
     Attributes:
         layers: tensors of each layer, as `read_adapter` returns them.
         strength: of each layer, by its name in the file, whatever its alpha.
+        embeddings: those of new words that came with the adapter, by their keys in the file.
     """
 
     path: Path
     layers: Mapping[str, Mapping[str, Tensor]]
     strength: Callable[[str], float]
+    embeddings: Mapping[str, Tensor] = field(default_factory=dict)
 
     @classmethod
     def read(cls, path: Path, strength: Callable[[str], float]) -> Adapter:
@@ -49,8 +51,9 @@ class Adapter:
         """
         if not path.exists():
             raise UserError(f"--models names {path}, which does not exist; check the path")
-        layers = read_adapter(path)
-        adapter = cls(path, layers, strength)
+        content = read_content(path)
+        layers = content.layers
+        adapter = cls(path, layers, strength, content.embeddings)
         if not any(name.startswith(adapter.prefixes) for name in layers):
             raise UserError(
                 f"--models: {path} names its layers {next(iter(layers))} ..., and not lora_unet_ ...; "

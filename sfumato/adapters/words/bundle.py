@@ -9,13 +9,13 @@ from pathlib import Path
 from torch import Tensor
 
 from sfumato.adapters.files.adapter_file import write_adapter
+from sfumato.adapters.files.dialects.reading import BUNDLED
 from sfumato.adapters.words.embedding_file import embedding_of
 from sfumato.adapters.words.vocabulary import LearnedWord, word_keys
 from sfumato.checkpoints.tensors import open_tensors
 from sfumato.models.interface.family import Family
 from sfumato.models.interface.tokenizers import Word
 
-PREFIX = "bundle_emb."
 _ONLY = "string_to_param.*"
 """What A1111 calls the vectors of the one text encoder of Stable Diffusion 1 and 2; the star is one."""
 
@@ -31,7 +31,7 @@ def add_word(path: Path, word: str, vectors: Mapping[str, Tensor]) -> None:
         tensors, metadata = {key: tensor.clone() for key, tensor in reader.items()}, reader.metadata
     for key, vector in vectors.items():
         name = _ONLY if len(vectors) == 1 and not key.startswith("clip") else key
-        tensors[f"{PREFIX}{word}.{name}"] = vector.detach().cpu().clone()
+        tensors[f"{BUNDLED}{word}.{name}"] = vector.detach().cpu().clone()
     write_adapter(path, tensors, metadata)
 
 
@@ -43,7 +43,7 @@ def bundled_words(path: Path, tensors: Mapping[str, Tensor], family: Family) -> 
     """
     words: dict[str, dict[str, Tensor]] = defaultdict(dict)
     for key, tensor in tensors.items():
-        word, name = _word_and_name(key)
+        word, name = word_and_name(key)
         words[word][name] = tensor
     keys = word_keys(family) if words else {}
     for text, own in words.items():
@@ -53,8 +53,8 @@ def bundled_words(path: Path, tensors: Mapping[str, Tensor], family: Family) -> 
         yield LearnedWord(word, vectors)
 
 
-def _word_and_name(key: str) -> tuple[str, str]:
+def word_and_name(key: str) -> tuple[str, str]:
     """Return a word, which may have dots in it, and what the key calls the vectors."""
-    word, _, name = key.removeprefix(PREFIX).rpartition(".")
+    word, _, name = key.removeprefix(BUNDLED).rpartition(".")
     ending = "." + _ONLY.removesuffix(".*")
     return (word.removesuffix(ending), _ONLY) if name == "*" else (word, name)

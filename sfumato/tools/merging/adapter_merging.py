@@ -46,6 +46,7 @@ from sfumato.models.registry.whole_models import open_base
 from sfumato.nn.device import device_named
 from sfumato.nn.precision import dtype_named, is_storage_only
 from sfumato.tools.merging.adapter_sums import write_sum
+from sfumato.tools.merging.joined_words import tell_left_out
 from sfumato.tools.merging.merged_metadata import model_record
 from sfumato.tools.outputs import require_other
 
@@ -109,6 +110,7 @@ def merge_adapters(run: Run) -> None:
     for name in ("concat", "shuffle"):
         if getattr(options, name):
             raise UserError(f"--{name} is about merging adapters with each other; leave it out for a model")
+    tell_left_out(adapters)
     _merge_into_models(run, outputs, adapters, formats)
 
 

@@ -26,6 +26,7 @@ from sfumato.adapters.network.weight_changes import Adapter
 from sfumato.config.run.run import Run
 from sfumato.config.tools.adapter_merging import AdapterMergingConfig, WholeBaseConfig
 from sfumato.errors import UserError
+from sfumato.tools.merging.joined_words import joined_words
 from sfumato.tools.merging.merged_metadata import adapter_record
 from sfumato.tools.outputs import adapter_output
 
@@ -57,7 +58,7 @@ def write_sum(run: Run, adapters: Sequence[Adapter], merge: torch.dtype, save: t
         is_v2=run.get(WholeBaseConfig, WholeBaseConfig()).v2,
         has_spec=not options.no_metadata,
     )
-    write_adapter(path, tensors, record, save)
+    write_adapter(path, {**tensors, **joined_words(adapters)}, record, save)
     logger.info("written: %s", path)
 
 

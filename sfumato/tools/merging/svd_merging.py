@@ -41,6 +41,7 @@ from sfumato.nn.device import device_named
 from sfumato.nn.precision import dtype_named
 from sfumato.tools import lowrank
 from sfumato.tools.merging.adapter_merging import read_adapters
+from sfumato.tools.merging.joined_words import joined_words
 from sfumato.tools.merging.merged_metadata import adapter_record
 from sfumato.tools.outputs import adapter_output
 
@@ -73,7 +74,8 @@ def svd_merge(run: Run) -> None:
                 bar.update()
     saved = formats.save_precision
     record = adapter_record(path, sources, tensors, has_spec=not options.no_metadata)
-    write_adapter(path, tensors, record, dtype_named(saved) if saved else precision)
+    words = joined_words(adapters)
+    write_adapter(path, {**tensors, **words}, record, dtype_named(saved) if saved else precision)
     logger.info("written: %s", path)
 
 

@@ -93,6 +93,21 @@ def test_new_words_stay_unless_the_program_would_refuse_the_file(
     assert "bundle_emb.cat.clip_l" in load_file(target)
 
 
+@pytest.mark.parametrize("tool", [["merge", "flux"], ["merge-svd"]], ids=" ".join)
+def test_merged_adapters_keep_the_words_of_all(
+    tool: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    files, out = [tmp_path / f"{name}.safetensors" for name in "ab"], tmp_path / "merged.safetensors"
+    for number, (file, words) in enumerate(zip(files, (["cat"], ["cat", "v1.5"]), strict=True)):
+        own = {f"bundle_emb.{word}.clip_l": torch.full((2, WIDTH), float(number)) for word in words}
+        save_file(made(blocks(p.lora)) | own, file)
+    argv = ["--models", *map(str, files), "--ratios", "0.5", "0.5", "--save_to", str(out)]
+    assert main([*tool, *argv]) == 0
+    words = {key: float(value.mean()) for key, value in load_file(out).items() if "bundle_emb" in key}
+    assert words == {"bundle_emb.cat.clip_l": 0.0, "bundle_emb.v1.5.clip_l": 1.0}
+    assert "its 'cat' is left out, for another adapter has that word" in capfd.readouterr().err
+
+
 def test_dora_reaches_diffusers_as_magnitudes_of_its_own(tmp_path: Path) -> None:
     tensors = whole(tmp_path, blocks(p.plus(p.lora, ".dora_scale")), "diffusers")
     magnitudes = {key: tensor for key, tensor in tensors.items() if key.endswith(".lora_magnitude_vector")}

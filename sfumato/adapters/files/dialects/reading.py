@@ -29,7 +29,8 @@ from sfumato.models.registry.layer_names import names_for
 
 Layers = dict[str, dict[str, Tensor]]
 
-_EMBEDDINGS = "bundle_emb."
+BUNDLED = "bundle_emb."
+"""What stands before the keys of new words that came with an adapter."""
 _OF_MODELS = "set_weight"
 """What a norm's scale is read as, which whole models have, too."""
 _INPUTS = (DOWN, "hada_w1_b", "diff")
@@ -64,7 +65,7 @@ def read_content(path: Path) -> AdapterContent:
         tensors, metadata = dict(reader.items()), reader.metadata
     shapes = shapes_of(tensors)
     foreign_adapters.refuse(path, shapes)
-    embeddings = {key: tensor for key, tensor in tensors.items() if key.startswith(_EMBEDDINGS)}
+    embeddings = {key: tensor for key, tensor in tensors.items() if key.startswith(BUNDLED)}
     raw = by_layer({key: tensor for key, tensor in tensors.items() if key not in embeddings})
     if kind_of(raw) is None:
         *titles, last = (kind.title for kind in kinds.trained())
