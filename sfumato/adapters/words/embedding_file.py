@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,8 @@ from sfumato.checkpoints.pickles import SUFFIXES as PICKLE_SUFFIXES
 from sfumato.checkpoints.pickles import write_pickle
 from sfumato.checkpoints.tensors import open_tensors, write_tensors
 from sfumato.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,9 @@ def embedding_of(
         held = ", ".join(list(tensors)[:4]) or "nothing"
         raise UserError(f"{path} holds {held}; an embedding for this model holds {' and '.join(keys)}")
     vectors = _sound(path, found)
+    if len(found) < len(tensors):
+        rest = ", ".join(key for key in tensors if key not in found)
+        logger.warning("%s: no text encoder of this model takes its %s, left out", path, rest)
     return Embedding(vectors, len(next(iter(vectors.values()))))
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from sfumato.adapters.words.bundle import bundled_words
+from sfumato.adapters.words.embedding_file import embedding_of
 from sfumato.adapters.words.extended_embedding import ExtendedEmbedding, table_of
 from sfumato.adapters.words.vocabulary import LearnedWord, Vocabulary
 from sfumato.config.run.training.words import JoinedWordConfig
@@ -66,3 +67,10 @@ def test_a_word_that_names_its_file_has_no_folders() -> None:
     with pytest.raises(UserError, match="--train_words is 'a/b', which cannot name a file; choose another"):
         JoinedWordConfig(train_words="a/b")
     JoinedWordConfig(train_words="a/b", bundle_words=True)
+
+
+def test_vectors_that_no_text_encoder_takes_are_named(caplog: pytest.LogCaptureFixture) -> None:
+    tensors = {"clip_l": torch.ones(2, 64), "t5xxl": torch.ones(2, 32)}
+    found = embedding_of(Path("x.safetensors"), tensors, ["clip_l", "clip_g"])
+    assert [*found.vectors] == ["clip_l"]
+    assert caplog.messages == ["x.safetensors: no text encoder of this model takes its t5xxl, left out"]

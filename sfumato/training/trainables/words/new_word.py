@@ -50,10 +50,9 @@ class NewWord:
         Raises:
             UserError: the word or what it starts from is not what it should be.
         """
-        shapes = {}
+        shapes, given = {}, self._given()
         for part, key in self.keys.items():
             self._first(part)
-            given = self._given()
             if key in given:
                 require_width(self.family, part, given[key], f"--weights {self.weights}")
             if self.start is not None and not self._start_ids(part):
@@ -75,9 +74,9 @@ class NewWord:
 
     def learn(self, parts: Parts, precision: Precision) -> dict[str, nn.Parameter]:
         """Put vectors that learn into the text encoders; return them by their keys in files."""
-        vectors = {}
+        vectors, given = {}, self._given()
         for part, key in self.keys.items():
-            encoder, given = parts[part], self._given()
+            encoder = parts[part]
             table = table_of(encoder).weight
             start = given[key] if key in given else self._initial(part, table)
             start = start.to(table.device, precision.trained)
