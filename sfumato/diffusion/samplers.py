@@ -65,7 +65,7 @@ Steps = Generator[tuple[Tensor, float], Tensor, None]
 """A sampler as it is written here: yields x and its level after each step, and is sent what to go on with."""
 
 
-def _sampler(steps: Callable[[Denoise, Tensor, list[float], Rng], Steps]) -> Sampler:
+def sampler(steps: Callable[[Denoise, Tensor, list[float], Rng], Steps]) -> Sampler:
     """Let steps be walked to their end; the list holds the noise levels to visit."""
 
     @wraps(steps)
@@ -97,7 +97,7 @@ def _sent(walk: Steps, x: Tensor) -> tuple[Tensor, float] | None:
         return None
 
 
-@_sampler
+@sampler
 def euler(denoise: Denoise, x: Tensor, levels: list[float], rng: Rng) -> Steps:
     """Take straight steps along the slope at each level (Euler's method)."""
     for level, following in pairwise(levels):
@@ -105,7 +105,7 @@ def euler(denoise: Denoise, x: Tensor, levels: list[float], rng: Rng) -> Steps:
         x = yield x, following
 
 
-@_sampler
+@sampler
 def heun(denoise: Denoise, x: Tensor, levels: list[float], rng: Rng) -> Steps:
     """Average the slopes at both ends of each step (Heun's method, Karras et al. 2022, algorithm 1).
 
@@ -120,7 +120,7 @@ def heun(denoise: Denoise, x: Tensor, levels: list[float], rng: Rng) -> Steps:
         x = yield x, following
 
 
-@_sampler
+@sampler
 def euler_ancestral(denoise: Denoise, x: Tensor, levels: list[float], rng: Rng) -> Steps:
     """Take Euler's steps to a lower level than asked for, and add the noise that is missing there."""
     for level, following in pairwise(levels):
@@ -129,7 +129,7 @@ def euler_ancestral(denoise: Denoise, x: Tensor, levels: list[float], rng: Rng) 
         x = yield x, following
 
 
-@_sampler
+@sampler
 def dpm_2(denoise: Denoise, x: Tensor, levels: list[float], rng: Rng) -> Steps:
     """Take steps along the slope at the geometric mean of both levels (DPM-Solver-2).
 
@@ -140,7 +140,7 @@ def dpm_2(denoise: Denoise, x: Tensor, levels: list[float], rng: Rng) -> Steps:
         x = yield x, following
 
 
-@_sampler
+@sampler
 def dpm_2_ancestral(denoise: Denoise, x: Tensor, levels: list[float], rng: Rng) -> Steps:
     """Take the steps of `dpm_2` to a lower level than asked for, and add the noise that is missing there."""
     for level, following in pairwise(levels):
@@ -149,7 +149,7 @@ def dpm_2_ancestral(denoise: Denoise, x: Tensor, levels: list[float], rng: Rng) 
         x = yield x, following
 
 
-@_sampler
+@sampler
 def lms(denoise: Denoise, x: Tensor, levels: list[float], rng: Rng) -> Steps:
     """Extrapolate the slope by the polynomial through the last four (linear multistep)."""
     slopes: list[Tensor] = []
@@ -161,7 +161,7 @@ def lms(denoise: Denoise, x: Tensor, levels: list[float], rng: Rng) -> Steps:
         x = yield x, following
 
 
-@_sampler
+@sampler
 def plms(denoise: Denoise, x: Tensor, levels: list[float], rng: Rng) -> Steps:
     """Extrapolate the slope as if the levels of the last four were evenly spaced, as timesteps are.
 
@@ -178,7 +178,7 @@ def plms(denoise: Denoise, x: Tensor, levels: list[float], rng: Rng) -> Steps:
         x = yield x, following
 
 
-@_sampler
+@sampler
 def pndm(denoise: Denoise, x: Tensor, levels: list[float], rng: Rng) -> Steps:
     """Extrapolate as `plms` does, with Runge and Kutta's method for the first three steps, as published.
 
@@ -187,7 +187,7 @@ def pndm(denoise: Denoise, x: Tensor, levels: list[float], rng: Rng) -> Steps:
     return _pndm(denoise, x, levels, _slope, lambda slope, x, level: slope)
 
 
-@_sampler
+@sampler
 def pndm_of_velocities(denoise: Denoise, x: Tensor, levels: list[float], rng: Rng) -> Steps:
     """Take the steps of `pndm` with velocities in the place of slopes, as diffusers does with such models.
 
@@ -242,7 +242,7 @@ FEW_STEPS = 15
 """With fewer steps than this, the last step of the multistep DPM-Solvers is one of first order."""
 
 
-@_sampler
+@sampler
 def dpm_solver(denoise: Denoise, x: Tensor, levels: list[float], rng: Rng) -> Steps:
     """Extrapolate the slope linearly in log sigma from the last two (DPM-Solver, second order, multistep)."""
     before = None
@@ -254,7 +254,7 @@ def dpm_solver(denoise: Denoise, x: Tensor, levels: list[float], rng: Rng) -> St
         x = yield x, following
 
 
-@_sampler
+@sampler
 def dpm_solver_pp(denoise: Denoise, x: Tensor, levels: list[float], rng: Rng) -> Steps:
     """Extrapolate the clean latents linearly in log sigma from the last two (DPM-Solver++ 2M).
 
@@ -269,7 +269,7 @@ def dpm_solver_pp(denoise: Denoise, x: Tensor, levels: list[float], rng: Rng) ->
         x = yield x, following
 
 
-@_sampler
+@sampler
 def dpm_solver_pp_single(denoise: Denoise, x: Tensor, levels: list[float], rng: Rng) -> Steps:
     """Take steps in pairs, of which the second starts again from where the first did (DPM-Solver++ 2S).
 

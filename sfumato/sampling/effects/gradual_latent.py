@@ -15,7 +15,7 @@ from itertools import pairwise
 from torch import Tensor
 
 from sfumato.diffusion import samplers
-from sfumato.diffusion.samplers import Denoise, OnStep, Revise, Rng, Sampler
+from sfumato.diffusion.samplers import Denoise, Rng, Sampler, Steps
 from sfumato.errors import UserError
 from sfumato.models.interface.family import Prediction
 from sfumato.sampling.effects.deep_shrink import resized
@@ -58,23 +58,19 @@ def growing(settings: GradualLatent, timestep_of: Callable[[float], float]) -> S
         timestep_of: timestep in [0, 1000] of a noise level; see `Space.timestep`.
     """
 
-    def grow(
-        denoise: Denoise,
-        x: Tensor,
-        sigmas: Tensor,
-        rng: Rng = None,
-        on_step: OnStep | None = None,
-        revise: Revise | None = None,
-    ) -> Tensor:
-        sizes = _Sizes(settings, x.shape[-2], x.shape[-1])
+    @samplers.sampler
+    def grow(denoise: Denoise, x: Tensor, levels: list[float], rng: Rng) -> Steps:
+        full, sizes = x.shape[-2:], _Sizes(settings, x.shape[-2], x.shape[-1])
         x = sharpened(resized(x, ratio=settings.ratio), settings.unsharp)
-        for i, (level, following) in enumerate(pairwise(sigmas.tolist())):
+        for level, following in pairwise(levels):
             slope, size = (x - denoise(x, level)) / level, sizes.next(timestep_of(level))
-            x = _step(x, slope, (level, following), size, settings, rng)
-            x = revise(x, following) if revise else x
-            if on_step:
-                on_step(i, x)
-        return x
+            x = yield _step(x, slope, (level, following), size, settings, rng), following
+        if x.shape[-2:] != full:
+            logger.warning(
+                "latents grew to %d x %d of %d x %d, and the image is as small; take more steps, a larger "
+                "ratio, and sides that are multiples of 64",
+                *(x.shape[-1], x.shape[-2], full[-1], full[-2]),
+            )
 
     return grow
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from itertools import count
+from itertools import pairwise
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from sfumato.adapters.words.vocabulary import LearnedWord, learned_word
@@ -14,8 +15,8 @@ from sfumato.config.run.image_scripts.hires import HighresFixConfig
 from sfumato.config.run.image_scripts.steps import StartNoiseConfig, StepConfig
 from sfumato.config.run.image_scripts.texts import EmbeddingConfig
 from sfumato.config.run.run import Run
-from sfumato.diffusion import noise, schedules
-from sfumato.diffusion.samplers import Denoise, OnStep, Revise, Rng, Sampler
+from sfumato.diffusion import samplers, schedules
+from sfumato.diffusion.samplers import Denoise, Rng, Steps
 from sfumato.diffusion.starts import exact_start
 from sfumato.errors import UserError
 from sfumato.models.interface.family import Family
@@ -32,8 +33,7 @@ _DRAWS_TWICE = "dpm_2_a"
 
 def samplers_for(steps: StepConfig) -> Mapping[str, SamplerChoice]:
     """Return the samplers as gen_img has them."""
-    twice = EARLIER[_DRAWS_TWICE]
-    found = {**EARLIER, _DRAWS_TWICE: replace(twice, sampler=_drawing_twice(twice.sampler))}
+    found = {**EARLIER, _DRAWS_TWICE: replace(EARLIER[_DRAWS_TWICE], sampler=_dpm_2_ancestral)}
     if steps.force_scheduler_zero_steps_offset:
         found = {name: _without_offset(choice) for name, choice in found.items()}
     return found
@@ -80,27 +80,13 @@ def effects_of(run: Run) -> list[Effect]:
     return [] if settings == StartNoise() else [start_noise(settings)]
 
 
-def _drawing_twice(sampler: Sampler) -> Sampler:
-    """Draw one more noise before each of a sampler's own, which asks the model twice a step."""
-
-    def sample(
-        denoise: Denoise,
-        x: Tensor,
-        sigmas: Tensor,
-        rng: Rng = None,
-        on_step: OnStep | None = None,
-        revise: Revise | None = None,
-    ) -> Tensor:
-        calls = count()
-
-        def asked(x: Tensor, sigma: float) -> Tensor:
-            if next(calls) % 2 == 0 and isinstance(rng, list):
-                noise.draw_rows(x.shape[1:], rng)
-            return denoise(x, sigma)
-
-        return sampler(asked, x, sigmas, rng, on_step, revise)
-
-    return sample
+@samplers.sampler
+def _dpm_2_ancestral(denoise: Denoise, x: Tensor, levels: list[float], rng: Rng) -> Steps:
+    """Draw one more noise before each step."""
+    for level, following in pairwise(levels):
+        samplers.noisier(x, 1.0, rng)
+        step = torch.tensor([level, following], dtype=torch.float64)
+        x = yield samplers.dpm_2_ancestral(denoise, x, step, rng), following
 
 
 def _arguments(text: str) -> dict[str, str]:
