@@ -20,6 +20,7 @@ from sfumato.models.interface.conditioning import Conditioning
 from sfumato.models.interface.family import DENOISER, Family, is_inpainting
 from sfumato.models.interface.parts import Parts
 from sfumato.sampling import conditions, sampler_names
+from sfumato.sampling.effects import gradual_latent
 from sfumato.sampling.effects.asked import effects_for
 from sfumato.sampling.effects.regions.regions import Regions
 from sfumato.sampling.encoding import FamilyReader, PromptReader, Text
@@ -171,10 +172,11 @@ class Pipeline:
         """Return the request with sides rounded down to what the family can make; say so if they change.
 
         Raises:
-            UserError: there is no such sampler, schedule or upscaler, or an image cannot be read.
+            UserError: there is no such sampler or schedule, an image cannot be read, or latents cannot grow.
         """
         sampler_names.check(request.sampler, request.schedule, self.family.prediction)
         canvas.check(request)
+        gradual_latent.check(request, self.family)
         unit = self.family.latents.downscale * self.family.latents.patch
         width, height = (max(side // unit * unit, unit) for side in (request.width, request.height))
         if (width, height) != (request.width, request.height):

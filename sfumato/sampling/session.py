@@ -18,6 +18,7 @@ from sfumato.config.run.generation import GenerationConfig
 from sfumato.config.run.image_series import ImageSeriesConfig
 from sfumato.config.run.model.partial_use import PartialUseConfig
 from sfumato.config.run.run import Run
+from sfumato.errors import UserError
 from sfumato.log import progress
 from sfumato.models.interface.family import DENOISER, Family
 from sfumato.models.registry.families import family_for
@@ -100,7 +101,10 @@ class SamplingSession:
             cfg_rescale=how.cfg_rescale,
             **composed(how),
         )
-        return self._generator.pipeline.fit(options.request(defaults, usual.scale))
+        request = options.request(defaults, usual.scale)
+        if request.hires is not None and request.mask is not None:  # which a line may name, too
+            raise UserError("hires_scale and a mask are given: the second stage would repaint all; use one")
+        return self._generator.pipeline.fit(request)
 
     def _sampler(self) -> str:
         asked, prediction = self.settings.sampler, self.family.prediction

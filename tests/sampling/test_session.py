@@ -91,12 +91,24 @@ def test_a_prompt_line_is_completed_by_the_command_line(tmp_path: Path) -> None:
 
 
 def test_regions_are_asked_for_and_are_for_unets(tmp_path: Path) -> None:
-    asked = run(tmp_path, prompt="a cat AND a dog").with_sections(CompositionConfig(regions="mask.png"))
+    regions = str(tmp_path / "mask.png")
+    asked = run(tmp_path, prompt="a cat AND a dog").with_sections(CompositionConfig(regions=regions))
+    with pytest.raises(UserError, match=r"mask\.png cannot be read"):
+        SamplingSession(asked).request(parse_line("a cat AND a dog"))
+    Image.new("RGB", (8, 8)).save(regions)
     request = SamplingSession(asked).request(parse_line("a cat AND a dog"))
-    assert request.regions == Regions("mask.png")
+    assert request.regions == Regions(regions)
     assert list(request.sub_prompts) == ["a cat", "a dog"]
     with pytest.raises(UserError, match="models that are UNets"):
         generate.main(asked)
+
+
+def test_a_line_cannot_name_a_mask_for_an_image_in_two_stages(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    asked = run(tmp_path).with_sections(CompositionConfig(hires_scale=0.5))
+    line = PromptOptions("cat", image=str(tmp_path / "a.png"), mask=str(tmp_path / "a.png"))
+    with pytest.raises(UserError, match="the second stage would repaint all"):
+        SamplingSession(asked).request(line)
 
 
 def test_adapters_are_recorded_with_the_strength_they_had(tmp_path: Path) -> None:

@@ -87,5 +87,6 @@ RULES = (
     needs(["deep_shrink_timestep", "deep_shrink_ratio"], given("deep_shrink_depth")),
     needs(["gradual_latent_ratio"], given("gradual_latent_timestep")),
     excludes(["hires_scale"], ["mask"], "its second stage would repaint what the mask keeps"),
+    excludes(["gradual_latent_timestep"], ["mask"], "what the mask keeps does not grow"),
 )
 """What these options mean to each other."""

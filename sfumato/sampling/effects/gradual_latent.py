@@ -17,10 +17,11 @@ from torch import Tensor
 from sfumato.diffusion import samplers
 from sfumato.diffusion.samplers import Denoise, Rng, Sampler, Steps
 from sfumato.errors import UserError
-from sfumato.models.interface.family import Prediction
+from sfumato.models.interface.family import Family, Prediction, is_inpainting
 from sfumato.sampling.effects.deep_shrink import resized
 from sfumato.sampling.effects.unsharp import sharpened
 from sfumato.sampling.plan import Plan
+from sfumato.sampling.request import Request
 from sfumato.sampling.settings.gradual_latent import GradualLatent
 
 logger = logging.getLogger(__name__)
@@ -30,18 +31,22 @@ UNIT = 8
 """Sides of growing latents are multiples of it, so that a UNet can halve them three times."""
 
 
+def check(request: Request, family: Family) -> None:
+    """Raise UserError if a request's latents are to grow, and cannot."""
+    if request.gradual_latent is None:
+        return
+    if family.prediction is Prediction.FLOW:
+        raise UserError(f"gradual_latent is for {SAMPLER}, a sampler that flow models have not; leave it out")
+    if request.sampler == SAMPLER and (request.mask is not None or is_inpainting(family)):
+        raise UserError("gradual_latent is given, and what a mask keeps does not grow; leave one of them out")
+
+
 @contextmanager
 def gradual_latent(plan: Plan) -> Iterator[Plan]:
-    """Let latents grow while a batch is sampled, as its requests say; other samplers stay as they are.
-
-    Raises:
-        UserError: the model is a flow model.
-    """
+    """Let latents grow while a batch is sampled, as its requests say; other samplers stay as they are."""
     settings, sampler = plan.requests[0].gradual_latent, plan.requests[0].sampler
     if settings is None:
         yield plan
-    elif plan.family.prediction is Prediction.FLOW:
-        raise UserError(f"gradual_latent is for {SAMPLER}, a sampler that flow models have not; leave it out")
     elif sampler != SAMPLER:
         logger.warning("latents do not grow with the sampler %s; take %s", sampler, SAMPLER)
         yield plan

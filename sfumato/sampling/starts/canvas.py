@@ -32,8 +32,8 @@ class Canvas(NamedTuple):
 
 
 def check(request: Request) -> None:
-    """Raise UserError if a request names an image or a mask that is none."""
-    for path in filter(None, (request.image, request.mask)):
+    """Raise UserError if a request names an image, or one of masks or regions, that is none."""
+    for path in filter(None, (request.image, request.mask, request.regions and request.regions.mask)):
         _read(images.read_header, path)
 
 

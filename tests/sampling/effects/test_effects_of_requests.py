@@ -119,6 +119,14 @@ def test_masks_are_read_from_channels_or_colors(tmp_path: Path) -> None:
     assert by_color[0].tolist() == [[1.0] * 4] * 2
 
 
+def test_latents_do_not_grow_beside_a_mask(plain: Generator, tmp_path: Path) -> None:
+    painted = str(mask(tmp_path / "mask.png"))
+    asked = replace(REQUEST, gradual_latent=GradualLatent(900), image=painted, mask=painted)
+    with pytest.raises(UserError, match="what a mask keeps does not grow"):
+        plain.pipeline.fit(asked)
+    assert plain.pipeline.fit(replace(asked, sampler="ddim")).mask == painted  # where nothing grows
+
+
 def test_what_regions_cannot_be_is_one_line(family: SdxlFamily, plain: Generator, tmp_path: Path) -> None:
     file = lora(tmp_path / "one.safetensors", family, seed=0)
     regions = Regions(str(mask(tmp_path / "mask.png")))
