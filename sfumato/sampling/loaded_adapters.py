@@ -85,6 +85,8 @@ def _with_setting(file: AdapterFile, piece: str, text: str) -> AdapterFile:
     try:
         if key == "steps":
             start, end = map(float, value.split("-"))
+            if not 0 <= start < end <= 1:  # it would act in no step
+                raise ValueError(value)
             return replace(file, span=(start, end))
         if key == "layers":
             pattern, _, weight = value.rpartition(":")
@@ -296,7 +298,12 @@ class _Adapter:
                 layer.strength = strength * self.file.weight_of(layer.name)
 
     def check(self, targets: Collection[AdapterTarget]) -> None:
-        """Raise UserError if there is no place for layers of the file."""
+        """Raise UserError if there is no place for layers of the file, or no layer for a weight."""
+        for pattern, weight in self.file.layer_weights:
+            if not any(map(pattern.search, self._layers)):
+                asked = f"--lora_weights {self.file.path.name};layers={pattern.pattern}:{weight:g}"
+                first = next(iter(self._layers), "")
+                raise UserError(f"{asked} fits no layer; they are called {first} ..., so write part of that")
         names = {target.name for target in targets}
         placed = {
             name

@@ -152,3 +152,8 @@ def test_what_an_adapter_is_to_do_is_read_behind_its_file(tmp_path: Path) -> Non
     assert parse_adapter(f"{path};steps=0-0.5").strength == 1
     with pytest.raises(UserError, match=r"'steps=many' cannot be read; write steps=0.2-0.8"):
         parse_adapter(f"{path};steps=many")
+    with pytest.raises(UserError, match=r"'steps=0.8-0.2' cannot be read"):
+        parse_adapter(f"{path};steps=0.8-0.2")
+    nowhere = parse_adapter(f"{lora(tmp_path / 'b.safetensors', 'lora_unet_mix')};layers=none:0.5")
+    with pytest.raises(UserError, match=r"layers=none:0\.5 fits no layer; they are called lora_unet_mix"):
+        Attachments(FakeFamily(), [nowhere], dtype=torch.float32).check()

@@ -22,8 +22,8 @@ from sfumato.sampling.output.image_files import write_image
 logger = logging.getLogger(__name__)
 
 _OPTION = "--model_id"
-_LIVE = (("original", 0.0), ("applied_lora", 1.0), ("unapplied_lora", 0.0))
-"""Names of images, and the strength at which the adapter acts beside the model."""
+_LIVE = (("original", [0.0]), ("applied_lora", None), ("unapplied_lora", [0.0]))
+"""Names of images, and the strength of the adapter beside the model; None is that of the command line."""
 
 
 def show_views(run: Run) -> None:
@@ -44,7 +44,7 @@ def show_views(run: Run) -> None:
     request = live.request(config.prompt, negative_prompt=config.negative_prompt, seed=config.seed)
     stem = config.model_id.replace("/", "_")
     for name, strength in _LIVE:
-        live.adapters.set_strengths([strength])
+        live.adapters.set_strengths(strength)
         written = write_image(live.pipeline(request), Path(f"{stem}_{name}.png"), request)
         logger.info("wrote %s", written)
     merged = Generator(family, adapters=adapters, is_merged=True)

@@ -82,7 +82,7 @@ class NetworkSet:
     """Networks at work on a model, in the order of the command line.
 
     Args:
-        is_precalculated: merge anew for each change of strengths.
+        run: with the options of networks.
         dtype: of networks that act beside the model.
 
     Raises:
