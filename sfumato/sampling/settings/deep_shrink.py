@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from sfumato.errors import UserError
+
 
 @dataclass(frozen=True)
 class DeepShrink:
@@ -20,3 +22,7 @@ class DeepShrink:
     depth_2: int | None = None
     timesteps_2: int = 650
     ratio: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.ratio <= 0:
+            raise UserError(f"deep shrink's ratio is {self.ratio}; use a number above 0, as 0.5")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from sfumato.errors import UserError
+
 
 @dataclass(frozen=True)
 class UnsharpMask:
@@ -20,6 +22,12 @@ class UnsharpMask:
     sigma: float
     strength: float
     after_step: bool = True
+
+    def __post_init__(self) -> None:
+        if self.kernel < 1 or self.kernel % 2 == 0:
+            raise UserError(f"the kernel of gradual latent's sharpening is {self.kernel}; use an odd number")
+        if self.sigma <= 0:
+            raise UserError(f"the sigma of gradual latent's sharpening is {self.sigma}; use one above 0")
 
 
 @dataclass(frozen=True)
@@ -41,3 +49,7 @@ class GradualLatent:
     ratio_step: float = 0.125
     s_noise: float = 1.0
     unsharp: UnsharpMask | None = None
+
+    def __post_init__(self) -> None:
+        if self.ratio <= 0:
+            raise UserError(f"gradual latent's ratio is {self.ratio}; use a number above 0, as 0.5")

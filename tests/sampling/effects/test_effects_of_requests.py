@@ -22,7 +22,7 @@ from sfumato.sampling.generator import Generator, parts_of
 from sfumato.sampling.loaded_adapters import AdapterFile
 from sfumato.sampling.request import Request
 from sfumato.sampling.settings.deep_shrink import DeepShrink
-from sfumato.sampling.settings.gradual_latent import GradualLatent
+from sfumato.sampling.settings.gradual_latent import GradualLatent, UnsharpMask
 from sfumato.sampling.settings.regions import Regions
 from tests import tiny
 from tests.sampling.fake import FakeFamily
@@ -125,6 +125,15 @@ def test_latents_do_not_grow_beside_a_mask(plain: Generator, tmp_path: Path) -> 
     with pytest.raises(UserError, match="what a mask keeps does not grow"):
         plain.pipeline.fit(asked)
     assert plain.pipeline.fit(replace(asked, sampler="ddim")).mask == painted  # where nothing grows
+
+
+def test_settings_of_effects_that_mean_nothing_are_refused() -> None:
+    with pytest.raises(UserError, match=r"deep shrink's ratio is 0"):
+        DeepShrink(ratio=0)
+    with pytest.raises(UserError, match=r"gradual latent's ratio is -1"):
+        GradualLatent(ratio=-1)
+    with pytest.raises(UserError, match="sharpening is 4; use an odd number"):
+        UnsharpMask(4, 0.5, 0.5)
 
 
 def test_what_regions_cannot_be_is_one_line(family: SdxlFamily, plain: Generator, tmp_path: Path) -> None:
