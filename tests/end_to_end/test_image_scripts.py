@@ -135,6 +135,24 @@ def test_typed_lines_are_answered_and_ctrl_c_ends_one_of_them(
     assert "whose suffix is of no image" in said
 
 
+def test_what_is_left_out_is_said(
+    names: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in "ab":
+        Image.new("RGB", (64, 64), "teal").save(tmp_path / f"{name}.png")
+    line = "'cat --c words --am 0.2,0.4 --dsd1 99'"
+    options = "--ckpt {sd} --image_path {own} {lora} --network_mul 1 0.5 --vae_slices 16 --prompt {line}"
+    words = shlex.split(f"{USUAL} {options.format(**names, own=tmp_path, line=line)}")
+    assert script("gen_img", [*words, "--outdir", str(tmp_path / "out")]) == 0
+    said = capsys.readouterr().err
+    assert "--c has no effect" in said
+    assert "--am is of no network from 0.4 on" in said
+    assert "deep shrink at depth 99 has no effect" in said
+    assert "--network_mul has no effect from number 2 on" in said
+    assert "--vae_slices decodes tiles; its number has no effect" in said
+    assert "b.png and those behind it were not used" in said
+
+
 def test_commands_of_the_page_are_understood() -> None:
     found = re.findall(r"^    python sd-scripts/(\S+)\.py (.*)$", PAGE.read_text("utf-8"), re.MULTILINE)
     assert len(found) >= 4

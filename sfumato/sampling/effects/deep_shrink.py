@@ -6,6 +6,7 @@ its subject. Features get their full size back where the second half of the UNet
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -22,6 +23,8 @@ from sfumato.sampling.effects.clock import Clock
 from sfumato.sampling.plan import Plan
 from sfumato.sampling.settings.deep_shrink import DeepShrink
 
+logger = logging.getLogger(__name__)
+
 
 @contextmanager
 def deep_shrink(plan: Plan) -> Iterator[Plan]:
@@ -36,8 +39,11 @@ def deep_shrink(plan: Plan) -> Iterator[Plan]:
         return
     if not isinstance(family, HasUnet):
         raise UserError("deep_shrink is for models that are UNets; leave it out")
-    clock = Clock(plan.space.timestep)
-    with shrinking(plan.model, family.depths(plan.model), settings, clock.now):
+    clock, depths = Clock(plan.space.timestep), family.depths(plan.model)
+    for depth in (settings.depth_1, settings.depth_2):
+        if depth is not None and depth >= len(depths):
+            logger.warning("deep shrink at depth %d has no effect: use 0 to %d", depth, len(depths) - 1)
+    with shrinking(plan.model, depths, settings, clock.now):
         yield replace(plan, guides=(*plan.guides, clock))
 
 

@@ -61,6 +61,10 @@ class ImageOptions:
         said = {**self.image, "prompt": self.prompt}
         if "multipliers" in said:
             said["multipliers"] = _stretched(said["multipliers"], len(defaults.multipliers or ()))
+            if given := self.image["multipliers"][len(said["multipliers"]) :]:
+                logger.warning(
+                    "prompt option --am is of no network from %g on; give as many networks", given[0]
+                )
         if self.sizes:
             said["sizes"] = replace(defaults.sizes or SizeConditions(), **self.sizes)
         if self.deep_shrink:

@@ -85,6 +85,8 @@ class ImageRun:
             self._converse(images, draws)
         else:
             self._make(asked_by(lines, images, draws, self._config))
+            if unused := self._starts.images[images.num_in_round :]:
+                logger.warning("%s and those behind it were not used: give more prompts", unused[0])
 
     def _converse(self, images: ImageList, draws: Draws) -> None:
         """Make the images of each line that is typed in; Ctrl-C ends those of one line."""

@@ -158,9 +158,8 @@ def as_sampled(request: Request) -> Request:
             logger.warning(
                 "negative scale %g has no effect with scale %g", request.negative_scale, request.cfg_scale
             )
-    if request.gradual_latent is not None and request.sampler != "euler_a":
-        logger.warning("gradual latent has no effect with sampler %s; use euler_a", request.sampler)
-        changes["gradual_latent"] = None
+    if request.clip_prompt is not None:
+        logger.warning("prompt option --c has no effect but in the file: nothing is guided by CLIP")
     return replace(request, **changes) if changes else request
 
 
