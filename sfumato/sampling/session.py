@@ -136,9 +136,10 @@ class SamplingSession:
     def _made(self, requests: Sequence[Request]) -> Iterator[tuple[int, Image.Image]]:
         """Yield images and the places of their requests, and show how far the steps of all are."""
         total = sum(num_steps(request) for request in requests)
-        with progress(total=total, unit="step", title="sampling") as bar:
+        with progress(total=total, unit="step", title="loading") as bar:
 
             def advance(_: int, latents: Tensor) -> None:
+                bar.set_description("sampling", refresh=False)
                 bar.update(len(latents))
 
             yield from self._generator.each(requests, self._series.batch_size, advance)

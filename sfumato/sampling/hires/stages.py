@@ -14,9 +14,9 @@ def num_steps(request: Request) -> int:
     """Return how many steps are made for a request in all its stages."""
     strength = STRENGTH if request.strength is None else request.strength
     changed = request.steps - first_step(request.steps, strength)
-    if request.hires is None:
-        return request.steps if request.image is None else changed
-    return (request.hires.steps or request.steps) + changed
+    if request.hires is not None:
+        return num_steps(first_stage(request, request.hires)) + changed
+    return request.steps if request.image is None else changed
 
 
 MULTIPLE = 32
