@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from sfumato.cli import generate
 from sfumato.config.run.generation import GenerationConfig
 from sfumato.config.run.image_scripts.minimal import MinimalConfig
@@ -18,14 +16,11 @@ def main(run: Run) -> None:
     Raises:
         UserError: a file or an option will not do.
     """
-    from sfumato.hub.access import access_for
-    from sfumato.hub.fetching import located
-    from sfumato.models.components.hub_files import any_model
-    from sfumato.models.registry.checkpoint_choice import run_with_checkpoint
+    from sfumato.sampling.sd_scripts.model_file import with_model_of
 
     config = run[MinimalConfig]
-    path = located(config.ckpt_path, _OPTION, any_model(), access_for(run)) or Path()
-    generate.main(run_with_checkpoint(run, path, _OPTION).with_sections(_generation(config)))
+    assert config.ckpt_path is not None  # which the option requires
+    generate.main(with_model_of(run, config.ckpt_path, _OPTION).with_sections(_generation(config)))
 
 
 def _generation(config: MinimalConfig) -> GenerationConfig:

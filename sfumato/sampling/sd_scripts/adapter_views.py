@@ -10,14 +10,11 @@ from sfumato.config.run.image_scripts.minimal import AdapterViewConfig
 from sfumato.config.run.model.partial_use import PartialUseConfig
 from sfumato.config.run.run import Run
 from sfumato.errors import UserError
-from sfumato.hub.access import access_for
-from sfumato.hub.fetching import located
-from sfumato.models.components.hub_files import any_model
-from sfumato.models.registry.checkpoint_choice import run_with_checkpoint
 from sfumato.models.registry.families import family_for
 from sfumato.sampling.generator import Generator
 from sfumato.sampling.loaded_adapters import parse_adapter
 from sfumato.sampling.output.image_files import write_image
+from sfumato.sampling.sd_scripts.model_file import with_model_of
 
 logger = logging.getLogger(__name__)
 
@@ -37,8 +34,7 @@ def show_views(run: Run) -> None:
         raise UserError(f"{_OPTION} and --lora_weights must be given: a model, and an adapter for it")
     allow_partial = run.get(PartialUseConfig, PartialUseConfig()).allow_partial
     adapters = [parse_adapter(config.lora_weights, allow_partial=allow_partial)]
-    path = located(config.model_id, _OPTION, any_model(), access_for(run)) or Path()
-    family = family_for(run_with_checkpoint(run, path, _OPTION))
+    family = family_for(with_model_of(run, config.model_id, _OPTION))
     try_folder(Path(), "run it in another folder")
     live = Generator(family, adapters=adapters)
     request = live.request(config.prompt, negative_prompt=config.negative_prompt, seed=config.seed)

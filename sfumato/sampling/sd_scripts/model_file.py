@@ -25,9 +25,22 @@ def with_model(run: Run) -> Run:
     name = run[CheckpointOptions].ckpt
     if not name:
         raise UserError(f"{_OPTION} is not given; name a model: a file, a folder, or a name on the Hub")
-    path = located(_matched(name), _OPTION, any_model(), access_for(run))
+    return with_model_of(run, _matched(name), _OPTION)
+
+
+def with_model_of(run: Run, name: str, option: str) -> Run:
+    """Return the run with the family of a model, and the model as its base.
+
+    Args:
+        name: a file, a folder, or a name on the Hub.
+        option: what it was given as, for messages.
+
+    Raises:
+        UserError: there is no such model, or it is not what the user insists on.
+    """
+    path = located(name, option, any_model(), access_for(run))
     assert path is not None
-    return run_with_checkpoint(run, path, _OPTION)
+    return run_with_checkpoint(run, path, option)
 
 
 def _matched(pattern: str) -> str:
