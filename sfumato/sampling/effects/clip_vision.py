@@ -1,4 +1,7 @@
-"""An image in place of a text's summary: SDXL's second encoder has a sibling that sees."""
+"""An image in place of a text's summary: SDXL's second encoder has a sibling that sees.
+
+For programs: no option of a script asks for it yet.
+"""
 
 from __future__ import annotations
 

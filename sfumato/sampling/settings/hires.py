@@ -15,7 +15,7 @@ class Hires:
         scale: sides of the first stage as a share of the image's, in (0, 1).
         steps: of the first stage; None is as many as the image has.
         strength: of a start image in the first stage; None is the image's. The second stage has the image's.
-        upscaler: what enlarges: a name of `upscaling.names`, or what a session knows by that name.
+        upscaler: what enlarges: a name of `upscaling.UPSCALERS`, or of those that a pipeline is given.
     """
 
     scale: float = 0.5

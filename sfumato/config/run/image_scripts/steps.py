@@ -36,8 +36,8 @@ class StepConfig:
     """Change given images in one step more, as if the timesteps of the schedule began at 0."""
 
     device_noise: bool = False
-    """Draw noise on the device in the model's dtype, as sd-scripts does: the same images as there on the
-    same device, other ones on others. Otherwise a seed makes the same noise on every device."""
+    """Draw noise on the device, as sd-scripts does: other images on other devices. Otherwise a seed makes the
+    same noise on every device."""
 
     def __post_init__(self) -> None:
         at_least(self, 1, "steps")
