@@ -253,6 +253,7 @@ BAD = {
     ("--weights", "{nan}"): "holds values that are no numbers",
     ("--init_word", "cat dog", "--strict"): "is 2 tokens for 1 vector: the others have no effect",
     ("--init_word", " ", "--strict"): "which is no word",
+    ("--init_word", "a zxqk"): "which holds the new word itself; give words that the model knows",
     ("--token_string", "zxqk2", "--strict"): "no caption holds 'zxqk2'",
     ("--learning_rte", "1"): "did you mean --learning_rate",
 }

@@ -52,15 +52,22 @@ class NewWord:
         """
         shapes, given = {}, self._given()
         for part, key in self.keys.items():
-            self._first(part)
+            first = self._first(part)
             if key in given:
                 require_width(self.family, part, given[key], f"--weights {self.weights}")
-            if self.start is not None and not self._start_ids(part):
-                what = f"--{self.start_option} is {self.start!r}, which is no word"
-                raise UserError(f"{what}; give one, or leave it out")
+            if self.start is not None:
+                self._check_start(part, first)
             encoder = self.family.load(part, torch.bfloat16, torch.device("meta"))
             shapes[key] = (len(self.word.tokens), table_of(encoder).weight.shape[1])
         return shapes
+
+    def _check_start(self, part: str, first: int) -> None:
+        """Raise UserError unless the vectors start from words that the model knows: tokens below `first`."""
+        ids, given = self._start_ids(part), f"--{self.start_option} is {self.start!r}"
+        if not ids:
+            raise UserError(f"{given}, which is no word; give one, or leave it out")
+        if max(ids) >= first:
+            raise UserError(f"{given}, which holds the new word itself; give words that the model knows")
 
     def without_effect(self) -> Iterator[str]:
         """Yield a line where there are more known words to start from than vectors."""
